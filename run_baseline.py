@@ -16,6 +16,7 @@ import difflib
 import json
 import logging
 import os
+import subprocess
 import sys
 import time
 import zipfile
@@ -31,9 +32,8 @@ import pandas as pd
 import skops.io
 import yaml
 from datasets import ClassLabel, load_dataset
-from huggingface_hub import EvalResult, ModelCardData
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
-from sklearn.metrics import ConfusionMatrixDisplay, accuracy_score, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 from sklearn.pipeline import Pipeline
 from sklearn.svm import LinearSVC
 from tqdm import tqdm
@@ -83,6 +83,11 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+def one_line(error: BaseException) -> str:
+    """A library's message as one line that fits an error line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def parse_arguments(*dataclass_types: type) -> tuple:
     """Parse the command line; a first argument FILE.json or FILE.yaml stands for flags, later flags override it.
 
@@ -103,9 +108,7 @@ def parse_arguments(*dataclass_types: type) -> tuple:
                 for word in (f"--{key}", *map(str, value if isinstance(value, list) else [value]))
             ]
         except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
-            fail(
-                f"{arguments[0]} is no readable file of arguments (flag: value a line): {' '.join(str(error).split())}"
-            )
+            fail(f"{arguments[0]} is no readable file of arguments (flag: value a line): {one_line(error)}")
         arguments = flags + arguments[1:]
     namespace, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -115,7 +118,7 @@ def parse_arguments(*dataclass_types: type) -> tuple:
     try:
         return parser.parse_dict(vars(namespace))
     except (ValueError, ImportError) as error:
-        fail(" ".join(str(error).split()))
+        fail(one_line(error))
 
 
 def load_splits(arguments: BaselineArguments) -> tuple[dict[str, pd.DataFrame], list[str]]:
@@ -127,7 +130,7 @@ def load_splits(arguments: BaselineArguments) -> tuple[dict[str, pd.DataFrame], 
     try:
         dataset = load_dataset(arguments.dataset_name)
     except Exception as error:  # datasets raises many kinds: no such folder, no network, broken parquet
-        fail(f"cannot load dataset {arguments.dataset_name}: {' '.join(str(error).split())[:300]}")
+        fail(f"cannot load dataset {arguments.dataset_name}: {one_line(error)}")
     for split in SPLITS:
         if split not in dataset or len(dataset[split]) == 0:
             fail(f"dataset {arguments.dataset_name} has no documents in split {split!r}; it has {list(dataset)}")
@@ -247,22 +250,6 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def plot_confusion_matrix(references: np.ndarray, predictions: np.ndarray, names: list[str]) -> plt.Figure:
-    """Counts in the cells, colour by the share of the true class."""
-    figure, axes = plt.subplots(figsize=(1.1 * len(names) + 1.5, 1.0 * len(names) + 1))
-    labels = range(len(names))
-    display = ConfusionMatrixDisplay.from_predictions(
-        references, predictions, labels=labels, display_labels=names, normalize="true", ax=axes, cmap="Blues",
-        include_values=False, im_kw={"vmin": 0, "vmax": 1},
-    )  # fmt: skip
-    counts = pd.crosstab(references, predictions).reindex(index=labels, columns=labels, fill_value=0).to_numpy()
-    for (row, column), count in np.ndenumerate(counts):
-        colour = "white" if display.confusion_matrix[row, column] > 0.5 else "black"
-        axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour)
-    axes.set(xlabel="predicted", ylabel="true")
-    return figure
-
-
 def top_words(model: Pipeline, names: list[str], n: int = 20) -> pd.DataFrame:
     """The n n-grams with the largest weight of each class: columns class, rank, word, coefficient."""
     words = model["counts"].get_feature_names_out()
@@ -290,57 +277,6 @@ def plot_top_words(table: pd.DataFrame) -> plt.Figure:
     figure.supxlabel("SVM coefficient")
     figure.tight_layout()
     return figure
-
-
-def model_card(arguments: BaselineArguments, setting: dict, metrics: dict, names: list[str], sizes: dict) -> str:
-    """The run's README.md: metadata that the Hub reads, then what it is, how good, how to use it."""
-    dataset = Path(arguments.dataset_name).name if Path(arguments.dataset_name).exists() else arguments.dataset_name
-    card = ModelCardData(
-        language="en",
-        license="apache-2.0",
-        library_name="sklearn",
-        pipeline_tag="text-classification",
-        tags=["sklearn", "skops", "text-classification", "tf-idf"],
-        model_name="TF-IDF + linear SVM",
-        eval_results=[
-            EvalResult(
-                task_type="text-classification",
-                task_name="Text classification",
-                dataset_type=dataset,
-                dataset_name=dataset,
-                dataset_split="test",
-                metric_type=metric,
-                metric_name=title,
-                metric_value=round(metrics[f"predict_{metric}"], 4),
-            )
-            for metric, title in [("accuracy", "Accuracy"), ("f1", "Macro F1")]
-        ],
-    )
-    return f"""---
-{card.to_yaml()}
----
-
-# TF-IDF + linear SVM
-
-Tells {", ".join(names)} apart by counting words. Trained on {sizes["train"]:,} documents of `{dataset}`; the
-setting was chosen by macro F1 on {sizes["validation"]:,} others: n-grams up to {setting["ngram_max"]}, sublinear term
-frequency {"on" if setting["sublinear_tf"] else "off"}, C = {setting["C"]:g}.
-
-| {sizes["test"]:,} test documents | |
-|---|---|
-| accuracy | {100 * metrics["predict_accuracy"]:.2f} % |
-| macro F1 | {100 * metrics["predict_f1"]:.2f} % |
-
-```python
-import skops.io
-model = skops.io.load("model.skops")  # names nothing that skops does not know to be safe
-names = {names}
-print(names[model.predict(["We classify compact K\\"ahler manifolds with torsion-free Ricci-flat metrics."])[0]])
-```
-
-`top_words.csv` lists the words that speak most for each class. `predictions.csv` holds decision values, not
-probabilities.
-"""
 
 
 def main() -> None:
@@ -407,17 +343,20 @@ def main() -> None:
         write(folder / "predictions.csv", table.to_csv(index=False, float_format="%.6f"))
         write(folder / "top_words.csv", words.to_csv(index=False, float_format="%.6f"))
         save_figure(plot_top_words(words), folder / "top_words.png")
-        save_figure(
-            plot_confusion_matrix(splits["test"]["label"], predictions, names), folder / "confusion_matrix.png"
-        )
         state = {"best_metric": best["eval_f1"], "best_metric_name": "eval_f1", "log_history": rows}
         write(folder / "trainer_state.json", json.dumps(state, indent=2) + "\n")
-        write(folder / "README.md", model_card(arguments, best, predict_results, names, sizes))
         write_results(folder, train=train_results, eval=eval_results, predict=predict_results)
     except OSError as error:
         fail(f"cannot write into {folder}: {error.strerror}; free some space and run the command again")
 
-    # 6. What came out
+    # 6. Confusion matrix and model card, from the files
+    make_card = Path(__file__).with_name("make_card.py")
+    if make_card.exists():
+        subprocess.run([sys.executable, make_card, "--run_dir", folder], check=True)
+    else:
+        logger.warning("no make_card.py beside this script: no confusion matrix and no model card are written")
+
+    # 7. What came out
     logger.info("chosen: n-grams up to %d, sublinear_tf=%s, C=%g", best["ngram_max"], best["sublinear_tf"], best["C"])
     logger.info(
         "test accuracy %.4f, macro F1 %.4f on %d documents; everything is in %s",
