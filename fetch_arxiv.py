@@ -1,0 +1,547 @@
+#!/usr/bin/env python
+"""arXiv abstracts, labelled with their primary category, as a dataset folder that datasets.load_dataset opens.
+
+    python fetch_arxiv.py --source snapshot --snapshot_file sample_data/abstracts.jsonl --output_dir data/sample
+    python fetch_arxiv.py --source snapshot --snapshot_file arxiv-metadata-oai-snapshot.json --output_dir data/arxiv
+
+The defaults are the study's: five fields of mathematics, 2014 to 2023, split 8 : 1 : 1. snapshot reads the metadata
+file that Cornell publishes on Kaggle (plain or .gz, no network).
+
+Writes into --output_dir: data/{train,validation,test}-00000-of-00001.parquet (id, title, abstract, label, categories,
+published), README.md (the dataset card) and manifest.json (arguments, counts, arXiv ids of every split). The same
+records, arguments and seed give the same parquet files byte for byte, in whatever order the records arrive.
+"""
+
+import argparse
+import contextlib
+import difflib
+import gzip
+import hashlib
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, date, datetime
+from email.utils import parsedate_to_datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+import datasets
+import filelock
+import orjson
+import yaml
+from sklearn.model_selection import train_test_split
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+FILES = ("manifest.json", "README.md", *(f"data/{split}-00000-of-00001.parquet" for split in SPLITS))
+STUDY_COUNTS = {"math.AG": 19250, "math.CV": 6179, "math.DG": 15678, "math.MG": 3808, "math.SG": 2435}
+STUDY_DATES = ("2014-01-01", "2023-12-31")
+FIRST_DAY = date(1991, 8, 14)  # arXiv's first day
+# An abstract is a notice of withdrawal if its opening says so; later on the word belongs to a sentence of its own.
+WITHDRAWN = re.compile(
+    r"\bwithdr(?:aw|awn|ew|awing)\b"
+    r"|\b(?:paper|article|manuscript|note|preprint|submission) (?:has|is|was)(?: \w+){0,2} (?:removed|retracted)\b",
+    re.IGNORECASE,
+)
+WITHDRAWN_WITHIN = 160  # characters
+ARXIV_ID = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7}")
+# archive: its subject classes (arxiv.org/category_taxonomy)
+TAXONOMY = {
+    "astro-ph": "CO EP GA HE IM SR",
+    "cond-mat": "dis-nn mes-hall mtrl-sci other quant-gas soft stat-mech str-el supr-con",
+    "cs": "AI AR CC CE CG CL CR CV CY DB DC DL DM DS ET FL GL GR GT HC IR IT LG LO MA MM MS NA NE NI OH OS PF PL RO "
+    "SC SD SE SI SY",
+    "econ": "EM GN TH",
+    "eess": "AS IV SP SY",
+    "math": "AC AG AP AT CA CO CT CV DG DS FA GM GN GR GT HO IT KT LO MG MP NA NT OA OC PR QA RA RT SG SP ST",
+    "nlin": "AO CD CG PS SI",
+    "physics": "acc-ph ao-ph app-ph atm-clus atom-ph bio-ph chem-ph class-ph comp-ph data-an ed-ph flu-dyn gen-ph "
+    "geo-ph hist-ph ins-det med-ph optics plasm-ph pop-ph soc-ph space-ph",
+    "q-bio": "BM CB GN MN NC OT PE QM SC TO",
+    "q-fin": "CP EC GN MF PM PR RM ST TR",
+    "stat": "AP CO ME ML OT TH",
+} | dict.fromkeys("gr-qc hep-ex hep-lat hep-ph hep-th math-ph nucl-ex nucl-th quant-ph".split(), "")
+CATEGORIES = [f"{a}.{c}" for a, names in TAXONOMY.items() for c in names.split()] + [a for a in TAXONOMY if "-" in a]
+
+
+@dataclass
+class FetchArguments:
+    """What to fetch, from where, and how to split it."""
+
+    output_dir: str = field(metadata={"help": "Dataset folder to write."})
+    source: str = field(
+        default="snapshot",
+        metadata={"help": "snapshot reads a metadata file, with no network.", "choices": ["snapshot"]},
+    )
+    snapshot_file: str | None = field(
+        default=None, metadata={"help": "Metadata snapshot: one JSON object a line, plain or gzip."}
+    )
+    skip_bad_lines: bool = field(default=False, metadata={"help": "Count broken snapshot lines instead of stopping."})
+    categories: list[str] = field(
+        default_factory=lambda: list(STUDY_COUNTS),
+        metadata={"help": "Primary categories to keep; their order is that of the labels."},
+    )
+    start_date: str = field(default=STUDY_DATES[0], metadata={"help": "First day of version 1 to keep, UTC."})
+    end_date: str = field(default=STUDY_DATES[1], metadata={"help": "Last day of version 1 to keep, UTC."})
+    split_ratios: list[float] = field(
+        default_factory=lambda: [0.8, 0.1, 0.1], metadata={"help": "Shares of training, validation and test."}
+    )
+    max_records_per_category: int | None = field(
+        default=None, metadata={"help": "Keep a random sample of this size of every larger category."}
+    )
+    seed: int = field(default=42, metadata={"help": "Seed of the sample and of the split."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar."})
+
+
+def fail(message: str) -> NoReturn:
+    """End the program as every user's mistake ends it: one line on standard error, exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def parse_arguments(*dataclass_types: type) -> tuple:
+    """Parse the command line; a first argument FILE.json or FILE.yaml stands for flags, later flags override it.
+
+    Ends with exit code 2 on an unreadable file, an unknown flag (the nearest known one is named) or a bad value.
+    """
+    parser = HfArgumentParser(
+        dataclass_types, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.error = fail
+    arguments = sys.argv[1:]
+    if arguments and arguments[0].endswith((".json", ".yaml", ".yml")):
+        try:
+            recipe = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))  # JSON is YAML
+            recipe = {key: value for key, value in recipe.items() if value is not None}
+            flags = [
+                word
+                for key, value in recipe.items()
+                for word in (f"--{key}", *map(str, value if isinstance(value, list) else [value]))
+            ]
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
+            fail(
+                f"{arguments[0]} is no readable file of arguments (flag: value a line): {' '.join(str(error).split())}"
+            )
+        arguments = flags + arguments[1:]
+    namespace, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        nearest = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+        fail(f"unknown argument {unknown[0]}; {f'did you mean {nearest[0]}?' if nearest else '--help lists all'}")
+    try:
+        return parser.parse_dict(vars(namespace))
+    except (ValueError, ImportError) as error:
+        fail(" ".join(str(error).split()))
+
+
+def check_arguments(arguments: FetchArguments) -> None:
+    """End with exit code 2 on values that cannot be meant, before anything is read or written."""
+    for name in arguments.categories:
+        if name not in CATEGORIES:
+            nearest = difflib.get_close_matches(name, CATEGORIES, n=1, cutoff=0.0)[0]
+            fail(f"arXiv has no category {name!r}; did you mean {nearest}? (https://arxiv.org/category_taxonomy)")
+    if len(set(arguments.categories)) != len(arguments.categories) or len(arguments.categories) < 2:
+        fail(f"--categories {' '.join(arguments.categories)}: give at least two, each once")
+    days = []
+    for flag in ("start_date", "end_date"):
+        try:
+            days.append(date.fromisoformat(getattr(arguments, flag)))
+        except ValueError:
+            fail(f"--{flag} {getattr(arguments, flag)!r} is no date; write YYYY-MM-DD")
+    if days[1] < days[0]:
+        fail(f"--end_date {days[1]} comes before --start_date {days[0]}")
+    if days[0] < FIRST_DAY or days[1] > datetime.now(UTC).date():
+        fail(f"dates {days[0]} to {days[1]}: arXiv has papers from {FIRST_DAY} to today")
+    ratios = arguments.split_ratios
+    if len(ratios) != 3 or min(ratios) <= 0 or abs(sum(ratios) - 1) > 1e-6:
+        fail(f"--split_ratios {' '.join(map(str, ratios))}: give three positive shares that add to 1, as 0.8 0.1 0.1")
+    if arguments.max_records_per_category is not None and arguments.max_records_per_category < 10:
+        fail(f"--max_records_per_category {arguments.max_records_per_category}: give at least 10")
+    if arguments.source == "snapshot" and not arguments.snapshot_file:
+        fail("--source snapshot needs --snapshot_file FILE, for example sample_data/abstracts.jsonl")
+
+
+def written_here(folder: Path) -> bool:
+    """Tell whether the folder's manifest is one of this script's."""
+    try:
+        return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["script"] == "fetch_arxiv.py"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@contextlib.contextmanager
+def owned_folder(folder: Path) -> Iterator[Path]:
+    """Lock the dataset folder for this process and give its hidden work folder; refuse one that holds other things.
+
+    What did not exist before and stayed empty is removed again, so a run that failed leaves nothing behind.
+    """
+    work = folder / ".fetch"
+    try:
+        names = {path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("data/*"))}
+        names -= {"data", ".fetch"}
+        foreign = names - set(FILES)
+        if names and not foreign and not written_here(folder):
+            foreign = names
+        if foreign or (folder.exists() and not folder.is_dir()):
+            fail(f"{folder} holds {min(foreign, default='no folder')}, not written here; give another --output_dir")
+        work.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(work / "lock")
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        fail(f"another process is writing into {folder}; wait for it, or give another --output_dir")
+    except OSError as error:
+        fail(f"cannot write into {folder}: {error.strerror or error}")
+    try:
+        yield work
+    finally:
+        shutil.rmtree(work / "partial", ignore_errors=True)
+        (work / "lock").unlink(missing_ok=True)
+        lock.release()
+        for path in (work, folder):
+            with contextlib.suppress(OSError):  # not empty: it stays
+                path.rmdir()
+
+
+def make_record(identifier: str, title: str, abstract: str, categories: list[str], published: datetime) -> dict:
+    """Return one paper in the form that every source gives: white space collapsed, primary category first."""
+    return {
+        "id": re.sub(r"v\d+$", "", identifier.strip()),
+        "title": " ".join(title.split()),
+        "abstract": " ".join(abstract.split()),
+        "categories": [categories[0], *sorted(set(categories[1:]) - {categories[0]})],
+        "published": published.astimezone(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def read_snapshot(arguments: FetchArguments, counts: Counter) -> Iterator[dict]:
+    """Yield the records of the snapshot that may be wanted; counts gets entries, bad lines and what is passed over.
+
+    A line whose primary category shows that it is not wanted is passed over unparsed. That is safe: a quotation mark
+    within JSON text is escaped, so the pattern only matches the key, which stands once in a record, and a line that
+    it does not match, for an escape in the value or a missing end, is parsed.
+    """
+    path = Path(arguments.snapshot_file)
+    primary = re.compile(rb'"categories"\s*:\s*"([^"\\\s]+)["\s]').search
+    wanted = {name.encode() for name in arguments.categories}
+    number = 0
+    try:
+        with contextlib.ExitStack() as stack:
+            raw = stack.enter_context(path.open("rb"))
+            size = os.fstat(raw.fileno()).st_size
+            zipped = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            if path.suffix == ".gz" and not zipped:
+                fail(f"{path} is not gzip data, in spite of its name")
+            lines = stack.enter_context(gzip.open(raw)) if zipped else raw
+            if lines.read(4096).lstrip()[:1] != b"{":
+                fail(f"{path} does not start with a JSON object; the snapshot has one object a line (unpack a .zip)")
+            lines.seek(0)
+            bar = stack.enter_context(
+                tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=arguments.disable_tqdm)
+            )
+            for number, line in enumerate(lines, 1):
+                if not number % 20000:
+                    bar.update(raw.tell() - bar.n)
+                found = primary(line)
+                if found and found[1] not in wanted and line.endswith((b"}\n", b"}")):
+                    counts["other primary category"] += 1
+                    continue
+                if line.isspace():
+                    continue
+                try:
+                    entry = orjson.loads(line)
+                    record = make_record(
+                        entry["id"],
+                        entry["title"],
+                        entry["abstract"] or "",
+                        entry["categories"].split(),
+                        parsedate_to_datetime(entry["versions"][0]["created"]),
+                    )
+                except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+                    if not arguments.skip_bad_lines:
+                        fail(f"{path} line {number} is no arXiv record ({error!r}); --skip_bad_lines passes over such")
+                    counts["bad lines"] += 1
+                    continue
+                yield record
+            bar.update(size - bar.n)
+    except (OSError, EOFError, zlib.error) as error:
+        place = f" after line {number}" if number else ""
+        fail(f"cannot read snapshot {path}{place}: {getattr(error, 'strerror', None) or error}; is it whole?")
+
+
+def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) -> list[dict]:
+    """Return the records to keep, labelled and sorted by id; counts gets what is dropped, by reason.
+
+    The result does not depend on the order of the records: of two with one id or one abstract a fixed one stays.
+    """
+    labels = {name: label for label, name in enumerate(arguments.categories)}
+    by_id = {}
+    for record in records:
+        day = record["published"][:10]
+        if record["categories"][0] not in labels:
+            counts["other primary category"] += 1
+        elif not arguments.start_date <= day <= arguments.end_date:
+            counts["out of the dates"] += 1
+        elif not record["abstract"]:
+            counts["empty abstract"] += 1
+        elif WITHDRAWN.search(record["abstract"][:WITHDRAWN_WITHIN]):
+            counts["withdrawn"] += 1
+        else:
+            record["label"] = labels[record["categories"][0]]
+            earlier = by_id.get(record["id"])
+            if earlier:
+                counts["duplicate id"] += 1
+                record = min(record, earlier, key=orjson.dumps)
+            by_id[record["id"]] = record
+    by_abstract = {}
+    for record in sorted(by_id.values(), key=lambda record: (record["published"], record["id"])):
+        by_abstract.setdefault(record["abstract"], record)
+    counts["duplicate abstract"] = len(by_id) - len(by_abstract)
+    kept = sorted(by_abstract.values(), key=lambda record: record["id"])
+    if limit := arguments.max_records_per_category:
+        # A hash of seed and id orders each class: a larger sample contains the smaller one.
+        kept.sort(key=lambda record: hashlib.sha256(f"{arguments.seed} {record['id']}".encode()).digest())
+        taken = Counter()
+        for record in kept:
+            taken[record["label"]] += 1
+            record["rank"] = taken[record["label"]]
+        counts["over --max_records_per_category"] = sum(record["rank"] > limit for record in kept)
+        kept = sorted((r for r in kept if r.pop("rank") <= limit), key=lambda record: record["id"])
+    return kept
+
+
+def split_records(records: list[dict], arguments: FetchArguments) -> dict[str, list[dict]]:
+    """Return the three splits, stratified by label and shuffled by the seed.
+
+    Ends with exit code 2 if a class has under 10 records, or too few to stand in every split.
+    """
+    least = max(10, round(1 / min(arguments.split_ratios)))
+    sizes = Counter(record["label"] for record in records)
+    for label, name in enumerate(arguments.categories):
+        if sizes[label] < least:
+            fail(f"category {name} has {sizes[label]} records, at least {least} are needed; check dates and source")
+    validation, test = (round(len(records) * ratio) for ratio in arguments.split_ratios[1:])
+    train, rest = train_test_split(
+        records,
+        test_size=validation + test,
+        stratify=[record["label"] for record in records],
+        random_state=arguments.seed,
+    )
+    validation, test = train_test_split(
+        rest, test_size=test, stratify=[record["label"] for record in rest], random_state=arguments.seed
+    )
+    return dict(zip(SPLITS, (train, validation, test), strict=True))
+
+
+def counts_table(splits: dict[str, list[dict]], arguments: FetchArguments) -> str:
+    """Return records per class and split as a Markdown table, beside the study's counts if they are comparable."""
+    study = (
+        arguments.categories == list(STUDY_COUNTS)
+        and (arguments.start_date, arguments.end_date) == STUDY_DATES
+        and arguments.max_records_per_category is None
+    )
+    per_split = [Counter(record["label"] for record in splits[name]) for name in SPLITS]
+    everything, everything_study = sum(map(len, splits.values())), sum(STUDY_COUNTS.values())
+    rows = [["label", *SPLITS, "all", "share", *(["study", "share"] if study else [])]]
+    for label, name in [*enumerate(arguments.categories), (None, "all")]:
+        cells = [sum(c.values()) if label is None else c[label] for c in per_split]
+        row = [name, *(f"{n:,}" for n in (*cells, sum(cells))), f"{sum(cells) / everything:.1%}"]
+        if study:
+            count = STUDY_COUNTS.get(name, everything_study)
+            row += [f"{count:,}", f"{count / everything_study:.1%}"]
+        rows.append(row)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * (width - 1) + (":" if place else "-") for place, width in enumerate(widths)])
+    cells = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def dataset_card(splits: dict[str, list[dict]], arguments: FetchArguments, counts: Counter, digests: dict) -> str:
+    """Return README.md: for the Hub and its readers: origin, counts, what was dropped, caveats, how to rebuild."""
+    everything = [record for name in SPLITS for record in splits[name]]
+    foreign = sum(not ARXIV_ID.fullmatch(record["id"]) for record in everything)
+    sizes = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
+    size = sizes[max(0, len(str(len(everything))) - 3)]
+    front_matter = {
+        "license": "other" if foreign else "cc0-1.0",
+        "language": ["en"],
+        "pretty_name": f"arXiv abstracts in {len(arguments.categories)} categories",
+        "task_categories": ["text-classification"],
+        "size_categories": [size],
+        "tags": ["arxiv", "abstracts"],
+        "configs": [
+            {
+                "config_name": "default",
+                # load_dataset's cache knows a folder by its name and these lines: without the digest it would give
+                # the records of an earlier dataset of the same name.
+                "description": "sha256 " + hashlib.sha256("".join(digests.values()).encode()).hexdigest(),
+                "data_files": [{"split": name, "path": f"data/{name}-*"} for name in SPLITS],
+            }
+        ],
+    }
+    source = f"the metadata snapshot {Path(arguments.snapshot_file).name}"
+    origin = (
+        f"**{foreign:,} of the {len(everything):,} records carry ids that are not arXiv's**: they do not come from "
+        "arXiv, and the licence is that of the file they were read from."
+        if foreign
+        else "arXiv offers this metadata under CC0 1.0; the papers themselves have licences of their own. arXiv does "
+        "not endorse this dataset."
+    )
+    command = ["python", "fetch_arxiv.py"]
+    for item in fields(arguments):
+        value = getattr(arguments, item.name)
+        default = item.default_factory() if callable(item.default_factory) else item.default
+        if value != default and item.name not in ("output_dir", "disable_tqdm"):
+            value = Path(value).name if item.name == "snapshot_file" else value
+            value = value if isinstance(value, list) else [value]
+            command += [f"--{item.name}", *map(str, value)]
+    dropped = "\n".join(f"| {reason} | {number:,} |" for reason, number in sorted(counts.items()))
+    return f"""---
+{yaml.safe_dump(front_matter, sort_keys=False, width=1000)}---
+
+# arXiv abstracts: {", ".join(arguments.categories)}
+
+Title and abstract of the papers whose *primary* category is one of {len(arguments.categories)} and whose first
+version is dated {arguments.start_date} to {arguments.end_date}, for single-label classification.
+Read from {source}. {origin}
+
+| column | content |
+| --- | --- |
+| id | arXiv id without version |
+| title, abstract | text as the authors wrote it, LaTeX included, white space collapsed |
+| label | primary category |
+| categories | all categories, the primary one first, the others in alphabetical order |
+| published | date of version 1, UTC |
+
+## Records
+
+{counts_table(splits, arguments)}
+
+Stratified split {":".join(f"{ratio:g}" for ratio in arguments.split_ratios)}, seed {arguments.seed}.
+
+| dropped because | records |
+| --- | ---: |
+{dropped}
+
+An abstract is a notice of withdrawal when its first {WITHDRAWN_WITHIN} characters hold withdraw, withdrawn, withdrew
+or withdrawing, or say that the paper (article, manuscript, note, preprint, submission) is removed or retracted.
+Of two records with the same abstract the earlier one stays, so that no text stands in two splits.
+
+## Know before use
+
+- The label is the primary category, chosen by authors and moderators; many papers belong to several fields.
+- The column categories gives the label away: it is there to study cross-listing, not to predict from.
+- The abstract is that of the latest version known to the source, the date that of the first version.
+- A source that knows only the day of a paper gives 00:00 as its time.
+
+## Rebuild
+
+```bash
+{shlex.join(command)} --output_dir DIR
+```
+
+manifest.json holds all arguments, the counts, the SHA-256 of each parquet file and the arXiv ids of every split.
+"""
+
+
+def write_dataset(
+    folder: Path, work: Path, splits: dict[str, list[dict]], arguments: FetchArguments, counts: Counter
+) -> None:
+    """Write the dataset folder: every file complete under work first, then renamed into place.
+
+    Ends with exit code 2 if that fails, a full disk say; an earlier dataset is then as it was.
+    """
+    features = datasets.Features(
+        {
+            "id": datasets.Value("string"),
+            "title": datasets.Value("string"),
+            "abstract": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=arguments.categories),
+            "categories": datasets.List(datasets.Value("string")),
+            "published": datasets.Value("timestamp[ms, tz=UTC]"),
+        }
+    )
+    partial = work / "partial"
+    datasets.disable_progress_bars()
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "data").mkdir(parents=True)
+        (folder / "data").mkdir(exist_ok=True)
+        for name in SPLITS:
+            columns = {column: [record[column] for record in splits[name]] for column in features}
+            columns["published"] = [datetime.fromisoformat(text) for text in columns["published"]]
+            datasets.Dataset.from_dict(columns, features=features).to_parquet(
+                partial / f"data/{name}-00000-of-00001.parquet"
+            )
+        digests = {file: hashlib.sha256((partial / file).read_bytes()).hexdigest() for file in FILES[2:]}
+        snapshot = arguments.snapshot_file and Path(arguments.snapshot_file).name
+        manifest = {
+            "script": "fetch_arxiv.py",
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "arguments": asdict(arguments) | {"snapshot_file": snapshot, "output_dir": folder.name},
+            "counts": {
+                name: {
+                    category: sum(record["label"] == label for record in splits[name])
+                    for label, category in enumerate(arguments.categories)
+                }
+                for name in SPLITS
+            },
+            "dropped": dict(sorted(counts.items())),
+            "sha256": digests,
+            "versions": {name: version(name) for name in ("arxiv", "datasets", "pyarrow", "requests", "scikit-learn")},
+            "ids": {name: [record["id"] for record in splits[name]] for name in SPLITS},
+            "labels": {name: [record["label"] for record in splits[name]] for name in SPLITS},
+        }
+        text = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
+        (partial / "manifest.json").write_text(text, encoding="utf-8")
+        (partial / "README.md").write_text(dataset_card(splits, arguments, counts, digests), encoding="utf-8")
+        for file in FILES:
+            os.replace(partial / file, folder / file)
+    except OSError as error:
+        fail(f"cannot write {folder}: {error.strerror or error}; an earlier dataset there is as it was")
+
+
+def main() -> None:
+    # 1. Arguments
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout
+    )
+    (arguments,) = parse_arguments(FetchArguments)
+    check_arguments(arguments)
+    folder = Path(arguments.output_dir)
+
+    with owned_folder(folder) as work:
+        # 2. Records from the source
+        counts = Counter()
+        records = read_snapshot(arguments, counts)
+
+        # 3. What is kept, and the split
+        kept = select(records, arguments, counts)
+        counts = +counts  # without the reasons that did not occur
+        splits = split_records(kept, arguments)
+
+        # 4. The dataset folder
+        write_dataset(folder, work, splits, arguments, counts)
+
+    # 5. What came out
+    print(
+        "dropped:", ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items()) if number) or "none"
+    )
+    print(counts_table(splits, arguments))
+    logger.info("wrote %s", folder)
+
+
+if __name__ == "__main__":
+    main()
