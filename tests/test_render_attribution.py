@@ -1,0 +1,91 @@
+"""render_attribution.py: the figure and the page from a folder alone, without a model."""
+
+import json
+import struct
+
+import pytest
+from conftest import assert_user_error
+
+import render_attribution
+
+
+def document(name="1501.00001", **changes):
+    """A line of attributions.jsonl."""
+    return {
+        "id": name,
+        "text": "kähler metric",
+        "label": "math.DG",
+        "prediction": "math.AG",
+        "target": "math.AG",
+        "tokens": ["[CLS]", "ka", "##hler", "metric", "[SEP]"],
+        "attributions": [0.0, 0.5, 0.25, -0.75, 0.0],
+        "words": ["kähler", "metric"],
+        "word_attributions": [0.75, -0.75],
+        "word_ids": [None, 0, 0, 1, None],
+        "word_spans": [[0, 6], [7, 13]],
+        "token_spans": [None, [0, 2], [2, 6], [7, 13], None],
+        "truncated": False,
+    } | changes
+
+
+def write_folder(folder, documents):
+    """A folder as run_attribution.py leaves it."""
+    folder.mkdir(exist_ok=True)
+    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in documents)
+    (folder / "attributions.jsonl").write_text(lines, encoding="utf-8")
+    (folder / "summary.json").write_text(json.dumps({"documents": len(documents)}))
+    return folder
+
+
+def test_files_of_the_figure(run, tmp_path):
+    folder = write_folder(tmp_path / "out", [document(), document("1501.00002", label=None)])
+    assert run("render_attribution", "--attribution_dir", folder).code == 0
+    png = (folder / "attributions.png").read_bytes()
+    assert png[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">I", png[16:20])[0] == 2000
+    tex = (folder / "attributions.tex").read_text()
+    assert tex.count(r"\piece{") == 10
+    assert r"{\#\#hler}" in tex and r"\documentclass{article}" in tex and tex.rstrip().endswith(r"\end{document}")
+    assert not list(folder.glob("*.tmp"))
+
+
+def test_colours_follow_sign_and_size():
+    white, green, red = (render_attribution.shade(score, 2.0) for score in (0.0, 2.0, -2.0))
+    assert white == (255, 255, 255)
+    assert green[1] > green[0] and green[1] > green[2] and red[0] > red[1] and red[0] > red[2]
+    assert sum(render_attribution.shade(1.0, 2.0)) > sum(green)
+    assert render_attribution.shade(0.0, 0.0) == white
+
+
+@pytest.mark.parametrize(
+    ("text", "latex"),
+    [
+        ("Kähler", r"K\"{a}hler"),
+        ("##ß_{n}^2", r"\#\#\ss{}\_\{n\}\textasciicircum{}2"),
+        ("α λ Łódź", r"\ensuremath{\alpha} \ensuremath{\lambda} \L{}\'{o}d\'{z}"),
+        ("a\\b 50% $x$ & ~", r"a\textbackslash{}b 50\% \$x\$ \& \textasciitilde{}"),
+        ("ℝ", r"\texttt{U+211D}"),
+    ],
+)
+def test_latex_is_escaped(text, latex):
+    assert render_attribution.escape_latex(text) == latex
+
+
+def test_figure_by_id_and_words(run, tmp_path):
+    folder = write_folder(tmp_path / "out", [document(), document("1501.00002", target="math.SG")])
+    flags = ["--figure_ids", "1501.00002", "--figure_level", "words"]
+    assert run("render_attribution", "--attribution_dir", folder, *flags).code == 0
+    tex = (folder / "attributions.tex").read_text()
+    assert "math.SG" in tex and "1501.00001" not in tex and r"{k\"{a}hler}" in tex and "##" not in tex
+
+
+def test_bad_folders(run, tmp_path):
+    assert_user_error(run("render_attribution", "--attribution_dir", tmp_path), "attributions.jsonl")
+    folder = write_folder(tmp_path / "out", [document()])
+    assert_user_error(run("render_attribution", "--attribution_dir", folder, "--figure_ids", "no"), "no")
+    assert_user_error(run("render_attribution", "--attribution_dir", folder, "--figure_documents", 0), "0")
+    none = write_folder(tmp_path / "none", [])
+    assert_user_error(run("render_attribution", "--attribution_dir", none), "no document")
+    broken = write_folder(tmp_path / "broken", [{"id": "a"}])
+    assert_user_error(run("render_attribution", "--attribution_dir", broken), "line 1", "text")
+    (broken / "attributions.jsonl").write_text("{")
+    assert_user_error(run("render_attribution", "--attribution_dir", broken), "damaged")

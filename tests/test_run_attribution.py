@@ -1,0 +1,310 @@
+"""run_attribution.py through its command line: captum's numbers, completeness, words, bad input."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import LayerIntegratedGradients
+from conftest import LABELS, assert_user_error, make_records, write_dataset, write_tiny_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
+
+import run_attribution
+
+TEXT = "we prove that the ricci curvature of a compact polytope is convex ."
+
+
+def read(folder):
+    """The lines of attributions.jsonl and the summary."""
+    lines = (folder / "attributions.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line], json.loads((folder / "summary.json").read_text())
+
+
+@pytest.fixture
+def attribute(run):
+    """attribute(model, folder, flags...) runs the script on TEXT unless told other documents, and draws nothing."""
+
+    def call(model, folder, *flags):
+        given = {"--text", "--text_file", "--dataset_name"} & set(map(str, flags))
+        common = ["--model_name_or_path", model, "--output_dir", folder, "--render", "false", "--disable_tqdm"]
+        return run("run_attribution", *common, *([] if given else ["--text", TEXT]), *flags)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def steep_model(tmp_path_factory):
+    """A random classifier with large weights: its logits move by units along a path, not by rounding errors."""
+    return write_tiny_model(tmp_path_factory.mktemp("steep"), seed=3, initializer_range=0.4, hidden_dropout_prob=0.1)
+
+
+def captum_attributions(folder, text, target, n, method):
+    """Token attributions by captum 0.9 for [CLS] PAD ... PAD [SEP] and the BERT embedding layer."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = torch.tensor([tokenizer(text)["input_ids"]])
+    blank = torch.full_like(ids, tokenizer.pad_token_id)
+    blank[0, 0], blank[0, -1] = ids[0, 0], ids[0, -1]
+    explainer = LayerIntegratedGradients(
+        lambda x: model(x, attention_mask=torch.ones_like(x)).logits, model.bert.embeddings
+    )
+    return (
+        explainer.attribute(ids, blank, target=target, n_steps=n, method=method).sum(-1)[0].detach().double().numpy()
+    )
+
+
+@pytest.mark.parametrize("method", ["gausslegendre", "riemann_left", "riemann_right", "riemann_middle"])
+@pytest.mark.parametrize("n", [2, 7, 50])
+def test_same_numbers_as_captum(attribute, steep_model, tmp_path, method, n):
+    result = attribute(steep_model, tmp_path / "out",
+                 "--n_steps", n, "--method", method, "--target", "math.SG", "--disable_tqdm")  # fmt: skip
+    assert result.code == 0, result.err
+    (line,), _ = read(tmp_path / "out")
+    expected = captum_attributions(steep_model, TEXT, 4, n, method)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(line["attributions"], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10, 200])
+def test_trapezoid_is_the_closed_form(n):
+    """x^2 by n points at distance h = 1/(n-1) gives 1/3 + h^2/6, and a constant is integrated exactly."""
+    alphas, weights = run_attribution.quadrature("riemann_trapezoid", n)
+    assert weights.sum() == pytest.approx(1, abs=1e-14)
+    assert weights @ alphas**2 == pytest.approx(1 / 3 + 1 / (6 * (n - 1) ** 2), abs=1e-14)
+
+
+@pytest.mark.parametrize("method", ["gausslegendre", "riemann_left", "riemann_right", "riemann_middle"])
+def test_rules_of_one_point_integrate_a_constant(method):
+    alphas, weights = run_attribution.quadrature(method, 1)
+    assert weights.tolist() == [1.0]
+    assert 0 <= alphas[0] <= 1
+
+
+def test_trapezoid_where_captum_loses_a_share(attribute, steep_model, tmp_path):
+    """captum's trapezoid weights sum to (n-1)/n; ours are its attributions times n/(n-1)."""
+    attribute(steep_model, tmp_path / "out",
+        "--n_steps", 10, "--method", "riemann_trapezoid", "--target", "math.AG")  # fmt: skip
+    (line,), _ = read(tmp_path / "out")
+    expected = captum_attributions(steep_model, TEXT, 0, 10, "riemann_trapezoid") * 10 / 9
+    np.testing.assert_allclose(line["attributions"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dataset_contract_and_completeness(attribute, steep_model, tiny_dataset, tmp_path):
+    out = tmp_path / "out"
+    result = attribute(steep_model, out, "--dataset_name", tiny_dataset, "--n_steps", 300, "--render", "true")
+    assert result.code == 0, result.err
+    lines, summary = read(out)
+    assert [line["id"] for line in lines] == [record["id"] for record in make_records()[90:]]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "attributions.html", "attributions.jsonl", "attributions.png", "attributions.tex", "summary.json"
+    ]  # fmt: skip
+    for line in lines:
+        assert line["label"] in LABELS and line["target"] == line["prediction"]
+        assert len(line["tokens"]) == len(line["attributions"]) == len(line["word_ids"])
+        assert line["tokens"][0] == "[CLS]" and line["tokens"][-1] == "[SEP]"
+        assert line["attributions"][0] == line["attributions"][-1] == 0
+        assert sum(line["word_attributions"]) == pytest.approx(sum(line["attributions"]), abs=1e-9)
+        difference = line["f_input"] - line["f_baseline"]
+        assert line["delta"] == pytest.approx(sum(line["attributions"]) - difference, abs=1e-9)
+        assert line["relative_error"] == pytest.approx(abs(line["delta"] / difference))
+        assert abs(line["delta"]) < 1e-4 * np.abs(line["attributions"]).sum()
+        assert line["n_steps"] == line["gradient_evaluations"] == 300
+    assert summary["documents"] == 10 and summary["gradient_evaluations"] == 3000
+    assert summary["forward_evaluations"] == 20
+    errors = [line["relative_error"] for line in lines]
+    assert summary["median_relative_error"] == pytest.approx(np.median(errors))
+    assert summary["max_relative_error"] == max(errors)
+    assert summary["arguments"]["n_steps"] == "300"
+
+
+def test_targets_and_baselines(attribute, steep_model, tiny_dataset, tmp_path):
+    found = {}
+    for target, baseline in [("label", "pad"), ("math.MG", "pad"), ("math.MG", "mask")]:
+        out = tmp_path / f"{target}-{baseline}"
+        flags = ["--dataset_name", tiny_dataset, "--max_samples", 3, "--n_steps", 100]
+        attribute(steep_model, out, *flags, "--target", target, "--baseline", baseline)
+        found[target, baseline] = read(out)[0]
+    assert all(line["target"] == line["label"] for line in found["label", "pad"])
+    assert len(found["label", "pad"]) == 3
+    for pad, mask in zip(found["math.MG", "pad"], found["math.MG", "mask"], strict=True):
+        assert pad["target"] == mask["target"] == "math.MG"
+        assert pad["f_input"] == mask["f_input"] and pad["f_baseline"] != mask["f_baseline"]
+
+
+def words_of(text):
+    """The words of a text, every character a piece of its own."""
+    pieces = [(k, k + 1) for k, character in enumerate(text) if not character.isspace()]
+    word_ids, spans = run_attribution.align_words([m.span() for m in run_attribution.WORD.finditer(text)], pieces)
+    assert sorted(set(word_ids)) == list(range(len(spans)))
+    return [text[start:end] for start, end in spans]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Kähler-Einstein metrics on $L^2$, (fano).",
+         ["Kähler-Einstein", "metrics", "on", "$L^2$", ",", "(", "fano", ")", "."]),
+        (r"of \mathbb{CP}^n is \emph{not}", ["of", r"\mathbb{CP}^n", "is", r"\emph{not}"]),
+        (r"K\"ahler and Poincar\'{e}'s $\mathcal{O}_{X}(1) \to X$-bundle",
+         [r"K\"ahler", "and", r"Poincar\'{e}'s", r"$\mathcal{O}_{X}(1) \to X$-bundle"]),
+        ("Calabi--Yau, Gromov–Witten; C^{1,1} and x_{ij} 2.5",
+         ["Calabi--Yau", ",", "Gromov–Witten", ";", "C^{1,1}", "and", "x_{ij}", "2.5"]),
+        ("costs $5 more - or less", ["costs", "$", "5", "more", "-", "or", "less"]),
+        (r"\frac{a_{1}}{b} \\ x", [r"\frac{a_{1}}{b}", "\\", "\\", "x"]),
+    ],
+)  # fmt: skip
+def test_words_as_a_mathematician_reads_them(text, words):
+    assert words_of(text) == words
+
+
+def test_pieces_that_touch_two_words_join_them():
+    """'),' as one piece makes one word of two; a piece without characters goes to the next word; None stays."""
+    words = [(0, 1), (1, 2), (2, 3), (4, 7)]  # a ) , the
+    assert run_attribution.align_words(words, [None, (0, 1), (1, 3), (3, 3), (3, 5), (5, 7), None]) == (
+        [None, 0, 1, 2, 2, 2, None],
+        [[0, 1], [1, 3], [4, 7]],
+    )
+
+
+def test_names_in_pieces_are_one_word(attribute, minilm, tmp_path):
+    """The study's complaint was "ka ##hler": the name is one word with the sum of its pieces."""
+    model = tmp_path / "model"
+    labelled = AutoModelForSequenceClassification.from_pretrained(minilm, num_labels=5, dtype=torch.float32)
+    labelled.save_pretrained(model)
+    AutoTokenizer.from_pretrained(minilm).save_pretrained(model)
+    text = r"Kähler-Einstein metrics on fano $L^2$ spaces and \mathbb{CP}^n"
+    for merge in ("true", "false"):
+        attribute(model, tmp_path / merge, "--text", text,
+            "--n_steps", 3, "--merge_words", merge)  # fmt: skip
+    (merged,), _ = read(tmp_path / "true")
+    assert merged["tokens"][1:3] == ["ka", "##hler"]
+    assert merged["words"] == ["Kähler-Einstein", "metrics", "on", "fano", "$L^2$", "spaces", "and", r"\mathbb{CP}^n"]
+    own = [score for word, score in zip(merged["word_ids"], merged["attributions"], strict=True) if word == 0]
+    assert len(own) == 4 and merged["word_attributions"][0] == pytest.approx(sum(own))
+    (split,), _ = read(tmp_path / "false")
+    assert split["words"][:3] == ["Kähler", "-", "Einstein"]
+    assert split["attributions"] == merged["attributions"]
+
+
+def test_prefix_and_length_of_the_training(attribute, tmp_path, caplog):
+    model = write_tiny_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"text_prefix": "every form ", "max_seq_length": 8}))
+    result = attribute(model, tmp_path / "out",
+                 "--n_steps", 5)  # fmt: skip
+    (line,), summary = read(tmp_path / "out")
+    assert line["text"] == "every form " + TEXT and line["words"][:3] == ["every", "form", "we"]
+    assert len(line["tokens"]) == 8 and line["truncated"]
+    assert result.code == 0 and "text-1" in caplog.text and "cut" in caplog.text
+    assert summary["text_prefix"] == "every form " and summary["max_seq_length"] == 8 and summary["truncated"] == 1
+    attribute(model, tmp_path / "own", "--n_steps", 5,
+        "--text_prefix", "", "--max_seq_length", 64)  # fmt: skip
+    (line,), _ = read(tmp_path / "own")
+    assert line["words"][0] == "we" and not line["truncated"]
+
+
+def test_text_file_and_arguments_file(run, tiny_model, tmp_path):
+    (tmp_path / "texts.txt").write_text("we prove\nthe metric\n", encoding="utf-8")
+    recipe = {"n_steps": 4, "text_file": str(tmp_path / "texts.txt"), "disable_tqdm": True, "render": False}
+    recipe |= {"model_name_or_path": str(tiny_model), "output_dir": str(tmp_path / "out")}
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    assert run("run_attribution", tmp_path / "recipe.json", "--n_steps", 6).code == 0
+    lines, _ = read(tmp_path / "out")
+    assert [line["text"] for line in lines] == ["we prove", "the metric"]
+    assert [line["n_steps"] for line in lines] == [6, 6]
+
+
+def test_equal_logits_have_no_relative_error(attribute, tmp_path):
+    model = write_tiny_model(tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.weight"] = torch.zeros_like(weights["classifier.weight"])
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    result = attribute(model, tmp_path / "out",
+                 "--n_steps", 5)  # fmt: skip
+    assert result.code == 0, result.err
+    (line,), summary = read(tmp_path / "out")
+    assert line["relative_error"] is None and summary["median_relative_error"] is None
+    assert "NaN" not in (tmp_path / "out/attributions.jsonl").read_text()
+
+
+BAD_ARGUMENTS = {
+    "no value": (["--text_file"], ["--text_file"]),
+    "two sources": (["--text", "a", "--text_file", "b"], ["exactly one"]),
+    "steps 0": (["--text", TEXT, "--n_steps", 0], ["--n_steps", "1000"]),
+    "steps 1001": (["--text", TEXT, "--n_steps", 1001], ["--n_steps", "1000"]),
+    "steps word": (["--text", TEXT, "--n_steps", "many"], ["--n_steps", "many"]),
+    "trapezoid of 1": (["--text", TEXT, "--n_steps", 1, "--method", "riemann_trapezoid"], ["riemann_trapezoid"]),
+    "method": (["--text", TEXT, "--method", "simpson"], ["simpson"]),
+    "target": (["--text", TEXT, "--target", "math.NT"], ["math.NT", "math.AG"]),
+    "label of a text": (["--text", TEXT, "--target", "label"], ["--target label"]),
+    "empty text": (["--text", "fine", "  "], ["text-2", "empty"]),
+    "text file": (["--text_file", "nowhere.txt"], ["nowhere.txt"]),
+    "dataset": (["--dataset_name", "/nowhere/at/all"], ["/nowhere/at/all"]),
+    "too long": (["--text", TEXT, "--max_seq_length", 500], ["--max_seq_length", "128"]),
+    "no samples": (["--text", TEXT, "--max_samples", 0], ["--max_samples"]),
+    "misspelt": (["--text", TEXT, "--methd", "x"], ["--methd", "--method"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_ARGUMENTS)
+def test_bad_arguments(attribute, tiny_model, tmp_path, case):
+    arguments, words = BAD_ARGUMENTS[case]
+    result = attribute(tiny_model, tmp_path / "out", *arguments)
+    assert_user_error(result, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_datasets(run, tiny_model, tiny_dataset, tmp_path):
+    base = ["run_attribution", "--model_name_or_path", tiny_model, "--output_dir", tmp_path / "out", "--n_steps", 2]
+    assert_user_error(run(*base), "exactly one")
+    assert_user_error(run(*base, "--dataset_name", tiny_dataset, "--split", "dev"), "dev", "validation")
+    assert_user_error(run(*base, "--dataset_name", tiny_dataset, "--text_column_names", "body"), "body", "abstract")
+    records = make_records()
+    records[-1]["abstract"] = " "
+    assert_user_error(
+        run(*base, "--dataset_name", write_dataset(tmp_path / "empty", records)), records[-1]["id"], "empty"
+    )
+
+
+def test_labels_of_model_and_dataset_differ(attribute, tiny_dataset, tmp_path):
+    model = write_tiny_model(tmp_path / "model", labels=["math.AG", "math.NT"])
+    result = attribute(model, tmp_path / "out", "--dataset_name",
+                 tiny_dataset)  # fmt: skip
+    assert_user_error(result, "math.NT", "math.SG")
+
+
+def test_bad_models(attribute, tiny_model, tmp_path):
+    out = tmp_path / "out"
+    assert_user_error(attribute("nobody/no-such-model", out), "nobody/no-such-model")
+
+    headless = tmp_path / "headless"
+    BertModel(BertConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(
+        headless
+    )
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(headless)
+    assert_user_error(attribute(headless, out), "headless", "classifier")
+
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(tiny_model / name, bare)
+    assert_user_error(attribute(bare, out), "bare", "tokenizer")
+
+    broken = shutil.copytree(tiny_model, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["classifier.bias"][2] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    assert_user_error(attribute(broken, out), "classifier.bias", "NaN")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_other_files_is_left_alone(attribute, tiny_model, tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    result = attribute(
+        tiny_model,
+        tmp_path,
+    )
+    assert_user_error(result, "thesis.tex")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
