@@ -265,9 +265,7 @@ def push(folder: Path, arguments: CardArguments) -> None:
             commit_message="End of training",
         )
     except Exception as error:  # the client raises its own kinds, those of its HTTP library, and OSError
-        fail(
-            f"{folder} is complete but could not be pushed ({one_line(error)}); log in with 'hf auth login', then: {again}"
-        )
+        fail(f"{folder} is complete but could not be pushed ({one_line(error)}); to try again: {again}")
     logger.info("pushed to %s", repository.repo_id)
 
 
