@@ -22,7 +22,6 @@ import time
 import zipfile
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 from typing import NoReturn
 
@@ -180,15 +179,17 @@ def search(train: pd.DataFrame, validation: pd.DataFrame, arguments: BaselineArg
     Counts are made once per n-gram length and weighted once per setting, not once per C. A tie goes to the setting
     tried first: shorter n-grams, raw counts, smaller C.
     """
-    best, best_f1, rows = None, -1.0, []
-    settings = list(product(sorted(arguments.ngram_max), sorted(arguments.sublinear_tf)))
-    bar = tqdm(total=len(settings) * len(arguments.C), desc="settings", disable=arguments.disable_tqdm)
+    counted = []
     for ngram_max in sorted(arguments.ngram_max):
         counter = CountVectorizer(ngram_range=(1, ngram_max), min_df=arguments.min_df)
         try:
-            train_counts = counter.fit_transform(train["text"])
+            counted.append((ngram_max, counter, counter.fit_transform(train["text"])))
         except ValueError as error:
             fail(f"no usable words in the training texts ({error}); check --text_column_names and --min_df")
+    best, best_f1, rows = None, -1.0, []
+    total = len(counted) * len(arguments.sublinear_tf) * len(arguments.C)
+    bar = tqdm(total=total, desc="settings", disable=arguments.disable_tqdm)
+    for ngram_max, counter, train_counts in counted:
         validation_counts = counter.transform(validation["text"])
         for sublinear_tf in sorted(arguments.sublinear_tf):
             tfidf = TfidfTransformer(sublinear_tf=bool(sublinear_tf))

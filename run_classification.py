@@ -25,6 +25,7 @@ import json
 import logging
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,6 +62,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 logger = logging.getLogger(__name__)
 
@@ -175,8 +177,9 @@ class ClassificationMetrics(evaluate.Metric):
         return {"accuracy": accuracy, "f1": float(f1), "precision": float(precision), "recall": float(recall)}
 
 
-class StopCleanly(TrainerCallback):
-    """Stops after a step: with a checkpoint when the user pressed Ctrl-C, and when the loss is no number."""
+class RunGuard(TrainerCallback):
+    """Makes the order of documents depend on seed and epoch alone, and stops cleanly: at Ctrl-C with a checkpoint, and
+    when the loss is no number."""
 
     def __init__(self) -> None:
         self.interrupted = False
@@ -187,6 +190,15 @@ class StopCleanly(TrainerCallback):
             raise KeyboardInterrupt
         self.interrupted = True
         logger.warning("stopping after this step; press Ctrl-C again to stop at once")
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        # Without a generator of its own, length grouping draws from the global one, and a run that is continued in the
+        # middle of an epoch would not see the documents that are left. With several processes the sampler lies deeper.
+        batches = getattr(train_dataloader, "batch_sampler", None)
+        sampler = getattr(batches, "batch_sampler", batches).sampler
+        if isinstance(sampler, LengthGroupedSampler):
+            seed = args.seed if args.data_seed is None else args.data_seed
+            sampler.generator = torch.Generator().manual_seed(seed + int((state.epoch or 0) + 1e-6))
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.interrupted:
@@ -245,11 +257,11 @@ def parse_arguments(*dataclass_types: type) -> tuple:
 
 
 def adapt_to_machine(namespace: argparse.Namespace) -> None:
-    """Fill in the accumulation that keeps the study's batch; leave out fp16 where no accelerator computes it."""
+    """Set what depends on the machine and on the task: accumulation to the study's batch, no fp16 on a CPU."""
     processes = int(os.environ.get("WORLD_SIZE", 1))
     cpu = namespace.use_cpu or str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false"))
     if cpu or not torch.accelerator.is_available():
-        namespace.dataloader_pin_memory = False
+        namespace.use_cpu, namespace.dataloader_pin_memory = True, False
         if namespace.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp16":
             namespace.fp16 = False
             os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
@@ -258,6 +270,8 @@ def adapt_to_machine(namespace: argparse.Namespace) -> None:
         devices = processes
     else:
         devices = max(processes, torch.accelerator.device_count() if processes == 1 else 1)
+    if not namespace.do_train:  # otherwise these would switch evaluation on for a command that only predicts
+        namespace.eval_strategy, namespace.load_best_model_at_end = "no", False
     if namespace.gradient_accumulation_steps is None:
         per_step = namespace.per_device_train_batch_size * devices
         namespace.gradient_accumulation_steps = max(1, round(STUDY_BATCH_SIZE / per_step))
@@ -335,9 +349,7 @@ def load_splits(
         if isinstance(feature, ClassLabel):
             names = names or feature.names
             labels = [feature.names[label] for label in labels]
-        elif getattr(feature, "dtype", "list") not in ("string", "large_string", "bool") and "int" not in str(
-            feature.dtype
-        ):
+        elif not re.fullmatch(r"(large_)?string|bool|u?int\d+", getattr(feature, "dtype", "list")):
             fail(f"labels in column {arguments.label_column_name!r} must be names or whole numbers, not {feature}")
         elif any(label is None for label in labels):
             row = next(row for row, label in enumerate(labels) if label is None)
@@ -380,6 +392,8 @@ def load_model(
             tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, revision=arguments.model_revision)
         except (OSError, ValueError, KeyError, TypeError) as error:
             fail(f"{tokenizer_name} has no tokenizer that can be loaded ({one_line(error)}); give --tokenizer_name")
+        if tokenizer.vocab_size <= len(tokenizer.all_special_ids):  # what is made of a folder without its files
+            fail(f"{tokenizer_name} has no tokenizer files; give --tokenizer_name")
         options = {"attn_implementation": arguments.attn_implementation} if arguments.attn_implementation else {}
         if arguments.model_name_or_path:
             model = AutoModelForSequenceClassification.from_pretrained(
@@ -585,8 +599,8 @@ def main() -> None:
             )
             return loss / (num_items_in_batch if num_items_in_batch is not None else len(labels))
 
-    stop = StopCleanly()
-    callbacks = [stop]
+    guard = RunGuard()
+    callbacks = [guard]
     if data_arguments.early_stopping_patience and training_arguments.do_train:
         callbacks.append(EarlyStoppingCallback(data_arguments.early_stopping_patience))
     try:
@@ -617,14 +631,14 @@ def main() -> None:
             checkpoint = training_arguments.resume_from_checkpoint or last_complete_checkpoint(folder)
             if early_stopped(checkpoint, data_arguments.early_stopping_patience):
                 trainer.args.num_train_epochs = 0  # only the best model is still to be loaded
-            handler = signal.signal(signal.SIGINT, stop.interrupt)
+            handler = signal.signal(signal.SIGINT, guard.interrupt)
             result = trainer.train(resume_from_checkpoint=checkpoint)
             signal.signal(signal.SIGINT, handler)
-            if stop.bad_step is not None:
+            if guard.bad_step is not None:
                 best = trainer.state.best_model_checkpoint
                 kept = f"the best model so far is in {best}" if best else "there was no evaluation before"
-                fail(f"the loss is no number at step {stop.bad_step}; {kept}; lower --learning_rate or use --bf16")
-            if stop.interrupted:
+                fail(f"the loss is no number at step {guard.bad_step}; {kept}; lower --learning_rate or use --bf16")
+            if guard.interrupted:
                 logger.warning("saved in %s; the same command continues from there", folder)
                 raise SystemExit(130)
             trainer.save_model()

@@ -5,6 +5,7 @@ Everything is offline. Models are random and small unless a test says otherwise,
 
 import hashlib
 import importlib
+import logging
 import os
 import sys
 from pathlib import Path
@@ -35,22 +36,24 @@ SHARED_WORDS = (
 
 
 @pytest.fixture
-def run(monkeypatch, capfd):
+def run(monkeypatch, capfd, caplog):
     """``run("fetch_arxiv", "--seed", 1)`` calls the script's main() with that command line.
 
-    Returns code (0, or what the script exited with), out and err (what it printed).
+    Returns code (0, or what the script exited with), out and err (what it printed), log (what it logged).
     """
+    caplog.set_level(logging.INFO)
 
     def run_script(name, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         capfd.readouterr()
+        caplog.clear()
         code = 0
         try:
             importlib.import_module(name).main()
         except SystemExit as stop:
             code = stop.code or 0
         captured = capfd.readouterr()
-        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+        return SimpleNamespace(code=code, out=captured.out, err=captured.err, log=caplog.text)
 
     return run_script
 
@@ -140,6 +143,7 @@ def write_tiny_model(folder, labels=LABELS, seed=0, **config):
         "num_attention_heads": 2,
         "intermediate_size": 64,
         "max_position_embeddings": 128,
+        "initializer_range": 0.1,  # so small a model does not learn from the usual 0.02
     } | config
     model = BertForSequenceClassification(
         BertConfig(

@@ -1,0 +1,510 @@
+"""Fine-tuning: what it writes, that order and metrics are right, that nothing is lost, what it says to mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import LABELS, ROOT, assert_user_error, make_records, write_dataset, write_tiny_model
+from datasets import load_dataset
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, f1_score
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+FAST = (
+    "--max_seq_length", 64, "--gradient_accumulation_steps", 1, "--per_device_train_batch_size", 8,
+    "--learning_rate", 0.003, "--num_train_epochs", 8, "--disable_tqdm", True,
+)  # fmt: skip
+EVERYTHING = ("--do_train", "--do_eval", "--do_predict")
+
+
+def command(model, dataset, folder, *more):
+    return (
+        "--model_name_or_path",
+        model,
+        "--dataset_name",
+        dataset,
+        "--output_dir",
+        folder,
+        *FAST,
+        *EVERYTHING,
+        *more,
+    )
+
+
+def launch(*arguments, processes=1, config=None):
+    """The script in processes of its own, as ``accelerate launch`` starts them; returns the finished process."""
+    how = ["--config_file", str(config)] if config else ["--cpu", "--num_machines", "1", "--mixed_precision", "no"]
+    how += ["--num_processes", str(processes), "--num_cpu_threads_per_process", "1"]
+    start = [sys.executable, "-m", "accelerate.commands.launch", *how, str(ROOT / "run_classification.py")]
+    return subprocess.run([*start, *map(str, arguments)], capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model, tiny_dataset, tmp_path_factory):
+    """A finished run of the tiny model: its folder."""
+    import run_classification
+
+    folder = tmp_path_factory.mktemp("run") / "run"
+    argv = sys.argv
+    sys.argv = ["run_classification.py", *map(str, command(tiny_model, tiny_dataset, folder))]
+    try:
+        run_classification.main()
+    finally:
+        sys.argv = argv
+    return folder
+
+
+def test_run_folder_is_complete(finished):
+    names = {path.name for path in finished.iterdir() if not path.name.startswith("checkpoint-")}
+    assert names == {
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "train_results.json",
+        "eval_results.json", "predict_results.json", "all_results.json", "trainer_state.json", "predictions.csv",
+        "confusion_matrix.png", "training_curve.png", "run_arguments.json", "README.md",
+    }  # fmt: skip
+    results = json.loads((finished / "predict_results.json").read_text())
+    assert results["predict_accuracy"] >= 0.8  # the tiny texts are easy: each holds a word of its class
+
+
+def test_predictions_are_the_models_in_dataset_order(finished, tiny_dataset):
+    table = pd.read_csv(finished / "predictions.csv")
+    test = load_dataset(str(tiny_dataset))["test"]
+    assert list(table.columns) == ["id", "label", "prediction", *LABELS]
+    assert list(table["id"]) == list(test["id"])
+    assert list(table["label"]) == [LABELS[label] for label in test["label"]]
+    np.testing.assert_allclose(table[LABELS].sum(axis=1), 1, atol=1e-5)
+    model = AutoModelForSequenceClassification.from_pretrained(finished).eval()
+    tokenizer = AutoTokenizer.from_pretrained(finished)
+    for row, text in zip(table.to_dict("records"), test["abstract"], strict=True):
+        with torch.no_grad():
+            probabilities = model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0]
+        np.testing.assert_allclose([row[label] for label in LABELS], probabilities, atol=1e-5)
+        assert row["prediction"] == LABELS[probabilities.argmax()]
+
+
+def test_metrics_are_those_of_the_predictions(finished):
+    table = pd.read_csv(finished / "predictions.csv")
+    results = json.loads((finished / "predict_results.json").read_text())
+    assert results["predict_accuracy"] == pytest.approx(accuracy_score(table["label"], table["prediction"]))
+    f1 = f1_score(table["label"], table["prediction"], average="macro")
+    assert results["predict_f1"] == pytest.approx(f1)
+    assert results["predict_samples"] == len(table)
+    union = json.loads((finished / "all_results.json").read_text())
+    assert {"train_loss", "eval_loss", "predict_loss", "eval_f1", "predict_recall"} <= set(union)
+
+
+def test_best_model_is_the_one_kept(finished):
+    state = json.loads((finished / "trainer_state.json").read_text())
+    losses = [row["eval_loss"] for row in state["log_history"] if "eval_loss" in row]
+    kept = json.loads((finished / "eval_results.json").read_text())["eval_loss"]
+    assert kept == pytest.approx(min(losses), abs=1e-6)
+
+
+def test_pipeline_gives_class_names(finished):
+    classifier = pipeline("text-classification", str(finished))
+    texts = ["the floer form floer of a manifold", "every ricci metric ricci is compact"]
+    assert [answer["label"] for answer in classifier(texts)] == ["math.SG", "math.DG"]
+    assert classifier.model.dtype == torch.float32
+
+
+def test_card_has_the_metrics_that_the_hub_reads(finished):
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(finished / "README.md")
+    metrics = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    results = json.loads((finished / "predict_results.json").read_text())
+    assert metrics["accuracy"] == pytest.approx(results["predict_accuracy"], abs=1e-4)
+    assert metrics["f1"] == pytest.approx(results["predict_f1"], abs=1e-4)
+    assert str(finished.parent) not in card.content
+
+
+def test_finished_run_is_not_run_again_and_another_one_not_mixed_in(run, finished, tiny_model, tiny_dataset):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    again = run("run_classification", *command(tiny_model, tiny_dataset, finished))
+    assert again.code == 0
+    assert "finished" in again.log
+    other = run("run_classification", *command(tiny_model, tiny_dataset, finished, "--learning_rate", 0.02))
+    assert_user_error(other, finished, "learning_rate", 0.02)
+    assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+
+
+def test_same_seed_gives_the_same_predictions(run, finished, tiny_model, tiny_dataset, tmp_path):
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "again"))
+    assert result.code == 0, result.err
+    assert (tmp_path / "again" / "predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
+
+
+def test_early_stopping_after_three_evaluations_without_a_better_loss(run, tiny_model, tiny_dataset, tmp_path):
+    worse = ("--learning_rate", 1.0, "--warmup_steps", 0, "--num_train_epochs", 30, "--max_grad_norm", 0)
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", *worse))
+    assert result.code == 0, result.err
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    losses = [row["eval_loss"] for row in state["log_history"] if row.get("eval_loss") and row["step"] > 0]
+    losses = list(dict.fromkeys(losses[: round(state["epoch"])]))
+    best = losses.index(min(losses))
+    assert state["epoch"] < 30
+    assert round(state["epoch"]) == best + 1 + 3
+
+
+def test_checkpoint_in_half_precision_is_trained_in_fp32(run, tiny_dataset, tmp_path):
+    folder = write_tiny_model(tmp_path / "model")
+    AutoModelForSequenceClassification.from_pretrained(folder).to(torch.bfloat16).save_pretrained(folder)
+    result = run("run_classification", *command(folder, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1))
+    assert result.code == 0, result.err
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_prediction_alone_with_a_finished_model(run, finished, tiny_dataset, tmp_path):
+    arguments = ("--model_name_or_path", finished, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
+    result = run("run_classification", *arguments, "--do_predict", "--max_seq_length", 64)
+    assert result.code == 0, result.err
+    assert (tmp_path / "run" / "predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
+
+
+def test_text_prefix_is_used_and_stored(run, tiny_model, tiny_dataset, tmp_path):
+    result = run(
+        "run_classification",
+        *command(tiny_model, tiny_dataset, tmp_path / "run", "--text_prefix", "floer ", "--num_train_epochs", 1),
+    )
+    assert result.code == 0, result.err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["text_prefix"] == "floer "
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")
+    text = "floer " + load_dataset(str(tiny_dataset))["test"]["abstract"][0]
+    with torch.no_grad():
+        probabilities = model(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0]
+    row = pd.read_csv(tmp_path / "run" / "predictions.csv").iloc[0]
+    np.testing.assert_allclose(row[LABELS].astype(float), probabilities, atol=1e-5)
+
+
+def test_training_from_a_configuration(run, tiny_model, tiny_dataset, tmp_path):
+    settings = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps(settings | {"intermediate_size": 32}))
+    arguments = ("--config_name", tmp_path / "config.json", "--tokenizer_name", tiny_model)
+    arguments += ("--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run", *FAST, *EVERYTHING)
+    result = run("run_classification", *arguments, "--init_embeddings_from", tiny_model, "--num_train_epochs", 1)
+    assert result.code == 0, result.err
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["num_hidden_layers"] == 1
+
+
+def test_class_weights_change_the_loss(run, tiny_model, tmp_path):
+    records = [record for row, record in enumerate(make_records(40)) if record["label"] < 2 or row % 3 == 0]
+    write_dataset(tmp_path / "data", records)
+    losses = []
+    for weights in ("none", "balanced"):
+        folder = tmp_path / weights
+        more = ("--class_weights", weights, "--num_train_epochs", 1)
+        assert run("run_classification", *command(tiny_model, tmp_path / "data", folder, *more)).code == 0
+        losses.append(json.loads((folder / "train_results.json").read_text())["train_loss"])
+    assert losses[0] != pytest.approx(losses[1], abs=1e-6)
+    assert losses[0] == pytest.approx(losses[1], rel=0.3)  # weights average to 1: the same scale
+
+
+def test_accumulation_keeps_the_studys_batch(run, tiny_model, tiny_dataset, tmp_path):
+    arguments = [*command(tiny_model, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1)]
+    place = arguments.index("--gradient_accumulation_steps")
+    del arguments[place : place + 2]
+    result = run("run_classification", *arguments)
+    assert result.code == 0, result.err
+    assert json.loads((tmp_path / "run" / "run_arguments.json").read_text())["total_train_batch_size"] == 512
+
+
+# Own data
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "parquet"])
+def test_own_files_with_other_columns_and_no_validation_split(run, tiny_model, tmp_path, kind):
+    frame = pd.DataFrame(make_records())
+    frame["kind"] = [LABELS[label] for label in frame["label"]]
+    frame["body"] = frame["abstract"]
+    write = {"csv": pd.DataFrame.to_csv, "json": pd.DataFrame.to_json, "parquet": pd.DataFrame.to_parquet}[kind]
+    more = {"csv": {"index": False}, "json": {"orient": "records", "lines": True}, "parquet": {}}[kind]
+    write(frame[:80][["title", "body", "kind"]], tmp_path / f"train.{kind}", **more)
+    write(frame[80:][["title", "body", "kind"]], tmp_path / f"test.{kind}", **more)
+    result = run(
+        "run_classification", "--model_name_or_path", tiny_model, "--output_dir", tmp_path / "run", *FAST, *EVERYTHING,
+        "--train_file", tmp_path / f"train.{kind}", "--test_file", tmp_path / f"test.{kind}",
+        "--text_column_names", "title,body", "--label_column_name", "kind", "--validation_fraction", 0.2,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert "no validation split" in result.log
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert (results["train_samples"], results["eval_samples"], results["predict_samples"]) == (64, 16, 20)
+    assert results["predict_accuracy"] > 0.5
+
+
+def test_integer_labels(run, tiny_model, tmp_path):
+    frame = pd.DataFrame(make_records())
+    for name, rows in {"train": frame[:70], "validation": frame[70:80], "test": frame[80:]}.items():
+        rows[["abstract", "label"]].to_csv(tmp_path / f"{name}.csv", index=False)
+    files = [word for name in ("train", "validation", "test") for word in (f"--{name}_file", tmp_path / f"{name}.csv")]
+    arguments = ("--model_name_or_path", tiny_model, "--output_dir", tmp_path / "run", *FAST, *EVERYTHING)
+    result = run("run_classification", *arguments, *files, "--num_train_epochs", 1)
+    assert result.code == 0, result.err
+    assert list(pd.read_csv(tmp_path / "run" / "predictions.csv").columns[3:]) == ["0", "1", "2", "3", "4"]
+
+
+# Several processes, mixed precision, interruptions
+
+
+def test_accelerate_launch_with_the_studys_configuration_on_a_cpu(finished, tiny_model, tiny_dataset, tmp_path):
+    arguments = command(tiny_model, tiny_dataset, tmp_path / "run")
+    result = launch(*arguments, config=ROOT / "accelerate_config.yaml")
+    assert result.returncode == 0, result.stderr
+    assert (result.stdout + result.stderr).count("fp16 needs a GPU") == 1
+    assert json.loads((tmp_path / "run" / "run_arguments.json").read_text())["precision"] == "fp32"
+    assert (tmp_path / "run" / "predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
+
+
+def test_two_processes_predict_every_document_once_in_order(finished, tiny_dataset, tmp_path):
+    arguments = ("--model_name_or_path", finished, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
+    arguments += ("--do_eval", "--do_predict", "--max_seq_length", 64, "--per_device_eval_batch_size", 3)
+    result = launch(*arguments, processes=2)
+    assert result.returncode == 0, result.stderr
+    one, two = (pd.read_csv(folder / "predictions.csv") for folder in (finished, tmp_path / "run"))
+    assert list(one["id"]) == list(two["id"])
+    np.testing.assert_allclose(one[LABELS], two[LABELS], atol=2e-6)
+    for split, key in product(("eval", "predict"), ("loss", "accuracy", "f1")):
+        results = [
+            json.loads((folder / f"{split}_results.json").read_text()) for folder in (finished, tmp_path / "run")
+        ]
+        assert results[0][f"{split}_{key}"] == pytest.approx(results[1][f"{split}_{key}"], abs=1e-5)
+
+
+def start_in_background(arguments):
+    command_line = [sys.executable, str(ROOT / "run_classification.py"), *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def wait_for(process, condition):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+        time.sleep(0.01)
+
+
+def latest_step(folder):
+    return max((int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*")), default=0)
+
+
+@pytest.fixture(scope="module")
+def long_run(tiny_model, tiny_dataset, tmp_path_factory):
+    """Arguments of a run with many checkpoints, and the folder where it ran without interruption."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    more = ("--num_train_epochs", 12, "--early_stopping_patience", 0, "--eval_strategy", "steps", "--eval_steps", 7)
+    more += ("--save_strategy", "steps", "--save_steps", 7, "--learning_rate", 0.002)
+    process = start_in_background(command(tiny_model, tiny_dataset, folder, *more))
+    assert process.wait(timeout=240) == 0, process.stdout.read()
+    return more, folder
+
+
+@pytest.mark.parametrize("kill_after", [7, 35, 77])
+def test_killed_run_continues_and_ends_with_the_same_weights(
+    long_run, tiny_model, tiny_dataset, tmp_path, run, kill_after
+):
+    more, uninterrupted = long_run
+    arguments = command(tiny_model, tiny_dataset, tmp_path / "run", *more)
+    process = start_in_background(arguments)
+    wait_for(process, lambda: latest_step(tmp_path / "run") >= kill_after)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "run" / "train_results.json").exists()
+    result = run("run_classification", *arguments)
+    assert result.code == 0, result.err
+    expected, actual = (load_file(folder / "model.safetensors") for folder in (uninterrupted, tmp_path / "run"))
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+    for name in ("predictions.csv",):
+        assert (tmp_path / "run" / name).read_bytes() == (uninterrupted / name).read_bytes()
+
+
+def test_checkpoint_cut_off_while_written_is_passed_over(tiny_model, tiny_dataset, tmp_path, run, long_run):
+    more, uninterrupted = long_run
+    arguments = command(tiny_model, tiny_dataset, tmp_path / "run", *more)
+    process = start_in_background((*arguments, "--save_total_limit", 5))
+    wait_for(process, lambda: latest_step(tmp_path / "run") >= 21)
+    process.kill()
+    process.wait()
+    whole = [path.parent for path in (tmp_path / "run").glob("checkpoint-*/trainer_state.json")]
+    newest = max(whole, key=lambda path: int(path.name.split("-")[1]))
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    result = run("run_classification", *arguments)
+    assert result.code == 0, result.err
+    assert newest.name in result.log
+    expected, actual = (load_file(folder / "model.safetensors") for folder in (uninterrupted, tmp_path / "run"))
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tiny_model, tiny_dataset, tmp_path, run, long_run):
+    more, uninterrupted = long_run
+    arguments = command(tiny_model, tiny_dataset, tmp_path / "run", *more)
+    process = start_in_background(arguments)
+    wait_for(process, lambda: latest_step(tmp_path / "run") >= 14)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "continues" in output
+    assert "Traceback" not in output
+    result = run("run_classification", *arguments)
+    assert result.code == 0, result.err
+    expected, actual = (load_file(folder / "model.safetensors") for folder in (uninterrupted, tmp_path / "run"))
+    assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_patience_that_was_used_up_stays_used_up(run, tiny_model, tiny_dataset, tmp_path):
+    worse = ("--learning_rate", 1.0, "--warmup_steps", 0, "--num_train_epochs", 30, "--max_grad_norm", 0)
+    arguments = command(tiny_model, tiny_dataset, tmp_path / "run", *worse)
+    assert run("run_classification", *arguments).code == 0
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    for name in ("train_results.json", "eval_results.json", "predict_results.json", "model.safetensors"):
+        (tmp_path / "run" / name).unlink()  # as if it had been killed after the last checkpoint
+    assert run("run_classification", *arguments).code == 0
+    again = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"] == state["global_step"]
+
+
+# What a user can do wrong
+
+
+def test_nothing_to_do(run, tiny_model, tiny_dataset, tmp_path):
+    arguments = ("--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
+    assert_user_error(run("run_classification", *arguments), "--do_train")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--max_seq_length", 10_000], ["--max_seq_length", "10000", "128"]),
+        (["--model_name_or_path", "no-such-owner/no-such-model"], ["no-such-owner/no-such-model"]),
+        (["--learning_rat", "1"], ["--learning_rat", "--learning_rate"]),
+        (["--learning_rate", "quick"], ["--learning_rate", "quick"]),
+        (["--text_column_names", "body"], ["body", "abstract"]),
+        (["--label_column_name", "published"], ["published", "names or whole numbers"]),
+        (["--label_column_name", "categories"], ["categories", "names or whole numbers"]),
+        (["--train_file", "x.csv"], ["--dataset_name", "--train_file"]),
+        (["--max_train_samples", "0"], ["train"]),
+        (["--max_train_samples", "1"], ["training"]),
+        (["--fp16", "--bf16"], ["precision"]),
+    ],
+)
+def test_bad_flags(run, tiny_model, tiny_dataset, tmp_path, flags, words):
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", *flags))
+    if flags == ["--fp16", "--bf16"]:
+        assert result.code == 0 and "fp16 needs a GPU" in result.log  # fp16 is left out on a CPU, bf16 stays
+    else:
+        assert_user_error(result, *words)
+
+
+def test_model_without_a_tokenizer(run, tiny_dataset, tmp_path):
+    folder = write_tiny_model(tmp_path / "model")
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    result = run("run_classification", *command(folder, tiny_dataset, tmp_path / "run"))
+    assert_user_error(result, folder, "tokenizer")
+
+
+def test_model_with_other_labels_than_the_dataset(run, tiny_dataset, tmp_path):
+    folder = write_tiny_model(tmp_path / "model", labels=["spam", "ham"])
+    arguments = ("--model_name_or_path", folder, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
+    assert_user_error(run("run_classification", *arguments, "--do_predict"), "ham", "math.AG")
+
+
+def test_dataset_without_a_split(run, tiny_model, tmp_path):
+    write_dataset(tmp_path / "data")
+    (tmp_path / "data" / "data" / "test-00000-of-00001.parquet").unlink()
+    result = run("run_classification", *command(tiny_model, tmp_path / "data", tmp_path / "run"))
+    assert_user_error(result, "test", tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "value", "words"),
+    [
+        (85, "abstract", " ", ["row 5", "validation", "empty"]),
+        (3, "abstract", None, ["row 3", "train", "empty"]),
+        (95, "id", "ag.00018", ["ag.00018", "test", "twice"]),
+        (7, "id", "ag.00000", ["ag.00000", "train", "twice"]),
+    ],
+)
+def test_bad_rows(run, tiny_model, tmp_path, row, column, value, words):
+    records = make_records()
+    records[row][column] = value
+    write_dataset(tmp_path / "data", records)
+    result = run("run_classification", *command(tiny_model, tmp_path / "data", tmp_path / "run"))
+    assert_user_error(result, *words)
+
+
+def test_label_in_test_that_training_lacks(run, tiny_model, tmp_path):
+    records = make_records()
+    for record in records[:90]:
+        record["label"] %= 4
+    write_dataset(tmp_path / "data", records)
+    result = run("run_classification", *command(tiny_model, tmp_path / "data", tmp_path / "run"))
+    assert_user_error(result, "test", "math.SG")
+
+
+def test_all_documents_of_one_class(run, tiny_model, tmp_path):
+    write_dataset(tmp_path / "data", [record | {"label": 2} for record in make_records()])
+    result = run("run_classification", *command(tiny_model, tmp_path / "data", tmp_path / "run"))
+    assert_user_error(result, "math.DG")
+
+
+def test_broken_line_in_a_csv_file(run, tiny_model, tmp_path):
+    frame = pd.DataFrame(make_records())[["abstract", "label"]]
+    frame.to_csv(tmp_path / "train.csv", index=False)
+    lines = (tmp_path / "train.csv").read_text().splitlines()
+    lines[50] += ",one,two,three"
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    arguments = ("--model_name_or_path", tiny_model, "--output_dir", tmp_path / "run", "--do_train")
+    result = run("run_classification", *arguments, "--train_file", tmp_path / "train.csv")
+    assert_user_error(result, "train.csv", "line 51")
+
+
+def test_output_folder_that_holds_something_else(run, tiny_model, tiny_dataset, tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path))
+    assert_user_error(result, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_loss_that_is_no_number_ends_the_run_and_names_the_step(run, tiny_dataset, tmp_path):
+    folder = write_tiny_model(tmp_path / "model")
+    weights = AutoModelForSequenceClassification.from_pretrained(folder)
+    weights.classifier.weight.data.fill_(float("nan"))
+    weights.save_pretrained(folder)
+    more = ("--logging_steps", 2)
+    result = run("run_classification", *command(folder, tiny_dataset, tmp_path / "run", *more))
+    assert_user_error(result, "step 2", "--learning_rate")
+
+
+def test_recipe_file_with_flags_after_it(run, tiny_model, tiny_dataset, tmp_path):
+    recipe = dict(zip(map(str, FAST[::2]), FAST[1::2], strict=True)) | {"--do_train": True, "--do_eval": True}
+    lines = [f"{key.lstrip('-')}: {str(value).lower()}" for key, value in recipe.items()]
+    (tmp_path / "recipe.yaml").write_text(
+        "\n".join([*lines, 'text_prefix: "query: "', f"model_name_or_path: {tiny_model}"])
+    )
+    arguments = ("--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run", "--num_train_epochs", 1)
+    result = run("run_classification", tmp_path / "recipe.yaml", *arguments)
+    assert result.code == 0, result.err
+    record = json.loads((tmp_path / "run" / "run_arguments.json").read_text())["arguments"]
+    assert (record["text_prefix"], record["num_train_epochs"]) == ("query: ", 1)
+
+
+@pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "configs" / "recipes").glob("*.yaml")))
+def test_recipes_are_read_as_command_lines(run, tiny_dataset, tmp_path, recipe):
+    """With no Hub the model cannot be loaded: the error that names it comes after every flag has been understood."""
+    arguments = ("--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
+    assert_user_error(
+        run("run_classification", ROOT / "configs" / "recipes" / recipe, *arguments), "cannot load model"
+    )
