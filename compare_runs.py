@@ -12,8 +12,8 @@ run_arguments.json is a row of its own, named after its folder.
 
 Writes into --output_dir: comparison.json (everything), pairs.csv (the tests), per_class_f1.csv, agreement.csv and
 hard_documents.csv (every run is wrong); then render_comparison.py beside this file draws table2.md, .tex, .csv and
-.png, comparison.md (the tests in sentences) and calibration.png from them. It ends with a small table on standard
-output. Below 20 documents the tests are left out.
+.png, comparison.md and calibration.png from them. Ends with a small table on standard output. Below 20 documents
+the tests are left out.
 """
 
 import argparse
@@ -52,6 +52,7 @@ BASELINE_NAME = "TF-IDF + linear SVM"
 MIN_TEST_DOCUMENTS = 20
 CALIBRATION_BINS = 15
 ALPHA = 0.05
+PACKAGES = ("numpy", "scipy", "statsmodels", "scikit-learn", "pandas")
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 
 
@@ -66,15 +67,13 @@ class CompareArguments:
     )
     reference: str | None = field(
         default=None,
-        metadata={"help": "Run (its folder, or its name in the table) that all others are tested against; the most "
-                          "accurate one if not given."},
-    )  # fmt: skip
+        metadata={"help": "Folder or name of the run that all are tested against; the most accurate if not given."},
+    )
     paper: bool = field(default=False, metadata={"help": "Add the study's table 2 and what its test set could show."})
     dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Dataset folder or Hub id of the runs; its test split's categories tell cross-listed "
-                          "documents. Without it that part is left out."},
-    )  # fmt: skip
+        metadata={"help": "Dataset folder or Hub id of the runs, for the categories of documents that all get wrong."},
+    )
     n_resamples: int = field(default=10_000, metadata={"help": "Bootstrap samples of the documents."})
     seed: int = field(default=42, metadata={"help": "Seed of the bootstrap."})
 
@@ -143,8 +142,8 @@ def read_json(path: Path) -> dict:
 def read_run(folder: str) -> dict:
     """Read a run folder: its name, seed and learning rate, and its predictions as a table indexed by document id.
 
-    ``scores`` is a table of one column per class, or None; ``probabilities`` says whether its rows are distributions.
-    Ends with exit code 2 if the folder is not a run, or its ids are missing or doubled.
+    scores is a table of one column per class, or None; probabilities says whether its rows are distributions. Ends
+    with exit code 2 if the folder is not a run, or its ids are missing or doubled.
     """
     path = Path(folder) / "predictions.csv"
     strings = dict.fromkeys(("id", "label", "prediction"), str)
@@ -162,12 +161,12 @@ def read_run(folder: str) -> dict:
             fail(f"{path} has no {column} in row {empty[0] + 2} ({len(empty)} such rows); make the run again")
     if table.empty:
         fail(f"{path} holds no documents; make the run again with a test split")
-    if table["id"].duplicated().any():
-        doubled = table["id"][table["id"].duplicated()]
+    doubled = table["id"][table["id"].duplicated()]
+    if len(doubled):
         fail(f"{path} holds document {doubled.iloc[0]} more than once ({len(doubled)} such rows); remove the doubles")
     table = table.set_index("id")
     scores = table.drop(columns=["label", "prediction"])
-    if scores.shape[1]:
+    if has_scores := bool(scores.shape[1]):
         missing = sorted({*table["label"], *table["prediction"]} - set(scores.columns))
         if missing:
             fail(f"{path} has no column of scores for class {missing[0]}; it has {', '.join(scores.columns)}")
@@ -175,9 +174,7 @@ def read_run(folder: str) -> dict:
         if scores.isna().to_numpy().any():
             fail(f"{path} has a score that is no number, document {scores.index[scores.isna().any(axis=1)][0]}")
     values = scores.to_numpy(dtype=float)
-    is_distribution = bool(
-        scores.shape[1] and np.all((values >= 0) & (values <= 1)) and np.allclose(values.sum(axis=1), 1, atol=1e-3)
-    )
+    sums_to_one = np.allclose(values.sum(axis=1), 1, atol=1e-3)
     correct = float((table["label"] == table["prediction"]).mean())
     recorded = read_json(Path(folder) / "predict_results.json").get("predict_accuracy")
     if recorded is not None and abs(recorded - correct) > 1e-4:
@@ -187,7 +184,7 @@ def read_run(folder: str) -> dict:
     is_baseline = record.get("script") == "run_baseline.py" or (Path(folder) / "model.skops").exists()
     source = str(record.get("model_name_or_path") or record.get("config_name") or "")
     parts = [part.removesuffix(".json") for part in source.split("/") if part not in ("", ".")]
-    # The last part may say only what kind of thing it is.
+    # The last part may only say what kind of thing it is.
     while len(parts) > 1 and re.fullmatch(r"model|config|checkpoint-\d+", parts[-1]):
         parts.pop()
     return {
@@ -197,15 +194,15 @@ def read_run(folder: str) -> dict:
         "seed": record.get("seed"),
         "learning_rate": record.get("learning_rate"),
         "table": table[["label", "prediction"]],
-        "scores": scores if scores.shape[1] else None,
-        "probabilities": is_distribution,
+        "scores": scores if has_scores else None,
+        "probabilities": has_scores and sums_to_one and bool(np.all(values >= 0)),
     }
 
 
 def align_runs(runs: list[dict]) -> None:
     """Bring every run into the order of the first. Exit code 2 unless all have the same documents and labels."""
-    first = runs[0]
-    for run in runs[1:]:
+    first, *others = runs
+    for run in others:
         here, there = set(first["table"].index), set(run["table"].index)
         if here != there:
             counts = f"{len(here - there)} documents only in the first, {len(there - here)} only in the second"
@@ -264,9 +261,7 @@ def macro_f1(hits: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np
     return scores.sum(axis=-1) / (size > 0).sum(axis=-1)
 
 
-def bootstrap(
-    labels: np.ndarray, predictions: np.ndarray, n_classes: int, n_resamples: int, seed: int
-) -> dict[str, np.ndarray]:
+def bootstrap(labels: np.ndarray, predictions: np.ndarray, n_classes: int, n_resamples: int, seed: int) -> dict:
     """Accuracy and macro F1, each (n_resamples, runs), of all runs on the same resamples of the documents.
 
     labels is (documents,), predictions (runs, documents), both class numbers. Documents alike in the label and every
@@ -360,13 +355,9 @@ def compare_pair(first: dict, second: dict, values: dict, draws: dict, correct: 
     return rows
 
 
-def agreement_table(
-    models: list[dict], predictions: np.ndarray, correct: np.ndarray
-) -> tuple[pd.DataFrame, list[float]]:
-    """Agreement of each pair of models, means over their seeds; a model with itself is its seeds among each other.
-
-    Also the share of documents that exactly one is right on, for every pair of runs of different models.
-    """
+def agreement_table(models: list[dict], predictions: np.ndarray, correct: np.ndarray) -> tuple[pd.DataFrame, list]:
+    """Agreement of each pair of models, means over their seeds (a model with itself: of its seeds among each other),
+    and for each pair of runs of different models the share of documents that exactly one is right on."""
     rows, disagreements = [], []
     for first, second in combinations_with_replacement(models, 2):
         pairs = list(combinations(first["runs"], 2) if first is second else product(first["runs"], second["runs"]))
@@ -404,9 +395,8 @@ def load_categories(dataset_name: str, ids: pd.Index) -> list[list[str]]:
 def hard_documents(runs: list[dict], categories: list[list[str]] | None) -> pd.DataFrame:
     """Documents that every run gets wrong, the most confident mistakes first.
 
-    majority_prediction is what most runs say (the first in the alphabet if tied), mean_confidence the probability that
-    runs with probabilities give to their own prediction, cross_listed whether the majority's class is one of the
-    document's other categories.
+    majority_prediction is what most runs say (if tied, the first in the alphabet), mean_confidence the probability
+    that runs give to their own prediction, cross_listed whether the majority's class is another of the categories.
     """
     truth = runs[0]["table"]["label"]
     predictions = pd.DataFrame({run["folder"]: run["table"]["prediction"] for run in runs}, index=truth.index)
@@ -463,13 +453,13 @@ def check_output_dir(folder: Path) -> None:
 
 
 def write_outputs(folder: Path, outputs: dict[str, str]) -> None:
-    """Write every file under a temporary name and rename it; pictures of an earlier comparison are removed."""
+    """Write every file under a temporary name and rename it; what else an earlier comparison wrote is removed."""
     try:
         for name, content in outputs.items():
             temporary = folder / f"{name}.tmp"
             temporary.write_text(content, encoding="utf-8")
             os.replace(temporary, folder / name)
-        for name in RENDERED:
+        for name in {*TABLES, *RENDERED} - set(outputs):
             (folder / name).unlink(missing_ok=True)
     except OSError as error:
         fail(f"cannot write into --output_dir {folder}: {error.strerror}; free some space and run the command again")
@@ -482,9 +472,7 @@ def main() -> None:
     )
     (arguments,) = parse_arguments(CompareArguments)
     if len(arguments.runs) < 2:
-        fail(
-            f"a comparison needs two run folders or more, not {len(arguments.runs)}: {SCRIPT} RUN RUN --output_dir DIR"
-        )
+        fail(f"a comparison needs two runs or more, not {len(arguments.runs)}: {SCRIPT} RUN RUN --output_dir DIR")
     for folder, count in Counter(Path(folder).resolve() for folder in arguments.runs).items():
         if count > 1:
             fail(f"run folder {folder} is given {count} times; name each run once")
@@ -492,11 +480,10 @@ def main() -> None:
     align_runs(runs)
     truth = runs[0]["table"]["label"]
     categories = load_categories(arguments.dataset_name, truth.index) if arguments.dataset_name else None
-    output = Path(arguments.output_dir)
-    check_output_dir(output)
+    check_output_dir(output := Path(arguments.output_dir))
 
     # 2. Metrics of every run, and the same on resampled documents
-    classes = sorted({name for run in runs for column in run["table"] for name in run["table"][column]})
+    classes = sorted(set(truth).union(*(run["table"]["prediction"] for run in runs)))
     labels = pd.Index(classes).get_indexer(truth)
     predictions = np.array([pd.Index(classes).get_indexer(run["table"]["prediction"]) for run in runs])
     correct = predictions == labels
@@ -525,8 +512,7 @@ def main() -> None:
     reference = find_reference(arguments.reference, models, runs)
 
     # 4. Tests against the reference and against the baseline
-    notes, pairs = [], []
-    compared = []
+    notes, pairs, compared = [], [], []
     for target in dict.fromkeys([reference, *(n for n, model in enumerate(models) if model["is_baseline"])]):
         compared += [(n, target) for n in range(len(models)) if n != target and (target, n) not in compared]
     if len(labels) < MIN_TEST_DOCUMENTS:
@@ -548,8 +534,7 @@ def main() -> None:
     for model in models:
         per_class[model["name"]] = by_class[model["runs"]].mean(axis=0)
         unused = [name for number, name in enumerate(classes) if number not in predictions[model["runs"]]]
-        if unused:
-            notes.append(f"{model['name']} never predicts {', '.join(unused)}: F1 is 0 there.")
+        notes += [f"{model['name']} never predicts {', '.join(unused)}: F1 is 0 there."] if unused else []
     agreement, disagreements = agreement_table(models, predictions, correct)
     hard = hard_documents(runs, categories)
     hard_summary = {"documents": len(hard)}
@@ -565,21 +550,19 @@ def main() -> None:
             stated = np.concatenate([confidence(runs[number]) for number in members])
             calibrations[model["name"]] = calibration(stated, correct[members].ravel())
         for number in model["runs"]:
-            if not runs[number]["probabilities"]:
-                kind = "no scores" if runs[number]["scores"] is None else "decision values, not probabilities"
+            kind = "no scores" if runs[number]["scores"] is None else "decision values, not probabilities"
+            if number not in members:
                 notes.append(f"Calibration is left out for {runs[number]['folder']}: it has {kind}.")
 
     # 6. The folder, the drawings, the table on standard output
     for model in models:
-        model["runs"] = [
-            {"folder": runs[n]["folder"], "seed": runs[n]["seed"]} | {key: float(values[key][n]) for key in METRICS}
-            for n in model["runs"]
-        ]
-    packages = ("numpy", "scipy", "statsmodels", "scikit-learn", "pandas")
+        model["runs"] = [{key: runs[number][key] for key in ("folder", "seed")}
+                         | {metric: float(values[metric][number]) for metric in METRICS}
+                         for number in model["runs"]]  # fmt: skip
     result = {
         "script": SCRIPT,
         "arguments": asdict(arguments),
-        "versions": {"python": sys.version.split()[0]} | {package: version(package) for package in packages},
+        "versions": {"python": sys.version.split()[0]} | {package: version(package) for package in PACKAGES},
         "documents": len(labels),
         "classes": classes,
         "reference": models[reference]["name"],
@@ -592,11 +575,11 @@ def main() -> None:
         "calibration": calibrations,
         "notes": notes,
     }
-    tables = [pd.DataFrame(pairs), per_class, agreement, hard]
+    tables = (pd.DataFrame(pairs), per_class, agreement, hard)
     outputs = {"comparison.json": json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False) + "\n"}
-    outputs |= {
-        name: table.to_csv(index=False, float_format="%.8g") for name, table in zip(TABLES, tables, strict=True)
-    }
+    for name, rows in zip(TABLES, tables, strict=True):
+        if name != "pairs.csv" or pairs:
+            outputs[name] = rows.to_csv(index=False, float_format="%.8g")
     write_outputs(output, outputs)
     for note in notes:
         logger.info(note)
