@@ -307,7 +307,9 @@ def detectable_sentence(documents: int, observed: float | None) -> str:
     if observed is None:
         return "All runs are seeds of one model: there is no difference to find."
     if observed == 0:
-        return f"On these {documents:,} documents all models are right on the same ones: nothing tells them apart."
+        return (
+            f"On these {documents:,} documents all models are right on the same ones: accuracy cannot tell them apart."
+        )
     least = detectable_difference(documents, observed)
     start = f"Exactly one of two models is right on {100 * observed:.1f} % of these {documents:,} documents (median)"
     if least is None:

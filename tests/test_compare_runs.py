@@ -500,7 +500,7 @@ def test_equal_predictions_have_p_one(tmp_path, run):
     assert done.code == 0, done.err
     pairs = results_of(tmp_path / "out")["pairs"]
     assert len(pairs) == 4 and {row["p"] for row in pairs} == {row["p_holm"] for row in pairs} == {1.0}
-    assert "nothing tells them apart" in done.out
+    assert "accuracy cannot tell them apart" in done.out
     assert len(pd.read_csv(tmp_path / "out/hard_documents.csv")) == (predictions != labels).sum()
 
 
