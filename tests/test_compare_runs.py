@@ -1,0 +1,666 @@
+"""compare_runs.py and render_comparison.py: the command, exact identities, error rates by simulation, bad input."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tracemalloc
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import LABELS, assert_user_error, make_records, write_dataset
+from scipy import stats
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import cohen_kappa_score, f1_score
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+import compare_runs
+import render_comparison
+
+
+def write_run(folder, labels, predictions, scores="probabilities", ids=None, names=LABELS, **record):
+    """A run folder: labels and predictions are class numbers; scores is probabilities, decisions or None."""
+    ids = [f"doc{number:04d}" for number in range(len(labels))] if ids is None else ids
+    table = pd.DataFrame(
+        {"id": ids, "label": [names[k] for k in labels], "prediction": [names[k] for k in predictions]}
+    )
+    if scores is not None:
+        confidences = 0.5 + 0.45 * np.random.default_rng(len(labels)).random(len(labels))
+        values = np.repeat((1 - confidences)[:, None] / (len(names) - 1), len(names), axis=1)
+        values[np.arange(len(labels)), predictions] = confidences
+        if scores == "decisions":
+            values = values * 4 - 2
+        table[list(names)] = values
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_csv(folder / "predictions.csv", index=False, float_format="%.6f")
+    if record:
+        (folder / "run_arguments.json").write_text(json.dumps(record))
+    return folder
+
+
+def draw_predictions(generator, labels, accuracy, n_classes=5, difficulty=None):
+    """Class numbers that are right with the given probability; a shared difficulty makes two models' errors alike."""
+    chance = generator.random(len(labels)) if difficulty is None else difficulty
+    noise = generator.normal(0, 0.15, len(labels)) if difficulty is not None else 0
+    wrong = (labels + generator.integers(1, n_classes, len(labels))) % n_classes
+    return np.where(chance + noise < accuracy, labels, wrong)
+
+
+def results_of(folder):
+    return json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    """Seven runs on 300 documents: an SVM, encoders with one seed and with three, two without run_arguments.json."""
+    root = tmp_path_factory.mktemp("runs")
+    generator = np.random.default_rng(7)
+    labels = generator.choice(5, 300, p=[0.4, 0.14, 0.32, 0.08, 0.06])
+    difficulty = generator.random(300)
+    accuracies = {"svm": 0.8, "big": 0.86, "s1": 0.83, "s2": 0.84, "s3": 0.82, "plain": 0.7, "bare": 0.75}
+    draws = {
+        name: draw_predictions(generator, labels, accuracy, difficulty=difficulty)
+        for name, accuracy in accuracies.items()
+    }
+    encoder = {"script": "run_classification.py", "learning_rate": 2e-5}
+    write_run(root / "svm", labels, draws["svm"], "decisions", script="run_baseline.py",
+              model_name_or_path="TF-IDF + linear SVM", seed=42)  # fmt: skip
+    write_run(root / "big", labels, draws["big"], **encoder, model_name_or_path="org/big_model&co", seed=1)
+    for seed in (1, 2, 3):
+        write_run(root / f"s{seed}", labels, draws[f"s{seed}"], **encoder, model_name_or_path="/m/small", seed=seed)
+    write_run(root / "plain", labels, draws["plain"], None)
+    # Never says math.SG.
+    write_run(root / "bare", labels, np.where(draws["bare"] == 4, 0, draws["bare"]), "probabilities")
+    return root
+
+
+@pytest.fixture(scope="module")
+def compared(example, tmp_path_factory):
+    """The output folder of one full call, and what it printed."""
+    output = tmp_path_factory.mktemp("out") / "comparison"
+    runs = [str(example / name) for name in ("svm", "big", "s1", "s2", "s3", "plain", "bare")]
+    script = compare_runs.__file__
+    done = subprocess.run([sys.executable, script, *runs, "--output_dir", output, "--paper", "--n_resamples", "2000"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    return output, done.stdout
+
+
+@pytest.fixture
+def no_drawing(monkeypatch, tmp_path):
+    """The script as someone has it who copied it alone: without render_comparison.py beside it."""
+    monkeypatch.setattr(compare_runs, "__file__", str(tmp_path / "compare_runs.py"))
+
+
+def truth_and_predictions(run):
+    table = pd.read_csv(run / "predictions.csv")
+    return table["label"].to_numpy(), table["prediction"].to_numpy()
+
+
+# The command
+
+
+def test_command_writes_everything_and_ends_with_a_table(compared):
+    output, printed = compared
+    assert sorted(path.name for path in output.iterdir()) == sorted(
+        ["comparison.json", *compare_runs.TABLES, *compare_runs.RENDERED]
+    )
+    tail = printed.rstrip().splitlines()[-6:]
+    assert tail[0].split() == ["model", "test", "accuracy", "macro", "F1"]
+    assert re.fullmatch(r"TF-IDF \+ linear SVM +\d\d\.\d\d +\d\d\.\d\d", tail[1])
+    assert [line.split()[0] for line in tail[2:]] == ["big_model&co", "small", "plain", "bare"]
+
+
+def test_metrics_and_intervals(compared, example):
+    result = results_of(compared[0])
+    big = next(model for model in result["models"] if model["name"] == "big_model&co")
+    truth, predictions = truth_and_predictions(example / "big")
+    right = (truth == predictions).sum()
+    assert big["accuracy"] == pytest.approx(right / 300)
+    assert big["macro_f1"] == pytest.approx(f1_score(truth, predictions, average="macro"))
+    low, high = proportion_confint(right, 300, method="wilson")
+    assert (big["accuracy_low"], big["accuracy_high"]) == pytest.approx((low, high))
+    assert big["macro_f1_low"] < big["macro_f1"] < big["macro_f1_high"]
+    small = next(model for model in result["models"] if model["name"] == "small")
+    accuracies = [np.mean(np.equal(*truth_and_predictions(example / f"s{seed}"))) for seed in (1, 2, 3)]
+    assert small["seeds"] == 3 and [run["seed"] for run in small["runs"]] == [1, 2, 3]
+    assert small["accuracy"] == pytest.approx(np.mean(accuracies))
+    assert small["accuracy_sd"] == pytest.approx(np.std(accuracies, ddof=1))
+
+
+def test_pairs_agree_with_statsmodels(compared, example):
+    pairs = pd.read_csv(compared[0] / "pairs.csv")
+    # Everything against the best, and everything else against the SVM.
+    assert results_of(compared[0])["reference"] == "big_model&co"
+    accuracy = pairs[pairs["metric"] == "accuracy"]
+    assert sorted(zip(accuracy["model"], accuracy["reference"], strict=True)) == sorted(
+        [(name, "big_model&co") for name in ("TF-IDF + linear SVM", "small", "plain", "bare")]
+        + [(name, "TF-IDF + linear SVM") for name in ("small", "plain", "bare")]
+    )
+    row = accuracy[(accuracy["model"] == "TF-IDF + linear SVM")].iloc[0]
+    truth, svm = truth_and_predictions(example / "svm")
+    _, big = truth_and_predictions(example / "big")
+    table = pd.crosstab(svm == truth, big == truth)
+    assert row["p"] == pytest.approx(mcnemar(table, exact=True).pvalue)
+    assert row["p"] == pytest.approx(stats.binomtest(table.iloc[0, 1], table.iloc[0, 1] + table.iloc[1, 0]).pvalue)
+    assert (row["only_model_right"], row["only_reference_right"]) == (table.iloc[1, 0], table.iloc[0, 1])
+    for metric in ("accuracy", "macro_f1"):
+        rows = pairs[pairs["metric"] == metric]
+        assert rows["p_holm"].to_numpy() == pytest.approx(multipletests(rows["p"], method="holm")[1], rel=1e-6)
+        assert (rows["distinguishable"] == (rows["p_holm"] < 0.05)).all()
+    assert pairs["distinguishable"].any() and not pairs["distinguishable"].all()
+    assert set(pairs["test"]) == {"exact McNemar", "paired bootstrap", "Obuchowski-Rockette"}
+
+
+def test_a_sentence_for_every_pair(compared):
+    output, printed = compared
+    text = (output / "comparison.md").read_text(encoding="utf-8")
+    pairs = results_of(output)["pairs"]
+    assert len(pairs) == 14
+    for row in pairs:
+        sentence = render_comparison.pair_sentence(row)
+        assert f"- {sentence}\n" in text and sentence in printed
+        assert ("not distinguishable" in sentence) == (row["p_holm"] >= 0.05)
+        assert f"{100 * abs(row['difference']):.2f} points" in sentence
+    assert "bare never predicts math.SG" in text
+    assert "Cross-listing is left out" in text
+
+
+def test_tables_and_escapes(compared):
+    output, _ = compared
+    table = pd.read_csv(output / "table2.csv")
+    assert list(table["source"]) == ["run"] * 5 + ["study"] * 8
+    study = table[table["source"] == "study"].set_index("model")
+    assert study.loc["bge-large-en-v1.5", ["accuracy", "macro_f1"]].tolist() == pytest.approx([0.9159, 0.8877])
+    assert study["macro_f1_low"].isna().all() and study["accuracy_low"].notna().all()
+    latex = (output / "table2.tex").read_text(encoding="utf-8")
+    assert r"big\_model\&co & 1 & \textbf{" in latex and r"$\pm$" in latex and latex.count(r"\\") == 14
+    markdown = (output / "table2.md").read_text(encoding="utf-8")
+    assert markdown.count("†") == 9 and markdown.count("**") == 4
+    assert render_comparison.markdown(["a|b"], [["c"]]).startswith(r"| a\|b |")
+    assert render_comparison.latex(["a~b^c\\"], []).splitlines()[2] == (
+        r"a\textasciitilde{}b\textasciicircum{}c\textbackslash{} \\"
+    )
+    for name in ("table2.png", "calibration.png"):
+        assert (output / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_per_class_f1_and_agreement(compared, example):
+    per_class = pd.read_csv(compared[0] / "per_class_f1.csv").set_index("class")
+    truth, big = truth_and_predictions(example / "big")
+    assert per_class["big_model&co"].to_numpy() == pytest.approx(f1_score(truth, big, labels=LABELS, average=None))
+    assert per_class.loc["math.SG", "bare"] == 0
+    assert per_class["documents"].sum() == 300
+    agreement = pd.read_csv(compared[0] / "agreement.csv").set_index(["model", "other"])
+    seeds = [truth_and_predictions(example / f"s{seed}")[1] for seed in (1, 2, 3)]
+    own = agreement.loc[("small", "small")]
+    assert own["same_prediction"] == pytest.approx(np.mean([(a == b).mean() for a, b in combinations(seeds, 2)]))
+    assert agreement.loc[("big_model&co", "small"), "cohen_kappa"] == pytest.approx(
+        np.mean([cohen_kappa_score(big, seed) for seed in seeds])
+    )
+
+
+def test_calibration_is_for_probabilities_only(compared):
+    result = results_of(compared[0])
+    assert set(result["calibration"]) == {"big_model&co", "small", "bare"}
+    notes = " ".join(result["notes"])
+    assert re.search(r"left out for \S+/svm: it has decision values", notes)
+    assert re.search(r"left out for \S+/plain: it has no scores", notes)
+
+
+def test_same_seed_same_bytes(example, tmp_path, run):
+    runs, folders = (example / "svm", example / "big"), (tmp_path / "one", tmp_path / "two")
+    for folder in folders:
+        done = run("compare_runs", runs[0], "--output_dir", folder, "--seed", 1, runs[1], "--n_resamples", 200)
+        assert done.code == 0, done.err
+    for path in folders[0].iterdir():
+        if path.name != "comparison.json":  # it names the output folder
+            assert path.read_bytes() == (folders[1] / path.name).read_bytes(), path.name
+    one, two = (results_of(folder) | {"arguments": None} for folder in folders)
+    assert one == two
+
+
+def test_order_of_documents_is_nothing_and_seed_is_something(example, tmp_path, run, no_drawing):
+    shuffled = shutil.copytree(example / "big", tmp_path / "big")
+    edit(shuffled / "predictions.csv", lambda table: table.sample(frac=1, random_state=1))
+    pairs = []
+    for number, (big, seed) in enumerate([(example / "big", 1), (shuffled, 1), (example / "big", 2)]):
+        folder = tmp_path / f"out{number}"
+        done = run("compare_runs", example / "svm", big, "--output_dir", folder, "--seed", seed)
+        assert done.code == 0, done.err
+        assert not set(os.listdir(folder)) & set(compare_runs.RENDERED)
+        pairs.append(results_of(folder)["pairs"])
+    assert pairs[0] == pairs[1] != pairs[2]
+
+
+def test_recipe_file_and_second_call(example, tmp_path, run):
+    output = tmp_path / "out"
+    recipe = tmp_path / "compare.yaml"
+    recipe.write_text(f"runs: [{example}/svm, {example}/bare]\noutput_dir: {output}\nn_resamples: 100\npaper: true\n")
+    assert run("compare_runs", recipe, "--reference", example / "svm").code == 0
+    assert results_of(output)["reference"] == "TF-IDF + linear SVM"
+    assert (output / "calibration.png").exists() and (output / "study.json").exists()
+    # A second call replaces what the first wrote; what it has no use for goes.
+    assert run("compare_runs", example / "svm", example / "plain", "--output_dir", output).code == 0
+    assert not (output / "calibration.png").exists() and not (output / "study.json").exists()
+    assert [model["name"] for model in results_of(output)["models"]] == ["TF-IDF + linear SVM", "plain"]
+
+
+# What the numbers are
+
+
+def test_bootstrap_is_scikit_learn_on_resampled_documents():
+    generator = np.random.default_rng(3)
+    labels = generator.choice(4, 40, p=[0.6, 0.3, 0.08, 0.02])
+    predictions = np.array([draw_predictions(generator, labels, 0.7, 4) for _ in range(3)])
+    draws = compare_runs.bootstrap(labels, predictions, 4, 300, seed=5)
+    # The documented draw: multinomial counts over the distinct columns, in sorted order.
+    patterns, counts = np.unique(np.vstack([labels, predictions]), axis=1, return_counts=True)
+    weights = np.random.default_rng(5).multinomial(40, counts / 40, size=300)
+    for number in range(300):
+        sample = np.repeat(patterns, weights[number], axis=1)
+        for run in range(3):
+            expected = f1_score(sample[0], sample[1 + run], average="macro", zero_division=0)
+            assert draws["macro_f1"][number, run] == pytest.approx(expected, abs=1e-12)
+            assert draws["accuracy"][number, run] == pytest.approx((sample[0] == sample[1 + run]).mean(), abs=1e-12)
+
+
+def f1_of_counts(labels, predictions, n_classes):
+    cells = np.bincount(n_classes * labels + predictions, minlength=n_classes**2).reshape(n_classes, n_classes)
+    return float(compare_runs.macro_f1(cells.diagonal(), cells.sum(axis=0), cells.sum(axis=1)))
+
+
+def test_bootstrap_interval_agrees_with_scipy():
+    generator = np.random.default_rng(11)
+    labels = generator.integers(0, 3, 400)
+    difficulty = generator.random(400)
+    predictions = np.array([draw_predictions(generator, labels, a, 3, difficulty) for a in (0.8, 0.85)])
+    draws = compare_runs.bootstrap(labels, predictions, 3, 10_000, seed=0)["macro_f1"]
+    low, high, p = compare_runs.bootstrap_test(draws[:, 1] - draws[:, 0])
+
+    def difference(truth, first, second):
+        return f1_of_counts(truth, second, 3) - f1_of_counts(truth, first, 3)
+
+    assert f1_of_counts(labels, predictions[0], 3) == pytest.approx(f1_score(labels, predictions[0], average="macro"))
+    scipys = stats.bootstrap((labels, *predictions), difference, paired=True, vectorized=False, n_resamples=5000,
+                             method="percentile", rng=1)  # fmt: skip
+    width = high - low
+    assert low == pytest.approx(scipys.confidence_interval.low, abs=0.04 * width)
+    assert high == pytest.approx(scipys.confidence_interval.high, abs=0.04 * width)
+    # The p-value and the interval tell the same story.
+    assert (p < 0.05) == (low > 0 or high < 0)
+
+
+def test_pooled_test_without_document_noise_is_welchs_t_test():
+    first, second = np.array([0.90, 0.92, 0.91]), np.array([0.88, 0.91, 0.89, 0.90])
+    steady = [(1, first, np.tile(first, (50, 1))), (-1, second, np.tile(second, (50, 1)))]
+    difference, low, high, p = compare_runs.pooled_test(steady)
+    welch = stats.ttest_ind(first, second, equal_var=False)
+    assert p == pytest.approx(welch.pvalue)
+    interval = welch.confidence_interval()
+    assert (low, difference, high) == pytest.approx((interval.low, first.mean() - second.mean(), interval.high))
+
+
+def test_pooled_test_with_one_seed_each_is_a_z_test_on_the_documents():
+    draws = np.random.default_rng(0).normal(0.9, 0.01, (2000, 2))
+    _, low, high, p = compare_runs.pooled_test(
+        [(1, np.array([0.91]), draws[:, :1]), (-1, np.array([0.9]), draws[:, 1:])]
+    )
+    spread = np.std(draws[:, 0] - draws[:, 1], ddof=1)
+    assert p == pytest.approx(2 * stats.norm.sf(0.01 / spread))
+    assert (high - low) / 2 == pytest.approx(1.959964 * spread, rel=1e-5)
+
+
+def test_ece_known_case_and_scikit_learn():
+    confidences = np.array([0.95, 0.95, 0.95, 0.95, 0.65, 0.65])
+    result = compare_runs.calibration(confidences, np.array([1, 1, 1, 0, 1, 0], dtype=bool))
+    assert result["ece"] == pytest.approx(4 / 6 * 0.2 + 2 / 6 * 0.15)
+    generator = np.random.default_rng(0)
+    confidences, correct = generator.random(500), generator.random(500) < 0.6
+    share, stated = calibration_curve(correct, confidences, n_bins=compare_runs.CALIBRATION_BINS)
+    bins = compare_runs.calibration(confidences, correct)["bins"]
+    assert [part["accuracy"] for part in bins] == pytest.approx(share)
+    assert [part["confidence"] for part in bins] == pytest.approx(stated)
+
+
+def test_detectable_difference_has_the_stated_power():
+    difference = render_comparison.detectable_difference(4735, 0.08)
+    generator = np.random.default_rng(0)
+    shares = [(0.08 + difference) / 2, (0.08 - difference) / 2, 0.92]
+    found = [compare_runs.mcnemar_test(int(a), int(b)) < 0.05 for a, b, _ in generator.multinomial(4735, shares, 2000)]
+    assert 0.77 < np.mean(found) < 0.83
+    assert render_comparison.detectable_difference(30, 0.1) is None
+
+
+def test_study_bounds():
+    pairs = render_comparison.study_pairs(0.08)
+    assert len(pairs) == 28
+    for row in pairs:
+        assert row["p_least"] <= row["p_assumed"] <= row["p_most"]
+    # bge 91.59 % is 4,337 right, the SVM 90.54 % is 4,287: 50 more; at most 398 + 448 documents separate them.
+    row = next(row for row in pairs if row["model"].startswith("bge") and row["reference"].startswith("TF-IDF"))
+    assert row["p_least"] == pytest.approx(stats.binomtest(50, 50).pvalue)
+    assert row["p_most"] == pytest.approx(stats.binomtest(448, 846).pvalue)
+    sentences = " ".join(render_comparison.study_sentences(pairs, 0.08, None))
+    assert "28 pairs, 0 differences would be significant" in sentences
+    assert "only a difference of 1.15 points or more" in sentences
+
+
+# Error rates, by simulation
+
+
+def rate(flags):
+    return sum(flags) / len(flags)
+
+
+def test_false_positives_of_single_runs():
+    """1,000 pairs of models that are equally good: McNemar and bootstrap reject 3 to 7 % at the level of 5 %."""
+    generator = np.random.default_rng(0)
+    exact, resampled = [], []
+    for _ in range(1000):
+        labels = generator.choice(5, 1000, p=[0.4, 0.14, 0.32, 0.08, 0.06])
+        difficulty = generator.random(1000)
+        predictions = np.array([draw_predictions(generator, labels, 0.85, 5, difficulty) for _ in range(2)])
+        first, second = predictions == labels
+        exact.append(compare_runs.mcnemar_test(int((first & ~second).sum()), int((second & ~first).sum())) < 0.05)
+        draws = compare_runs.bootstrap(labels, predictions, 5, 500, int(generator.integers(2**31)))["macro_f1"]
+        resampled.append(compare_runs.bootstrap_test(draws[:, 0] - draws[:, 1])[2] < 0.05)
+    assert 0.03 <= rate(exact) <= 0.07, rate(exact)
+    assert 0.03 <= rate(resampled) <= 0.07, rate(resampled)
+
+
+@pytest.mark.parametrize("seed_spread", [0.0, 0.03], ids=["equal seeds", "unequal seeds"])
+def test_false_positives_of_pooled_seeds(seed_spread):
+    """1,000 pairs of equally good ways to train, three seeds each, whether seeds differ in quality or not."""
+    generator = np.random.default_rng(1)
+    found = {"accuracy": [], "macro_f1": []}
+    for _ in range(1000):
+        labels = generator.integers(0, 2, 600)
+        chances = 0.5 + 0.48 * generator.beta(4, 1.5, 600)
+        predictions = np.empty((6, 600), dtype=int)
+        for model in range(2):
+            own = chances + generator.normal(0, 0.08, 600)
+            for seed in range(3):
+                right = generator.random(600) < own + generator.normal(0, seed_spread)
+                predictions[3 * model + seed] = np.where(right, labels, 1 - labels)
+        draws = compare_runs.bootstrap(labels, predictions, 2, 200, int(generator.integers(2**31)))
+        values = {
+            "accuracy": (predictions == labels).mean(axis=1),
+            "macro_f1": np.array([f1_of_counts(labels, row, 2) for row in predictions]),
+        }
+        for metric, flags in found.items():
+            value, drawn = values[metric], draws[metric]
+            p = compare_runs.pooled_test([(1, value[:3], drawn[:, :3]), (-1, value[3:], drawn[:, 3:])])[3]
+            flags.append(p < 0.05)
+    for metric, flags in found.items():
+        assert 0.03 <= rate(flags) <= 0.07, (metric, rate(flags))
+
+
+def test_interval_of_macro_f1_covers_the_truth():
+    """The 95 % interval of one run's macro F1 holds the population's value in 93 to 97 % of 1,000 test sets."""
+    generator = np.random.default_rng(2)
+    shares = np.array([0.4, 0.14, 0.32, 0.08, 0.06])
+    confusion = np.full((5, 5), 0.15 / 4) + np.eye(5) * (0.85 - 0.15 / 4)
+    joint = shares[:, None] * confusion
+    true_f1 = np.mean(2 * joint.diagonal() / (joint.sum(axis=0) + joint.sum(axis=1)))
+    covered = []
+    for _ in range(1000):
+        cells = generator.choice(25, 1000, p=joint.ravel())
+        labels, predictions = cells // 5, cells % 5
+        draws = compare_runs.bootstrap(labels, predictions[None], 5, 1000, int(generator.integers(2**31)))["macro_f1"]
+        low, high, _ = compare_runs.bootstrap_test(draws[:, 0])
+        covered.append(low <= true_f1 <= high)
+    assert 0.93 <= rate(covered) <= 0.97, rate(covered)
+
+
+def test_interval_of_a_difference_covers_the_truth():
+    """The same for the difference of two runs' macro F1 where there is one."""
+    generator = np.random.default_rng(4)
+    # Two classes, errors shared in part: chances of (both right, only first, only second, neither) in either class.
+    chances = np.array([[0.80, 0.08, 0.05, 0.07], [0.70, 0.12, 0.08, 0.10]])
+    shares = np.array([0.6, 0.4])
+
+    def population(right):
+        first_class, second_class = shares * right
+        table = np.array([[first_class, shares[0] - first_class], [shares[1] - second_class, second_class]])
+        return np.mean(2 * table.diagonal() / (table.sum(axis=0) + table.sum(axis=1)))
+
+    truth = population(chances[:, 0] + chances[:, 1]) - population(chances[:, 0] + chances[:, 2])
+    covered = []
+    for _ in range(1000):
+        cells = generator.choice(8, 500, p=(shares[:, None] * chances).ravel())
+        labels, outcome = cells // 4, cells % 4
+        first = np.where(np.isin(outcome, (0, 1)), labels, 1 - labels)
+        second = np.where(np.isin(outcome, (0, 2)), labels, 1 - labels)
+        draws = compare_runs.bootstrap(labels, np.array([first, second]), 2, 1000, int(generator.integers(2**31)))
+        low, high, _ = compare_runs.bootstrap_test(np.subtract(*draws["macro_f1"].T))
+        covered.append(low <= truth <= high)
+    assert 0.93 <= rate(covered) <= 0.97, rate(covered)
+
+
+def test_eight_runs_of_the_studys_size_take_seconds():
+    generator = np.random.default_rng(0)
+    labels = generator.choice(5, 4735, p=[0.41, 0.13, 0.33, 0.08, 0.05])
+    # Independent errors: the most distinct patterns, hence the most work.
+    predictions = np.array([draw_predictions(generator, labels, 0.7) for _ in range(8)])
+    start = time.process_time()
+    draws = compare_runs.bootstrap(labels, predictions, 5, 10_000, 42)
+    assert time.process_time() - start < 20
+    assert draws["macro_f1"].shape == (10_000, 8)
+    tracemalloc.start()
+    compare_runs.bootstrap(labels, predictions, 5, 1000, 42)
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
+
+
+# Which runs belong together
+
+
+def names_and_sizes(*runs):
+    runs = [compare_runs.read_run(str(folder)) for folder in runs]
+    return [(model["name"], len(model["runs"])) for model in compare_runs.pool_runs(runs)]
+
+
+def test_pooling(tmp_path):
+    labels = np.zeros(3, dtype=int)
+
+    def make(name, **record):
+        return write_run(tmp_path / name, labels, labels, **record)
+
+    a, b = (make(f"a{seed}", model_name_or_path="org/m", seed=seed, learning_rate=1e-5) for seed in (1, 2))
+    other = make("other", model_name_or_path="org/m", seed=1, learning_rate=3e-5)
+    again = make("again", model_name_or_path="org/m/", seed=2, learning_rate=1e-5)
+    bare = make("bare")
+    packed = make("packed", model_name_or_path="/lib/minilm/model", seed=1)
+    shallow = make("shallow", model_name_or_path=None, config_name="configs/shallow/0_layers.json", seed=1)
+    assert names_and_sizes(a, b) == [("m", 2)]
+    assert names_and_sizes(a, b, other) == [("m (learning rate 1e-05)", 2), ("m (learning rate 3e-05)", 1)]
+    assert names_and_sizes(b, again) == [(f"m ({b})", 1), (f"m ({again})", 1)]
+    assert names_and_sizes(bare, packed, shallow) == [("bare", 1), ("minilm", 1), ("0_layers", 1)]
+    baseline = make("folder")
+    (baseline / "model.skops").touch()
+    assert names_and_sizes(baseline) == [("TF-IDF + linear SVM", 1)]
+
+
+# Odd input that is fine
+
+
+def test_equal_predictions_have_p_one(tmp_path, run):
+    labels = np.random.default_rng(0).integers(0, 5, 60)
+    predictions = (labels + (np.arange(60) % 7 == 0)) % 5
+    for name, record in (("a", {}), ("b", {}), ("s1", {"seed": 1}), ("s2", {"seed": 2})):
+        write_run(tmp_path / name, labels, predictions, **(record and record | {"model_name_or_path": "m"}))
+    done = run("compare_runs", *(tmp_path / name for name in ("a", "b", "s1", "s2")), "--output_dir", tmp_path / "out")
+    assert done.code == 0, done.err
+    pairs = results_of(tmp_path / "out")["pairs"]
+    assert len(pairs) == 4 and {row["p"] for row in pairs} == {row["p_holm"] for row in pairs} == {1.0}
+    assert "accuracy cannot tell them apart" in done.out
+    assert len(pd.read_csv(tmp_path / "out/hard_documents.csv")) == (predictions != labels).sum()
+
+
+def test_thirty_documents(tmp_path, run):
+    generator, labels = np.random.default_rng(0), np.arange(30) % 5
+    runs = [write_run(tmp_path / str(k), labels, draw_predictions(generator, labels, 0.8)) for k in (1, 2)]
+    done = run("compare_runs", *runs, "--output_dir", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert len(results_of(tmp_path / "out")["pairs"]) == 2
+    assert re.search(r"these 30 documents \(median\)", done.out)
+    assert done.out.splitlines()[-3].split() == ["model", "test", "accuracy", "macro", "F1"]
+
+
+def test_fewer_than_twenty_documents_get_a_table_and_no_test(tmp_path, run):
+    generator, labels = np.random.default_rng(0), np.arange(19) % 5
+    runs = [write_run(tmp_path / str(k), labels, draw_predictions(generator, labels, 0.8)) for k in (1, 2)]
+    done = run("compare_runs", *runs, "--output_dir", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert results_of(tmp_path / "out")["pairs"] == [] and not (tmp_path / "out/pairs.csv").exists()
+    text = (tmp_path / "out/comparison.md").read_text(encoding="utf-8")
+    assert "None was made." in text and "No tests: 19 documents are fewer than 20." in text
+    assert done.out.splitlines()[-3].split() == ["model", "test", "accuracy", "macro", "F1"]
+
+
+def test_one_model_with_seeds_has_no_pairs_and_one_class_no_kappa(tmp_path, run):
+    labels = np.zeros(25, dtype=int)
+    runs = [
+        write_run(tmp_path / str(seed), labels, labels, None, model_name_or_path="m", seed=seed) for seed in (1, 2)
+    ]
+    done = run("compare_runs", *runs, "--output_dir", tmp_path / "out")
+    assert done.code == 0, done.err
+    result = results_of(tmp_path / "out")
+    assert result["pairs"] == [] and "No tests: all runs are seeds of one model." in result["notes"]
+    assert result["agreement"][0]["cohen_kappa"] == 1
+    assert result["models"][0]["accuracy_low"] == result["models"][0]["accuracy_high"] == 1
+    assert "no run has probabilities" in (tmp_path / "out/comparison.md").read_text(encoding="utf-8")
+
+
+def test_hard_documents_and_cross_listing(tmp_path, run, no_drawing):
+    records = make_records(per_class=60)
+    dataset = write_dataset(tmp_path / "data", records)
+    test = records[270:]
+    ids, labels = [record["id"] for record in test], np.array([record["label"] for record in test])
+    predictions = labels.copy()
+    predictions[:6] = (labels[:6] + 1) % 5
+    other = predictions.copy()
+    other[6] = (labels[6] + 2) % 5
+    runs = [write_run(tmp_path / "a", labels, predictions, ids=ids), write_run(tmp_path / "b", labels, other, ids=ids)]
+    done = run("compare_runs", *runs, "--output_dir", tmp_path / "out", "--dataset_name", dataset)
+    assert done.code == 0, done.err
+    hard = pd.read_csv(tmp_path / "out/hard_documents.csv").set_index("id")
+    assert sorted(hard.index) == sorted(ids[:6])
+    for record, prediction in zip(test[:6], predictions, strict=False):
+        row = hard.loc[record["id"]]
+        assert (row["label"], row["majority_prediction"]) == (LABELS[record["label"]], LABELS[prediction])
+        assert row["categories"].split() == record["categories"]
+        assert row["cross_listed"] == (LABELS[prediction] in record["categories"])
+        assert 0.5 <= row["mean_confidence"] <= 0.95
+    assert hard["mean_confidence"].is_monotonic_decreasing
+    summary = results_of(tmp_path / "out")["hard_documents"]
+    assert summary["cross_listed"] == hard["cross_listed"].sum() > 0
+    assert summary["share_of_all_with_another"] == pytest.approx(np.mean([len(r["categories"]) > 1 for r in test]))
+
+    without = write_dataset(tmp_path / "less", records[:200])
+    result = run("compare_runs", *runs, "--output_dir", tmp_path / "none", "--dataset_name", without)
+    assert_user_error(result, without, "lacks 30", "runs were made with")
+    assert not (tmp_path / "none").exists()
+
+
+def test_render_alone(compared, tmp_path, run):
+    folder = shutil.copytree(compared[0], tmp_path / "copy")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert run("render_comparison", "--comparison_dir", folder).code == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert run("render_comparison", "--comparison_dir", folder, "--paper", "false").code == 0
+    assert "†" not in (folder / "table2.md").read_text(encoding="utf-8")
+    assert_user_error(run("render_comparison", "--comparison_dir", tmp_path), tmp_path, "compare_runs.py")
+    assert_user_error(run("render_comparison", "--comparison_dir", folder, "--papr"), "--papr", "--paper")
+    assert_user_error(
+        run("render_comparison", "--comparison_dir", folder, "--disagreement_rate", 0), "--disagreement_rate"
+    )
+
+
+# Bad input
+
+
+def edit(path, change):
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    change(table).to_csv(path, index=False)
+
+
+BROKEN = {
+    "other documents": (lambda t: t.assign(id=["x", *t["id"][1:]]), ["different test sets", "1 documents only"]),
+    "fewer documents": (lambda t: t[1:], ["different test sets", "1 documents only in the first, 0 only"]),
+    "other labels": (lambda t: t.assign(label=t["label"][::-1].to_numpy()), ["different labels", "doc00"]),
+    "double id": (lambda t: t.assign(id=["doc0001", *t["id"][1:]]), ["doc0001", "more than once"]),
+    "empty id": (lambda t: t.assign(id=["", *t["id"][1:]]), ["no id in row 2"]),
+    "no column of ids": (lambda t: t.drop(columns="id"), ["no column 'id'"]),
+    "no prediction": (lambda t: t.assign(prediction=[*t["prediction"][:-1], " "]), ["no prediction in row 41"]),
+    "no documents": (lambda t: t[:0], ["holds no documents"]),
+    "score is no number": (lambda t: t.assign(**{"math.AG": ["?", *t["math.AG"][1:]]}), ["no number", "doc0000"]),
+    "score column missing": (lambda t: t.drop(columns="math.DG"), ["no column of scores for class math.DG"]),
+}
+
+
+@pytest.fixture
+def pair(tmp_path):
+    labels = np.arange(40) % 5
+    write_run(tmp_path / "good", labels, labels)
+    write_run(tmp_path / "bad", labels, (labels + (labels == 1)) % 5)
+    return tmp_path / "good", tmp_path / "bad", tmp_path / "out"
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_bad_predictions(case, pair, run):
+    good, bad, output = pair
+    change, words = BROKEN[case]
+    edit(bad / "predictions.csv", change)
+    assert_user_error(run("compare_runs", good, bad, "--output_dir", output), bad, *words)
+    assert not output.exists()
+
+
+def test_bad_folders_and_flags(pair, run):
+    good, bad, output = pair
+    to = ("--output_dir", output)
+    assert_user_error(run("compare_runs", good, *to), "two runs or more, not 1")
+    assert_user_error(run("compare_runs", *to), "two runs or more, not 0")
+    assert_user_error(run("compare_runs", good, bad, good, *to), good, "given 2 times")
+    assert_user_error(run("compare_runs", good, good.parent, *to), "no predictions.csv")
+    assert_user_error(run("compare_runs", good, bad, *to, "--reference", "elsewhere"), "elsewhere", good)
+    assert_user_error(run("compare_runs", good, bad, *to, "--refrence", good), "--refrence", "--reference")
+    assert_user_error(run("compare_runs", good, bad, *to, "--n_resamples", 5), "--n_resamples")
+    assert_user_error(run("compare_runs", good, bad), "--output_dir")
+    (bad / "predict_results.json").write_text('{"predict_accuracy": 0.5}')
+    assert_user_error(run("compare_runs", good, bad, *to), bad, "0.8000", "0.5000")
+    (bad / "predict_results.json").write_text("[1")
+    assert_user_error(run("compare_runs", good, bad, *to), "predict_results.json")
+    (bad / "predictions.csv").write_bytes(b"\xff\xfe\x00")
+    assert_user_error(run("compare_runs", good, bad, *to), "predictions.csv")
+
+
+def test_output_folder_of_someone_else_is_left_alone(pair, run):
+    good, bad, output = pair
+    output.mkdir()
+    (output / "thesis.tex").write_text("mine")
+    assert_user_error(run("compare_runs", good, bad, "--output_dir", output), output, "thesis.tex")
+    assert os.listdir(output) == ["thesis.tex"]
+    (output / "thesis.tex").rename(output / "calibration.png")
+    assert_user_error(run("compare_runs", good, bad, "--output_dir", output), "calibration.png")
+    assert (output / "calibration.png").read_text() == "mine"
+    assert_user_error(run("compare_runs", good, bad, "--output_dir", output / "calibration.png"), "cannot write")
+    assert_user_error(run("compare_runs", good, bad, "--output_dir", good), good)
+
+
+def test_full_disk_is_one_line(pair, run, monkeypatch):
+    good, bad, output = pair
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compare_runs.os, "replace", full)
+    assert_user_error(run("compare_runs", good, bad, "--output_dir", output), "No space left", output)
+    assert os.listdir(output) == ["comparison.json.tmp"]
