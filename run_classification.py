@@ -262,11 +262,15 @@ def adapt_to_machine(namespace: argparse.Namespace) -> None:
     cpu = namespace.use_cpu or str_to_bool(os.environ.get("ACCELERATE_USE_CPU", "false"))
     if cpu or not torch.accelerator.is_available():
         namespace.use_cpu, namespace.dataloader_pin_memory = True, False
-        if namespace.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp16":
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION")
+        warn = logger.warning if int(os.environ.get("RANK", 0)) == 0 else logger.debug
+        if namespace.fp16 or launched == "fp16":
             namespace.fp16 = False
             os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
-            if int(os.environ.get("RANK", 0)) == 0:
-                logger.warning("fp16 needs a GPU and there is none: this run computes in fp32")
+            warn("fp16 needs a GPU and there is none: this run computes in fp32")
+        threads, cores = torch.get_num_threads() * processes, os.cpu_count()
+        if launched and threads < cores:  # accelerate launch gives a process one thread unless it is told otherwise
+            warn("%d of %d cores are used; OMP_NUM_THREADS=%d uses all", threads, cores, cores // processes)
         devices = processes
     else:
         devices = max(processes, torch.accelerator.device_count() if processes == 1 else 1)

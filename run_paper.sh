@@ -16,6 +16,8 @@ ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-accelerate_config.yaml}
 TRAIN_ARGUMENTS=${TRAIN_ARGUMENTS:-}          # more flags for run_classification.py
 ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:---max_samples 12}
 source ./setup_env.sh
+# accelerate launch gives a process one CPU thread unless this is set
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
 
 # 1. Data
 if [ -z "$DATASET" ]; then

@@ -9,6 +9,8 @@ set -euo pipefail
 OUTPUT_DIR=$(realpath -m "${OUTPUT_DIR:-$(dirname "${BASH_SOURCE[0]}")/quickstart}")
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./setup_env.sh
+# accelerate launch gives a process one CPU thread unless this is set
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
 export HF_HUB_OFFLINE=1
 SECONDS=0
 
