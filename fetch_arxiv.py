@@ -3,9 +3,13 @@
 
     python fetch_arxiv.py --source snapshot --snapshot_file sample_data/abstracts.jsonl --output_dir data/sample
     python fetch_arxiv.py --source snapshot --snapshot_file arxiv-metadata-oai-snapshot.json --output_dir data/arxiv
+    python fetch_arxiv.py --source api --output_dir data/arxiv                      from arXiv's search API, resumable
+    python fetch_arxiv.py --ids_from manifest.json --output_dir data/arxiv          the papers and splits of a manifest
+    python fetch_arxiv.py ... --push_to_hub --hub_dataset_id NAME                   and publish the folder
 
 The defaults are the study's: five fields of mathematics, 2014 to 2023, split 8 : 1 : 1. snapshot reads the metadata
-file that Cornell publishes on Kaggle (plain or .gz, no network).
+file that Cornell publishes on Kaggle (plain or .gz, no network); api and oai run harvest_arxiv.py, which keeps what it
+fetched in the hidden folder .fetch of --output_dir, and then read its file in the same way.
 
 Writes into --output_dir: data/{train,validation,test}-00000-of-00001.parquet (id, title, abstract, label, categories,
 published), README.md (the dataset card) and manifest.json (arguments, counts, arXiv ids of every split). The same
@@ -21,6 +25,7 @@ import json
 import logging
 import os
 import re
+import runpy
 import shlex
 import shutil
 import sys
@@ -36,6 +41,7 @@ from typing import NoReturn
 
 import datasets
 import filelock
+import huggingface_hub
 import orjson
 import yaml
 from sklearn.model_selection import train_test_split
@@ -76,14 +82,21 @@ TAXONOMY = {
 CATEGORIES = [f"{a}.{c}" for a, names in TAXONOMY.items() for c in names.split()] + [a for a in TAXONOMY if "-" in a]
 
 
+HARVEST_FLAGS = "page_size max_window delay_seconds timeout_seconds num_retries api_url oai_url".split()
+PRIVATE_FLAGS = "output_dir disable_tqdm push_to_hub hub_dataset_id hub_private_repo".split()  # not the data's
+
+
 @dataclass
 class FetchArguments:
     """What to fetch, from where, and how to split it."""
 
     output_dir: str = field(metadata={"help": "Dataset folder to write."})
     source: str = field(
-        default="snapshot",
-        metadata={"help": "snapshot reads a metadata file, with no network.", "choices": ["snapshot"]},
+        default="api",
+        metadata={
+            "help": "api: arXiv's search API; oai: OAI-PMH; snapshot: a metadata file, with no network.",
+            "choices": ["api", "oai", "snapshot"],
+        },
     )
     snapshot_file: str | None = field(
         default=None, metadata={"help": "Metadata snapshot: one JSON object a line, plain or gzip."}
@@ -102,7 +115,21 @@ class FetchArguments:
         default=None, metadata={"help": "Keep a random sample of this size of every larger category."}
     )
     seed: int = field(default=42, metadata={"help": "Seed of the sample and of the split."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar."})
+    ids_from: str | None = field(
+        default=None,
+        metadata={"help": "Rebuild the dataset of this manifest.json: its papers, labels, splits and their order."},
+    )
+    page_size: int = field(default=2000, metadata={"help": "api: entries a request, at most 2000."})
+    max_window: int = field(default=30000, metadata={"help": "api: split a window of time with more entries."})
+    delay_seconds: float = field(default=3.0, metadata={"help": "Least time between two requests."})
+    timeout_seconds: float = field(default=120.0, metadata={"help": "Give a silent connection up after this time."})
+    num_retries: int = field(default=10, metadata={"help": "Times that a failed request or window is asked again."})
+    api_url: str = field(default="https://export.arxiv.org/api/query", metadata={"help": "Address of the search API."})
+    oai_url: str = field(default="https://oaipmh.arxiv.org/oai", metadata={"help": "Address of the OAI-PMH service."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Publish the folder on the Hugging Face Hub."})
+    hub_dataset_id: str | None = field(default=None, metadata={"help": "Dataset id there, as user/name."})
+    hub_private_repo: bool = field(default=False, metadata={"help": "Make a new dataset there a private one."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress."})
 
 
 def fail(message: str) -> NoReturn:
@@ -171,6 +198,10 @@ def check_arguments(arguments: FetchArguments) -> None:
         fail(f"--max_records_per_category {arguments.max_records_per_category}: give at least 10")
     if arguments.source == "snapshot" and not arguments.snapshot_file:
         fail("--source snapshot needs --snapshot_file FILE, for example sample_data/abstracts.jsonl")
+    if arguments.snapshot_file and arguments.source != "snapshot":
+        fail(f"--snapshot_file is read with --source snapshot, not with --source {arguments.source}")
+    if arguments.push_to_hub and not arguments.hub_dataset_id:
+        fail("--push_to_hub needs --hub_dataset_id USER/NAME")
 
 
 def written_here(folder: Path) -> bool:
@@ -225,16 +256,16 @@ def make_record(identifier: str, title: str, abstract: str, categories: list[str
     }
 
 
-def read_snapshot(arguments: FetchArguments, counts: Counter) -> Iterator[dict]:
-    """Yield the records of the snapshot that may be wanted; counts gets entries, bad lines and what is passed over.
+def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: Counter) -> Iterator[dict]:
+    """Yield the records of the snapshot that may be wanted: of these ids, or else of the categories.
 
-    A line whose primary category shows that it is not wanted is passed over unparsed. That is safe: a quotation mark
-    within JSON text is escaped, so the pattern only matches the key, which stands once in a record, and a line that
-    it does not match, for an escape in the value or a missing end, is parsed.
+    A line whose id or primary category shows that it is not wanted is counted and passed over unparsed. That is safe:
+    a quotation mark within JSON text is escaped, so the pattern only matches the key, which stands once in a record,
+    and a line that it does not match, for an escape in the value or a missing end, is parsed.
     """
-    path = Path(arguments.snapshot_file)
-    primary = re.compile(rb'"categories"\s*:\s*"([^"\\\s]+)["\s]').search
-    wanted = {name.encode() for name in arguments.categories}
+    key, reason = (rb"id", "other id") if ids else (rb"categories", "other primary category")
+    value_of = re.compile(rb'"%s"\s*:\s*"([^"\\\s]+)["\s]' % key).search
+    wanted = {name.encode() for name in ids or arguments.categories}
     number = 0
     try:
         with contextlib.ExitStack() as stack:
@@ -254,9 +285,9 @@ def read_snapshot(arguments: FetchArguments, counts: Counter) -> Iterator[dict]:
             for number, line in enumerate(lines, 1):
                 if not number % 20000:
                     bar.update(raw.tell() - bar.n)
-                found = primary(line)
+                found = value_of(line)
                 if found and found[1] not in wanted and line.endswith((b"}\n", b"}")):
-                    counts["other primary category"] += 1
+                    counts[reason] += 1
                     continue
                 if line.isspace():
                     continue
@@ -368,48 +399,68 @@ def counts_table(splits: dict[str, list[dict]], arguments: FetchArguments) -> st
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
+def rebuild_splits(
+    records: Iterator[dict], manifest: dict, counts: Counter
+) -> tuple[dict[str, list[dict]], list[str]]:
+    """Return the splits of a published manifest, in its order and with its labels, and the ids that are gone."""
+    wanted = {name: set(ids) for name, ids in manifest["ids"].items()}
+    by_id = {}
+    for record in records:
+        if any(record["id"] in ids for ids in wanted.values()):
+            by_id[record["id"]] = min(record, by_id.get(record["id"], record), key=orjson.dumps)
+        else:
+            counts["other id"] += 1
+    splits = {}
+    for name in SPLITS:
+        pairs = zip(manifest["ids"][name], manifest["labels"][name], strict=True)
+        splits[name] = [by_id[identifier] | {"label": label} for identifier, label in pairs if identifier in by_id]
+        if not splits[name]:
+            fail(f"none of the papers of split {name} was found; is this the source of that manifest?")
+    return splits, sorted(set().union(*wanted.values()) - set(by_id))
+
+
 def dataset_card(splits: dict[str, list[dict]], arguments: FetchArguments, counts: Counter, digests: dict) -> str:
-    """Return README.md: for the Hub and its readers: origin, counts, what was dropped, caveats, how to rebuild."""
+    """Return README.md, for the Hub and its readers: origin, counts, what was dropped, caveats, how to rebuild."""
     everything = [record for name in SPLITS for record in splits[name]]
     foreign = sum(not ARXIV_ID.fullmatch(record["id"]) for record in everything)
     sizes = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
-    size = sizes[max(0, len(str(len(everything))) - 3)]
-    front_matter = {
-        "license": "other" if foreign else "cc0-1.0",
-        "language": ["en"],
-        "pretty_name": f"arXiv abstracts in {len(arguments.categories)} categories",
-        "task_categories": ["text-classification"],
-        "size_categories": [size],
-        "tags": ["arxiv", "abstracts"],
-        "configs": [
-            {
-                "config_name": "default",
-                # load_dataset's cache knows a folder by its name and these lines: without the digest it would give
-                # the records of an earlier dataset of the same name.
-                "description": "sha256 " + hashlib.sha256("".join(digests.values()).encode()).hexdigest(),
-                "data_files": [{"split": name, "path": f"data/{name}-*"} for name in SPLITS],
-            }
-        ],
-    }
-    source = f"the metadata snapshot {Path(arguments.snapshot_file).name}"
+    source = {
+        "api": "arXiv's search API",
+        "oai": "arXiv's OAI-PMH service",
+        "snapshot": f"the metadata snapshot {Path(arguments.snapshot_file or '').name}",
+    }[arguments.source]
     origin = (
-        f"**{foreign:,} of the {len(everything):,} records carry ids that are not arXiv's**: they do not come from "
+        f"**{foreign:,} of the {len(everything):,} records carry ids that are not arXiv's**: they do not come from\n"
         "arXiv, and the licence is that of the file they were read from."
         if foreign
-        else "arXiv offers this metadata under CC0 1.0; the papers themselves have licences of their own. arXiv does "
+        else "arXiv offers this metadata under CC0 1.0; the papers themselves\nhave licences of their own. arXiv does "
         "not endorse this dataset."
     )
     command = ["python", "fetch_arxiv.py"]
     for item in fields(arguments):
         value = getattr(arguments, item.name)
         default = item.default_factory() if callable(item.default_factory) else item.default
-        if value != default and item.name not in ("output_dir", "disable_tqdm"):
-            value = Path(value).name if item.name == "snapshot_file" else value
-            value = value if isinstance(value, list) else [value]
-            command += [f"--{item.name}", *map(str, value)]
+        if value != default and item.name not in PRIVATE_FLAGS:
+            value = Path(value).name if item.name in ("snapshot_file", "ids_from") else value
+            command += [f"--{item.name}", *map(str, value if isinstance(value, list) else [value])]
     dropped = "\n".join(f"| {reason} | {number:,} |" for reason, number in sorted(counts.items()))
+    # load_dataset's cache knows a local folder by its name and its configuration: without the digest, which the
+    # description brings into that, it would give the records of an earlier dataset of the same name.
     return f"""---
-{yaml.safe_dump(front_matter, sort_keys=False, width=1000)}---
+license: {"other" if foreign else "cc0-1.0"}
+language: en
+pretty_name: arXiv abstracts in {len(arguments.categories)} categories
+task_categories: [text-classification]
+size_categories: [{sizes[max(0, len(str(len(everything))) - 3)]}]
+tags: [arxiv, abstracts]
+configs:
+- config_name: default
+  description: sha256 {hashlib.sha256("".join(digests.values()).encode()).hexdigest()}
+  data_files:
+  - {{split: train, path: data/train-*}}
+  - {{split: validation, path: data/validation-*}}
+  - {{split: test, path: data/test-*}}
+---
 
 # arXiv abstracts: {", ".join(arguments.categories)}
 
@@ -452,65 +503,105 @@ Of two records with the same abstract the earlier one stays, so that no text sta
 {shlex.join(command)} --output_dir DIR
 ```
 
-manifest.json holds all arguments, the counts, the SHA-256 of each parquet file and the arXiv ids of every split.
+manifest.json holds all arguments, the counts, the SHA-256 of each parquet file and the arXiv ids of every split; with
+`--ids_from manifest.json` the same papers are fetched again into the same splits.
 """
 
 
 def write_dataset(
-    folder: Path, work: Path, splits: dict[str, list[dict]], arguments: FetchArguments, counts: Counter
-) -> None:
-    """Write the dataset folder: every file complete under work first, then renamed into place.
+    folder: Path, work: Path, splits: dict[str, list[dict]], arguments: FetchArguments, counts: Counter, extra: dict
+) -> dict[str, str]:
+    """Write the dataset folder, every file whole under work first and then renamed; return the parquet files' SHA-256.
 
     Ends with exit code 2 if that fails, a full disk say; an earlier dataset is then as it was.
     """
-    features = datasets.Features(
-        {
-            "id": datasets.Value("string"),
-            "title": datasets.Value("string"),
-            "abstract": datasets.Value("string"),
-            "label": datasets.ClassLabel(names=arguments.categories),
-            "categories": datasets.List(datasets.Value("string")),
-            "published": datasets.Value("timestamp[ms, tz=UTC]"),
-        }
-    )
+    text = datasets.Value("string")
+    label, moment = datasets.ClassLabel(names=arguments.categories), datasets.Value("timestamp[ms, tz=UTC]")
+    columns = {"id": text, "title": text, "abstract": text, "label": label, "categories": datasets.List(text)}
+    features = datasets.Features(columns | {"published": moment})
     partial = work / "partial"
     datasets.disable_progress_bars()
+    recorded = asdict(arguments) | {"output_dir": folder.name}
+    recorded |= {name: recorded[name] and Path(recorded[name]).name for name in ("snapshot_file", "ids_from")}
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "data").mkdir(parents=True)
+        (partial / "data").mkdir(parents=True, exist_ok=True)
         (folder / "data").mkdir(exist_ok=True)
         for name in SPLITS:
-            columns = {column: [record[column] for record in splits[name]] for column in features}
-            columns["published"] = [datetime.fromisoformat(text) for text in columns["published"]]
-            datasets.Dataset.from_dict(columns, features=features).to_parquet(
-                partial / f"data/{name}-00000-of-00001.parquet"
-            )
+            values = {column: [record[column] for record in splits[name]] for column in features}
+            values["published"] = [datetime.fromisoformat(moment) for moment in values["published"]]
+            table = datasets.Dataset.from_dict(values, features=features)
+            table.to_parquet(partial / f"data/{name}-00000-of-00001.parquet")
         digests = {file: hashlib.sha256((partial / file).read_bytes()).hexdigest() for file in FILES[2:]}
-        snapshot = arguments.snapshot_file and Path(arguments.snapshot_file).name
+        counted = {name: Counter(arguments.categories[record["label"]] for record in splits[name]) for name in SPLITS}
         manifest = {
             "script": "fetch_arxiv.py",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "arguments": asdict(arguments) | {"snapshot_file": snapshot, "output_dir": folder.name},
-            "counts": {
-                name: {
-                    category: sum(record["label"] == label for record in splits[name])
-                    for label, category in enumerate(arguments.categories)
-                }
-                for name in SPLITS
-            },
+            "arguments": recorded,
+            "counts": {name: {c: counted[name][c] for c in arguments.categories} for name in SPLITS},
             "dropped": dict(sorted(counts.items())),
+            **extra,
             "sha256": digests,
             "versions": {name: version(name) for name in ("arxiv", "datasets", "pyarrow", "requests", "scikit-learn")},
             "ids": {name: [record["id"] for record in splits[name]] for name in SPLITS},
             "labels": {name: [record["label"] for record in splits[name]] for name in SPLITS},
         }
-        text = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
-        (partial / "manifest.json").write_text(text, encoding="utf-8")
+        written = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
+        (partial / "manifest.json").write_text(written, encoding="utf-8")
         (partial / "README.md").write_text(dataset_card(splits, arguments, counts, digests), encoding="utf-8")
         for file in FILES:
             os.replace(partial / file, folder / file)
     except OSError as error:
         fail(f"cannot write {folder}: {error.strerror or error}; an earlier dataset there is as it was")
+    return digests
+
+
+def read_manifest(arguments: FetchArguments) -> dict:
+    """Return the manifest that --ids_from names, and take from it the arguments that say what the dataset is."""
+    try:
+        manifest = json.loads(Path(arguments.ids_from).read_text(encoding="utf-8"))
+        for name in ("categories", "start_date", "end_date", "split_ratios", "max_records_per_category", "seed"):
+            setattr(arguments, name, manifest["arguments"][name])
+        known = range(len(arguments.categories))
+        if not all(len(manifest["ids"][s]) == sum(k in known for k in manifest["labels"][s]) > 0 for s in SPLITS):
+            raise ValueError("ids and labels differ in number")
+        return manifest
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fail(f"cannot read {arguments.ids_from} ({error!r}); give the manifest.json of a dataset of fetch_arxiv.py")
+
+
+def run_harvest(arguments: FetchArguments, folder: Path) -> dict:
+    """Run harvest_arxiv.py, in this process so that both end together, and return what its harvest.json says."""
+    script = Path(__file__).with_name("harvest_arxiv.py")
+    if not script.is_file():
+        fail(f"--source {arguments.source} needs {script}; copy it beside this script")
+    command = [str(script), "--output_dir", str(folder), *(["--disable_tqdm"] if arguments.disable_tqdm else [])]
+    by_id = arguments.ids_from and arguments.source == "api"
+    for name in ("source", "categories", "start_date", "end_date", *HARVEST_FLAGS, *(["ids_from"] if by_id else [])):
+        value = getattr(arguments, name)
+        command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    previous, sys.argv = sys.argv, command
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        sys.argv = previous
+    return json.loads((folder / "harvest.json").read_text(encoding="utf-8"))
+
+
+def push(folder: Path, arguments: FetchArguments) -> None:
+    """Put the folder on the Hub as it is; end with exit code 2 if that fails, the folder is kept."""
+    kept = f"the dataset is kept in {folder}, the same command goes on from it"
+    if not huggingface_hub.get_token():
+        fail(f"no token for the Hub: run `hf auth login` or set HF_TOKEN; {kept}")
+    try:
+        api = huggingface_hub.HfApi()
+        repo = {"repo_id": arguments.hub_dataset_id, "repo_type": "dataset"}
+        repo["repo_id"] = api.create_repo(**repo, private=arguments.hub_private_repo or None, exist_ok=True).repo_id
+        commit = api.upload_folder(
+            **repo, folder_path=folder, allow_patterns=list(FILES), commit_message="Dataset written by fetch_arxiv.py"
+        )
+    except Exception as error:  # huggingface_hub raises many kinds: refused, no such user, no network, offline mode
+        fail(f"cannot push to {arguments.hub_dataset_id}: {' '.join(str(error).split())[:300]}; {kept}")
+    logger.info("pushed: %s", commit.commit_url)
 
 
 def main() -> None:
@@ -519,28 +610,42 @@ def main() -> None:
         format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout
     )
     (arguments,) = parse_arguments(FetchArguments)
+    manifest = read_manifest(arguments) if arguments.ids_from else None
     check_arguments(arguments)
     folder = Path(arguments.output_dir)
 
     with owned_folder(folder) as work:
         # 2. Records from the source
-        counts = Counter()
-        records = read_snapshot(arguments, counts)
+        counts, extra = Counter(), {}
+        path = Path(arguments.snapshot_file or work / "harvest/records.jsonl.gz")
+        if arguments.source != "snapshot":
+            plan = run_harvest(arguments, path.parent)
+            extra["harvest"] = {key: plan[key] for key in ("records", "requests", "waited_seconds")}
+        ids = {name for split in manifest["ids"].values() for name in split} if manifest else set()
+        records = read_snapshot(path, arguments, ids, counts)
 
         # 3. What is kept, and the split
-        kept = select(records, arguments, counts)
+        if manifest:
+            splits, extra["gone"] = rebuild_splits(records, manifest, counts)
+        else:
+            splits = split_records(select(records, arguments, counts), arguments)
         counts = +counts  # without the reasons that did not occur
-        splits = split_records(kept, arguments)
 
         # 4. The dataset folder
-        write_dataset(folder, work, splits, arguments, counts)
+        digests = write_dataset(folder, work, splits, arguments, counts, extra)
 
     # 5. What came out
-    print(
-        "dropped:", ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items()) if number) or "none"
-    )
+    print("dropped:", ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items())) or "none")
     print(counts_table(splits, arguments))
+    if manifest:
+        gone = extra["gone"]
+        print(f"gone: {len(gone):,} papers", *gone[:10], "..." if len(gone) > 10 else "")
+        print(
+            "parquet files:", "those of the manifest" if digests == manifest["sha256"] else "other than the manifest's"
+        )
     logger.info("wrote %s", folder)
+    if arguments.push_to_hub:
+        push(folder, arguments)
 
 
 if __name__ == "__main__":
