@@ -261,10 +261,11 @@ def fetch_search(client: arxiv.Client, adapter: PoliteAdapter, search: arxiv.Sea
     """Return the records of a search by id, or the announced number of entries if that is above most.
 
     The entries that came must be as many as the feed announces. Pages may shift while they are asked for, so a second
-    try counts alone or together with the first. An entry listed twice within one page is counted twice by arXiv.
-    Raises RequestException if that never comes true.
+    try counts alone or together with the first. An entry that stands twice within a page may have taken the place of
+    another; it is believed to be listed, and announced, twice if the next try brings nothing else.
+    Raises RequestException if all that never comes true.
     """
-    records, ids, empty = {}, set(), 0
+    records, ids, previous, empty = {}, set(), None, 0
     for attempt in range(tries):
         adapter.reset()
         fresh = {}
@@ -280,10 +281,12 @@ def fetch_search(client: arxiv.Client, adapter: PoliteAdapter, search: arxiv.Sea
         records |= fresh
         ids |= adapter.ids
         empty += not adapter.total
-        if adapter.total and len(adapter.ids) in (adapter.total, adapter.total - adapter.repeats):
+        listed = adapter.total - adapter.repeats
+        if adapter.total and len(adapter.ids) in (adapter.total, listed if adapter.ids == previous else adapter.total):
             return fresh
         if adapter.total and len(ids) == adapter.total:
             return records
+        previous = adapter.ids
         if empty >= min(EMPTY_ANSWERS, tries):
             return {}
         logger.info("%d of %d entries came; asking again", len(adapter.ids), adapter.total)
@@ -299,8 +302,8 @@ def split_window(window: dict, total: int, most: int) -> list[dict]:
     """
     parts = math.ceil(total / (0.8 * most))
     start, end = (datetime.strptime(window[edge], MINUTES) for edge in ("from", "to"))
-    edges = [(start + k * (end - start) / parts).strftime(MINUTES) for k in range(parts)] + [window["to"]]
-    return [{"from": a, "to": b} for a, b in pairwise(edges)]
+    edges = {(start + k * (end - start) / parts).strftime(MINUTES) for k in range(parts)} | {window["to"]}
+    return [{"from": a, "to": b} for a, b in pairwise(sorted(edges))]
 
 
 def harvest_api(
@@ -329,13 +332,15 @@ def harvest_api(
         sort_by=arxiv.SortCriterion.SubmittedDate,
         sort_order=arxiv.SortOrder.Ascending,
     )
-    most = arguments.max_window if window["from"] < window["to"] else QUERY_LIMIT
+    start, end = (datetime.strptime(window[edge], MINUTES) for edge in ("from", "to"))
+    most = arguments.max_window if end - start > timedelta(minutes=1) else QUERY_LIMIT
     found = ask(search, most=most)
     if len(plan["windows"]) == 1:
-        plan["total"] = adapter.total
+        plan["total"] = found if isinstance(found, int) else len(adapter.ids)
     if isinstance(found, int):
         plan["windows"][place : place + 1] = split_window(window, found, most)
         return None
+    plan["unreadable"] += max(0, len(adapter.ids) - len(found))
     return list(found.values())
 
 
@@ -432,6 +437,7 @@ def load_plan(folder: Path, arguments: HarvestArguments) -> tuple[dict, list[str
         if any(path.name != "lock" for path in folder.iterdir()):
             fail(f"{folder} holds something else than a harvest; give another --output_dir")
         other, plan = None, {"asked": asked, "total": None, "requests": 0, "waited_seconds": 0.0, "records": None}
+        plan["unreadable"] = 0  # entries that the arxiv package passes over, having no id or date
         end = date.fromisoformat(arguments.end_date) + timedelta(days=1)
         if arguments.source == "oai":
             plan["windows"] = [{"set": oai_set(c), "token": "", "page": 0, "got": 0} for c in arguments.categories]
@@ -545,11 +551,16 @@ def harvest(arguments: HarvestArguments, folder: Path) -> None:
     # 4. Is it everything? Then one file
     files = sorted((folder / "windows").glob("*.jsonl.gz"))
     found = {orjson.loads(line)["id"] for path in files for line in gzip.decompress(path.read_bytes()).splitlines()}
-    if arguments.source == "api" and not ids and len(found) < plan["total"]:
-        whole = [{"from": plan["windows"][0]["from"], "to": plan["windows"][-1]["to"]}]
-        harvest_api(client, adapter, arguments, plan | {"windows": whole}, whole[0], ids)
-        if len(found) < adapter.total:
-            give_up(f"the windows hold {len(found)} papers, the whole time has {adapter.total}")
+    counted = len(found) + plan["unreadable"]
+    if arguments.source == "api" and not ids and counted < plan["total"]:
+        whole = {"from": plan["windows"][0]["from"], "to": plan["windows"][-1]["to"]}
+        harvest_api(client, adapter, arguments, {"windows": [whole], "unreadable": 0}, whole, ids)
+        if not 0 < adapter.total <= counted:
+            for window in plan["windows"]:
+                if not window["entries"]:
+                    del window["entries"]
+            save()
+            give_up(f"the windows hold {counted} papers, the whole time has {plan['total']} (or delete {folder})")
     write_file(folder / "records.jsonl.gz", (path.read_bytes() for path in files))
     plan["records"] = len(found)
     save()

@@ -1,7 +1,6 @@
 """fetch_arxiv.py: the dataset folder, the split, what is dropped, and what a user may get wrong."""
 
 import gzip
-import hashlib
 import json
 import random
 import resource
@@ -11,47 +10,9 @@ import sys
 import filelock
 import pytest
 import yaml
+from arxiv_server import parquet_hashes, snapshot_entry, study_entries, text_of, write_snapshot
 from conftest import LABELS, ROOT, assert_user_error
 from datasets import load_dataset
-
-WORDS = "scheme bundle curvature lattice metric form cone knot moduli volume flow convex sheaf torus map disc".split()
-
-
-def text_of(number):
-    """Forty words that no other number gives."""
-    chooser = random.Random(number)
-    return " ".join(chooser.choice(WORDS) for _ in range(40)) + f" number {number}."
-
-
-def snapshot_entry(number, category, **changes):
-    """One record in the snapshot's layout; keyword arguments replace its fields."""
-    month, day = 1 + number % 12, 1 + number % 28
-    moment = f"{day} {'Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec'.split()[month - 1]} {2014 + number % 10}"
-    entry = {
-        "id": f"{14 + number % 10}{month:02d}.{number:05d}",
-        "submitter": None,
-        "title": f"On the\n  {WORDS[number % len(WORDS)]} of Kähler type {number}",
-        "comments": 'a "categories": "math.QA" in quotation marks',
-        "categories": f"{category} math.GT" if number % 3 else category,
-        "abstract": f"  {text_of(number)}\nA second line.\n",
-        "versions": [{"version": "v1", "created": f"Mon, {moment} 00:00:00 GMT"}],
-        "update_date": "2024-01-01",
-    }
-    return entry | changes
-
-
-def study_entries(per_class=20):
-    return [snapshot_entry(5 * n + k, name) for n in range(per_class) for k, name in enumerate(LABELS)]
-
-
-def write_snapshot(path, entries):
-    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
-    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
-    return path
-
-
-def parquet_hashes(folder):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("data/*"))}
 
 
 @pytest.fixture
