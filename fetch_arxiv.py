@@ -9,7 +9,7 @@
 
 The defaults are the study's: five fields of mathematics, 2014 to 2023, split 8 : 1 : 1. snapshot reads the metadata
 file that Cornell publishes on Kaggle (plain or .gz, no network); api and oai run harvest_arxiv.py, which keeps what it
-fetched in the hidden folder .fetch of --output_dir, and then read its file in the same way.
+fetched in the folder .fetch of --output_dir, and read its file in the same way.
 
 Writes into --output_dir: data/{train,validation,test}-00000-of-00001.parquet (id, title, abstract, label, categories,
 published), README.md (the dataset card) and manifest.json (arguments, counts, arXiv ids of every split). The same
@@ -30,12 +30,14 @@ import shlex
 import shutil
 import sys
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, date, datetime
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
+from itertools import count
+from operator import itemgetter
 from pathlib import Path
 from typing import NoReturn
 
@@ -83,7 +85,7 @@ CATEGORIES = [f"{a}.{c}" for a, names in TAXONOMY.items() for c in names.split()
 
 
 HARVEST_FLAGS = "page_size max_window delay_seconds timeout_seconds num_retries api_url oai_url".split()
-PRIVATE_FLAGS = "output_dir disable_tqdm push_to_hub hub_dataset_id hub_private_repo".split()  # not the data's
+PRIVATE_FLAGS = "output_dir disable_tqdm push_to_hub hub_dataset_id".split()  # not the data's
 
 
 @dataclass
@@ -93,10 +95,7 @@ class FetchArguments:
     output_dir: str = field(metadata={"help": "Dataset folder to write."})
     source: str = field(
         default="api",
-        metadata={
-            "help": "api: arXiv's search API; oai: OAI-PMH; snapshot: a metadata file, with no network.",
-            "choices": ["api", "oai", "snapshot"],
-        },
+        metadata={"help": "arXiv's search API, OAI-PMH or a metadata file.", "choices": ["api", "oai", "snapshot"]},
     )
     snapshot_file: str | None = field(
         default=None, metadata={"help": "Metadata snapshot: one JSON object a line, plain or gzip."}
@@ -120,7 +119,7 @@ class FetchArguments:
         metadata={"help": "Rebuild the dataset of this manifest.json: its papers, labels, splits and their order."},
     )
     page_size: int = field(default=2000, metadata={"help": "api: entries a request, at most 2000."})
-    max_window: int = field(default=30000, metadata={"help": "api: split a window of time with more entries."})
+    max_window: int = field(default=30000, metadata={"help": "api: entries a query, at most 30000."})
     delay_seconds: float = field(default=3.0, metadata={"help": "Least time between two requests."})
     timeout_seconds: float = field(default=120.0, metadata={"help": "Give a silent connection up after this time."})
     num_retries: int = field(default=10, metadata={"help": "Times that a failed request or window is asked again."})
@@ -128,7 +127,6 @@ class FetchArguments:
     oai_url: str = field(default="https://oaipmh.arxiv.org/oai", metadata={"help": "Address of the OAI-PMH service."})
     push_to_hub: bool = field(default=False, metadata={"help": "Publish the folder on the Hugging Face Hub."})
     hub_dataset_id: str | None = field(default=None, metadata={"help": "Dataset id there, as user/name."})
-    hub_private_repo: bool = field(default=False, metadata={"help": "Make a new dataset there a private one."})
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress."})
 
 
@@ -179,37 +177,25 @@ def check_arguments(arguments: FetchArguments) -> None:
         if name not in CATEGORIES:
             nearest = difflib.get_close_matches(name, CATEGORIES, n=1, cutoff=0.0)[0]
             fail(f"arXiv has no category {name!r}; did you mean {nearest}? (https://arxiv.org/category_taxonomy)")
-    if len(set(arguments.categories)) != len(arguments.categories) or len(arguments.categories) < 2:
-        fail(f"--categories {' '.join(arguments.categories)}: give at least two, each once")
-    days = []
-    for flag in ("start_date", "end_date"):
-        try:
-            days.append(date.fromisoformat(getattr(arguments, flag)))
-        except ValueError:
-            fail(f"--{flag} {getattr(arguments, flag)!r} is no date; write YYYY-MM-DD")
-    if days[1] < days[0]:
-        fail(f"--end_date {days[1]} comes before --start_date {days[0]}")
-    if days[0] < FIRST_DAY or days[1] > datetime.now(UTC).date():
-        fail(f"dates {days[0]} to {days[1]}: arXiv has papers from {FIRST_DAY} to today")
-    ratios = arguments.split_ratios
+    names, ratios, limit = arguments.categories, arguments.split_ratios, arguments.max_records_per_category
+    if len(set(names)) != len(names) or len(names) < 2:
+        fail(f"--categories {' '.join(names)}: give at least two, each once")
+    try:
+        first, last = date.fromisoformat(arguments.start_date), date.fromisoformat(arguments.end_date)
+    except ValueError as error:
+        fail(f"--start_date {arguments.start_date!r} --end_date {arguments.end_date}: write YYYY-MM-DD ({error})")
+    if last < first:
+        fail(f"--end_date {last} comes before --start_date {first}")
+    if first < FIRST_DAY or last > datetime.now(UTC).date():
+        fail(f"dates {first} to {last}: arXiv has papers from {FIRST_DAY} to today")
     if len(ratios) != 3 or min(ratios) <= 0 or abs(sum(ratios) - 1) > 1e-6:
         fail(f"--split_ratios {' '.join(map(str, ratios))}: give three positive shares that add to 1, as 0.8 0.1 0.1")
-    if arguments.max_records_per_category is not None and arguments.max_records_per_category < 10:
-        fail(f"--max_records_per_category {arguments.max_records_per_category}: give at least 10")
-    if arguments.source == "snapshot" and not arguments.snapshot_file:
-        fail("--source snapshot needs --snapshot_file FILE, for example sample_data/abstracts.jsonl")
-    if arguments.snapshot_file and arguments.source != "snapshot":
-        fail(f"--snapshot_file is read with --source snapshot, not with --source {arguments.source}")
+    if limit is not None and limit < 10:
+        fail(f"--max_records_per_category {limit}: give at least 10")
+    if (arguments.source == "snapshot") != bool(arguments.snapshot_file):
+        fail("--source snapshot and --snapshot_file FILE go together: one needs the other")
     if arguments.push_to_hub and not arguments.hub_dataset_id:
         fail("--push_to_hub needs --hub_dataset_id USER/NAME")
-
-
-def written_here(folder: Path) -> bool:
-    """Tell whether the folder's manifest is one of this script's."""
-    try:
-        return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["script"] == "fetch_arxiv.py"
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 @contextlib.contextmanager
@@ -221,10 +207,9 @@ def owned_folder(folder: Path) -> Iterator[Path]:
     work = folder / ".fetch"
     try:
         names = {path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("data/*"))}
-        names -= {"data", ".fetch"}
-        foreign = names - set(FILES)
-        if names and not foreign and not written_here(folder):
-            foreign = names
+        manifest = folder / "manifest.json"
+        written_here = manifest.is_file() and '"script": "fetch_arxiv.py"' in manifest.read_text(errors="replace")
+        foreign = names - {"data", ".fetch", *(FILES if written_here else [])}
         if foreign or (folder.exists() and not folder.is_dir()):
             fail(f"{folder} holds {min(foreign, default='no folder')}, not written here; give another --output_dir")
         work.mkdir(parents=True, exist_ok=True)
@@ -245,19 +230,8 @@ def owned_folder(folder: Path) -> Iterator[Path]:
                 path.rmdir()
 
 
-def make_record(identifier: str, title: str, abstract: str, categories: list[str], published: datetime) -> dict:
-    """Return one paper in the form that every source gives: white space collapsed, primary category first."""
-    return {
-        "id": re.sub(r"v\d+$", "", identifier.strip()),
-        "title": " ".join(title.split()),
-        "abstract": " ".join(abstract.split()),
-        "categories": [categories[0], *sorted(set(categories[1:]) - {categories[0]})],
-        "published": published.astimezone(UTC).isoformat(timespec="seconds"),
-    }
-
-
 def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: Counter) -> Iterator[dict]:
-    """Yield the records of the snapshot that may be wanted: of these ids, or else of the categories.
+    """Yield the records that may be wanted, of these ids or else of the categories, with white space collapsed.
 
     A line whose id or primary category shows that it is not wanted is counted and passed over unparsed. That is safe:
     a quotation mark within JSON text is escaped, so the pattern only matches the key, which stands once in a record,
@@ -269,16 +243,13 @@ def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: 
     number = 0
     try:
         with contextlib.ExitStack() as stack:
-            raw = stack.enter_context(path.open("rb"))
-            size = os.fstat(raw.fileno()).st_size
-            zipped = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
+            raw = stack.enter_context(path.open("rb", buffering=2**20))
+            size, zipped = os.fstat(raw.fileno()).st_size, raw.peek(2)[:2] == b"\x1f\x8b"
             if path.suffix == ".gz" and not zipped:
                 fail(f"{path} is not gzip data, in spite of its name")
             lines = stack.enter_context(gzip.open(raw)) if zipped else raw
-            if lines.read(4096).lstrip()[:1] != b"{":
+            if lines.peek(4096).lstrip()[:1] != b"{":
                 fail(f"{path} does not start with a JSON object; the snapshot has one object a line (unpack a .zip)")
-            lines.seek(0)
             bar = stack.enter_context(
                 tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=arguments.disable_tqdm)
             )
@@ -293,23 +264,23 @@ def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: 
                     continue
                 try:
                     entry = orjson.loads(line)
-                    record = make_record(
-                        entry["id"],
-                        entry["title"],
-                        entry["abstract"] or "",
-                        entry["categories"].split(),
-                        parsedate_to_datetime(entry["versions"][0]["created"]),
-                    )
+                    first, *others = entry["categories"].split()
+                    created = parsedate_to_datetime(entry["versions"][0]["created"])
+                    yield {
+                        "id": re.sub(r"v\d+$", "", entry["id"]),
+                        "title": " ".join(entry["title"].split()),
+                        "abstract": " ".join((entry["abstract"] or "").split()),
+                        "categories": [first, *sorted(set(others) - {first})],
+                        "published": created.astimezone(UTC).isoformat(timespec="seconds"),
+                    }
                 except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
                     if not arguments.skip_bad_lines:
                         fail(f"{path} line {number} is no arXiv record ({error!r}); --skip_bad_lines passes over such")
                     counts["bad lines"] += 1
-                    continue
-                yield record
             bar.update(size - bar.n)
     except (OSError, EOFError, zlib.error) as error:
-        place = f" after line {number}" if number else ""
-        fail(f"cannot read snapshot {path}{place}: {getattr(error, 'strerror', None) or error}; is it whole?")
+        reason = getattr(error, "strerror", None) or error
+        fail(f"cannot read snapshot {path}, after {number} lines: {reason}; is it whole?")
 
 
 def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) -> list[dict]:
@@ -331,25 +302,20 @@ def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) 
             counts["withdrawn"] += 1
         else:
             record["label"] = labels[record["categories"][0]]
-            earlier = by_id.get(record["id"])
-            if earlier:
-                counts["duplicate id"] += 1
-                record = min(record, earlier, key=orjson.dumps)
-            by_id[record["id"]] = record
+            counts["duplicate id"] += record["id"] in by_id
+            by_id[record["id"]] = min(record, by_id.get(record["id"], record), key=orjson.dumps)
     by_abstract = {}
-    for record in sorted(by_id.values(), key=lambda record: (record["published"], record["id"])):
+    for record in sorted(by_id.values(), key=itemgetter("published", "id")):
         by_abstract.setdefault(record["abstract"], record)
     counts["duplicate abstract"] = len(by_id) - len(by_abstract)
-    kept = sorted(by_abstract.values(), key=lambda record: record["id"])
+    kept = sorted(by_abstract.values(), key=itemgetter("id"))
     if limit := arguments.max_records_per_category:
         # A hash of seed and id orders each class: a larger sample contains the smaller one.
         kept.sort(key=lambda record: hashlib.sha256(f"{arguments.seed} {record['id']}".encode()).digest())
-        taken = Counter()
-        for record in kept:
-            taken[record["label"]] += 1
-            record["rank"] = taken[record["label"]]
-        counts["over --max_records_per_category"] = sum(record["rank"] > limit for record in kept)
-        kept = sorted((r for r in kept if r.pop("rank") <= limit), key=lambda record: record["id"])
+        ranks = defaultdict(count)
+        sample = [record for record in kept if next(ranks[record["label"]]) < limit]
+        counts["over --max_records_per_category"] = len(kept) - len(sample)
+        kept = sorted(sample, key=itemgetter("id"))
     return kept
 
 
@@ -364,59 +330,47 @@ def split_records(records: list[dict], arguments: FetchArguments) -> dict[str, l
         if sizes[label] < least:
             fail(f"category {name} has {sizes[label]} records, at least {least} are needed; check dates and source")
     validation, test = (round(len(records) * ratio) for ratio in arguments.split_ratios[1:])
-    train, rest = train_test_split(
-        records,
-        test_size=validation + test,
-        stratify=[record["label"] for record in records],
-        random_state=arguments.seed,
-    )
-    validation, test = train_test_split(
-        rest, test_size=test, stratify=[record["label"] for record in rest], random_state=arguments.seed
-    )
+    train, rest = split_in_two(records, validation + test, arguments.seed)
+    validation, test = split_in_two(rest, test, arguments.seed)
     return dict(zip(SPLITS, (train, validation, test), strict=True))
+
+
+def split_in_two(records: list[dict], size: int, seed: int) -> list[list[dict]]:
+    labels = [record["label"] for record in records]
+    return train_test_split(records, test_size=size, stratify=labels, random_state=seed)
 
 
 def counts_table(splits: dict[str, list[dict]], arguments: FetchArguments) -> str:
     """Return records per class and split as a Markdown table, beside the study's counts if they are comparable."""
-    study = (
-        arguments.categories == list(STUDY_COUNTS)
-        and (arguments.start_date, arguments.end_date) == STUDY_DATES
-        and arguments.max_records_per_category is None
-    )
-    per_split = [Counter(record["label"] for record in splits[name]) for name in SPLITS]
+    study = [arguments.categories, (arguments.start_date, arguments.end_date), arguments.max_records_per_category]
+    study = study == [list(STUDY_COUNTS), STUDY_DATES, None]
     everything, everything_study = sum(map(len, splits.values())), sum(STUDY_COUNTS.values())
     rows = [["label", *SPLITS, "all", "share", *(["study", "share"] if study else [])]]
-    for label, name in [*enumerate(arguments.categories), (None, "all")]:
-        cells = [sum(c.values()) if label is None else c[label] for c in per_split]
-        row = [name, *(f"{n:,}" for n in (*cells, sum(cells))), f"{sum(cells) / everything:.1%}"]
+    for name in [*arguments.categories, "all"]:
+        cells = [sum(name in ("all", arguments.categories[r["label"]]) for r in splits[split]) for split in SPLITS]
+        rows.append([name, *(f"{n:,}" for n in (*cells, sum(cells))), f"{sum(cells) / everything:.1%}"])
         if study:
-            count = STUDY_COUNTS.get(name, everything_study)
-            row += [f"{count:,}", f"{count / everything_study:.1%}"]
-        rows.append(row)
+            number = STUDY_COUNTS.get(name, everything_study)
+            rows[-1] += [f"{number:,}", f"{number / everything_study:.1%}"]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * (width - 1) + (":" if place else "-") for place, width in enumerate(widths)])
     cells = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
-def rebuild_splits(
-    records: Iterator[dict], manifest: dict, counts: Counter
-) -> tuple[dict[str, list[dict]], list[str]]:
+def rebuild_splits(records: Iterator[dict], manifest: dict, counts: Counter) -> tuple[dict, list[str]]:
     """Return the splits of a published manifest, in its order and with its labels, and the ids that are gone."""
-    wanted = {name: set(ids) for name, ids in manifest["ids"].items()}
-    by_id = {}
+    wanted = {name for split in manifest["ids"].values() for name in split}
+    by_id, splits = {}, {}
     for record in records:
-        if any(record["id"] in ids for ids in wanted.values()):
-            by_id[record["id"]] = min(record, by_id.get(record["id"], record), key=orjson.dumps)
-        else:
-            counts["other id"] += 1
-    splits = {}
+        counts["other id"] += record["id"] not in wanted
+        by_id[record["id"]] = min(record, by_id.get(record["id"], record), key=orjson.dumps)
     for name in SPLITS:
         pairs = zip(manifest["ids"][name], manifest["labels"][name], strict=True)
         splits[name] = [by_id[identifier] | {"label": label} for identifier, label in pairs if identifier in by_id]
         if not splits[name]:
             fail(f"none of the papers of split {name} was found; is this the source of that manifest?")
-    return splits, sorted(set().union(*wanted.values()) - set(by_id))
+    return splits, sorted(wanted - set(by_id))
 
 
 def dataset_card(splits: dict[str, list[dict]], arguments: FetchArguments, counts: Counter, digests: dict) -> str:
@@ -424,23 +378,19 @@ def dataset_card(splits: dict[str, list[dict]], arguments: FetchArguments, count
     everything = [record for name in SPLITS for record in splits[name]]
     foreign = sum(not ARXIV_ID.fullmatch(record["id"]) for record in everything)
     sizes = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
-    source = {
-        "api": "arXiv's search API",
-        "oai": "arXiv's OAI-PMH service",
-        "snapshot": f"the metadata snapshot {Path(arguments.snapshot_file or '').name}",
-    }[arguments.source]
+    source = {"api": "arXiv's search API", "oai": "arXiv's OAI-PMH service"}.get(arguments.source)
+    source = source or f"the metadata snapshot {Path(arguments.snapshot_file).name}"
     origin = (
-        f"**{foreign:,} of the {len(everything):,} records carry ids that are not arXiv's**: they do not come from\n"
-        "arXiv, and the licence is that of the file they were read from."
-        if foreign
-        else "arXiv offers this metadata under CC0 1.0; the papers themselves\nhave licences of their own. arXiv does "
-        "not endorse this dataset."
+        "arXiv offers this metadata under CC0 1.0; the papers have licences\nof their own. arXiv does not endorse it."
     )
+    if foreign:
+        origin = f"**{foreign:,} of the {len(everything):,} records carry ids that are not arXiv's**: they are not"
+        origin += "\narXiv's, and the licence is that of the file they were read from."
     command = ["python", "fetch_arxiv.py"]
     for item in fields(arguments):
         value = getattr(arguments, item.name)
         default = item.default_factory() if callable(item.default_factory) else item.default
-        if value != default and item.name not in PRIVATE_FLAGS:
+        if value != default and item.name not in (*PRIVATE_FLAGS, *HARVEST_FLAGS):
             value = Path(value).name if item.name in ("snapshot_file", "ids_from") else value
             command += [f"--{item.name}", *map(str, value if isinstance(value, list) else [value])]
     dropped = "\n".join(f"| {reason} | {number:,} |" for reason, number in sorted(counts.items()))
@@ -561,8 +511,7 @@ def read_manifest(arguments: FetchArguments) -> dict:
         manifest = json.loads(Path(arguments.ids_from).read_text(encoding="utf-8"))
         for name in ("categories", "start_date", "end_date", "split_ratios", "max_records_per_category", "seed"):
             setattr(arguments, name, manifest["arguments"][name])
-        known = range(len(arguments.categories))
-        if not all(len(manifest["ids"][s]) == sum(k in known for k in manifest["labels"][s]) > 0 for s in SPLITS):
+        if any(len(manifest["ids"][name]) != len(manifest["labels"][name]) for name in SPLITS):
             raise ValueError("ids and labels differ in number")
         return manifest
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -594,10 +543,9 @@ def push(folder: Path, arguments: FetchArguments) -> None:
         fail(f"no token for the Hub: run `hf auth login` or set HF_TOKEN; {kept}")
     try:
         api = huggingface_hub.HfApi()
-        repo = {"repo_id": arguments.hub_dataset_id, "repo_type": "dataset"}
-        repo["repo_id"] = api.create_repo(**repo, private=arguments.hub_private_repo or None, exist_ok=True).repo_id
+        repo_id = api.create_repo(arguments.hub_dataset_id, repo_type="dataset", exist_ok=True).repo_id
         commit = api.upload_folder(
-            **repo, folder_path=folder, allow_patterns=list(FILES), commit_message="Dataset written by fetch_arxiv.py"
+            repo_id=repo_id, repo_type="dataset", folder_path=folder, allow_patterns=list(FILES)
         )
     except Exception as error:  # huggingface_hub raises many kinds: refused, no such user, no network, offline mode
         fail(f"cannot push to {arguments.hub_dataset_id}: {' '.join(str(error).split())[:300]}; {kept}")

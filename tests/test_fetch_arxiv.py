@@ -269,7 +269,7 @@ def spoil(path, kind, data):
         ("array", "array.json", ["one object a line"]),
         ("empty", "empty.json", ["does not start with a JSON object"]),
         ("folder", "folder", ["cannot read snapshot", "directory"]),
-        ("other json", "other.json", ["line 1 is no arXiv record", "id"]),
+        ("other json", "other.json", ["line 1 is no arXiv record", "categories"]),
     ],
 )
 def test_bad_snapshot_files(fetch_snapshot, snapshot, tmp_path, kind, name, words):
