@@ -34,7 +34,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, date, datetime
-from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from itertools import count
 from operator import itemgetter
@@ -64,6 +63,7 @@ WITHDRAWN = re.compile(
     re.IGNORECASE,
 )
 WITHDRAWN_WITHIN = 160  # characters
+MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 ARXIV_ID = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7}")
 # archive: its subject classes (arxiv.org/category_taxonomy)
 TAXONOMY = {
@@ -230,54 +230,59 @@ def owned_folder(folder: Path) -> Iterator[Path]:
                 path.rmdir()
 
 
-def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: Counter) -> Iterator[dict]:
-    """Yield the records that may be wanted, of these ids or else of the categories, with white space collapsed.
+def parse_record(line: bytes) -> dict:
+    """Return a snapshot line's record: white space collapsed, the other categories sorted, the date in ISO form."""
+    entry = orjson.loads(line)
+    first, *others = entry["categories"].split()
+    _, day, month, year, clock, zone = entry["versions"][0]["created"].split()
+    moment = f"{year}-{MONTHS.index(month) + 1:02d}-{day:0>2}T{clock}{zone.replace('GMT', '+00:00')}"
+    return {
+        "id": entry["id"],
+        "title": " ".join(entry["title"].split()),
+        "abstract": " ".join((entry["abstract"] or "").split()),
+        "categories": [first, *sorted(set(others) - {first})],
+        "published": datetime.fromisoformat(moment).astimezone(UTC).isoformat(),
+    }
 
-    A line whose id or primary category shows that it is not wanted is counted and passed over unparsed. That is safe:
-    a quotation mark within JSON text is escaped, so the pattern only matches the key, which stands once in a record,
-    and a line that it does not match, for an escape in the value or a missing end, is parsed.
+
+def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: Counter) -> Iterator[dict]:
+    """Yield the records that may be wanted, or all if ids are wanted; count the others and broken lines.
+
+    A whole line whose primary category is seen to be another is passed over unparsed. That is safe: within JSON text a
+    quotation mark is escaped, so the marker only matches the key, which stands once in a record; and no JSON writer
+    escapes the letters of a category. A line of other spacing or without an end is parsed.
     """
-    key, reason = (rb"id", "other id") if ids else (rb"categories", "other primary category")
-    value_of = re.compile(rb'"%s"\s*:\s*"([^"\\\s]+)["\s]' % key).search
-    wanted = {name.encode() for name in ids or arguments.categories}
-    number = 0
+    number = parsed = 0
     try:
         with contextlib.ExitStack() as stack:
-            raw = stack.enter_context(path.open("rb", buffering=2**20))
+            raw = stack.enter_context(path.open("rb", buffering=2**18))
             size, zipped = os.fstat(raw.fileno()).st_size, raw.peek(2)[:2] == b"\x1f\x8b"
             if path.suffix == ".gz" and not zipped:
                 fail(f"{path} is not gzip data, in spite of its name")
-            lines = stack.enter_context(gzip.open(raw)) if zipped else raw
-            if lines.peek(4096).lstrip()[:1] != b"{":
+            stream = stack.enter_context(gzip.open(raw)) if zipped else raw
+            if stream.peek(4096).lstrip()[:1] != b"{":
                 fail(f"{path} does not start with a JSON object; the snapshot has one object a line (unpack a .zip)")
-            bar = stack.enter_context(
-                tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=arguments.disable_tqdm)
-            )
-            for number, line in enumerate(lines, 1):
-                if not number % 20000:
-                    bar.update(raw.tell() - bar.n)
-                found = value_of(line)
-                if found and found[1] not in wanted and line.endswith((b"}\n", b"}")):
-                    counts[reason] += 1
+            bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=arguments.disable_tqdm)
+            stack.enter_context(bar)
+            marker = re.search(rb'"categories"\s*:\s*"', stream.peek(2**16))
+            marker = marker[0] if marker else b'"categories": "'
+            wanted, width = tuple(b"" if ids else name.encode() for name in arguments.categories), len(marker)
+            for number, line in enumerate(stream, 1):
+                at = line.find(marker)
+                if at >= 0 and line[-2] == 125 and not line.startswith(wanted, at + width):  # 125: the closing brace
                     continue
-                if line.isspace():
-                    continue
+                parsed += 1
                 try:
-                    entry = orjson.loads(line)
-                    first, *others = entry["categories"].split()
-                    created = parsedate_to_datetime(entry["versions"][0]["created"])
-                    yield {
-                        "id": re.sub(r"v\d+$", "", entry["id"]),
-                        "title": " ".join(entry["title"].split()),
-                        "abstract": " ".join((entry["abstract"] or "").split()),
-                        "categories": [first, *sorted(set(others) - {first})],
-                        "published": created.astimezone(UTC).isoformat(timespec="seconds"),
-                    }
+                    if not line.isspace():
+                        yield parse_record(line)
                 except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
                     if not arguments.skip_bad_lines:
                         fail(f"{path} line {number} is no arXiv record ({error!r}); --skip_bad_lines passes over such")
                     counts["bad lines"] += 1
+                if not parsed % 1000:
+                    bar.update(raw.tell() - bar.n)
             bar.update(size - bar.n)
+            counts["other primary category"] += number - parsed
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         fail(f"cannot read snapshot {path}, after {number} lines: {reason}; is it whole?")
@@ -302,8 +307,10 @@ def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) 
             counts["withdrawn"] += 1
         else:
             record["label"] = labels[record["categories"][0]]
-            counts["duplicate id"] += record["id"] in by_id
-            by_id[record["id"]] = min(record, by_id.get(record["id"], record), key=orjson.dumps)
+            if record["id"] in by_id:
+                counts["duplicate id"] += 1
+                record = min(record, by_id[record["id"]], key=orjson.dumps)
+            by_id[record["id"]] = record
     by_abstract = {}
     for record in sorted(by_id.values(), key=itemgetter("published", "id")):
         by_abstract.setdefault(record["abstract"], record)
@@ -384,8 +391,10 @@ def dataset_card(splits: dict[str, list[dict]], arguments: FetchArguments, count
         "arXiv offers this metadata under CC0 1.0; the papers have licences\nof their own. arXiv does not endorse it."
     )
     if foreign:
-        origin = f"**{foreign:,} of the {len(everything):,} records carry ids that are not arXiv's**: they are not"
-        origin += "\narXiv's, and the licence is that of the file they were read from."
+        origin = (
+            f"**{foreign:,} of the {len(everything):,} records carry ids that are not arXiv's**: they are not arXiv's,"
+        )
+        origin += "\nand the licence is that of the file they were read from."
     command = ["python", "fetch_arxiv.py"]
     for item in fields(arguments):
         value = getattr(arguments, item.name)
