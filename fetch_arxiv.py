@@ -3,9 +3,13 @@
 
     python fetch_arxiv.py --source snapshot --snapshot_file sample_data/abstracts.jsonl --output_dir data/sample
     python fetch_arxiv.py --source snapshot --snapshot_file arxiv-metadata-oai-snapshot.json --output_dir data/arxiv
+    python fetch_arxiv.py --source api --output_dir data/arxiv                      from arXiv's search API, resumable
+    python fetch_arxiv.py --ids_from manifest.json --output_dir data/arxiv          the papers and splits of a manifest
+    python fetch_arxiv.py ... --push_to_hub --hub_dataset_id NAME                   and publish the folder
 
 The defaults are the study's: five fields of mathematics, 2014 to 2023, split 8 : 1 : 1. snapshot reads the metadata
-file that Cornell publishes on Kaggle (plain or .gz, no network).
+file that Cornell publishes on Kaggle (plain or .gz, no network); api and oai run harvest_arxiv.py, which keeps what it
+fetched in the folder .fetch of --output_dir, and read its file in the same way.
 
 Writes into --output_dir: data/{train,validation,test}-00000-of-00001.parquet (id, title, abstract, label, categories,
 published), README.md (the dataset card) and manifest.json (arguments, counts, arXiv ids of every split). The same
@@ -21,21 +25,24 @@ import json
 import logging
 import os
 import re
+import runpy
 import shlex
 import shutil
 import sys
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, date, datetime
-from email.utils import parsedate_to_datetime
 from importlib.metadata import version
+from itertools import count
+from operator import itemgetter
 from pathlib import Path
 from typing import NoReturn
 
 import datasets
 import filelock
+import huggingface_hub
 import orjson
 import yaml
 from sklearn.model_selection import train_test_split
@@ -56,6 +63,7 @@ WITHDRAWN = re.compile(
     re.IGNORECASE,
 )
 WITHDRAWN_WITHIN = 160  # characters
+MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 ARXIV_ID = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7}")
 # archive: its subject classes (arxiv.org/category_taxonomy)
 TAXONOMY = {
@@ -76,14 +84,18 @@ TAXONOMY = {
 CATEGORIES = [f"{a}.{c}" for a, names in TAXONOMY.items() for c in names.split()] + [a for a in TAXONOMY if "-" in a]
 
 
+HARVEST_FLAGS = "page_size max_window delay_seconds timeout_seconds num_retries api_url oai_url".split()
+PRIVATE_FLAGS = "output_dir disable_tqdm push_to_hub hub_dataset_id".split()  # not the data's
+
+
 @dataclass
 class FetchArguments:
     """What to fetch, from where, and how to split it."""
 
     output_dir: str = field(metadata={"help": "Dataset folder to write."})
     source: str = field(
-        default="snapshot",
-        metadata={"help": "snapshot reads a metadata file, with no network.", "choices": ["snapshot"]},
+        default="api",
+        metadata={"help": "arXiv's search API, OAI-PMH or a metadata file.", "choices": ["api", "oai", "snapshot"]},
     )
     snapshot_file: str | None = field(
         default=None, metadata={"help": "Metadata snapshot: one JSON object a line, plain or gzip."}
@@ -102,7 +114,20 @@ class FetchArguments:
         default=None, metadata={"help": "Keep a random sample of this size of every larger category."}
     )
     seed: int = field(default=42, metadata={"help": "Seed of the sample and of the split."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar."})
+    ids_from: str | None = field(
+        default=None,
+        metadata={"help": "Rebuild the dataset of this manifest.json: its papers, labels, splits and their order."},
+    )
+    page_size: int = field(default=2000, metadata={"help": "api: entries a request, at most 2000."})
+    max_window: int = field(default=30000, metadata={"help": "api: entries a query, at most 30000."})
+    delay_seconds: float = field(default=3.0, metadata={"help": "Least time between two requests."})
+    timeout_seconds: float = field(default=120.0, metadata={"help": "Give a silent connection up after this time."})
+    num_retries: int = field(default=10, metadata={"help": "Times that a failed request or window is asked again."})
+    api_url: str = field(default="https://export.arxiv.org/api/query", metadata={"help": "Address of the search API."})
+    oai_url: str = field(default="https://oaipmh.arxiv.org/oai", metadata={"help": "Address of the OAI-PMH service."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Publish the folder on the Hugging Face Hub."})
+    hub_dataset_id: str | None = field(default=None, metadata={"help": "Dataset id there, as user/name."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "No progress."})
 
 
 def fail(message: str) -> NoReturn:
@@ -152,33 +177,25 @@ def check_arguments(arguments: FetchArguments) -> None:
         if name not in CATEGORIES:
             nearest = difflib.get_close_matches(name, CATEGORIES, n=1, cutoff=0.0)[0]
             fail(f"arXiv has no category {name!r}; did you mean {nearest}? (https://arxiv.org/category_taxonomy)")
-    if len(set(arguments.categories)) != len(arguments.categories) or len(arguments.categories) < 2:
-        fail(f"--categories {' '.join(arguments.categories)}: give at least two, each once")
-    days = []
-    for flag in ("start_date", "end_date"):
-        try:
-            days.append(date.fromisoformat(getattr(arguments, flag)))
-        except ValueError:
-            fail(f"--{flag} {getattr(arguments, flag)!r} is no date; write YYYY-MM-DD")
-    if days[1] < days[0]:
-        fail(f"--end_date {days[1]} comes before --start_date {days[0]}")
-    if days[0] < FIRST_DAY or days[1] > datetime.now(UTC).date():
-        fail(f"dates {days[0]} to {days[1]}: arXiv has papers from {FIRST_DAY} to today")
-    ratios = arguments.split_ratios
+    names, ratios, limit = arguments.categories, arguments.split_ratios, arguments.max_records_per_category
+    if len(set(names)) != len(names) or len(names) < 2:
+        fail(f"--categories {' '.join(names)}: give at least two, each once")
+    try:
+        first, last = date.fromisoformat(arguments.start_date), date.fromisoformat(arguments.end_date)
+    except ValueError as error:
+        fail(f"--start_date {arguments.start_date!r} --end_date {arguments.end_date}: write YYYY-MM-DD ({error})")
+    if last < first:
+        fail(f"--end_date {last} comes before --start_date {first}")
+    if first < FIRST_DAY or last > datetime.now(UTC).date():
+        fail(f"dates {first} to {last}: arXiv has papers from {FIRST_DAY} to today")
     if len(ratios) != 3 or min(ratios) <= 0 or abs(sum(ratios) - 1) > 1e-6:
         fail(f"--split_ratios {' '.join(map(str, ratios))}: give three positive shares that add to 1, as 0.8 0.1 0.1")
-    if arguments.max_records_per_category is not None and arguments.max_records_per_category < 10:
-        fail(f"--max_records_per_category {arguments.max_records_per_category}: give at least 10")
-    if arguments.source == "snapshot" and not arguments.snapshot_file:
-        fail("--source snapshot needs --snapshot_file FILE, for example sample_data/abstracts.jsonl")
-
-
-def written_here(folder: Path) -> bool:
-    """Tell whether the folder's manifest is one of this script's."""
-    try:
-        return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["script"] == "fetch_arxiv.py"
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+    if limit is not None and limit < 10:
+        fail(f"--max_records_per_category {limit}: give at least 10")
+    if (arguments.source == "snapshot") != bool(arguments.snapshot_file):
+        fail("--source snapshot and --snapshot_file FILE go together: one needs the other")
+    if arguments.push_to_hub and not arguments.hub_dataset_id:
+        fail("--push_to_hub needs --hub_dataset_id USER/NAME")
 
 
 @contextlib.contextmanager
@@ -190,10 +207,9 @@ def owned_folder(folder: Path) -> Iterator[Path]:
     work = folder / ".fetch"
     try:
         names = {path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("data/*"))}
-        names -= {"data", ".fetch"}
-        foreign = names - set(FILES)
-        if names and not foreign and not written_here(folder):
-            foreign = names
+        manifest = folder / "manifest.json"
+        written_here = manifest.is_file() and '"script": "fetch_arxiv.py"' in manifest.read_text(errors="replace")
+        foreign = names - {"data", ".fetch", *(FILES if written_here else [])}
         if foreign or (folder.exists() and not folder.is_dir()):
             fail(f"{folder} holds {min(foreign, default='no folder')}, not written here; give another --output_dir")
         work.mkdir(parents=True, exist_ok=True)
@@ -214,71 +230,62 @@ def owned_folder(folder: Path) -> Iterator[Path]:
                 path.rmdir()
 
 
-def make_record(identifier: str, title: str, abstract: str, categories: list[str], published: datetime) -> dict:
-    """Return one paper in the form that every source gives: white space collapsed, primary category first."""
+def parse_record(line: bytes) -> dict:
+    """Return a snapshot line's record: white space collapsed, the other categories sorted, the date in ISO form."""
+    entry = orjson.loads(line)
+    first, *others = entry["categories"].split()
+    _, day, month, year, clock, zone = entry["versions"][0]["created"].split()
+    moment = f"{year}-{MONTHS.index(month) + 1:02d}-{day:0>2}T{clock}{zone.replace('GMT', '+00:00')}"
     return {
-        "id": re.sub(r"v\d+$", "", identifier.strip()),
-        "title": " ".join(title.split()),
-        "abstract": " ".join(abstract.split()),
-        "categories": [categories[0], *sorted(set(categories[1:]) - {categories[0]})],
-        "published": published.astimezone(UTC).isoformat(timespec="seconds"),
+        "id": entry["id"],
+        "title": " ".join(entry["title"].split()),
+        "abstract": " ".join((entry["abstract"] or "").split()),
+        "categories": [first, *sorted(set(others) - {first})],
+        "published": datetime.fromisoformat(moment).astimezone(UTC).isoformat(),
     }
 
 
-def read_snapshot(arguments: FetchArguments, counts: Counter) -> Iterator[dict]:
-    """Yield the records of the snapshot that may be wanted; counts gets entries, bad lines and what is passed over.
+def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: Counter) -> Iterator[dict]:
+    """Yield the records that may be wanted, or all if ids are wanted; count the others and broken lines.
 
-    A line whose primary category shows that it is not wanted is passed over unparsed. That is safe: a quotation mark
-    within JSON text is escaped, so the pattern only matches the key, which stands once in a record, and a line that
-    it does not match, for an escape in the value or a missing end, is parsed.
+    A whole line whose primary category is seen to be another is passed over unparsed. That is safe: within JSON text a
+    quotation mark is escaped, so the marker only matches the key, which stands once in a record; and no JSON writer
+    escapes the letters of a category. A line of other spacing or without an end is parsed.
     """
-    path = Path(arguments.snapshot_file)
-    primary = re.compile(rb'"categories"\s*:\s*"([^"\\\s]+)["\s]').search
-    wanted = {name.encode() for name in arguments.categories}
-    number = 0
+    number = parsed = 0
     try:
         with contextlib.ExitStack() as stack:
-            raw = stack.enter_context(path.open("rb"))
-            size = os.fstat(raw.fileno()).st_size
-            zipped = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
+            raw = stack.enter_context(path.open("rb", buffering=2**18))
+            size, zipped = os.fstat(raw.fileno()).st_size, raw.peek(2)[:2] == b"\x1f\x8b"
             if path.suffix == ".gz" and not zipped:
                 fail(f"{path} is not gzip data, in spite of its name")
-            lines = stack.enter_context(gzip.open(raw)) if zipped else raw
-            if lines.read(4096).lstrip()[:1] != b"{":
+            stream = stack.enter_context(gzip.open(raw)) if zipped else raw
+            if stream.peek(4096).lstrip()[:1] != b"{":
                 fail(f"{path} does not start with a JSON object; the snapshot has one object a line (unpack a .zip)")
-            lines.seek(0)
-            bar = stack.enter_context(
-                tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=arguments.disable_tqdm)
-            )
-            for number, line in enumerate(lines, 1):
-                if not number % 20000:
-                    bar.update(raw.tell() - bar.n)
-                found = primary(line)
-                if found and found[1] not in wanted and line.endswith((b"}\n", b"}")):
-                    counts["other primary category"] += 1
+            bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=arguments.disable_tqdm)
+            stack.enter_context(bar)
+            marker = re.search(rb'"categories"\s*:\s*"', stream.peek(2**16))
+            marker = marker[0] if marker else b'"categories": "'
+            wanted, width = tuple(b"" if ids else name.encode() for name in arguments.categories), len(marker)
+            for number, line in enumerate(stream, 1):
+                at = line.find(marker)
+                if at >= 0 and line[-2] == 125 and not line.startswith(wanted, at + width):  # 125: the closing brace
                     continue
-                if line.isspace():
-                    continue
+                parsed += 1
                 try:
-                    entry = orjson.loads(line)
-                    record = make_record(
-                        entry["id"],
-                        entry["title"],
-                        entry["abstract"] or "",
-                        entry["categories"].split(),
-                        parsedate_to_datetime(entry["versions"][0]["created"]),
-                    )
+                    if not line.isspace():
+                        yield parse_record(line)
                 except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
                     if not arguments.skip_bad_lines:
                         fail(f"{path} line {number} is no arXiv record ({error!r}); --skip_bad_lines passes over such")
                     counts["bad lines"] += 1
-                    continue
-                yield record
+                if not parsed % 1000:
+                    bar.update(raw.tell() - bar.n)
             bar.update(size - bar.n)
+            counts["other primary category"] += number - parsed
     except (OSError, EOFError, zlib.error) as error:
-        place = f" after line {number}" if number else ""
-        fail(f"cannot read snapshot {path}{place}: {getattr(error, 'strerror', None) or error}; is it whole?")
+        reason = getattr(error, "strerror", None) or error
+        fail(f"cannot read snapshot {path}, after {number} lines: {reason}; is it whole?")
 
 
 def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) -> list[dict]:
@@ -300,25 +307,22 @@ def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) 
             counts["withdrawn"] += 1
         else:
             record["label"] = labels[record["categories"][0]]
-            earlier = by_id.get(record["id"])
-            if earlier:
+            if record["id"] in by_id:
                 counts["duplicate id"] += 1
-                record = min(record, earlier, key=orjson.dumps)
+                record = min(record, by_id[record["id"]], key=orjson.dumps)
             by_id[record["id"]] = record
     by_abstract = {}
-    for record in sorted(by_id.values(), key=lambda record: (record["published"], record["id"])):
+    for record in sorted(by_id.values(), key=itemgetter("published", "id")):
         by_abstract.setdefault(record["abstract"], record)
     counts["duplicate abstract"] = len(by_id) - len(by_abstract)
-    kept = sorted(by_abstract.values(), key=lambda record: record["id"])
+    kept = sorted(by_abstract.values(), key=itemgetter("id"))
     if limit := arguments.max_records_per_category:
         # A hash of seed and id orders each class: a larger sample contains the smaller one.
         kept.sort(key=lambda record: hashlib.sha256(f"{arguments.seed} {record['id']}".encode()).digest())
-        taken = Counter()
-        for record in kept:
-            taken[record["label"]] += 1
-            record["rank"] = taken[record["label"]]
-        counts["over --max_records_per_category"] = sum(record["rank"] > limit for record in kept)
-        kept = sorted((r for r in kept if r.pop("rank") <= limit), key=lambda record: record["id"])
+        ranks = defaultdict(count)
+        sample = [record for record in kept if next(ranks[record["label"]]) < limit]
+        counts["over --max_records_per_category"] = len(kept) - len(sample)
+        kept = sorted(sample, key=itemgetter("id"))
     return kept
 
 
@@ -333,83 +337,89 @@ def split_records(records: list[dict], arguments: FetchArguments) -> dict[str, l
         if sizes[label] < least:
             fail(f"category {name} has {sizes[label]} records, at least {least} are needed; check dates and source")
     validation, test = (round(len(records) * ratio) for ratio in arguments.split_ratios[1:])
-    train, rest = train_test_split(
-        records,
-        test_size=validation + test,
-        stratify=[record["label"] for record in records],
-        random_state=arguments.seed,
-    )
-    validation, test = train_test_split(
-        rest, test_size=test, stratify=[record["label"] for record in rest], random_state=arguments.seed
-    )
+    train, rest = split_in_two(records, validation + test, arguments.seed)
+    validation, test = split_in_two(rest, test, arguments.seed)
     return dict(zip(SPLITS, (train, validation, test), strict=True))
+
+
+def split_in_two(records: list[dict], size: int, seed: int) -> list[list[dict]]:
+    labels = [record["label"] for record in records]
+    return train_test_split(records, test_size=size, stratify=labels, random_state=seed)
 
 
 def counts_table(splits: dict[str, list[dict]], arguments: FetchArguments) -> str:
     """Return records per class and split as a Markdown table, beside the study's counts if they are comparable."""
-    study = (
-        arguments.categories == list(STUDY_COUNTS)
-        and (arguments.start_date, arguments.end_date) == STUDY_DATES
-        and arguments.max_records_per_category is None
-    )
-    per_split = [Counter(record["label"] for record in splits[name]) for name in SPLITS]
+    study = [arguments.categories, (arguments.start_date, arguments.end_date), arguments.max_records_per_category]
+    study = study == [list(STUDY_COUNTS), STUDY_DATES, None]
     everything, everything_study = sum(map(len, splits.values())), sum(STUDY_COUNTS.values())
     rows = [["label", *SPLITS, "all", "share", *(["study", "share"] if study else [])]]
-    for label, name in [*enumerate(arguments.categories), (None, "all")]:
-        cells = [sum(c.values()) if label is None else c[label] for c in per_split]
-        row = [name, *(f"{n:,}" for n in (*cells, sum(cells))), f"{sum(cells) / everything:.1%}"]
+    for name in [*arguments.categories, "all"]:
+        cells = [sum(name in ("all", arguments.categories[r["label"]]) for r in splits[split]) for split in SPLITS]
+        rows.append([name, *(f"{n:,}" for n in (*cells, sum(cells))), f"{sum(cells) / everything:.1%}"])
         if study:
-            count = STUDY_COUNTS.get(name, everything_study)
-            row += [f"{count:,}", f"{count / everything_study:.1%}"]
-        rows.append(row)
+            number = STUDY_COUNTS.get(name, everything_study)
+            rows[-1] += [f"{number:,}", f"{number / everything_study:.1%}"]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * (width - 1) + (":" if place else "-") for place, width in enumerate(widths)])
     cells = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
+def rebuild_splits(records: Iterator[dict], manifest: dict, counts: Counter) -> tuple[dict, list[str]]:
+    """Return the splits of a published manifest, in its order and with its labels, and the ids that are gone."""
+    wanted = {name for split in manifest["ids"].values() for name in split}
+    by_id, splits = {}, {}
+    for record in records:
+        counts["other id"] += record["id"] not in wanted
+        by_id[record["id"]] = min(record, by_id.get(record["id"], record), key=orjson.dumps)
+    for name in SPLITS:
+        pairs = zip(manifest["ids"][name], manifest["labels"][name], strict=True)
+        splits[name] = [by_id[identifier] | {"label": label} for identifier, label in pairs if identifier in by_id]
+        if not splits[name]:
+            fail(f"none of the papers of split {name} was found; is this the source of that manifest?")
+    return splits, sorted(wanted - set(by_id))
+
+
 def dataset_card(splits: dict[str, list[dict]], arguments: FetchArguments, counts: Counter, digests: dict) -> str:
-    """Return README.md: for the Hub and its readers: origin, counts, what was dropped, caveats, how to rebuild."""
+    """Return README.md, for the Hub and its readers: origin, counts, what was dropped, caveats, how to rebuild."""
     everything = [record for name in SPLITS for record in splits[name]]
     foreign = sum(not ARXIV_ID.fullmatch(record["id"]) for record in everything)
     sizes = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
-    size = sizes[max(0, len(str(len(everything))) - 3)]
-    front_matter = {
-        "license": "other" if foreign else "cc0-1.0",
-        "language": ["en"],
-        "pretty_name": f"arXiv abstracts in {len(arguments.categories)} categories",
-        "task_categories": ["text-classification"],
-        "size_categories": [size],
-        "tags": ["arxiv", "abstracts"],
-        "configs": [
-            {
-                "config_name": "default",
-                # load_dataset's cache knows a folder by its name and these lines: without the digest it would give
-                # the records of an earlier dataset of the same name.
-                "description": "sha256 " + hashlib.sha256("".join(digests.values()).encode()).hexdigest(),
-                "data_files": [{"split": name, "path": f"data/{name}-*"} for name in SPLITS],
-            }
-        ],
-    }
-    source = f"the metadata snapshot {Path(arguments.snapshot_file).name}"
+    source = {"api": "arXiv's search API", "oai": "arXiv's OAI-PMH service"}.get(arguments.source)
+    source = source or f"the metadata snapshot {Path(arguments.snapshot_file).name}"
     origin = (
-        f"**{foreign:,} of the {len(everything):,} records carry ids that are not arXiv's**: they do not come from "
-        "arXiv, and the licence is that of the file they were read from."
-        if foreign
-        else "arXiv offers this metadata under CC0 1.0; the papers themselves have licences of their own. arXiv does "
-        "not endorse this dataset."
+        "arXiv offers this metadata under CC0 1.0; the papers have licences\nof their own. arXiv does not endorse it."
     )
+    if foreign:
+        origin = (
+            f"**{foreign:,} of the {len(everything):,} records carry ids that are not arXiv's**: they are not arXiv's,"
+        )
+        origin += "\nand the licence is that of the file they were read from."
     command = ["python", "fetch_arxiv.py"]
     for item in fields(arguments):
         value = getattr(arguments, item.name)
         default = item.default_factory() if callable(item.default_factory) else item.default
-        if value != default and item.name not in ("output_dir", "disable_tqdm"):
-            value = Path(value).name if item.name == "snapshot_file" else value
-            value = value if isinstance(value, list) else [value]
-            command += [f"--{item.name}", *map(str, value)]
+        if value != default and item.name not in (*PRIVATE_FLAGS, *HARVEST_FLAGS):
+            value = Path(value).name if item.name in ("snapshot_file", "ids_from") else value
+            command += [f"--{item.name}", *map(str, value if isinstance(value, list) else [value])]
     dropped = "\n".join(f"| {reason} | {number:,} |" for reason, number in sorted(counts.items()))
+    # load_dataset's cache knows a local folder by its name and its configuration: without the digest, which the
+    # description brings into that, it would give the records of an earlier dataset of the same name.
     return f"""---
-{yaml.safe_dump(front_matter, sort_keys=False, width=1000)}---
+license: {"other" if foreign else "cc0-1.0"}
+language: en
+pretty_name: arXiv abstracts in {len(arguments.categories)} categories
+task_categories: [text-classification]
+size_categories: [{sizes[max(0, len(str(len(everything))) - 3)]}]
+tags: [arxiv, abstracts]
+configs:
+- config_name: default
+  description: sha256 {hashlib.sha256("".join(digests.values()).encode()).hexdigest()}
+  data_files:
+  - {{split: train, path: data/train-*}}
+  - {{split: validation, path: data/validation-*}}
+  - {{split: test, path: data/test-*}}
+---
 
 # arXiv abstracts: {", ".join(arguments.categories)}
 
@@ -452,65 +462,103 @@ Of two records with the same abstract the earlier one stays, so that no text sta
 {shlex.join(command)} --output_dir DIR
 ```
 
-manifest.json holds all arguments, the counts, the SHA-256 of each parquet file and the arXiv ids of every split.
+manifest.json holds all arguments, the counts, the SHA-256 of each parquet file and the arXiv ids of every split; with
+`--ids_from manifest.json` the same papers are fetched again into the same splits.
 """
 
 
 def write_dataset(
-    folder: Path, work: Path, splits: dict[str, list[dict]], arguments: FetchArguments, counts: Counter
-) -> None:
-    """Write the dataset folder: every file complete under work first, then renamed into place.
+    folder: Path, work: Path, splits: dict[str, list[dict]], arguments: FetchArguments, counts: Counter, extra: dict
+) -> dict[str, str]:
+    """Write the dataset folder, every file whole under work first and then renamed; return the parquet files' SHA-256.
 
     Ends with exit code 2 if that fails, a full disk say; an earlier dataset is then as it was.
     """
-    features = datasets.Features(
-        {
-            "id": datasets.Value("string"),
-            "title": datasets.Value("string"),
-            "abstract": datasets.Value("string"),
-            "label": datasets.ClassLabel(names=arguments.categories),
-            "categories": datasets.List(datasets.Value("string")),
-            "published": datasets.Value("timestamp[ms, tz=UTC]"),
-        }
-    )
+    text = datasets.Value("string")
+    label, moment = datasets.ClassLabel(names=arguments.categories), datasets.Value("timestamp[ms, tz=UTC]")
+    columns = {"id": text, "title": text, "abstract": text, "label": label, "categories": datasets.List(text)}
+    features = datasets.Features(columns | {"published": moment})
     partial = work / "partial"
     datasets.disable_progress_bars()
+    recorded = asdict(arguments) | {"output_dir": folder.name}
+    recorded |= {name: recorded[name] and Path(recorded[name]).name for name in ("snapshot_file", "ids_from")}
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        (partial / "data").mkdir(parents=True)
+        (partial / "data").mkdir(parents=True, exist_ok=True)
         (folder / "data").mkdir(exist_ok=True)
         for name in SPLITS:
-            columns = {column: [record[column] for record in splits[name]] for column in features}
-            columns["published"] = [datetime.fromisoformat(text) for text in columns["published"]]
-            datasets.Dataset.from_dict(columns, features=features).to_parquet(
-                partial / f"data/{name}-00000-of-00001.parquet"
-            )
+            values = {column: [record[column] for record in splits[name]] for column in features}
+            values["published"] = [datetime.fromisoformat(moment) for moment in values["published"]]
+            table = datasets.Dataset.from_dict(values, features=features)
+            table.to_parquet(partial / f"data/{name}-00000-of-00001.parquet")
         digests = {file: hashlib.sha256((partial / file).read_bytes()).hexdigest() for file in FILES[2:]}
-        snapshot = arguments.snapshot_file and Path(arguments.snapshot_file).name
+        counted = {name: Counter(arguments.categories[record["label"]] for record in splits[name]) for name in SPLITS}
         manifest = {
             "script": "fetch_arxiv.py",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
-            "arguments": asdict(arguments) | {"snapshot_file": snapshot, "output_dir": folder.name},
-            "counts": {
-                name: {
-                    category: sum(record["label"] == label for record in splits[name])
-                    for label, category in enumerate(arguments.categories)
-                }
-                for name in SPLITS
-            },
+            "arguments": recorded,
+            "counts": {name: {c: counted[name][c] for c in arguments.categories} for name in SPLITS},
             "dropped": dict(sorted(counts.items())),
+            **extra,
             "sha256": digests,
             "versions": {name: version(name) for name in ("arxiv", "datasets", "pyarrow", "requests", "scikit-learn")},
             "ids": {name: [record["id"] for record in splits[name]] for name in SPLITS},
             "labels": {name: [record["label"] for record in splits[name]] for name in SPLITS},
         }
-        text = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
-        (partial / "manifest.json").write_text(text, encoding="utf-8")
+        written = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
+        (partial / "manifest.json").write_text(written, encoding="utf-8")
         (partial / "README.md").write_text(dataset_card(splits, arguments, counts, digests), encoding="utf-8")
         for file in FILES:
             os.replace(partial / file, folder / file)
     except OSError as error:
         fail(f"cannot write {folder}: {error.strerror or error}; an earlier dataset there is as it was")
+    return digests
+
+
+def read_manifest(arguments: FetchArguments) -> dict:
+    """Return the manifest that --ids_from names, and take from it the arguments that say what the dataset is."""
+    try:
+        manifest = json.loads(Path(arguments.ids_from).read_text(encoding="utf-8"))
+        for name in ("categories", "start_date", "end_date", "split_ratios", "max_records_per_category", "seed"):
+            setattr(arguments, name, manifest["arguments"][name])
+        if any(len(manifest["ids"][name]) != len(manifest["labels"][name]) for name in SPLITS):
+            raise ValueError("ids and labels differ in number")
+        return manifest
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fail(f"cannot read {arguments.ids_from} ({error!r}); give the manifest.json of a dataset of fetch_arxiv.py")
+
+
+def run_harvest(arguments: FetchArguments, folder: Path) -> dict:
+    """Run harvest_arxiv.py, in this process so that both end together, and return what its harvest.json says."""
+    script = Path(__file__).with_name("harvest_arxiv.py")
+    if not script.is_file():
+        fail(f"--source {arguments.source} needs {script}; copy it beside this script")
+    command = [str(script), "--output_dir", str(folder), *(["--disable_tqdm"] if arguments.disable_tqdm else [])]
+    by_id = arguments.ids_from and arguments.source == "api"
+    for name in ("source", "categories", "start_date", "end_date", *HARVEST_FLAGS, *(["ids_from"] if by_id else [])):
+        value = getattr(arguments, name)
+        command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    previous, sys.argv = sys.argv, command
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        sys.argv = previous
+    return json.loads((folder / "harvest.json").read_text(encoding="utf-8"))
+
+
+def push(folder: Path, arguments: FetchArguments) -> None:
+    """Put the folder on the Hub as it is; end with exit code 2 if that fails, the folder is kept."""
+    kept = f"the dataset is kept in {folder}, the same command goes on from it"
+    if not huggingface_hub.get_token():
+        fail(f"no token for the Hub: run `hf auth login` or set HF_TOKEN; {kept}")
+    try:
+        api = huggingface_hub.HfApi()
+        repo_id = api.create_repo(arguments.hub_dataset_id, repo_type="dataset", exist_ok=True).repo_id
+        commit = api.upload_folder(
+            repo_id=repo_id, repo_type="dataset", folder_path=folder, allow_patterns=list(FILES)
+        )
+    except Exception as error:  # huggingface_hub raises many kinds: refused, no such user, no network, offline mode
+        fail(f"cannot push to {arguments.hub_dataset_id}: {' '.join(str(error).split())[:300]}; {kept}")
+    logger.info("pushed: %s", commit.commit_url)
 
 
 def main() -> None:
@@ -519,28 +567,42 @@ def main() -> None:
         format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout
     )
     (arguments,) = parse_arguments(FetchArguments)
+    manifest = read_manifest(arguments) if arguments.ids_from else None
     check_arguments(arguments)
     folder = Path(arguments.output_dir)
 
     with owned_folder(folder) as work:
         # 2. Records from the source
-        counts = Counter()
-        records = read_snapshot(arguments, counts)
+        counts, extra = Counter(), {}
+        path = Path(arguments.snapshot_file or work / "harvest/records.jsonl.gz")
+        if arguments.source != "snapshot":
+            plan = run_harvest(arguments, path.parent)
+            extra["harvest"] = {key: plan[key] for key in ("records", "requests", "waited_seconds")}
+        ids = {name for split in manifest["ids"].values() for name in split} if manifest else set()
+        records = read_snapshot(path, arguments, ids, counts)
 
         # 3. What is kept, and the split
-        kept = select(records, arguments, counts)
+        if manifest:
+            splits, extra["gone"] = rebuild_splits(records, manifest, counts)
+        else:
+            splits = split_records(select(records, arguments, counts), arguments)
         counts = +counts  # without the reasons that did not occur
-        splits = split_records(kept, arguments)
 
         # 4. The dataset folder
-        write_dataset(folder, work, splits, arguments, counts)
+        digests = write_dataset(folder, work, splits, arguments, counts, extra)
 
     # 5. What came out
-    print(
-        "dropped:", ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items()) if number) or "none"
-    )
+    print("dropped:", ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items())) or "none")
     print(counts_table(splits, arguments))
+    if manifest:
+        gone = extra["gone"]
+        print(f"gone: {len(gone):,} papers", *gone[:10], "..." if len(gone) > 10 else "")
+        print(
+            "parquet files:", "those of the manifest" if digests == manifest["sha256"] else "other than the manifest's"
+        )
     logger.info("wrote %s", folder)
+    if arguments.push_to_hub:
+        push(folder, arguments)
 
 
 if __name__ == "__main__":

@@ -1,57 +1,20 @@
 """fetch_arxiv.py: the dataset folder, the split, what is dropped, and what a user may get wrong."""
 
 import gzip
-import hashlib
 import json
 import random
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import filelock
 import pytest
 import yaml
+from arxiv_server import parquet_hashes, snapshot_entry, study_entries, text_of, write_snapshot
 from conftest import LABELS, ROOT, assert_user_error
 from datasets import load_dataset
-
-WORDS = "scheme bundle curvature lattice metric form cone knot moduli volume flow convex sheaf torus map disc".split()
-
-
-def text_of(number):
-    """Forty words that no other number gives."""
-    chooser = random.Random(number)
-    return " ".join(chooser.choice(WORDS) for _ in range(40)) + f" number {number}."
-
-
-def snapshot_entry(number, category, **changes):
-    """One record in the snapshot's layout; keyword arguments replace its fields."""
-    month, day = 1 + number % 12, 1 + number % 28
-    moment = f"{day} {'Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec'.split()[month - 1]} {2014 + number % 10}"
-    entry = {
-        "id": f"{14 + number % 10}{month:02d}.{number:05d}",
-        "submitter": None,
-        "title": f"On the\n  {WORDS[number % len(WORDS)]} of Kähler type {number}",
-        "comments": 'a "categories": "math.QA" in quotation marks',
-        "categories": f"{category} math.GT" if number % 3 else category,
-        "abstract": f"  {text_of(number)}\nA second line.\n",
-        "versions": [{"version": "v1", "created": f"Mon, {moment} 00:00:00 GMT"}],
-        "update_date": "2024-01-01",
-    }
-    return entry | changes
-
-
-def study_entries(per_class=20):
-    return [snapshot_entry(5 * n + k, name) for n in range(per_class) for k, name in enumerate(LABELS)]
-
-
-def write_snapshot(path, entries):
-    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
-    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
-    return path
-
-
-def parquet_hashes(folder):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("data/*"))}
+from hub_server import hub_server
 
 
 @pytest.fixture
@@ -200,7 +163,6 @@ def test_any_json_spacing_gives_the_same_records(fetch_snapshot, tmp_path, separ
     fetch_snapshot()
     entries = [*study_entries(), *(snapshot_entry(3000 + k, "cs.LG") for k in range(5))]
     text = "".join(json.dumps(entry, separators=separators) + "\n" for entry in entries)
-    text = text.replace("math.SG", r"math\u002eSG")  # an escape is seen only by a parser
     (tmp_path / "spaced.jsonl").write_text(text.rstrip("\n"))
     result = fetch_snapshot(file=tmp_path / "spaced.jsonl", folder=tmp_path / "again")
     assert result.code == 0, result.err
@@ -308,7 +270,7 @@ def spoil(path, kind, data):
         ("array", "array.json", ["one object a line"]),
         ("empty", "empty.json", ["does not start with a JSON object"]),
         ("folder", "folder", ["cannot read snapshot", "directory"]),
-        ("other json", "other.json", ["line 1 is no arXiv record", "id"]),
+        ("other json", "other.json", ["line 1 is no arXiv record", "categories"]),
     ],
 )
 def test_bad_snapshot_files(fetch_snapshot, snapshot, tmp_path, kind, name, words):
@@ -387,3 +349,100 @@ def test_full_disk_leaves_the_old_dataset(fetch_snapshot, snapshot, tmp_path):
     assert result.stderr.startswith("error: cannot write"), result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+# The Hub
+
+
+@pytest.fixture
+def push(snapshot, tmp_path):
+    """Run fetch_arxiv.py --push_to_hub in a process of its own, for which the loopback Hub is the Hub."""
+
+    def call(environment, *flags, name="abstracts"):
+        command = [sys.executable, ROOT / "fetch_arxiv.py", "--source", "snapshot", "--snapshot_file", snapshot]
+        command += ["--output_dir", tmp_path / "dataset", "--push_to_hub", "--hub_dataset_id", name, "--disable_tqdm"]
+        command = [str(word) for word in [*command, *flags]]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        return SimpleNamespace(code=result.returncode, out=result.stdout, err=result.stderr)
+
+    return call
+
+
+def test_pushed_dataset_is_the_folder(push, tmp_path):
+    with hub_server() as hub:
+        environment = hub.environment(tmp_path / "home")
+        result = push(environment)
+        assert result.code == 0, result.err
+        pushed = hub.files("dataset", "tester/abstracts")
+        folder = tmp_path / "dataset"
+        local = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        assert {path: content for path, content in pushed.items() if path != ".gitattributes"} == local
+        assert f"{hub.url}/datasets/tester/abstracts/commit/" in result.out
+        assert "hf_loopback" not in result.out + result.err
+
+        code = "import datasets, sys, json\nd = datasets.load_dataset(sys.argv[1])\n"
+        code += "print(json.dumps([[str(d[s].features), [str(row) for row in d[s]]] for s in d]))"
+        answers = [
+            subprocess.run([sys.executable, "-c", code, str(name)], capture_output=True, text=True, env=environment)
+            for name in ("tester/abstracts", folder)
+        ]
+        assert answers[0].returncode == 0, answers[0].stderr
+        assert answers[0].stdout == answers[1].stdout
+
+        # Other bytes under the same name replace the earlier ones.
+        assert push(environment, "--seed", 1).code == 0
+        assert hub.files("dataset", "tester/abstracts")["manifest.json"] != pushed["manifest.json"]
+        assert len(hub.repos["dataset", "tester/abstracts"]) == 3
+
+
+@pytest.mark.parametrize("case", ["no token", "wrong token", "other owner", "refused", "bad name", "no network"])
+def test_failed_push_keeps_the_dataset(push, tmp_path, case):
+    with hub_server() as hub:
+        tokens = {"no token": None, "wrong token": "hf_wrong"}
+        environment = hub.environment(tmp_path / "home", **({"token": tokens[case]} if case in tokens else {}))
+        if case == "refused":
+            hub.refuse = (403, "", "storage is full")
+        if case == "no network":
+            environment["HF_ENDPOINT"] = "http://127.0.0.1:9"
+        name = {"other owner": "somebody/abstracts", "bad name": "a b//c"}.get(case, "abstracts")
+        result = push(environment, name=name)
+    words = {
+        "no token": ["hf auth login", "HF_TOKEN"],
+        "wrong token": ["Invalid", "abstracts"],
+        "other owner": ["somebody/abstracts", "rights"],
+        "refused": ["storage is full"],
+        "bad name": ["a b//c"],
+        "no network": ["cannot push"],
+    }[case]
+    assert_user_error(result, tmp_path / "dataset", "kept", *words)
+    assert load_dataset(str(tmp_path / "dataset"))["train"].num_rows == 80
+
+
+def test_push_needs_a_name(fetch_snapshot, tmp_path):
+    assert_user_error(fetch_snapshot("--push_to_hub"), "--hub_dataset_id")
+
+
+def test_model_repositories_work_too(tmp_path):
+    """The server is also for pushing models: the same client makes, fills, lists and reads a model repository."""
+    code = """
+import huggingface_hub as hub, pathlib, sys
+folder = pathlib.Path(sys.argv[1]); folder.mkdir()
+(folder / "config.json").write_text("{}"); (folder / "model.safetensors").write_bytes(bytes(range(256)) * 40)
+api = hub.HfApi()
+name = api.create_repo("model", repo_type="model").repo_id
+api.upload_folder(repo_id=name, folder_path=folder)
+assert hub.whoami()["name"] == "tester"
+assert set(api.list_repo_files(name)) == {".gitattributes", "config.json", "model.safetensors"}
+got = hub.hf_hub_download(name, "model.safetensors")
+assert pathlib.Path(got).read_bytes() == (folder / "model.safetensors").read_bytes()
+assert hub.file_exists(name, "config.json") and not hub.file_exists(name, "other.json")
+api.delete_file("config.json", name)
+assert not hub.file_exists(name, "config.json")
+snapshot = pathlib.Path(hub.snapshot_download(name))
+assert {p.name for p in snapshot.iterdir()} == {".gitattributes", "model.safetensors"}
+print("done")
+"""
+    with hub_server() as hub:
+        command = [sys.executable, "-c", code, tmp_path / "model"]
+        result = subprocess.run(command, capture_output=True, text=True, env=hub.environment(tmp_path / "home"))
+    assert result.stdout.strip().endswith("done"), result.stderr

@@ -1,0 +1,236 @@
+"""A small arXiv on loopback: search API (Atom) and OAI-PMH over given records, with faults that can be switched on.
+
+Also here: the records that the tests of fetch_arxiv.py and harvest_arxiv.py use.
+
+It keeps arXiv's rules, so that a client that breaks them is seen: at most 2,000 entries a page and 30,000 a query,
+dates as twelve digits, addresses of limited length. Everything asked for stands in server.log.
+"""
+
+import contextlib
+import functools
+import gzip
+import hashlib
+import json
+import random
+import re
+import socket
+import struct
+import threading
+import time
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+from xml.sax.saxutils import escape
+
+from conftest import LABELS
+
+ATOM_HEAD = (
+    "<?xml version='1.0' encoding='UTF-8'?>\n<feed xmlns:opensearch=\"http://a9.com/-/spec/opensearch/1.1/\" "
+    'xmlns:arxiv="http://arxiv.org/schemas/atom" xmlns="http://www.w3.org/2005/Atom"><title>arXiv Query</title>'
+)
+OAI_HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n<OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/">'
+HTML = b"<!DOCTYPE html><html><head><title>arXiv</title></head><body><p>Back soon<br></body></html>"
+
+WORDS = "scheme bundle curvature lattice metric form cone knot moduli volume flow convex sheaf torus map disc".split()
+
+
+def text_of(number):
+    """Forty words that no other number gives."""
+    chooser = random.Random(number)
+    return " ".join(chooser.choice(WORDS) for _ in range(40)) + f" number {number}."
+
+
+def snapshot_entry(number, category, **changes):
+    """One record in the snapshot's layout; keyword arguments replace its fields."""
+    month, day = 1 + number % 12, 1 + number % 28
+    moment = f"{day} {'Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec'.split()[month - 1]} {2014 + number % 10}"
+    entry = {
+        "id": f"{14 + number % 10}{month:02d}.{number:05d}",
+        "submitter": None,
+        "title": f"On the\n  {WORDS[number % len(WORDS)]} of Kähler type {number}",
+        "comments": 'a "categories": "math.QA" in quotation marks',
+        "categories": f"{category} math.GT" if number % 3 else category,
+        "abstract": f"  {text_of(number)}\nA second line.\n",
+        "versions": [{"version": "v1", "created": f"Mon, {moment} 00:00:00 GMT"}],
+        "update_date": "2024-01-01",
+    }
+    return entry | changes
+
+
+def study_entries(per_class=20):
+    return [snapshot_entry(5 * n + k, name) for n in range(per_class) for k, name in enumerate(LABELS)]
+
+
+def write_snapshot(path, entries):
+    text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+    return path
+
+
+def parquet_hashes(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("data/*"))}
+
+
+moment = functools.cache(parsedate_to_datetime)
+
+
+def published(record):
+    return moment(record["versions"][0]["created"])
+
+
+def atom_entry(record, fault=None):
+    day = f"{published(record):%Y-%m-%dT%H:%M:%SZ}"
+    categories = record["categories"].split()
+    summary = "" if fault == "no summary" else f"<summary>{escape(record['abstract'] or '')}</summary>"
+    return (
+        f"<entry><id>http://arxiv.org/abs/{record['id']}v2</id><title>{escape(record['title'])}</title>"
+        f"<updated>{day}</updated>{summary}<published>{'' if fault == 'no date' else day}</published>"
+        + "".join(f'<category term="{name}" scheme="http://arxiv.org/schemas/atom"/>' for name in sorted(categories))
+        + f'<arxiv:primary_category term="{categories[0]}"/><author><name>Zoë Müller</name></author></entry>\n'
+    )
+
+
+def oai_record(record, deleted=False):
+    header = f"<identifier>oai:arXiv.org:{record['id']}</identifier><datestamp>2024-01-01</datestamp>"
+    if deleted:
+        return f'<record><header status="deleted">{header}</header></record>'
+    return (
+        f"<record><header>{header}</header><metadata>"
+        f'<arXiv xmlns="http://arxiv.org/OAI/arXiv/"><id>{record["id"]}</id>'
+        f"<created>{published(record):%Y-%m-%d}</created><updated>2023-12-31</updated>"
+        f"<authors><author><keyname>Müller</keyname></author></authors><title>{escape(record['title'])}</title>"
+        f"<categories>{record['categories']}</categories><abstract>{escape(record['abstract'] or '')}</abstract>"
+        "</arXiv></metadata></record>\n"
+    )
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body leave together
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        server = self.server
+        path, query = urlsplit(self.path).path, urlsplit(self.path).query
+        query = {key: values[0] for key, values in parse_qs(query).items()}
+        with server.guard:
+            number = len(server.log)
+            server.log.append({"time": time.monotonic(), "agent": self.headers["User-Agent"], **query})
+        fault = server.fault(number, query)
+        if fault == "silence":
+            server.stopping.wait(20)
+            return
+        if fault == "reset":  # closing with SO_LINGER 0 sends RST
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+            return
+        if fault and fault[:3].isdigit():
+            headers = {"Retry-After": fault.split()[1]} if " " in fault else {}
+            return self.answer(HTML, int(fault[:3]), headers)
+        if fault == "html":
+            return self.answer(HTML)
+        if len(self.path) > server.longest_address:
+            return self.answer(HTML, 414)
+        status, text = self.search(query, fault) if path == "/api/query" else self.oai(query, fault)
+        body = text.encode()
+        if fault == "cut":  # the length is announced, the connection ends before
+            self.answer(body, status, sent=body[: len(body) // 2])
+        elif fault == "cut feed":  # a whole answer, a broken feed
+            self.answer(body[: len(body) // 2], status)
+        else:
+            self.answer(body, status)
+
+    def answer(self, body, status=200, headers=(), sent=None):
+        self.send_response(status)
+        for name, value in dict(headers).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.wfile.write(body if sent is None else sent)
+        self.close_connection = sent is not None
+
+    def search(self, query, fault):
+        start, size = int(query.get("start", 0)), int(query.get("max_results", 10))
+        if size > 2000 or start + size > 30000 + size - 1:
+            return 400, "<error>too many</error>"
+        if query.get("id_list"):
+            asked = set(query["id_list"].split(","))
+            found = [record for record in self.server.records if record["id"] in asked]
+        else:
+            pattern = r"\((cat:[\w.-]+(?: OR cat:[\w.-]+)*)\) AND submittedDate:\[(\d{12}) TO (\d{12})\]"
+            match = re.fullmatch(pattern, query["search_query"])
+            if not match or query["sortBy"] != "submittedDate" or query["sortOrder"] != "ascending":
+                return 400, "<error>query</error>"
+            categories = set(match[1].replace("cat:", "").split(" OR "))
+            low, high = (datetime.strptime(text + "+0000", "%Y%m%d%H%M%z") for text in match.groups()[1:])
+            found = [r for r in self.server.records if categories & set(r["categories"].split())]
+            found = [r for r in found if low <= published(r) <= high]
+        found.sort(key=lambda record: (published(record), record["id"]))
+        total = len(found) + {"one more": 1, "one less": -1}.get(fault, 0)
+        page = found[start : start + size]
+        if fault == "empty":
+            page = []
+        elif fault == "nothing":
+            page, total = [], 0
+        elif fault == "short":
+            page = page[: len(page) // 2]
+        elif fault == "out of order":
+            page.reverse()
+        elif fault == "twice":  # in place of another
+            page[1:2] = page[:1]
+        elif fault == "twice, counted":
+            page, total = [*page[:1], *page], total + 1
+        entries = "".join(atom_entry(r, fault if k == 1 else None) for k, r in enumerate(page))
+        return 200, (
+            f"{ATOM_HEAD}<opensearch:itemsPerPage>{size}</opensearch:itemsPerPage>"
+            f"<opensearch:totalResults>{total}</opensearch:totalResults>"
+            f"<opensearch:startIndex>{start}</opensearch:startIndex>\n{entries}</feed>"
+        )
+
+    def oai(self, query, fault):
+        token = query.get("resumptionToken")
+        if (query.get("verb"), query.get("metadataPrefix")) != ("ListRecords", None if token else "arXiv"):
+            return 200, f'{OAI_HEAD}<error code="badArgument">no</error></OAI-PMH>'
+        if fault == "bad token" and token:
+            return 200, f'{OAI_HEAD}<error code="badResumptionToken">expired</error></OAI-PMH>'
+        name, start = token.rsplit("|", 1) if token else (query["set"], 0)
+        found = [r for r in self.server.records if name.split(":")[-1] in {c[5:] for c in r["categories"].split()}]
+        if not name.startswith("math:math:") or not found or fault == "nothing":
+            return 200, f'{OAI_HEAD}<error code="noRecordsMatch">none</error></OAI-PMH>'
+        start, size = int(start), self.server.oai_page
+        more = start + size < len(found)
+        records = "".join(map(oai_record, found[start : start + size])) + oai_record({"id": "1401.99999"}, True)
+        if not token and not more:
+            end = ""
+        else:
+            end = f"<resumptionToken>{f'{name}|{start + size}' if more else ''}</resumptionToken>"
+        return 200, f"{OAI_HEAD}<ListRecords>{records}{end}</ListRecords></OAI-PMH>"
+
+
+@contextlib.contextmanager
+def arxiv_server(records):
+    """Serve records (in the snapshot's layout); yields the server: api_url, oai_url, log, and what may be changed.
+
+    faults maps the number of a request to a fault; fault(number, query) may be replaced by a rule of one's own.
+    """
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.records, server.log, server.faults = records, [], {}
+    server.guard, server.stopping = threading.Lock(), threading.Event()
+    server.fault = lambda number, query: server.faults.get(number)
+    server.oai_page, server.longest_address = 15, 60000
+    server.api_url = f"http://127.0.0.1:{server.server_address[1]}/api/query"
+    server.oai_url = f"http://127.0.0.1:{server.server_address[1]}/oai"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.stopping.set()
+        server.shutdown()
+        server.server_close()
