@@ -54,41 +54,42 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def parse_arguments(*dataclass_types: type) -> tuple:
-    """Parse the command line; a first argument FILE.json or FILE.yaml stands for the flags it holds, later flags win.
+def one_line(error: BaseException) -> str:
+    """A library's message as one line that fits an error line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
-    Ends with exit code 2 on an unreadable file, an unknown flag (the nearest known one is suggested) or a bad value.
+
+def parse_arguments(*dataclass_types: type) -> tuple:
+    """Parse the command line; a first argument FILE.json or FILE.yaml stands for flags, later flags override it.
+
+    Ends with exit code 2 on an unreadable file, an unknown flag (the nearest known one is named) or a bad value.
     """
     parser = HfArgumentParser(
-        dataclass_types,
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        dataclass_types, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.error = fail
     arguments = sys.argv[1:]
     if arguments and arguments[0].endswith((".json", ".yaml", ".yml")):
         try:
-            recipe = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            fail(f"cannot read the arguments in {arguments[0]}: {' '.join(str(error).split())}")
-        if not isinstance(recipe, dict):
-            fail(f"{arguments[0]} must hold one mapping from flag names to values")
-        flags = []
-        for name, value in recipe.items():
-            values = value if isinstance(value, list) else [value]
-            if value is not None:
-                flags += [f"--{name}", *(str(v).lower() if isinstance(v, bool) else str(v) for v in values)]
+            recipe = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))  # JSON is YAML
+            recipe = {key: value for key, value in recipe.items() if value is not None}
+            flags = [
+                word
+                for key, value in recipe.items()
+                for word in (f"--{key}", *map(str, value if isinstance(value, list) else [value]))
+            ]
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
+            fail(f"{arguments[0]} is no readable file of arguments (flag: value a line): {one_line(error)}")
         arguments = flags + arguments[1:]
-    try:
-        *parsed, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
-    except ValueError as error:
-        fail(" ".join(str(error).split()))
+    namespace, unknown = parser.parse_known_args(arguments)
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        fail(f"unknown argument {unknown[0]}{f'; did you mean {near[0]}?' if near else ''} (--help lists all)")
-    return tuple(parsed)
+        nearest = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+        fail(f"unknown argument {unknown[0]}; {f'did you mean {nearest[0]}?' if nearest else '--help lists all'}")
+    try:
+        return parser.parse_dict(vars(namespace))
+    except (ValueError, ImportError) as error:
+        fail(one_line(error))
 
 
 def write_atomically(path: Path, text: str) -> None:
