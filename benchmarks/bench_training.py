@@ -245,6 +245,7 @@ def measure(arguments: BenchArguments, name: str) -> dict:
                 save_strategy="no",
                 logging_strategy="no",
                 disable_tqdm=True,
+                use_cpu=not torch.cuda.is_available(),
                 dataloader_pin_memory=torch.cuda.is_available(),
                 **{key: setting[key] for key in ("optim", "bf16", "fp16", "torch_compile") if key in setting},
             ),
