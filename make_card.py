@@ -262,6 +262,7 @@ def push(folder: Path, arguments: CardArguments) -> None:
             repo_id=repository.repo_id,
             folder_path=folder,
             ignore_patterns=["checkpoint-*", "*.tmp", "*.bin", "_*"],
+            delete_patterns=["training_args.bin"],  # a pickle that the Trainer uploads while it trains
             commit_message="End of training",
         )
     except Exception as error:  # the client raises its own kinds, those of its HTTP library, and OSError
@@ -274,6 +275,7 @@ def main() -> None:
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout
     )
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line a request otherwise
     (arguments,) = parse_arguments(CardArguments)
     if arguments.push_to_hub and not arguments.hub_model_id:
         fail("--push_to_hub needs --hub_model_id owner/name")
@@ -297,7 +299,7 @@ def main() -> None:
         write(folder / "README.md", model_card(record, results, state, names, arguments.hub_model_id))
     except OSError as error:
         fail(f"{folder} is no finished run, or cannot be written into ({error.strerror}: {error.filename})")
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         fail(f"{folder} holds files that are not those of a run of this project ({type(error).__name__}: {error})")
 
     # 4. Hub

@@ -31,9 +31,11 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import NoReturn
 
+import datasets
 import evaluate
 import numpy as np
 import pandas as pd
@@ -41,6 +43,8 @@ import torch
 import yaml
 from accelerate.utils import str_to_bool
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets.fingerprint import Hasher
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from scipy.special import softmax
@@ -91,8 +95,9 @@ STUDY_DEFAULTS = {
 IDENTITY = (
     "model_name_or_path config_name model_revision init_embeddings_from dataset_name dataset_config_name train_file "
     "validation_file text_column_names label_column_name max_seq_length text_prefix max_train_samples "
-    "max_eval_samples class_weights early_stopping_patience learning_rate seed data_seed num_train_epochs "
-    "max_steps warmup_steps weight_decay lr_scheduler_type optim train_sampling_strategy total_train_batch_size"
+    "max_eval_samples attention_dropout class_weights early_stopping_patience learning_rate seed data_seed "
+    "num_train_epochs max_steps warmup_steps weight_decay lr_scheduler_type optim train_sampling_strategy "
+    "total_train_batch_size"
 ).split()
 
 
@@ -113,6 +118,10 @@ class ModelArguments:
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub model."})
     attn_implementation: str | None = field(
         default=None, metadata={"help": "eager, sdpa or flash_attention_2; default: the model's best."}
+    )
+    attention_dropout: float | None = field(
+        default=None,
+        metadata={"help": "Dropout of attention weights; default the model's. 0 lets a CPU use its fused kernel."},
     )
     init_embeddings_from: str | None = field(
         default=None, metadata={"help": "Take the word embeddings of this pretrained model (with --config_name)."}
@@ -290,15 +299,8 @@ def load_splits(
     a column or a text is missing, or if labels are not names or integers.
     """
     columns = [name for names in arguments.text_column_names for name in names.split(",")]
-    files = {
-        split: file
-        for split, file in zip(
-            ("train", "validation", "test"),
-            (arguments.train_file, arguments.validation_file, arguments.test_file),
-            strict=True,
-        )
-        if file
-    }
+    files = {split: getattr(arguments, f"{split}_file") for split in ("train", "validation", "test")}
+    files = {split: file for split, file in files.items() if file}
     if bool(files) == bool(arguments.dataset_name):
         fail("give either --dataset_name or --train_file, --validation_file, --test_file")
     source = arguments.dataset_name or ", ".join(files.values())
@@ -317,6 +319,12 @@ def load_splits(
         reason = error.__cause__ or error
         fail(f"cannot load {source}: {one_line(reason)}")
 
+    for split, column in product({*needed} & {*dataset}, [*columns, arguments.label_column_name]):
+        if column not in (known := dataset[split].column_names):
+            fail(f"column {column!r} is not in split {split!r} of {source}; columns are {known}")
+        if column in columns and not str(getattr(dataset[split].features[column], "dtype", "")).endswith("string"):
+            fail(f"column {column!r} of split {split!r} holds no text but {dataset[split].features[column]}")
+
     if "train" in needed and "validation" not in dataset and "train" in dataset:
         labels = [str(label) for label in dataset["train"][arguments.label_column_name]]
         try:
@@ -324,26 +332,18 @@ def load_splits(
                 range(len(labels)), test_size=arguments.validation_fraction, stratify=labels, random_state=seed
             )
         except ValueError as error:
-            fail(
-                f"cannot take --validation_fraction {arguments.validation_fraction} out of the training split: {error}"
-            )
+            fail(f"cannot take --validation_fraction {arguments.validation_fraction} out of training: {error}")
         dataset["validation"] = dataset["train"].select(sorted(validation))
         dataset["train"] = dataset["train"].select(sorted(train))
         logger.warning("no validation split: %s training documents are used for it", f"{len(validation):,}")
 
-    limits = {
-        "train": arguments.max_train_samples,
-        "validation": arguments.max_eval_samples,
-        "test": arguments.max_predict_samples,
-    }
+    limits = (arguments.max_train_samples, arguments.max_eval_samples, arguments.max_predict_samples)
+    limits = dict(zip(("train", "validation", "test"), limits, strict=True))
     splits, names = DatasetDict(), None
     for split in needed:
         if split not in dataset or len(dataset[split]) == 0:
             fail(f"{source} has no documents in split {split!r}; it has {', '.join(dataset)}")
         part = dataset[split]
-        for column in [*columns, arguments.label_column_name]:
-            if column not in part.column_names:
-                fail(f"column {column!r} is not in split {split!r} of {source}; columns are {part.column_names}")
         if (limit := limits[split]) is not None:
             if limit < 1:
                 fail(f"the number of documents of split {split!r} must be at least 1, not {limit}")
@@ -392,6 +392,9 @@ def load_model(
             config.text_prefix, config.max_seq_length = data.text_prefix, data.max_seq_length
         elif set(config.id2label.values()) != set(names):
             fail(f"model {source} knows {sorted(config.id2label.values())} but the dataset has {sorted(names)}")
+        else:  # texts as it was trained on
+            data.text_prefix = data.text_prefix or getattr(config, "text_prefix", "")
+            data.max_seq_length = min(data.max_seq_length, getattr(config, "max_seq_length", math.inf))
         try:
             tokenizer = AutoTokenizer.from_pretrained(tokenizer_name, revision=arguments.model_revision)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -399,6 +402,9 @@ def load_model(
         if tokenizer.vocab_size <= len(tokenizer.all_special_ids):  # what is made of a folder without its files
             fail(f"{tokenizer_name} has no tokenizer files; give --tokenizer_name")
         options = {"attn_implementation": arguments.attn_implementation} if arguments.attn_implementation else {}
+        for key in ("attention_probs_dropout_prob", "attention_dropout"):  # as BERT and as newer encoders call it
+            if arguments.attention_dropout is not None and hasattr(config, key):
+                setattr(config, key, arguments.attention_dropout)
         if arguments.model_name_or_path:
             model = AutoModelForSequenceClassification.from_pretrained(
                 source,
@@ -435,8 +441,11 @@ def load_model(
 def tokenize(
     dataset: Dataset, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: DataTrainingArguments
 ):
-    """Return the split with input_ids, attention_mask, labels and length; cached on disk by its content."""
+    """Return the split with input_ids, attention_mask, labels and length, read from disk if that was done before."""
     label2id, prefix, limit = model.config.label2id, data.text_prefix, data.max_seq_length
+    rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
+    key = Hasher.hash([dataset["text"][:], dataset["label"][:], label2id, prefix, limit, rules])
+    cache = Path(datasets.config.HF_DATASETS_CACHE, "tokenised", f"{key}.arrow")
 
     def preprocess(batch: dict) -> dict:
         encoded = dict(tokenizer([prefix + text for text in batch["text"]], truncation=True, max_length=limit))
@@ -444,24 +453,34 @@ def tokenize(
         encoded["length"] = [len(pieces) for pieces in encoded["input_ids"]]
         return encoded
 
-    return dataset.map(
-        preprocess,
-        batched=True,
-        remove_columns=dataset.column_names,
-        num_proc=data.preprocessing_num_workers,
-        load_from_cache_file=not data.overwrite_cache,
-        desc="tokenising",
-    )
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        return dataset.map(
+            preprocess,
+            batched=True,
+            remove_columns=dataset.column_names,
+            num_proc=data.preprocessing_num_workers,
+            cache_file_name=str(cache),
+            load_from_cache_file=not data.overwrite_cache,
+            desc="tokenising",
+        )
+    except OSError as error:
+        fail(f"cannot write the tokenised texts into {cache.parent} ({one_line(error)}); set HF_DATASETS_CACHE")
 
 
-def last_complete_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that is whole: its weights can be opened, its state (written last) can be read."""
+def last_complete_checkpoint(folder: Path, model: PreTrainedModel) -> str | None:
+    """The newest checkpoint that is whole: its weights can be opened, its state (written last) can be read.
+
+    Ends with exit code 2 if its weights are not those of such a model.
+    """
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     for path in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
             for weights in path.glob("*.safetensors"):
-                with safe_open(weights, "pt"):  # checks that the file is as long as its header says
-                    pass
+                with safe_open(weights, "pt") as held:  # checks that the file is as long as its header says
+                    if any(shapes.get(name) != held.get_slice(name).get_shape() for name in held.keys()):  # noqa: SIM118
+                        fail(f"{path} is a checkpoint of another model than --model_name_or_path; delete {folder}")
             return str(path)
         except (OSError, ValueError, SafetensorError):
             logger.warning("%s was cut off while it was written; the one before it is used", path)
@@ -490,6 +509,27 @@ def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> tuple[n
     logits[order] = output.predictions
     output.metrics[f"{prefix}_samples"] = len(dataset)
     return logits, output.metrics
+
+
+def prepare_hub(training: TrainingArguments) -> None:
+    """Create the repository before hours are spent on training; ends with exit code 2 if the Hub refuses it.
+
+    A Hub that cannot be reached stops nothing: the run is then pushed at its end only. The token leaves the arguments,
+    which the Trainer would pickle into the run folder and upload.
+    """
+    if training.hub_token:
+        os.environ["HF_TOKEN"], training.hub_token = training.hub_token, None
+    training.hub_model_id = training.hub_model_id or Path(training.output_dir).absolute().name
+    if training.process_index:
+        return
+    try:
+        private = training.hub_private_repo
+        training.hub_model_id = HfApi().create_repo(training.hub_model_id, private=private, exist_ok=True).repo_id
+    except Exception as error:  # the client's own kinds, those of its HTTP library, and OSError
+        if isinstance(error, ValueError) or (isinstance(error, HfHubHTTPError) and error.response.status_code < 500):
+            fail(f"no repository {training.hub_model_id} on the Hub ({one_line(error)}); see 'hf auth login'")
+        logger.warning("the Hub cannot be reached (%s); the run will be pushed at its end", one_line(error))
+        training.push_to_hub = False
 
 
 def run_record(model: ModelArguments, data: DataTrainingArguments, training: TrainingArguments) -> dict:
@@ -548,6 +588,7 @@ def main() -> None:
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout
     )
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line a request otherwise
     model_arguments, data_arguments, training_arguments = parse_arguments(
         ModelArguments, DataTrainingArguments, TrainingArguments
     )
@@ -607,24 +648,23 @@ def main() -> None:
     callbacks = [guard]
     if data_arguments.early_stopping_patience and training_arguments.do_train:
         callbacks.append(EarlyStoppingCallback(data_arguments.early_stopping_patience))
-    try:
-        trainer = Trainer(
-            model=model,
-            args=training_arguments,
-            train_dataset=encoded.get("train"),
-            eval_dataset=encoded.get("validation"),
-            processing_class=tokenizer,
-            data_collator=DataCollatorWithPadding(
-                tokenizer, pad_to_multiple_of=data_arguments.pad_to_multiple_of or (8 if half else None)
-            ),
-            compute_metrics=lambda output: metrics.compute(
-                predictions=output.predictions.argmax(axis=1), references=output.label_ids
-            ),
-            compute_loss_func=compute_loss,
-            callbacks=callbacks,
-        )
-    except (HfHubHTTPError, OSError) as error:
-        fail(f"no repository on the Hub ({one_line(error)}); log in with 'hf auth login' or leave out --push_to_hub")
+    if push := training_arguments.push_to_hub:
+        prepare_hub(training_arguments)
+    trainer = Trainer(
+        model=model,
+        args=training_arguments,
+        train_dataset=encoded.get("train"),
+        eval_dataset=encoded.get("validation"),
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(
+            tokenizer, pad_to_multiple_of=data_arguments.pad_to_multiple_of or (8 if half else None)
+        ),
+        compute_metrics=lambda output: metrics.compute(
+            predictions=output.predictions.argmax(axis=1), references=output.label_ids
+        ),
+        compute_loss_func=compute_loss,
+        callbacks=callbacks,
+    )
 
     try:
         if trainer.is_world_process_zero() and (training_arguments.do_train or not (folder / RUN_FILE).exists()):
@@ -632,7 +672,7 @@ def main() -> None:
 
         # 5. Training
         if training_arguments.do_train:
-            checkpoint = training_arguments.resume_from_checkpoint or last_complete_checkpoint(folder)
+            checkpoint = training_arguments.resume_from_checkpoint or last_complete_checkpoint(folder, model)
             if early_stopped(checkpoint, data_arguments.early_stopping_patience):
                 trainer.args.num_train_epochs = 0  # only the best model is still to be loaded
             handler = signal.signal(signal.SIGINT, guard.interrupt)
@@ -645,6 +685,7 @@ def main() -> None:
             if guard.interrupted:
                 logger.warning("saved in %s; the same command continues from there", folder)
                 raise SystemExit(130)
+            trainer.args.push_to_hub = False  # stage 8 pushes the complete folder, with its card
             trainer.save_model()
             trainer.save_metrics("train", result.metrics | {"train_samples": len(encoded["train"])})
             trainer.save_state()
@@ -672,9 +713,14 @@ def main() -> None:
                 write(folder / "predictions.csv", table.to_csv(index=False, float_format="%.6f"))
             trainer.save_metrics("predict", results)
 
-    except torch.OutOfMemoryError:
-        fail("out of memory: lower --per_device_train_batch_size, or --max_seq_length (accumulation makes up for it)")
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, MemoryError, RuntimeError) as error:
+        # torch has no kinds of its own for a CPU without memory and for a checkpoint that cannot be written
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
+            fail(
+                "out of memory: lower --per_device_train_batch_size (accumulation makes up for it) or --max_seq_length"
+            )
+        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+            raise
         fail(f"cannot write into {folder}: {one_line(error)}; free some space, then the same command continues")
 
     # 8. Pictures, model card, Hub: from the files
@@ -685,11 +731,10 @@ def main() -> None:
     make_card = Path(__file__).with_name("make_card.py")
     if training_arguments.do_predict and (folder / "trainer_state.json").exists() and make_card.exists():
         command = [sys.executable, make_card, "--run_dir", folder]
-        environment = dict(os.environ)
-        if training_arguments.push_to_hub:
-            command += ["--push_to_hub", "--hub_model_id", trainer.hub_model_id]
-            environment |= {"HF_TOKEN": training_arguments.hub_token} if training_arguments.hub_token else {}
-        if code := subprocess.run(command, env=environment).returncode:
+        if push:
+            command += ["--push_to_hub", "--hub_model_id", training_arguments.hub_model_id]
+            command += ["--hub_private_repo"] if training_arguments.hub_private_repo else []
+        if code := subprocess.run(command).returncode:
             raise SystemExit(code)
     for key in ("eval", "predict"):
         path = folder / f"{key}_results.json"

@@ -12,7 +12,7 @@ FETCH_ARGUMENTS=${FETCH_ARGUMENTS:-}          # such as: --source snapshot --sna
 MODELS=${MODELS:-bert-large-cased e5-large-v2 bge-large-en-v1.5 gte-large mxbai-embed-large-v1 GIST-large-Embedding-v0 UAE-Large-V1}
 LEARNING_RATES=${LEARNING_RATES:-1e-5 2e-5 3e-5 5e-5}
 SEEDS=${SEEDS:-42}                            # the first chooses the learning rate, the others repeat the chosen one
-ACCELERATE_CONFIG=${ACCELERATE_CONFIG:-accelerate_config.yaml}
+LAUNCH=${LAUNCH:-accelerate launch --config_file accelerate_config.yaml}   # several GPUs: configs/accelerate_multi_gpu.yaml
 TRAIN_ARGUMENTS=${TRAIN_ARGUMENTS:-}          # more flags for run_classification.py
 ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:---max_samples 12}
 source ./setup_env.sh
@@ -28,13 +28,12 @@ fi
 # 2. Counting words
 [ -e "$OUTPUT_DIR/svm/predict_results.json" ] || python run_baseline.py --dataset_name "$DATASET" --output_dir "$OUTPUT_DIR/svm"
 
-# 3. Encoders. $1: model (name of a file in configs/recipes, or a model), $2: learning rate, $3: seed, rest: what to do
-train() {
+# 3. Encoders. $1: model (name of a file in configs/recipes, or a model), $2: learning rate, $3: seed, rest: more flags
+classify() {
     local recipe=configs/recipes/$1.yaml
     [ -e "$recipe" ] || recipe="--model_name_or_path $1"
-    accelerate launch --config_file "$ACCELERATE_CONFIG" run_classification.py $recipe --dataset_name "$DATASET" \
-        --output_dir "$OUTPUT_DIR/$(basename "$1")/lr-$2-seed-$3" --learning_rate "$2" --seed "$3" \
-        --do_train --do_eval $TRAIN_ARGUMENTS "${@:4}"
+    $LAUNCH run_classification.py $recipe --dataset_name "$DATASET" $TRAIN_ARGUMENTS --learning_rate "$2" --seed "$3" \
+        --output_dir "$OUTPUT_DIR/$(basename "$1")/lr-$2-seed-$3" "${@:4}"
 }
 
 runs=("$OUTPUT_DIR/svm")
@@ -43,7 +42,7 @@ for model in $MODELS; do
     first_seed=${SEEDS%% *}
     for rate in $LEARNING_RATES; do
         run=$OUTPUT_DIR/$name/lr-$rate-seed-$first_seed
-        [ -e "$run/eval_results.json" ] || train "$model" "$rate" "$first_seed" --do_predict false
+        [ -e "$run/eval_results.json" ] || classify "$model" "$rate" "$first_seed" --do_train --do_eval --do_predict false
         rm -rf "$run"/checkpoint-*             # the best model is in the run folder itself
     done
     # The lowest validation loss decides; the test split has not been looked at.
@@ -64,10 +63,12 @@ PYTHON
 )
     for seed in $SEEDS; do
         run=$OUTPUT_DIR/$name/lr-$best-seed-$seed
-        [ -e "$run/eval_results.json" ] || train "$model" "$best" "$seed" --do_predict false
+        if [ ! -e "$run/eval_results.json" ]; then
+            classify "$model" "$best" "$seed" --do_train --do_eval --do_predict
+        elif [ ! -e "$run/predict_results.json" ]; then
+            classify "$model" "$best" "$seed" --do_train false --do_eval false --do_predict --model_name_or_path "$run"
+        fi
         rm -rf "$run"/checkpoint-*
-        [ -e "$run/predict_results.json" ] || accelerate launch --config_file "$ACCELERATE_CONFIG" run_classification.py \
-            --model_name_or_path "$run" --dataset_name "$DATASET" --output_dir "$run" --do_predict
         runs+=("$run")
     done
 done
@@ -82,6 +83,6 @@ from pathlib import Path
 print(min(sys.argv[1:], key=lambda run: json.loads(Path(run, "eval_results.json").read_text())["eval_loss"]))
 PYTHON
 )
-[ -e "$OUTPUT_DIR/attribution/summary.json" ] || accelerate launch --config_file "$ACCELERATE_CONFIG" run_attribution.py \
+[ -e "$OUTPUT_DIR/attribution/summary.json" ] || $LAUNCH run_attribution.py \
     --model_name_or_path "$best" --dataset_name "$DATASET" --split test --output_dir "$OUTPUT_DIR/attribution" $ATTRIBUTION_ARGUMENTS
 echo "Done: $OUTPUT_DIR/comparison/comparison.md, $OUTPUT_DIR/attribution/attributions.html"

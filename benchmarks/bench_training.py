@@ -1,0 +1,382 @@
+#!/usr/bin/env python
+"""Measure how fast an encoder is fine-tuned: the Hugging Face example's settings against run_classification.py's.
+
+    # two CPU cores, a small encoder (about eight minutes)
+    python benchmarks/bench_training.py --dataset_name data/arxiv --model_name_or_path MODEL
+    # one GPU, BERT-large with random weights
+    python benchmarks/bench_training.py --dataset_name data/arxiv --config bert-large --tokenizer_name MODEL \\
+        --steps 30 --output_file benchmarks/results/training_gpu.json
+    # some settings only; their rows replace the ones in the file, the others stay
+    python benchmarks/bench_training.py --dataset_name data/arxiv --model_name_or_path MODEL --settings example
+
+Every setting trains with the Trainer in a process of its own, so that its peak memory is its own; every step updates
+the weights. The batches are those that the sampler of the setting forms of the whole training split: sorted by length
+and cut into as many parts as there are steps, and the middle batch of each part is taken. A few steps then stand for
+an epoch, padding included.
+
+Writes benchmarks/results/training.json: per setting documents/s, tokens/s (real ones, no padding), the share of
+padding, peak memory and model FLOPs utilisation (the share of the device's matrix-product peak that real tokens get).
+"""
+
+import argparse
+import datetime
+import json
+import logging
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from datasets import Dataset, load_dataset, load_from_disk
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    DataCollatorWithPadding,
+    HfArgumentParser,
+    PretrainedConfig,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    default_data_collator,
+)
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+logger = logging.getLogger(__name__)
+
+STUDY_BATCH_SIZE = 512
+# What a setting changes against run_classification.py's own: sdpa, grouped by length, dynamic padding, fused AdamW.
+CHANGES = {
+    "example": {"padding": "static", "grouped": False},
+    "ours_fp32": {},
+    "no_length_grouping": {"grouped": False},
+    "eager_attention": {"attention": "eager"},
+    "no_fused_adamw": {"optim": "adamw_torch"},
+    "pad_to_64": {"multiple": 64},
+    "compile_pad_to_64": {"multiple": 64, "torch_compile": True},
+    "no_attention_dropout": {"attention_dropout": 0.0},
+    "ours_bf16": {"bf16": True, "multiple": 8},
+    "ours_fp16": {"fp16": True, "multiple": 8},
+    "example_fp16": {"padding": "static", "grouped": False, "fp16": True},
+    "eager_attention_fp16": {"fp16": True, "multiple": 8, "attention": "eager"},
+    "no_attention_dropout_fp16": {"fp16": True, "multiple": 8, "attention_dropout": 0.0},
+    "compile_pad_to_64_fp16": {"fp16": True, "multiple": 64, "torch_compile": True},
+}
+GPU_ONLY = {name for name, changes in CHANGES.items() if "fp16" in changes}
+
+
+@dataclass
+class BenchArguments:
+    """What is measured, on which texts."""
+
+    dataset_name: str = field(metadata={"help": "Dataset folder or Hub id; its training split gives the lengths."})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Pretrained encoder: folder or Hub id."})
+    config: str | None = field(
+        default=None, metadata={"help": "bert-large or a configuration (folder, file, Hub id) for random weights."}
+    )
+    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if it is not the model's."})
+    text_column_name: str = field(default="abstract", metadata={"help": "Column of the texts."})
+    max_seq_length: int = field(default=256, metadata={"help": "Word pieces of a text that the model sees."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Documents a step."})
+    steps: int = field(default=4, metadata={"help": "Measured steps a setting, after warm-up steps of all lengths."})
+    settings: list[str] | None = field(
+        default=None, metadata={"help": f"Of {', '.join(CHANGES)}; default: all that the device can do."}
+    )
+    timeout_s: int = field(default=150, metadata={"help": "Seconds after which a setting is given up (compiling)."})
+    output_file: str = field(default="benchmarks/results/training.json", metadata={"help": "Where the table goes."})
+    one_setting: str | None = field(
+        default=None, metadata={"help": "Measure this setting here and print it (what the parent process starts)."}
+    )
+    encoded_dir: str | None = field(default=None, metadata={"help": "Tokenised texts (for --one_setting)."})
+
+
+class Stopwatch(TrainerCallback):
+    """Takes the time from the end of the warm-up steps to the end of the last step."""
+
+    def __init__(self, warmup: int) -> None:
+        self.warmup, self.begin, self.start, self.end = warmup, time.perf_counter(), None, None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step in (self.warmup, state.max_steps):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if state.global_step == self.warmup:
+                self.start = time.perf_counter()
+            else:
+                self.end = time.perf_counter()
+
+
+def fail(message: str) -> NoReturn:
+    """End the program as every user's mistake ends it: one line on standard error, exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def parse_arguments() -> BenchArguments:
+    """Parse the command line; ends with exit code 2 on a bad value."""
+    parser = HfArgumentParser(
+        BenchArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.error = fail
+    (arguments,) = parser.parse_args_into_dataclasses()
+    if bool(arguments.model_name_or_path) == bool(arguments.config):
+        fail("give either --model_name_or_path or --config")
+    for name in [*(arguments.settings or []), *([arguments.one_setting] if arguments.one_setting else [])]:
+        if name not in CHANGES and name != "peak":
+            fail(f"unknown setting {name}; there are {', '.join(CHANGES)}")
+    if arguments.steps < 1:
+        fail(f"--steps must be at least 1, not {arguments.steps}")
+    return arguments
+
+
+def load_config(arguments: BenchArguments, **changes) -> PretrainedConfig:
+    """The model's configuration; ``bert-large`` needs no file."""
+    if arguments.config == "bert-large":
+        return BertConfig(
+            hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, **changes
+        )
+    return AutoConfig.from_pretrained(arguments.model_name_or_path or arguments.config, **changes)
+
+
+def count_flops(config: PretrainedConfig, lengths: np.ndarray) -> float:
+    """Floating-point operations of one training step for texts of these lengths, without padding.
+
+    Matrix products only, counted by torch on a model without storage. A text costs a quadratic function of its length
+    (linear layers and attention), so three lengths give it; the backward pass costs twice the forward one.
+    """
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+    points, counts = np.array([16, 64, 256]), []
+    for length in points:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(input_ids=torch.ones((1, int(length)), dtype=torch.long, device="meta"))
+        counts.append(counter.get_total_flops())
+    return 3 * float(np.polyval(np.polyfit(points, counts, 2), lengths).sum())
+
+
+def measure_peak(precision: str) -> float:
+    """The most floating-point operations a second that matrix products reach on this device: best of three sizes."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    best = 0.0
+    for size in (4096, 8192, 16384) if device == "cuda" else (1024, 1536, 2048):
+        left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        for _ in range(6):
+            start = time.perf_counter()
+            left @ right
+            if device == "cuda":
+                torch.cuda.synchronize()
+            best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def pick_batches(lengths: list[int], batch_size: int, steps: int, grouped: bool) -> list[list[int]]:
+    """Row numbers of ``steps`` batches that stand for an epoch, from the longest to the shortest.
+
+    The whole split is put in order as the Trainer does it, cut into batches, and these are sorted by their longest
+    text; the middle one of each of ``steps`` equal parts is taken.
+    """
+    generator = torch.Generator().manual_seed(0)
+    if grouped:
+        order = list(LengthGroupedSampler(STUDY_BATCH_SIZE, lengths=lengths, generator=generator))
+    else:
+        order = torch.randperm(len(lengths), generator=generator).tolist()
+    batches = [order[at : at + batch_size] for at in range(0, len(order) - batch_size + 1, batch_size)]
+    batches.sort(key=lambda batch: -max(lengths[row] for row in batch))
+    return [batches[int((step + 0.5) * len(batches) / steps)] for step in range(steps)]
+
+
+def measure(arguments: BenchArguments, name: str) -> dict:
+    """Train some steps with one setting; documents/s, real tokens/s, peak memory in GiB and what they are made of."""
+    setting = {"padding": "dynamic", "grouped": True, "attention": "sdpa", "multiple": None} | CHANGES[name]
+    encoded = load_from_disk(arguments.encoded_dir)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_name or arguments.model_name_or_path)
+    batch_size, lengths = arguments.per_device_train_batch_size, encoded["length"]
+    measured = pick_batches(lengths, batch_size, arguments.steps, setting["grouped"])
+    # Compiling and the kernels of a new shape are not counted: the warm-up sees long, middling and short batches.
+    warmup = pick_batches(lengths, batch_size, 4 if "torch_compile" in setting else 1, setting["grouped"])
+    rows = [row for batch in [*warmup, *measured] for row in batch]
+    if setting["padding"] == "static":
+        collator = default_data_collator
+        padded = arguments.max_seq_length * np.ones(len(measured))
+        encoded = encoded.select(rows).map(
+            lambda row: dict(tokenizer.pad(row, padding="max_length", max_length=arguments.max_seq_length))
+        )
+    else:
+        collator = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=setting["multiple"])
+        multiple = setting["multiple"] or 1
+        padded = np.array([-(-max(lengths[row] for row in batch) // multiple) * multiple for batch in measured])
+        encoded = encoded.select(rows)
+
+    config = load_config(arguments, num_labels=5)
+    options = {"attn_implementation": setting["attention"], "dtype": torch.float32}
+    for key in ("attention_probs_dropout_prob", "attention_dropout"):
+        if "attention_dropout" in setting and hasattr(config, key):
+            setattr(config, key, setting["attention_dropout"])
+    torch.manual_seed(0)
+    if arguments.config:
+        config.vocab_size = max(config.vocab_size, len(tokenizer))
+        model = AutoModelForSequenceClassification.from_config(config, **options)
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True, **options
+        )
+    stopwatch = Stopwatch(len(warmup))
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(
+                output_dir=scratch,
+                per_device_train_batch_size=batch_size,
+                max_steps=len(warmup) + len(measured),
+                train_sampling_strategy="sequential",  # the rows are in the order that the setting's sampler gave
+                save_strategy="no",
+                logging_strategy="no",
+                disable_tqdm=True,
+                use_cpu=not torch.cuda.is_available(),
+                dataloader_pin_memory=torch.cuda.is_available(),
+                **{key: setting[key] for key in ("optim", "bf16", "fp16", "torch_compile") if key in setting},
+            ),
+            train_dataset=encoded,
+            data_collator=collator,
+            callbacks=[stopwatch],
+        )
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        trainer.train()
+    seconds = stopwatch.end - stopwatch.start
+    real = np.array([lengths[row] for batch in measured for row in batch])
+    peak_memory = (
+        torch.cuda.max_memory_allocated()
+        if torch.cuda.is_available()
+        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    )
+    return {
+        "setting": name,
+        "precision": next((key for key in ("bf16", "fp16") if key in setting), "fp32"),
+        "documents_per_second": len(real) / seconds,
+        "real_tokens_per_second": float(real.sum() / seconds),
+        "padding_share": float(1 - real.sum() / (padded.sum() * batch_size)),
+        "peak_memory_gib": peak_memory / 2**30,
+        "resident_before_training_gib": before / 2**20,
+        "flops_per_second": count_flops(config, real) / seconds,
+        "seconds": seconds,
+        "warmup_seconds": stopwatch.start - stopwatch.begin,
+        "steps": len(measured),
+    }
+
+
+def measure_apart(name: str, encoded_dir: str, timeout_s: int) -> dict:
+    """Measure one setting in a process of its own; one that fails or takes too long is reported in its row."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--one_setting", name, "--encoded_dir", encoded_dir]
+    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return {"setting": name, "error": f"not done after {timeout_s} s (--timeout_s)"}
+    if result.returncode:
+        lines = [line for line in result.stderr.splitlines() if line.strip()] or [f"exit code {result.returncode}"]
+        return {"setting": name, "error": lines[-1][:300]}
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    # 1. Arguments
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout
+    )
+    arguments = parse_arguments()
+    if arguments.one_setting == "peak":
+        precisions = ["fp32", "bf16", "fp16"] if torch.cuda.is_available() else ["fp32", "bf16"]
+        print(json.dumps({precision: measure_peak(precision) for precision in precisions}))
+        return
+    if arguments.one_setting:
+        print(json.dumps(measure(arguments, arguments.one_setting)))
+        return
+    names = arguments.settings or [name for name in CHANGES if name not in GPU_ONLY or torch.cuda.is_available()]
+    if GPU_ONLY & set(names) and not torch.cuda.is_available():
+        fail(f"{', '.join(sorted(GPU_ONLY & set(names)))} need a GPU")
+
+    # 2. Lengths of real texts, tokenised once for all settings
+    try:
+        texts = load_dataset(arguments.dataset_name, split="train")[arguments.text_column_name]
+        tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_name or arguments.model_name_or_path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        fail(f"cannot read the texts or the tokenizer ({' '.join(str(error).split())[:200]}); see --help")
+    if len(texts) < STUDY_BATCH_SIZE:
+        fail(f"{arguments.dataset_name} has {len(texts)} training texts; {STUDY_BATCH_SIZE} are needed")
+    start = time.perf_counter()
+    encoded = dict(tokenizer(list(texts), truncation=True, max_length=arguments.max_seq_length))
+    tokenising = len(texts) / (time.perf_counter() - start)
+    encoded |= {"labels": [row % 5 for row in range(len(texts))], "length": list(map(len, encoded["input_ids"]))}
+
+    # 3. Every setting in its own process
+    output = Path(arguments.output_file)
+    rows = {}
+    if arguments.settings and output.exists():
+        rows = {row["setting"]: row for row in json.loads(output.read_text(encoding="utf-8"))["settings"]}
+    with tempfile.TemporaryDirectory() as scratch:
+        Dataset.from_dict(encoded).save_to_disk(scratch)
+        peak = measure_apart("peak", scratch, arguments.timeout_s)
+        logger.info("matrix products: %s GFLOP/s", {key: round(value / 1e9, 1) for key, value in peak.items()})
+        for name in names:
+            row = rows[name] = measure_apart(name, scratch, arguments.timeout_s)
+            if "error" in row:
+                logger.warning("%s: %s", name, row["error"])
+                continue
+            row["model_flops_utilisation"] = row["flops_per_second"] / peak[row["precision"]]
+            logger.info(
+                "%-26s %6.1f documents/s %7.0f tokens/s %5.2f GiB %5.1f %% of the peak",
+                name,
+                row["documents_per_second"],
+                row["real_tokens_per_second"],
+                row["peak_memory_gib"],
+                100 * row["model_flops_utilisation"],
+            )
+
+    # 4. Table
+    for row in rows.values():
+        base = rows.get("example_fp16" if row.get("precision") == "fp16" else "example", {})
+        if "documents_per_second" in row and "documents_per_second" in base:
+            row["ratio_to_example"] = row["documents_per_second"] / base["documents_per_second"]
+    result = {
+        "date": datetime.date.today().isoformat(),
+        "command": shlex.join(["python", *sys.argv]),
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{torch.get_num_threads()} CPU cores",
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in ("torch", "transformers", "accelerate", "datasets")},
+        "matrix_product_peak_flops_per_second": peak,
+        "tokenised_documents_per_second": tokenising,
+        "texts": {
+            "number": len(texts),
+            "mean_length": float(np.mean(encoded["length"])),
+            "quartiles": np.percentile(encoded["length"], [25, 50, 75]).tolist(),
+        },
+        "batch_size": arguments.per_device_train_batch_size,
+        "max_seq_length": arguments.max_seq_length,
+        "settings": [rows[name] for name in CHANGES if name in rows],
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(output.name + ".tmp")
+    temporary.write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, output)
+    logger.info("wrote %s", output)
+
+
+if __name__ == "__main__":
+    main()
