@@ -33,8 +33,8 @@ import matplotlib.pyplot as plt
 logger = logging.getLogger(__name__)
 
 REQUIRED = (
-    "id text label prediction target tokens attributions words word_attributions method n_steps relative_error f_input "
-    "f_baseline gradient_evaluations"
+    "id text label prediction target tokens attributions words word_attributions method n_steps relative_error "
+    "f_input f_baseline gradient_evaluations"
 ).split()
 GREEN, RED = (0x1A, 0x8F, 0x3C), (0xD0, 0x2C, 0x2C)
 
@@ -291,8 +291,8 @@ article { border: 1px solid var(--line); background: var(--card); padding: .8rem
 .foot { display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-end; font-size: .8rem; color: var(--faint); }
 .class { display: grid; grid-template-columns: 6.5rem 8rem 3rem; gap: .4rem; align-items: center; line-height: 1.3; }
 .class i { display: block; height: .6rem; background: var(--bar); }
-#tip { position: fixed; z-index: 3; background: var(--ink); color: var(--paper); padding: .3rem .6rem; font-size: .85rem;
-  border-radius: 4px; pointer-events: none; max-width: 22rem; }
+#tip { position: fixed; z-index: 3; background: var(--ink); color: var(--paper); padding: .3rem .6rem;
+  font-size: .85rem; border-radius: 4px; pointer-events: none; max-width: 22rem; }
 #tip[hidden] { display: none; }
 svg text { fill: var(--faint); font-size: 10px; } svg path { fill: none; stroke: var(--bar); stroke-width: 1.2; }
 svg circle { fill: rgb(var(--minus)); }
@@ -393,9 +393,11 @@ function curve(doc) {
   };
   const svg = make("svg", {width, height, role: "img"});
   svg.append(make("title", {}, `completeness error by number of steps; chosen: ${doc.n}`));
-  svg.append(make("path", {d: "M" + doc.gaps.map((gap, k) => `${x(first + k).toFixed(1)} ${y(gap).toFixed(1)}`).join("L")}));
+  const points = doc.gaps.map((gap, k) => `${x(first + k).toFixed(1)} ${y(gap).toFixed(1)}`);
+  svg.append(make("path", {d: "M" + points.join("L")}));
   svg.append(make("circle", {cx: x(doc.n), cy: y(doc.gaps[doc.n - first]), r: 3.5}));
-  svg.append(make("text", {x: 0, y: 12}, "1e" + Math.round(high)), make("text", {x: 0, y: height - 18}, "1e" + Math.round(low)));
+  svg.append(make("text", {x: 0, y: 12}, "1e" + Math.round(high)));
+  svg.append(make("text", {x: 0, y: height - 18}, "1e" + Math.round(low)));
   svg.append(make("text", {x: 30, y: height - 2}, `n = ${first} \u2026 ${end}, chosen ${doc.n}`));
   return svg;
 }
@@ -403,7 +405,8 @@ function curve(doc) {
 function card(doc) {
   const holder = element("article");
   holder.append(element("h2", doc.id));
-  const meta = element("p", `target ${doc.target}, predicted ${doc.prediction}, true ${doc.label ?? "unknown"}`, "meta");
+  const classes = `target ${doc.target}, predicted ${doc.prediction}, true ${doc.label ?? "unknown"}`;
+  const meta = element("p", classes, "meta");
   if (doc.label !== null && doc.label !== doc.prediction) meta.append(element("span", " \u2014 wrong", "wrong"));
   if (doc.cut) meta.append(element("span", " \u2014 text cut at the limit of the model", "wrong"));
   holder.append(meta, lineOf(doc, $("level").value));
@@ -447,7 +450,10 @@ for (const name of ["level", "label", "correct", "order"]) $(name).addEventListe
 $("find").addEventListener("input", update);
 $("more").addEventListener("click", more);
 document.forms[0].addEventListener("submit", event => event.preventDefault());
-$("documents").addEventListener("mouseover", event => event.target.dataset.say ? say(event.target) : $("tip").hidden = true);
+$("documents").addEventListener("mouseover", event => {
+  if (event.target.dataset.say) say(event.target);
+  else $("tip").hidden = true;
+});
 $("documents").addEventListener("mouseleave", () => $("tip").hidden = true);
 $("documents").addEventListener("keydown", event => {
   const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
@@ -482,7 +488,7 @@ def shown_document(document: dict, labels: list[str]) -> dict:
         word += span
     pieces = zip(shown_pieces(document), document["attributions"], strict=True)
     probabilities = document.get("probabilities") or {document["prediction"]: 1.0}
-    first, second = (sorted(probabilities.values(), reverse=True) + [0.0])[:2]
+    second, first = sorted([0.0, *probabilities.values()])[-2:]
     shown = {name: document[name] for name in ("id", "text", "label", "prediction", "target", "method")}
     shown |= {"words": words, "pieces": [[piece, short(score)] for piece, score in pieces]}
     shown |= {"of": document.get("word_ids") or [], "n": document["n_steps"], "cut": bool(document.get("truncated"))}
@@ -501,14 +507,7 @@ def write_page(documents: list[dict], summary: dict, faithfulness: dict | None, 
     data["documents"] = [shown_document(document, labels) for document in documents]
     # "<" would let a text end the script element.
     packed = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    names = [
-        "device",
-        "gradient_evaluations",
-        "median_relative_error",
-        "max_relative_error",
-        "truncated",
-        "not_converged",
-    ]
+    names = "device gradient_evaluations median_relative_error max_relative_error truncated not_converged".split()
     facts = [(name.replace("_", " "), summary[name]) for name in names if summary.get(name) is not None]
     facts += [
         (name.replace("_", " "), summary["arguments"][name])

@@ -112,10 +112,8 @@ def test_curve_marks_and_bars(page):
     assert "cut at the limit" in article.text_content() and "undefined" in article.text_content()
     assert article.locator("svg title").text_content().endswith("chosen: 2")
     assert article.locator("svg circle").count() == 1
-    widths = [
-        float(article.locator(".class i").nth(k).evaluate("bar => bar.style.width").rstrip("%")) for k in range(3)
-    ]
-    assert widths == [70, 20, 10]
+    widths = article.locator(".class i").evaluate_all("bars => bars.map(bar => bar.style.width)")
+    assert widths == ["70%", "20%", "10%"]
 
 
 def test_dark_mode_changes_the_paper(page):
