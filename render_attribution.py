@@ -13,6 +13,7 @@ import argparse
 import difflib
 import json
 import logging
+import math
 import os
 import sys
 import unicodedata
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 import jinja2
+import markupsafe
 import matplotlib
 import yaml
 from transformers import HfArgumentParser
@@ -30,7 +32,10 @@ import matplotlib.pyplot as plt
 
 logger = logging.getLogger(__name__)
 
-REQUIRED = "id text label prediction target tokens attributions words word_attributions".split()
+REQUIRED = (
+    "id text label prediction target tokens attributions words word_attributions method n_steps relative_error "
+    "f_input f_baseline gradient_evaluations"
+).split()
 GREEN, RED = (0x1A, 0x8F, 0x3C), (0xD0, 0x2C, 0x2C)
 
 
@@ -254,33 +259,279 @@ def write_latex(lines: list[tuple[dict, list[tuple[str, float]]]], path: Path) -
     write_atomically(path, "\n".join([*parts, "\\end{document}", ""]))
 
 
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Attributions</title>
+PAGE = r"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:">
+<link rel="icon" href="data:,">
+<title>Integrated gradients of {{ number }} documents</title>
 <style>
-body { font: 16px/1.9 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-mark { color: #000; padding: 1px 2px; border-radius: 3px; }
-</style></head><body>
-<h1>Integrated gradients of {{ documents | length }} documents</h1>
-{% for document in documents %}
-<article><h2>{{ document.id }}</h2>
-<p>target {{ document.target }}, true {{ document.label or "unknown" }}, predicted {{ document.prediction }}{% if
-document.truncated %} <strong>(text was cut at the model's limit)</strong>{% endif %}</p>
-<p>{% for word, score in document.line %}<mark style="background: rgb{{ score | shade(document.largest) }}"
-title="{{ '%+.4f' | format(score) }}">{{ word }}</mark> {% endfor %}</p></article>
-{% endfor %}
-</body></html>
+:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --faint: #666; --line: #d8d8d8; --card: #fafafa;
+  --plus: 26, 143, 60; --minus: 208, 44, 44; --bar: #4a76b8; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181b; --faint: #9a9a9a; --line: #3a3d42;
+  --card: #1e2125; --plus: 52, 190, 96; --minus: 235, 84, 84; --bar: #7aa5e6; } }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 62rem;
+  margin: 1.5rem auto; padding: 0 1rem; }
+h1 { font-size: 1.4rem; } h2 { font-size: 1rem; margin: 0; }
+table { border-collapse: collapse; font-size: .9rem; margin: .5rem 0 1rem; } th, td { padding: .15rem .8rem .15rem 0;
+  text-align: left; } td + td { font-variant-numeric: tabular-nums; }
+form { display: flex; flex-wrap: wrap; gap: .6rem 1rem; padding: .7rem; border: 1px solid var(--line);
+  position: sticky; top: 0; background: var(--paper); z-index: 2; font-size: .9rem; }
+article { border: 1px solid var(--line); background: var(--card); padding: .8rem 1rem; margin: 1rem 0; }
+.meta, .note { color: var(--faint); font-size: .88rem; margin: .2rem 0; }
+.wrong { font-weight: 700; }
+.text { line-height: 2.1; margin: .6rem 0; overflow-wrap: anywhere; }
+.text:focus-visible { outline: 2px solid var(--bar); outline-offset: 3px; }
+.text span { border-radius: 3px; padding: 1px 1px; text-underline-offset: 3px; }
+.plus { text-decoration: underline solid; } .minus { text-decoration: underline dashed; }
+.text span:hover, .text span.at { outline: 2px solid var(--ink); }
+.foot { display: flex; flex-wrap: wrap; gap: 1.5rem; align-items: flex-end; font-size: .8rem; color: var(--faint); }
+.class { display: grid; grid-template-columns: 6.5rem 8rem 3rem; gap: .4rem; align-items: center; line-height: 1.3; }
+.class i { display: block; height: .6rem; background: var(--bar); }
+#tip { position: fixed; z-index: 3; background: var(--ink); color: var(--paper); padding: .3rem .6rem;
+  font-size: .85rem; border-radius: 4px; pointer-events: none; max-width: 22rem; }
+#tip[hidden] { display: none; }
+svg text { fill: var(--faint); font-size: 10px; } svg path { fill: none; stroke: var(--bar); stroke-width: 1.2; }
+svg circle { fill: rgb(var(--minus)); }
+button, select, input { font: inherit; }
+</style>
+</head>
+<body>
+<h1>Integrated gradients of {{ number }} documents</h1>
+<p class="note">Scores are contributions to the logit of the target class, from a text of PAD or MASK tokens to the
+document. Green with a solid underline: for the class; red with a dashed underline: against it; darker: larger in this
+document. Scores of a document add up to F(x) &minus; F(b) but for the error stated. Hover over a word, or focus a text
+and use the arrow keys, for its score and its pieces.</p>
+<table>{% for name, value in facts %}<tr><th>{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</table>
+{% if faithfulness %}<h2>Is the explanation true to the model?</h2>
+<table><tr><th></th>{% for column in faithfulness.columns %}<th>{{ column }}</th>{% endfor %}</tr>
+{% for name, cells in faithfulness.rows %}<tr><th>{{ name }}</th>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}
+</tr>{% endfor %}</table>
+<p class="note">{{ faithfulness.note }}</p>{% endif %}
+<form aria-label="Filters">
+<label>show <select id="level"><option value="words">words<option value="pieces">pieces</select></label>
+<label>class <select id="label"><option value="">all{% for label in labels %}<option>{{ label }}{% endfor %}</select>
+</label>
+<label>prediction <select id="correct"><option value="">all<option value="right">right<option value="wrong">wrong
+</select></label>
+<label>order <select id="order"><option value="">as given<option value="error">largest error first<option
+value="margin">smallest margin first</select></label>
+<label>find <input id="find" type="search" size="14"></label>
+<output id="count"></output>
+</form>
+<main id="documents"></main>
+<p><button id="more" type="button">Show more</button></p>
+<div id="tip" role="status" aria-live="polite" hidden></div>
+<script id="data" type="application/json">{{ data }}</script>
+<script>
+"use strict";
+const page = JSON.parse(document.getElementById("data").textContent);
+const $ = name => document.getElementById(name);
+const STEP = 25;
+let chosen = [], shown = 0;
+
+function element(tag, text, className) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+function signed(value) { return (value < 0 ? "\u2212" : "+") + Math.abs(value).toPrecision(3); }
+
+function say(span) {
+  const box = span.getBoundingClientRect(), tip = $("tip");
+  tip.textContent = span.dataset.say;
+  tip.hidden = false;
+  tip.style.left = Math.max(4, Math.min(box.left, innerWidth - tip.offsetWidth - 8)) + "px";
+  tip.style.top = (box.top > tip.offsetHeight + 8 ? box.top - tip.offsetHeight - 6 : box.bottom + 6) + "px";
+}
+
+function coloured(text, score, largest, explanation) {
+  const span = element("span", text), strength = largest > 0 ? Math.min(1, Math.abs(score) / largest) : 0;
+  if (strength > 0.01) span.style.background = `rgba(var(--${score > 0 ? "plus" : "minus"}), ${0.8 * strength})`;
+  if (strength > 0.1) span.className = score > 0 ? "plus" : "minus";
+  span.dataset.say = explanation;
+  return span;
+}
+
+function lineOf(doc, level) {
+  const holder = element("p", undefined, "text");
+  holder.tabIndex = 0;
+  holder.setAttribute("role", "group");
+  holder.setAttribute("aria-label", "text of " + doc.id);
+  const items = level === "words" ? doc.words : doc.pieces;
+  const largest = Math.max(...items.map(item => Math.abs(item[1])), 0);
+  let last = 0;
+  items.forEach((item, number) => {
+    const pieces = level === "words"
+      ? doc.pieces.filter((piece, k) => doc.of[k] === number).map(piece => `${piece[0]} ${signed(piece[1])}`) : [];
+    const explanation = `${item[0]}: ${signed(item[1])}` + (pieces.length > 1 ? ` = ${pieces.join(", ")}` : "");
+    if (level === "words" && item.length > 2) {
+      holder.append(doc.text.slice(last, item[2]));
+      last = item[3];
+    } else if (number) holder.append(" ");
+    holder.append(coloured(item[0], item[1], largest, explanation));
+  });
+  if (level === "words" && doc.cut) holder.append(" \u2026");
+  return holder;
+}
+
+function curve(doc) {
+  const width = 260, height = 70, space = "http://www.w3.org/2000/svg";
+  const low = Math.min(...doc.gaps), high = Math.max(...doc.gaps, low + 1), [first, end] = page.steps;
+  const x = n => 30 + (n - first) / Math.max(1, end - first) * (width - 40);
+  const y = gap => 8 + (high - gap) / (high - low) * (height - 26);
+  const make = (tag, attributes, text) => {
+    const made = document.createElementNS(space, tag);
+    for (const name in attributes) made.setAttribute(name, attributes[name]);
+    if (text !== undefined) made.textContent = text;
+    return made;
+  };
+  const svg = make("svg", {width, height, role: "img"});
+  svg.append(make("title", {}, `completeness error by number of steps; chosen: ${doc.n}`));
+  const points = doc.gaps.map((gap, k) => `${x(first + k).toFixed(1)} ${y(gap).toFixed(1)}`);
+  svg.append(make("path", {d: "M" + points.join("L")}));
+  svg.append(make("circle", {cx: x(doc.n), cy: y(doc.gaps[doc.n - first]), r: 3.5}));
+  svg.append(make("text", {x: 0, y: 12}, "1e" + Math.round(high)));
+  svg.append(make("text", {x: 0, y: height - 18}, "1e" + Math.round(low)));
+  svg.append(make("text", {x: 30, y: height - 2}, `n = ${first} \u2026 ${end}, chosen ${doc.n}`));
+  return svg;
+}
+
+function card(doc) {
+  const holder = element("article");
+  holder.append(element("h2", doc.id));
+  const classes = `target ${doc.target}, predicted ${doc.prediction}, true ${doc.label ?? "unknown"}`;
+  const meta = element("p", classes, "meta");
+  if (doc.label !== null && doc.label !== doc.prediction) meta.append(element("span", " \u2014 wrong", "wrong"));
+  if (doc.cut) meta.append(element("span", " \u2014 text cut at the limit of the model", "wrong"));
+  holder.append(meta, lineOf(doc, $("level").value));
+  const foot = element("div", undefined, "foot"), bars = element("div");
+  page.labels.forEach((label, k) => {
+    const row = element("div", undefined, "class"), track = element("span"), bar = element("i");
+    bar.style.width = 100 * doc.probabilities[k] + "%";
+    track.append(bar);
+    row.append(element("span", label), track, element("span", doc.probabilities[k].toFixed(2)));
+    bars.append(row);
+  });
+  foot.append(bars);
+  if (doc.gaps) foot.append(curve(doc));
+  const error = doc.error === null ? "undefined, as F(x) = F(b)" : doc.error.toExponential(1);
+  foot.append(element("span", `F(x) \u2212 F(b) = ${signed(doc.difference)}; ${doc.n} steps of ${doc.method}; `
+    + `relative completeness error ${error}; ${doc.evaluations} gradients` + (doc.exact ? "" : "; NOT CONVERGED")));
+  holder.append(foot);
+  return holder;
+}
+
+function more() {
+  $("documents").append(...chosen.slice(shown, shown + STEP).map(card));
+  shown = Math.min(chosen.length, shown + STEP);
+  $("more").hidden = shown >= chosen.length;
+  $("count").textContent = `${chosen.length} of ${page.documents.length} documents`;
+}
+
+function update() {
+  const label = $("label").value, correct = $("correct").value, words = $("find").value.toLowerCase();
+  chosen = page.documents.filter(doc => (!label || (doc.label ?? doc.prediction) === label)
+    && (!correct || (doc.label !== null && (doc.label === doc.prediction) === (correct === "right")))
+    && (!words || (doc.id + " " + doc.text).toLowerCase().includes(words)));
+  if ($("order").value === "error") chosen.sort((a, b) => (b.error ?? -1) - (a.error ?? -1));
+  if ($("order").value === "margin") chosen.sort((a, b) => a.margin - b.margin);
+  shown = 0;
+  $("documents").replaceChildren();
+  more();
+}
+
+for (const name of ["level", "label", "correct", "order"]) $(name).addEventListener("change", update);
+$("find").addEventListener("input", update);
+$("more").addEventListener("click", more);
+document.forms[0].addEventListener("submit", event => event.preventDefault());
+$("documents").addEventListener("mouseover", event => {
+  if (event.target.dataset.say) say(event.target);
+  else $("tip").hidden = true;
+});
+$("documents").addEventListener("mouseleave", () => $("tip").hidden = true);
+$("documents").addEventListener("keydown", event => {
+  const step = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+  if (!step || !event.target.classList.contains("text")) return;
+  event.preventDefault();
+  const spans = [...event.target.children], at = spans.findIndex(span => span.classList.contains("at"));
+  const next = spans[Math.max(0, Math.min(spans.length - 1, at + step))];
+  spans[at]?.classList.remove("at");
+  next.classList.add("at");
+  say(next);
+});
+$("documents").addEventListener("focusout", event => {
+  event.target.querySelector?.(".at")?.classList.remove("at");
+  $("tip").hidden = true;
+});
+update();
+</script>
+</body>
+</html>
 """
 
 
-def write_page(documents: list[dict], path: Path) -> None:
-    """Write the page, every text escaped."""
-    environment = jinja2.Environment(autoescape=True)
-    environment.filters["shade"] = shade
-    shown = []
-    for document in documents:
-        line = list(zip(document["words"], document["word_attributions"], strict=True))
-        shown.append(document | {"line": line, "largest": max((abs(score) for _, score in line), default=0)})
-    write_atomically(path, environment.from_string(PAGE).render(documents=shown))
+def shown_document(document: dict, labels: list[str]) -> dict:
+    """What the page needs of a document, scores to four digits, so that 500 documents stay light."""
+
+    def short(value: float) -> float:
+        return float(f"{value:.4g}")
+
+    scores = document["word_attributions"]
+    words = [[word, short(score)] for word, score in zip(document["words"], scores, strict=True)]
+    for word, span in zip(words, document.get("word_spans") or [], strict=False):
+        word += span
+    pieces = zip(shown_pieces(document), document["attributions"], strict=True)
+    probabilities = document.get("probabilities") or {document["prediction"]: 1.0}
+    second, first = sorted([0.0, *probabilities.values()])[-2:]
+    shown = {name: document[name] for name in ("id", "text", "label", "prediction", "target", "method")}
+    shown |= {"words": words, "pieces": [[piece, short(score)] for piece, score in pieces]}
+    shown |= {"of": document.get("word_ids") or [], "n": document["n_steps"], "cut": bool(document.get("truncated"))}
+    shown |= {"probabilities": [round(probabilities.get(label, 0.0), 4) for label in labels], "margin": first - second}
+    shown |= {"difference": short(document["f_input"] - document["f_baseline"]), "error": document["relative_error"]}
+    shown |= {"evaluations": document["gradient_evaluations"], "exact": document.get("converged", True)}
+    if len(document.get("gaps") or []) > 1:
+        shown["gaps"] = [round(math.log10(max(gap, 1e-12)), 2) for gap in document["gaps"]]
+    return shown
+
+
+def write_page(documents: list[dict], summary: dict, faithfulness: dict | None, path: Path) -> None:
+    """Write the page; the documents go in as JSON that the page's own script shows as text, never as markup."""
+    labels = summary.get("labels") or sorted({document["prediction"] for document in documents})
+    data = {"labels": labels, "steps": summary.get("steps", [1, 1])}
+    data["documents"] = [shown_document(document, labels) for document in documents]
+    # "<" would let a text end the script element.
+    packed = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    names = "device gradient_evaluations median_relative_error max_relative_error truncated not_converged".split()
+    facts = [(name.replace("_", " "), summary[name]) for name in names if summary.get(name) is not None]
+    facts += [
+        (name.replace("_", " "), summary["arguments"][name])
+        for name in ("model_name_or_path", "baseline")
+        if name in summary.get("arguments", {})
+    ]
+    template = jinja2.Environment(autoescape=True).from_string(PAGE)
+    page = template.render(
+        number=len(documents), labels=labels, facts=facts, faithfulness=faithfulness, data=markupsafe.Markup(packed)
+    )
+    write_atomically(path, page)
+
+
+def faithfulness_table(measured: dict) -> dict:
+    """The page's table of faithfulness.json: a row a ranking, a column a measure, mean and 95 % interval."""
+    columns = list(next(iter(measured["rankings"].values())))
+    cells = {
+        ranking: [
+            f"{values[c]['mean']:.3f} [{values[c]['low']:.3f}, {values[c]['high']:.3f}]" if values.get(c) else ""
+            for c in columns
+        ]
+        for ranking, values in measured["rankings"].items()
+    }
+    return {"columns": [c.replace("_", " ") for c in columns], "rows": list(cells.items()), "note": measured["note"]}
 
 
 def main() -> None:
@@ -290,7 +541,7 @@ def main() -> None:
     )
     (arguments,) = parse_arguments(RenderArguments)
     folder = Path(arguments.attribution_dir)
-    documents, _, _ = read_folder(folder)
+    documents, summary, measured = read_folder(folder)
 
     # 2. The documents of the figure
     by_id = {document["id"]: document for document in documents}
@@ -308,7 +559,7 @@ def main() -> None:
 
     # 3. Page and figure
     try:
-        write_page(documents, folder / "attributions.html")
+        write_page(documents, summary, measured and faithfulness_table(measured), folder / "attributions.html")
         draw_png(lines, folder / "attributions.png")
         write_latex(lines, folder / "attributions.tex")
     except OSError as error:

@@ -352,7 +352,7 @@ def truncation_error(coefficients: np.ndarray, noise: float) -> np.ndarray:
     size = np.where(np.abs(coefficients) > noise, np.abs(coefficients), 0)
     before, last = size[-2 * eighth : -eighth].max(0), size[-eighth:].max(0)
     rate = np.minimum(last / np.maximum(before, np.finfo(float).tiny), 0.9)
-    return 2 * 0.4 * eighth * last * rate / (1 - rate)
+    return 2 * last * rate / (1 - rate ** (1 / eighth))
 
 
 @functools.cache
@@ -483,7 +483,7 @@ def main() -> None:
         fail(f"--output_dir {output}: this script did not write {(foreign or [output])[0].name}; name another folder")
 
     # 2. Documents, model, tokenizer
-    process = accelerate.PartialState()
+    process = accelerate.PartialState(cpu=not torch.accelerator.is_available())
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     documents, dataset_labels = read_documents(arguments)
     tokenizer, model = load_model(arguments.model_name_or_path)

@@ -25,6 +25,15 @@ def document(name="1501.00001", **changes):
         "word_spans": [[0, 6], [7, 13]],
         "token_spans": [None, [0, 2], [2, 6], [7, 13], None],
         "truncated": False,
+        "probabilities": {"math.AG": 0.7, "math.DG": 0.2, "math.SG": 0.1},
+        "method": "gausslegendre",
+        "n_steps": 2,
+        "relative_error": 1e-6,
+        "f_input": 2.0,
+        "f_baseline": 1.0,
+        "gradient_evaluations": 129,
+        "converged": True,
+        "gaps": [1e-2, 1e-6, 3e-6],
     } | changes
 
 
@@ -33,7 +42,8 @@ def write_folder(folder, documents):
     folder.mkdir(exist_ok=True)
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in documents)
     (folder / "attributions.jsonl").write_text(lines, encoding="utf-8")
-    (folder / "summary.json").write_text(json.dumps({"documents": len(documents)}))
+    summary = {"documents": len(documents), "labels": ["math.AG", "math.DG", "math.SG"], "steps": [1, 3]}
+    (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
 
