@@ -263,9 +263,7 @@ def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: 
             if stream.peek(4096).lstrip()[:1] != b"{":
                 fail(f"{path} does not start with a JSON object; the snapshot has one object a line (unpack a .zip)")
             bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=arguments.disable_tqdm)
-            stack.enter_context(bar)
-            marker = re.search(rb'"categories"\s*:\s*"', stream.peek(2**16))
-            marker = marker[0] if marker else b'"categories": "'
+            marker = (re.search(rb'"categories"\s*:\s*"', stream.peek(2**16)) or [b'"categories": "'])[0]
             wanted, width = tuple(b"" if ids else name.encode() for name in arguments.categories), len(marker)
             for number, line in enumerate(stream, 1):
                 at = line.find(marker)
@@ -282,6 +280,7 @@ def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: 
                 if not parsed % 1000:
                     bar.update(raw.tell() - bar.n)
             bar.update(size - bar.n)
+            bar.close()
             counts["other primary category"] += number - parsed
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
@@ -311,9 +310,8 @@ def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) 
                 counts["duplicate id"] += 1
                 record = min(record, by_id[record["id"]], key=orjson.dumps)
             by_id[record["id"]] = record
-    by_abstract = {}
-    for record in sorted(by_id.values(), key=itemgetter("published", "id")):
-        by_abstract.setdefault(record["abstract"], record)
+    oldest_last = sorted(by_id.values(), key=itemgetter("published", "id"), reverse=True)
+    by_abstract = {record["abstract"]: record for record in oldest_last}
     counts["duplicate abstract"] = len(by_id) - len(by_abstract)
     kept = sorted(by_abstract.values(), key=itemgetter("id"))
     if limit := arguments.max_records_per_category:
@@ -343,6 +341,7 @@ def split_records(records: list[dict], arguments: FetchArguments) -> dict[str, l
 
 
 def split_in_two(records: list[dict], size: int, seed: int) -> list[list[dict]]:
+    """Return the records but a stratified random sample of this size, and the sample."""
     labels = [record["label"] for record in records]
     return train_test_split(records, test_size=size, stratify=labels, random_state=seed)
 
@@ -392,9 +391,9 @@ def dataset_card(splits: dict[str, list[dict]], arguments: FetchArguments, count
     )
     if foreign:
         origin = (
-            f"**{foreign:,} of the {len(everything):,} records carry ids that are not arXiv's**: they are not arXiv's,"
+            f"**{foreign:,} of the {len(everything):,} records carry ids that are not arXiv's**: the licence is that"
         )
-        origin += "\nand the licence is that of the file they were read from."
+        origin += "\nof the file they were read from."
     command = ["python", "fetch_arxiv.py"]
     for item in fields(arguments):
         value = getattr(arguments, item.name)
@@ -415,10 +414,7 @@ tags: [arxiv, abstracts]
 configs:
 - config_name: default
   description: sha256 {hashlib.sha256("".join(digests.values()).encode()).hexdigest()}
-  data_files:
-  - {{split: train, path: data/train-*}}
-  - {{split: validation, path: data/validation-*}}
-  - {{split: test, path: data/test-*}}
+  data_files: {json.dumps([{"split": name, "path": f"data/{name}-*"} for name in SPLITS])}
 ---
 
 # arXiv abstracts: {", ".join(arguments.categories)}
@@ -433,7 +429,7 @@ Read from {source}. {origin}
 | title, abstract | text as the authors wrote it, LaTeX included, white space collapsed |
 | label | primary category |
 | categories | all categories, the primary one first, the others in alphabetical order |
-| published | date of version 1, UTC |
+| published | time of version 1, UTC; 00:00 where the source knows only the day |
 
 ## Records
 
@@ -454,7 +450,6 @@ Of two records with the same abstract the earlier one stays, so that no text sta
 - The label is the primary category, chosen by authors and moderators; many papers belong to several fields.
 - The column categories gives the label away: it is there to study cross-listing, not to predict from.
 - The abstract is that of the latest version known to the source, the date that of the first version.
-- A source that knows only the day of a paper gives 00:00 as its time.
 
 ## Rebuild
 
@@ -533,8 +528,8 @@ def run_harvest(arguments: FetchArguments, folder: Path) -> dict:
     if not script.is_file():
         fail(f"--source {arguments.source} needs {script}; copy it beside this script")
     command = [str(script), "--output_dir", str(folder), *(["--disable_tqdm"] if arguments.disable_tqdm else [])]
-    by_id = arguments.ids_from and arguments.source == "api"
-    for name in ("source", "categories", "start_date", "end_date", *HARVEST_FLAGS, *(["ids_from"] if by_id else [])):
+    more = ["ids_from"] if arguments.ids_from and arguments.source == "api" else []
+    for name in ("source", "categories", "start_date", "end_date", *HARVEST_FLAGS, *more):
         value = getattr(arguments, name)
         command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
     previous, sys.argv = sys.argv, command
@@ -553,9 +548,7 @@ def push(folder: Path, arguments: FetchArguments) -> None:
     try:
         api = huggingface_hub.HfApi()
         repo_id = api.create_repo(arguments.hub_dataset_id, repo_type="dataset", exist_ok=True).repo_id
-        commit = api.upload_folder(
-            repo_id=repo_id, repo_type="dataset", folder_path=folder, allow_patterns=list(FILES)
-        )
+        commit = api.upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=folder, allow_patterns=FILES)
     except Exception as error:  # huggingface_hub raises many kinds: refused, no such user, no network, offline mode
         fail(f"cannot push to {arguments.hub_dataset_id}: {' '.join(str(error).split())[:300]}; {kept}")
     logger.info("pushed: %s", commit.commit_url)
@@ -595,11 +588,8 @@ def main() -> None:
     print("dropped:", ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items())) or "none")
     print(counts_table(splits, arguments))
     if manifest:
-        gone = extra["gone"]
-        print(f"gone: {len(gone):,} papers", *gone[:10], "..." if len(gone) > 10 else "")
-        print(
-            "parquet files:", "those of the manifest" if digests == manifest["sha256"] else "other than the manifest's"
-        )
+        print(f"gone: {len(extra['gone']):,} papers", *extra["gone"][:10], "..." if extra["gone"][10:] else "")
+        print("parquet files:", "those" if digests == manifest["sha256"] else "others than those", "of the manifest")
     logger.info("wrote %s", folder)
     if arguments.push_to_hub:
         push(folder, arguments)

@@ -358,9 +358,16 @@ def test_full_disk_leaves_the_old_dataset(fetch_snapshot, snapshot, tmp_path):
 def push(snapshot, tmp_path):
     """Run fetch_arxiv.py --push_to_hub in a process of its own, for which the loopback Hub is the Hub."""
 
-    def call(environment, *flags, name="abstracts"):
+    def call(environment, *flags):
         command = [sys.executable, ROOT / "fetch_arxiv.py", "--source", "snapshot", "--snapshot_file", snapshot]
-        command += ["--output_dir", tmp_path / "dataset", "--push_to_hub", "--hub_dataset_id", name, "--disable_tqdm"]
+        command += [
+            "--output_dir",
+            tmp_path / "dataset",
+            "--push_to_hub",
+            "--hub_dataset_id",
+            "abstracts",
+            "--disable_tqdm",
+        ]
         command = [str(word) for word in [*command, *flags]]
         result = subprocess.run(command, capture_output=True, text=True, env=environment)
         return SimpleNamespace(code=result.returncode, out=result.stdout, err=result.stderr)
@@ -395,26 +402,32 @@ def test_pushed_dataset_is_the_folder(push, tmp_path):
         assert len(hub.repos["dataset", "tester/abstracts"]) == 3
 
 
-@pytest.mark.parametrize("case", ["no token", "wrong token", "other owner", "refused", "bad name", "no network"])
-def test_failed_push_keeps_the_dataset(push, tmp_path, case):
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("no token", ["hf auth login", "HF_TOKEN"]),
+        ("wrong token", ["Invalid", "abstracts"]),
+        ("other owner", ["somebody/abstracts", "rights"]),
+        ("refused", ["storage is full"]),
+        ("bad name", ["a b//c"]),
+        ("no network", ["cannot push"]),
+        ("offline", ["cannot push", "offline"]),
+    ],
+)
+def test_failed_push_keeps_the_dataset(fetch_snapshot, monkeypatch, tmp_path, case, words):
+    from huggingface_hub import constants
+
+    token = {"no token": "", "wrong token": "hf_wrong"}.get(case, "hf_loopback_test_token")
     with hub_server() as hub:
-        tokens = {"no token": None, "wrong token": "hf_wrong"}
-        environment = hub.environment(tmp_path / "home", **({"token": tokens[case]} if case in tokens else {}))
-        if case == "refused":
-            hub.refuse = (403, "", "storage is full")
-        if case == "no network":
-            environment["HF_ENDPOINT"] = "http://127.0.0.1:9"
+        monkeypatch.setenv("HF_TOKEN", token)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", case == "offline")
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9" if case == "no network" else hub.url)
+        hub.refuse = (403, "", "storage is full") if case == "refused" else None
         name = {"other owner": "somebody/abstracts", "bad name": "a b//c"}.get(case, "abstracts")
-        result = push(environment, name=name)
-    words = {
-        "no token": ["hf auth login", "HF_TOKEN"],
-        "wrong token": ["Invalid", "abstracts"],
-        "other owner": ["somebody/abstracts", "rights"],
-        "refused": ["storage is full"],
-        "bad name": ["a b//c"],
-        "no network": ["cannot push"],
-    }[case]
+        result = fetch_snapshot("--push_to_hub", "--hub_dataset_id", name)
     assert_user_error(result, tmp_path / "dataset", "kept", *words)
+    assert token not in result.err or not token
     assert load_dataset(str(tmp_path / "dataset"))["train"].num_rows == 80
 
 

@@ -361,7 +361,7 @@ def test_ids_from_rebuilds_the_dataset(fetch, run, server, expected, records, tm
     result = fetch(*more, folder=tmp_path / "again", source=source)
     assert result.code == 0, result.err
     assert parquet_hashes(tmp_path / "again") == published
-    assert "those of the manifest" in result.out
+    assert "parquet files: those of the manifest" in result.out
     assert "gone: 0 papers" in result.out
     if source == "api":
         assert len(server.log) == math.ceil(75 / 20)
@@ -384,7 +384,7 @@ def test_ids_from_reports_papers_that_are_gone(fetch, server, records, tmp_path,
     result = fetch(*more, folder=tmp_path / "again", source=source)
     assert result.code == 0, result.err
     assert f"gone: 3 papers {' '.join(gone)}" in result.out
-    assert "other than the manifest's" in result.out
+    assert "others than those of the manifest" in result.out
     again = json.loads((tmp_path / "again/manifest.json").read_text())
     assert again["gone"] == gone
     for name, ids in manifest["ids"].items():
