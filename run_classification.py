@@ -93,10 +93,10 @@ STUDY_DEFAULTS = {
 }
 # What makes a run the same run: only then may its checkpoints be continued.
 IDENTITY = (
-    "model_name_or_path config_name model_revision init_embeddings_from dataset_name dataset_config_name train_file "
-    "validation_file text_column_names label_column_name max_seq_length text_prefix max_train_samples "
-    "max_eval_samples attention_dropout class_weights early_stopping_patience learning_rate seed data_seed "
-    "num_train_epochs max_steps warmup_steps weight_decay lr_scheduler_type optim train_sampling_strategy "
+    "model_name_or_path config_name tokenizer_name model_revision init_embeddings_from dataset_name "
+    "dataset_config_name train_file validation_file text_column_names label_column_name max_seq_length text_prefix "
+    "max_train_samples max_eval_samples attention_dropout class_weights early_stopping_patience learning_rate seed "
+    "data_seed num_train_epochs max_steps warmup_steps weight_decay lr_scheduler_type optim train_sampling_strategy "
     "total_train_batch_size"
 ).split()
 
@@ -416,6 +416,8 @@ def load_model(
             )
         else:
             config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+            if hasattr(config, "mask_token_id"):  # EuroBERT's default lies outside of a smaller vocabulary
+                config.mask_token_id = tokenizer.mask_token_id
             model = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, **options)
         if arguments.init_embeddings_from:
             given = AutoModel.from_pretrained(arguments.init_embeddings_from).get_input_embeddings().weight
