@@ -17,6 +17,7 @@ import orjson
 import pytest
 from arxiv_server import arxiv_server, parquet_hashes, snapshot_entry, study_entries, write_snapshot
 from conftest import LABELS, ROOT, assert_user_error
+from datasets import load_dataset
 
 OTHER = ["math.GT", "math.AP", "cs.CG", "math-ph"]
 
@@ -93,6 +94,22 @@ def test_oai_gives_the_bytes_of_the_snapshot(fetch, server, expected, tmp_path):
         f"math:math:{name.split('.')[1]}" for name in LABELS
     }
     assert all(request["from"] == "2014-01-01" for request in server.log if "set" in request)
+
+
+def test_oai_knows_only_the_day(run, records, tmp_path):
+    """Of papers with a time of day, OAI-PMH gives the same dataset but for that time."""
+    moment = [{"version": "v1", "created": "Mon, 2 Jun 2014 17:05:09 GMT"}]
+    entries = [entry | {"versions": moment} if number % 2 else entry for number, entry in enumerate(records)]
+    rows = {}
+    with arxiv_server(entries) as server:
+        for source in ("api", "oai"):
+            result = run("fetch_arxiv", *flags(server, tmp_path / source, source=source))
+            assert result.code == 0, result.err
+            dataset = load_dataset(str(tmp_path / source))
+            rows[source] = [row for split in dataset.values() for row in split]
+    assert any(row["published"].hour for row in rows["api"])
+    midnight = {"hour": 0, "minute": 0, "second": 0}
+    assert [row | {"published": row["published"].replace(**midnight)} for row in rows["api"]] == rows["oai"]
 
 
 def test_few_requests_when_a_query_is_too_large(run, tmp_path):
