@@ -246,7 +246,7 @@ def prepare_words(run: SimpleNamespace, documents: list[dict], seed: int) -> Non
     run.head, run.tail = (dict(zip(vocabulary, ids, strict=True)) for ids in pieces)
     bare = run.tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = run.tokenizer("a")["input_ids"]
-    place = next(n for n in range(len(whole)) if whole[n : n + len(bare)] == bare)
+    place = next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)
     prefix = run.tokenizer(run.prefix.rstrip(), add_special_tokens=False)["input_ids"]
     run.start, run.end = whole[:place] + prefix, whole[place + len(bare) :]
     if run.prefix:
@@ -558,8 +558,9 @@ def main() -> None:
 
         # 4. Phrase test of the model in question
         source, not_found, index["phrases"] = "given", [], []
-        if main_run.kind == "svm" or not (arguments.n_phrases or phrases):
-            reason = "it needs an encoder" if main_run.kind == "svm" else "--n_phrases is 0"
+        able = main_run.kind == "encoder" and any(main_run.assembled)
+        if not able or not (arguments.n_phrases or phrases):
+            reason = "--n_phrases is 0" if able else "it needs an encoder with a tokenizer that keeps words apart"
             left_out, phrases = [f"The phrase test is left out: {reason}."], []
         elif not phrases and arguments.attributions:
             source = "attributions"

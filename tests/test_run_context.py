@@ -1,0 +1,645 @@
+"""run_context.py, context_statistics.py, render_context.py: identities, error rates by simulation, bad input."""
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import skops.io
+import torch
+from conftest import LABELS, ROOT, SHARED_WORDS, assert_user_error, make_records, write_dataset, write_tiny_model
+from datasets import load_dataset
+from scipy import stats
+from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+from sklearn.metrics import accuracy_score, f1_score
+from sklearn.pipeline import Pipeline
+from sklearn.svm import LinearSVC
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
+from statsmodels.stats.multitest import multipletests
+from tqdm import tqdm
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+import context_statistics
+import render_context
+import run_context
+
+FEW = ["--n_resamples", 300, "--n_permutations", 199, "--n_shuffles", 2, "--block_sizes", 1, 3, "--n_controls", 8]
+FEW += ["--disable_tqdm"]
+SIMULATIONS = 1000
+
+
+def call(script, *arguments):
+    """Run a script's main() with a command line, without the seconds that a new interpreter takes to import torch."""
+    before, sys.argv = sys.argv, list(map(str, (f"{script}.py", *arguments)))
+    try:
+        importlib.import_module(script).main()
+    except SystemExit as stop:
+        assert not stop.code, stop.code
+    finally:
+        sys.argv = before
+
+
+def read(folder):
+    return json.loads((folder / "context.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="session")
+def documents(tmp_path_factory):
+    """A dataset folder with 40 test documents of two sentences; every second holds the phrase 'convex bundle'."""
+    records = make_records(80)
+    for number, record in enumerate(records):
+        words = record["abstract"].split()
+        words.insert(3, "convex bundle" if number % 2 else "geodesic")
+        words.insert(7, "holds. We")
+        record["abstract"] = " ".join(words)
+    return write_dataset(tmp_path_factory.mktemp("documents"), records)
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory, documents):
+    """Run folders: steep (BERT whose logits depend on everything), flat (no layer), svm (words), svm2 (pairs, too)."""
+    root = tmp_path_factory.mktemp("runs")
+    write_tiny_model(root / "steep", seed=3, initializer_range=0.3)
+    tokenizer = AutoTokenizer.from_pretrained(root / "steep")
+    config = AutoConfig.from_pretrained(
+        ROOT / "configs" / "shallow" / "layers-0.json", vocab_size=len(tokenizer), pad_token_id=0, hidden_size=48,
+        id2label=dict(enumerate(LABELS)), label2id={name: number for number, name in enumerate(LABELS)},
+        initializer_range=0.5,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(root / "flat")
+    tokenizer.save_pretrained(root / "flat")
+    for name, length in (("svm", 1), ("svm2", 2)):
+        (root / name).mkdir()
+        texts, names = load_dataset(str(documents)), dict(enumerate(LABELS))
+        model = Pipeline([("counts", CountVectorizer(ngram_range=(1, length))), ("tfidf", TfidfTransformer()),
+                          ("svm", LinearSVC(random_state=0))])  # fmt: skip
+        model.fit(texts["train"]["abstract"], texts["train"]["label"])
+        skops.io.dump(model, root / name / "model.skops")
+        table = {"label": texts["test"]["label"], "prediction": model.predict(texts["test"]["abstract"])}
+        pd.DataFrame(table).replace(names).to_csv(root / name / "predictions.csv")
+    return root
+
+
+@pytest.fixture(scope="session")
+def attributions(tmp_path_factory, documents, runs):
+    """Folders of run_attribution.py for steep and flat."""
+    root = tmp_path_factory.mktemp("attributions")
+    for name in ("steep", "flat"):
+        flags = ["--dataset_name", documents, "--n_steps", 8, "--render", "false", "--disable_tqdm"]
+        call("run_attribution", "--model_name_or_path", runs / name, "--output_dir", root / name, *flags)
+    return root
+
+
+@pytest.fixture(scope="session")
+def everything(tmp_path_factory, documents, runs, attributions):
+    """The folder of one command with all four parts, drawn: the whole chain of three scripts."""
+    folder = tmp_path_factory.mktemp("context") / "out"
+    flags = ["--dataset_name", documents, "--output_dir", folder, *FEW, "--min_occurrences", 3, "--n_phrases", 4]
+    flags += ["--compare", runs / "flat", runs / "svm", runs / "svm2"]
+    flags += ["--attributions", attributions / "steep", attributions / "flat"]
+    call("run_context", "--model_name_or_path", runs / "steep", *flags)
+    return folder
+
+
+@pytest.fixture
+def context(run, documents, runs, monkeypatch):
+    """context(folder, flags...) runs the script on steep and draws nothing; the statistics run in this process."""
+
+    def statistics(command, check):
+        call(Path(command[1]).stem, *command[2:])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(run_context, "subprocess", SimpleNamespace(run=statistics))
+
+    def run_script(folder, *flags, model="steep", dataset=documents):
+        arguments = ["--model_name_or_path", runs / model, "--dataset_name", dataset, "--output_dir", folder, *FEW]
+        return run("run_context", *arguments, "--render", "false", *flags)
+
+    return run_script
+
+
+def loaded(runs, documents, name, **changes):
+    """A run and its documents as the script has them after its second stage."""
+    arguments = SimpleNamespace(
+        dataset_name=str(documents), split="test", text_column_names="abstract", max_samples=1000, bf16=False,
+        max_seq_length=None, per_device_eval_batch_size=8, seed=5, n_controls=8, disable_tqdm=True, n_shuffles=2,
+        block_sizes=[1, 3],
+    )  # fmt: skip
+    vars(arguments).update(changes)
+    texts, classes = run_context.read_documents(arguments)
+    run = run_context.load_run(str(runs / name), classes, arguments, torch.device("cpu"))
+    run_context.prepare_words(run, texts, arguments.seed)
+    return run, texts, arguments
+
+
+# The command
+
+
+def test_command_writes_everything(everything):
+    assert {path.name for path in everything.iterdir()} == {
+        "context.json", "context.png", "context.html", "context.md", "evaluations",
+    }  # fmt: skip
+    result = read(everything)
+    assert [run["name"] for run in result["order"]] == ["steep", "flat", "svm", "svm2"]
+    assert [condition["block"] for condition in result["order"][0]["conditions"]] == [1, 3, "sentence"]
+    assert [row["name"] for row in result["attribution"]] == ["steep", "flat"]
+    assert {row["model"] for row in result["agreement"]} <= {"steep", "flat"} and result["agreement"]
+    assert result["phrases"]["source"] == "attributions" and len(result["phrases"]["phrases"]) == 4
+    assert result["arguments"]["seed"] == 42 and "torch" in result["versions"]
+
+
+def test_models_without_order_are_indifferent_and_others_are_not(everything):
+    steep, flat, svm, svm2 = read(everything)["order"]
+    assert (steep["indifferent"], flat["indifferent"], svm["indifferent"], svm2["indifferent"]) == (
+        None, True, True, None,
+    )  # fmt: skip
+    for condition in svm["conditions"]:
+        assert condition["max_change"] == 0 and condition["accuracy"]["p"] == 1
+    for condition in flat["conditions"]:
+        assert 0 <= condition["max_change"] < 1e-4 and condition["predictions_changed"] == 0
+        assert condition["accuracy"]["difference"] == condition["macro_f1"]["difference"] == 0
+        assert condition["accuracy"]["p"] == condition["macro_f1"]["p"] == 1
+    assert steep["conditions"][0]["max_change"] > 0.1 and svm2["conditions"][0]["max_change"] > 1e-3
+
+
+def test_unshuffled_numbers_are_those_of_the_run(everything, documents, runs):
+    table = pd.read_csv(runs / "svm" / "predictions.csv")
+    svm = read(everything)["order"][2]
+    assert svm["accuracy"]["value"] == pytest.approx(accuracy_score(table["label"], table["prediction"]))
+    assert svm["macro_f1"]["value"] == pytest.approx(f1_score(table["label"], table["prediction"], average="macro"))
+    texts = load_dataset(str(documents))["test"]["abstract"]
+    model = AutoModelForSequenceClassification.from_pretrained(runs / "steep").eval()
+    tokenizer = AutoTokenizer.from_pretrained(runs / "steep")
+    with torch.no_grad():
+        expected = np.concatenate([model(**tokenizer(text, return_tensors="pt")).logits.numpy() for text in texts])
+    values = np.load(everything / "evaluations" / "order-0.npy")
+    np.testing.assert_allclose(values[0], expected, atol=1e-5)
+
+
+def test_page_is_self_contained_and_summary_says_what_was_found(everything):
+    page, summary = ((everything / name).read_text(encoding="utf-8") for name in ("context.html", "context.md"))
+    assert not re.search(r"<script|<link|@import|src=\"(?!data:)|href=", page)
+    HTMLParser().feed(page)
+    for title in render_context.PARTS:
+        assert f"<h2>{title}</h2>" in page and f"## {title}" in summary
+    for sentence in ("flat cannot read the order of words", "it came out so", "moved apart"):
+        assert sentence in page and sentence in summary
+    assert (everything / "context.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_text_from_the_data_is_escaped(everything, tmp_path, run):
+    shutil.copytree(everything, tmp_path / "out")
+    result = read(tmp_path / "out")
+    result["phrases"]["phrases"][0]["phrase"] = "<script>alert(1)</script> $x$ | a_b"
+    result["order"][0]["name"] = "<b>$mo|del_1"
+    (tmp_path / "out" / "context.json").write_text(json.dumps(result), encoding="utf-8")
+    assert run("render_context", "--context_dir", tmp_path / "out").code == 0
+    page, summary = ((tmp_path / "out" / name).read_text() for name in ("context.html", "context.md"))
+    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>" not in page
+    assert "<script>" not in summary and r"$x$ \| a\_b" in summary
+
+
+def test_parts_without_input_are_left_out_and_said(context, run, tmp_path):
+    assert context(tmp_path / "out", "--n_phrases", 0).code == 0
+    result = read(tmp_path / "out")
+    assert result["phrases"] is None and result["attribution"] == [] and result["agreement"] == []
+    assert [text.split(" is left out")[0] for text in result["left_out"]] == [
+        "The phrase test", "Attribution in context", "Agreement with the SVM",
+    ]  # fmt: skip
+    assert run("render_context", "--context_dir", tmp_path / "out").code == 0
+    assert "Agreement with the SVM is left out" in (tmp_path / "out" / "context.md").read_text()
+
+
+def test_an_svm_alone_has_an_order_test(context, run, tmp_path):
+    assert context(tmp_path / "out", model="svm2").code == 0
+    result = read(tmp_path / "out")
+    assert "needs an encoder" in result["left_out"][0] and "total_variation" not in result["order"][0]["conditions"][0]
+    assert run("render_context", "--context_dir", tmp_path / "out").code == 0
+
+
+def test_second_call_asks_no_model_and_gives_the_same_bytes(context, tmp_path, monkeypatch):
+    assert context(tmp_path / "out", "--n_phrases", 2).code == 0
+    first = (tmp_path / "out" / "context.json").read_bytes()
+
+    def never(*arguments):
+        raise AssertionError("computed twice")
+
+    monkeypatch.setattr(run_context, "encoder_logits", never)
+    assert context(tmp_path / "out", "--n_phrases", 2).code == 0
+    assert (tmp_path / "out" / "context.json").read_bytes() == first
+
+
+def test_interrupted_work_continues(context, tmp_path, monkeypatch):
+    assert context(tmp_path / "whole", "--n_phrases", 2).code == 0
+    evaluate, calls = run_context.encoder_logits, []
+
+    def interrupted(run, batch):
+        calls.append(len(batch))
+        if sum(calls) > 120:
+            raise KeyboardInterrupt
+        return evaluate(run, batch)
+
+    monkeypatch.setattr(run_context, "encoder_logits", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        context(tmp_path / "cut", "--n_phrases", 2)
+    kept = sorted((tmp_path / "cut" / "evaluations").glob("*.npy"))
+    assert kept and not (tmp_path / "cut" / "context.json").exists()
+    times = {path: path.stat().st_mtime_ns for path in kept}
+    monkeypatch.setattr(run_context, "encoder_logits", evaluate)
+    assert context(tmp_path / "cut", "--n_phrases", 2).code == 0
+    assert all(path.stat().st_mtime_ns == time for path, time in times.items())
+    whole, cut = read(tmp_path / "whole"), read(tmp_path / "cut")
+    assert (whole["order"], whole["phrases"]) == (cut["order"], cut["phrases"])
+
+
+def test_seed_and_recipe_file(context, run, documents, runs, tmp_path):
+    assert context(tmp_path / "a", "--n_phrases", 0, "--seed", 1).code == 0
+    recipe = {"model_name_or_path": str(runs / "steep"), "dataset_name": str(documents), "n_phrases": 0, "seed": 2,
+              "output_dir": str(tmp_path / "b"), "render": False}  # fmt: skip
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    assert run("run_context", tmp_path / "recipe.json", *FEW).code == 0
+    first, second = (read(tmp_path / name)["order"][0] for name in "ab")
+    assert first["accuracy"]["value"] == second["accuracy"]["value"]
+    assert first["conditions"][0]["max_change"] != second["conditions"][0]["max_change"]
+
+
+# Words, shuffles, phrases
+
+
+def test_shuffle_keeps_words_and_blocks():
+    words = [str(number) for number in range(23)]
+    for size in (1, 2, 5, 30):
+        shuffled = run_context.shuffle(words, size, [1, 2])
+        assert sorted(shuffled) == sorted(words)
+        blocks = [words[start : start + size] for start in range(0, 23, size)]
+        assert all(" ".join(block) in " ".join(shuffled) for block in blocks)
+        assert (shuffled == words) == (size == 30)
+    text = "We prove A. It holds, e.g. for B. What of C? The end."
+    sentences = {"We prove A.", "It holds, e.g. for B.", "What of C?", "The end."}
+    orders = {" ".join(run_context.shuffle(text.split(), "sentence", [seed])) for seed in range(200)}
+    assert len(orders) == 24
+    assert all(all(sentence in order for sentence in sentences) for order in orders)
+
+
+def test_assembled_pieces_are_the_tokenizers(runs, documents, minilm):
+    run, _, _ = loaded(runs, documents, "steep")
+    assert all(run.assembled)
+    tokenizer = AutoTokenizer.from_pretrained(minilm)
+    real = "Kähler--Einstein metrics ($c_1<0$) on non-compact $\\mathbb{C}^n$: L\\'evy's 3.14 test.".split()
+    engine = SimpleNamespace(kind="encoder", tokenizer=tokenizer, prefix="query: ", max_length=64, pad_id=0)
+    run_context.prepare_words(engine, [{"words": real}], 0)
+    assert engine.assembled == [True]
+    for seed in range(20):
+        words = run_context.shuffle(real, 1, [seed])
+        assert run_context.assemble(engine, words) == tokenizer("query: " + " ".join(words))["input_ids"]
+    masked = run_context.assemble(engine, real, frozenset({0}))
+    length = len(tokenizer(real[0], add_special_tokens=False)["input_ids"])
+    assert masked.count(0) == length and len(masked) == len(run_context.assemble(engine, real))
+
+
+def test_pieces_that_depend_on_their_neighbours_are_tokenised_anew(runs, documents, tmp_path):
+    """A tokenizer that splits at no blank: pieces word by word are not its own, so whole texts are tokenised."""
+    from tokenizers import Tokenizer, models, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    texts = [" ".join(SHARED_WORDS)] * 5
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=30, special_tokens=special))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
+    shutil.copytree(runs / "steep", tmp_path / "runs" / "joint")
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (tmp_path / "runs" / "joint" / name).unlink(missing_ok=True)
+    fast.model_max_length = 128
+    fast.save_pretrained(tmp_path / "runs" / "joint")
+    run, _, _ = loaded(tmp_path / "runs", documents, "joint", max_seq_length=40)
+    words = [run_context.shuffle(words, 1, [n]) for n, words in enumerate(run.words)]
+    inputs = run_context.encode(run, words, list(range(len(words))))
+    for item, text in zip(inputs, words, strict=True):
+        assert item == run.tokenizer(" ".join(text), truncation=True, max_length=40)["input_ids"]
+
+
+def test_long_texts_are_cut_before_they_are_shuffled(runs, documents):
+    run, texts, _ = loaded(runs, documents, "steep", max_seq_length=10)
+    for words, document in zip(run.words, texts, strict=True):
+        assert words == document["words"][: len(words)] and 0 < len(words) < len(document["words"])
+        assert len(run_context.assemble(run, words)) <= 10
+        assert len(run_context.assemble(run, document["words"][: len(words) + 1])) > 10
+
+
+def test_phrases_are_found_and_their_words_moved_apart():
+    words = "We study the unit disk, unit disk. Every Unit Disk (unit) disk".split()
+    assert [words[n] for n in run_context.spans(words, 2)] == ["We", "study", "the", "unit", "unit", "Every", "Unit",
+                                                               "Disk", "(unit)"]  # fmt: skip
+    generator = np.random.default_rng(0)
+    places = set()
+    for _ in range(1500):
+        moved, new = run_context.move_apart(words, range(3, 5), generator)
+        assert sorted(moved) == sorted(words) and sorted(moved[n] for n in new) == ["disk,", "unit"]
+        assert [word for n, word in enumerate(moved) if n not in new] == words[:3] + words[5:]
+        assert abs(new[0] - new[1]) > run_context.MIN_GAP
+        places.add((moved.index("disk,"), tuple(new)))
+    assert len(places) == 9 * 8  # every pair of places that far apart, in both orders
+    assert run_context.move_apart(words[:4], range(0, 3), generator) is None
+
+
+def test_typical_phrases_are_those_of_a_class():
+    texts = [f"some common words and {'unit disk' if n % 2 else 'floer theory'} here now".split() for n in range(20)]
+    assert set(run_context.typical_phrases(texts, [n % 2 for n in range(20)], 2)) == {"unit disk", "floer theory"}
+    assert run_context.typical_phrases([["a", "b"]] * 2, [0, 1], 5) == []
+
+
+def synergy_by_hand(run, words, places, target):
+    """whole - sum of parts from the model itself, with PAD in the places."""
+
+    def value(hidden):
+        ids = torch.tensor([run_context.assemble(run, words, frozenset(hidden))])
+        with torch.no_grad():
+            return run.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, target].item()
+
+    nothing = value(places)
+    return value([]) - nothing - sum(value(set(places) - {place}) - nothing for place in places)
+
+
+@pytest.mark.parametrize("phrase", ["convex bundle", "convex bundle flow"])
+def test_synergy_is_the_interaction_of_the_words(runs, documents, tmp_path, phrase):
+    records = make_records(80)
+    for record in records:
+        record["abstract"] = "On every " + phrase + " we prove " + record["abstract"]
+    data = write_dataset(tmp_path / "data", records)
+    run, _, arguments = loaded(runs, data, "steep")
+    targets = np.arange(len(run.words)) % 5
+    (tmp_path / "cache").mkdir()
+    with tqdm(total=0, disable=True) as bar:
+        found = run_context.phrase_test(run, phrase, targets, arguments, tmp_path / "cache", bar)
+    assert [one["document"] for one in found] == list(range(run_context.MAX_OCCURRENCES))
+    for one in found[:5]:
+        words, size = run.words[one["document"]], len(phrase.split())
+        expected = synergy_by_hand(run, words, list(range(2, 2 + size)), targets[one["document"]])
+        assert one["synergy"] == pytest.approx(expected, abs=1e-4) and abs(expected) > 1e-4
+        if size == 2:
+            # The second difference: the drop of the whole less the single drops, with the opposite sign.
+            assert one["synergy"] == pytest.approx(sum(one["drops"]) - one["whole"], abs=1e-4)
+    assert all(one["spans"] and one["moved"] for one in found)
+
+
+def test_moving_words_apart_is_nothing_to_a_network_without_layers(runs, documents, context, tmp_path):
+    assert context(tmp_path / "out", "--phrases", "convex bundle", model="flat").code == 0
+    (row,) = read(tmp_path / "out")["phrases"]["phrases"]
+    assert row["against_moved"]["p"] == 1 and row["against_moved"]["mean"] == 0
+    assert row["moved_synergy"] == pytest.approx(row["synergy"]["mean"], abs=1e-4)
+    assert row["documents"] == 20 and row["against_spans"]["mean"] != 0
+
+
+# Statistics: known cases
+
+
+def test_bootstrap_is_scikit_learn_on_resampled_documents():
+    generator = np.random.default_rng(3)
+    labels, predictions = generator.integers(0, 4, 60), generator.integers(0, 3, (3, 60))
+    accuracy, f1 = context_statistics.bootstrap(labels, predictions, 4, 40, 9)
+    again = np.random.default_rng(9).multinomial(60, np.full(60, 1 / 60), size=41)
+    again[0] = 1
+    for draw, counts in enumerate(again):
+        taken = np.repeat(np.arange(60), counts)
+        for row in range(3):
+            expected = f1_score(labels[taken], predictions[row, taken], average="macro", zero_division=0)
+            assert np.nanmean(f1[draw, row]) == pytest.approx(expected)
+            assert accuracy[draw, row] == pytest.approx(accuracy_score(labels[taken], predictions[row, taken]))
+
+
+def test_intraclass_correlation_of_equal_groups_is_the_analysis_of_variance():
+    generator = np.random.default_rng(1)
+    groups = (generator.normal(size=(12, 1)) + generator.normal(size=(12, 7))).tolist()
+    table = {"y": np.ravel(groups), "g": np.repeat(np.arange(12), 7)}
+    anova = anova_lm(ols("y ~ C(g)", table).fit())
+    between, within = anova["mean_sq"]
+    result = context_statistics.intraclass_correlation(groups)
+    assert result["icc"] == pytest.approx((between - within) / (between + 6 * within))
+    assert result["p"] == pytest.approx(anova["PR(>F)"].iloc[0])
+    low, high = (between / within / stats.f.ppf(q, 11, 72) for q in (0.975, 0.025))
+    assert (result["low"], result["high"]) == pytest.approx(((low - 1) / (low + 6), (high - 1) / (high + 6)))
+    assert context_statistics.intraclass_correlation([[1.0, 2.0]]) is None
+    assert context_statistics.intraclass_correlation([[1.0, 1.0], [1.0, 1.0]]) is None
+
+
+def test_permutation_test_is_exact_where_it_can_be_counted():
+    assert context_statistics.permutation_test([[3.0]], 99, 0) is None
+    assert context_statistics.permutation_test([[1.0, 1.0, 1.0]], 99, 0)["p"] == 1
+    # One group of 20: the first is the largest, two of 20 lie as far from the mean.
+    group = [10.0, -10.0, *np.linspace(-1, 1, 18)]
+    result = context_statistics.permutation_test([group], 99_999, 0)
+    assert result["p"] == pytest.approx(2 / 20, abs=0.005)
+    assert result["mean"] == pytest.approx(10 - np.mean(group[1:]))
+
+
+def test_agreement_is_spearmans(tmp_path):
+    generator = np.random.default_rng(5)
+    words = [f"word{number}" for number in range(30)]
+    weights = {word: float(value) for word, value in zip(words, generator.normal(size=30), strict=True)}
+    scores = {word: weights[word] + generator.normal() for word in words}
+    documents = [{"target": "math.AG", "pairs": list(scores.items())} for _ in range(4)]
+    (row,) = context_statistics.agreement("m", documents, {"math.AG": weights, "math.CV": weights}, 4)
+    expected = stats.spearmanr([scores[word] for word in words], [weights[word] for word in words])
+    assert (row["rho"], row["p"]) == pytest.approx((expected.statistic, expected.pvalue))
+    assert row["low"] < row["rho"] < row["high"] and row["words"] == 30
+    assert abs(row["differ_most"][0]["rank_difference"]) >= abs(row["differ_most"][1]["rank_difference"])
+    assert context_statistics.agreement("m", documents, {"math.AG": weights}, 5) == []
+
+
+def test_agreement_and_function_words_are_of_the_files(everything, attributions, runs):
+    result = read(everything)
+    model = skops.io.load(runs / "svm" / "model.skops")
+    row = result["agreement"][0]
+    lines = [
+        json.loads(line) for line in (attributions / row["model"] / "attributions.jsonl").read_text().splitlines()
+    ]
+    mine = [line for line in lines if line["target"] == row["class"]]
+    part = row["differ_most"][0]
+    column = model["counts"].vocabulary_[part["word"]]
+    assert part["coefficient"] == pytest.approx(model["svm"].coef_[LABELS.index(row["class"]), column])
+    means = []
+    for line in mine:
+        own = [score for word, score in zip(line["words"], line["word_attributions"], strict=True)
+               if word.lower() == part["word"]]  # fmt: skip
+        means += [np.mean(own)] if own else []
+    assert part["attribution"] == pytest.approx(np.mean(means)) and len(means) >= 3
+    shares = []
+    for line in lines:
+        pairs = [(word.lower(), abs(score)) for word, score in
+                 zip(line["words"], line["word_attributions"], strict=True) if re.search(r"\w", word)]  # fmt: skip
+        functions = sum(score for word, score in pairs if word in context_statistics.ENGLISH_STOP_WORDS)
+        shares.append(functions / sum(score for _, score in pairs))
+    model = next(part for part in result["attribution"] if part["name"] == row["model"])
+    assert model["function_share"]["mean"] == pytest.approx(np.mean(shares))
+
+
+def test_a_words_own_class_counts(attributions, everything):
+    """Without a layer a word's attribution to one class comes from the word nearly alone."""
+    flat = next(part for part in read(everything)["attribution"] if part["name"] == "flat")
+    assert flat["all"]["icc"] > 0.5 and flat["all"]["low"] < flat["all"]["icc"] < flat["all"]["high"]
+
+
+# Statistics: error rates by simulation
+
+
+def share_within(share, low=0.03, high=0.07):
+    assert low <= share <= high, share
+
+
+def test_false_positives_and_coverage_of_the_order_test():
+    generator = np.random.default_rng(11)
+    hits, covered, macro_hits = 0, 0, 0
+    for seed in range(SIMULATIONS):
+        labels = generator.choice(3, 200, p=[0.5, 0.3, 0.2])
+        chance = generator.beta(4, 1, 200)  # easy and hard documents
+        right = generator.random((4, 200)) < chance
+        predictions = np.where(right, labels, (labels + generator.integers(1, 3, (4, 200))) % 3)
+        accuracy, f1 = context_statistics.bootstrap(labels, predictions, 3, 400, seed)
+        for values, macro in ((accuracy, False), (np.nanmean(f1, axis=-1), True)):
+            test = context_statistics.difference_test(values[:, 1:].mean(axis=1) - values[:, 0])
+            hits += test["p"] < 0.05 and not macro
+            macro_hits += test["p"] < 0.05 and macro
+            covered += test["low"] <= 0 <= test["high"] and not macro
+    share_within(hits / SIMULATIONS)
+    share_within(macro_hits / SIMULATIONS)
+    share_within(covered / SIMULATIONS, 0.93, 0.97)
+
+
+@pytest.mark.parametrize("controls", [3, 10])
+def test_false_positives_of_the_phrase_test(controls):
+    generator, hits = np.random.default_rng(12), 0
+    for seed in range(SIMULATIONS):
+        # Documents differ in level and spread; interactions have heavy tails.
+        groups = generator.normal(size=(12, 1)) + generator.standard_t(3, (12, controls + 1)) * generator.gamma(
+            2, size=(12, 1)
+        )
+        hits += context_statistics.permutation_test(groups.tolist(), 399, seed)["p"] < 0.05
+    share_within(hits / SIMULATIONS)
+
+
+@pytest.mark.parametrize("icc", [0.1, 0.5, 0.9])
+def test_coverage_of_the_intraclass_correlation(icc):
+    generator, covered = np.random.default_rng(13), 0
+    sizes = 20 + generator.geometric(0.05, size=40)  # a few words are frequent
+    for _ in range(SIMULATIONS):
+        groups = [generator.normal() * np.sqrt(icc) + generator.normal(size=size) * np.sqrt(1 - icc) for size in sizes]
+        result = context_statistics.intraclass_correlation(groups)
+        covered += result["low"] <= icc <= result["high"]
+    share_within(covered / SIMULATIONS, 0.93, 0.97)
+
+
+def test_false_positives_of_variance_and_agreement():
+    generator, words, ranks = np.random.default_rng(14), 0, 0
+    names = [f"w{number}" for number in range(25)]
+    for _ in range(SIMULATIONS):
+        groups = [generator.normal(size=size).tolist() for size in (20, 25, 40, 90)]
+        words += context_statistics.intraclass_correlation(groups)["p"] < 0.05
+        pairs = list(zip(names, generator.normal(size=25).tolist(), strict=True))
+        weights = dict(zip(names, generator.normal(size=25).tolist(), strict=True))
+        (row,) = context_statistics.agreement("m", [{"target": "c", "pairs": pairs}], {"c": weights}, 1)
+        ranks += row["p"] < 0.05
+    share_within(words / SIMULATIONS)
+    share_within(ranks / SIMULATIONS)
+
+
+def test_holm_over_the_sizes(everything):
+    for run in read(everything)["order"]:
+        tests = [condition["accuracy"] for condition in run["conditions"]]
+        expected = multipletests([test["p"] for test in tests], method="holm")[1]
+        assert [test["p_holm"] for test in tests] == pytest.approx(expected.tolist())
+
+
+# Bad input
+
+
+def test_bad_flags(context, tmp_path):
+    assert_user_error(context(tmp_path / "o", "--n_shufles", 3), "--n_shufles", "--n_shuffles")
+    assert_user_error(context(tmp_path / "o", "--n_shuffles", 0), "n_shuffles", "1")
+    assert_user_error(context(tmp_path / "o", "--block_sizes", 0), "block_sizes")
+    assert_user_error(context(tmp_path / "o", "--phrases", "metric"), "'metric'", "two words")
+    assert_user_error(
+        context(tmp_path / "o", "--phrases", "unit disk", "of course"), "unit disk", "of course", "never"
+    )
+    assert_user_error(context(tmp_path / "o", "--max_seq_length", 1000), "1000", "128")
+    assert_user_error(context(tmp_path / "o", "--split", "dev"), "'dev'", "test")
+    assert_user_error(context(tmp_path / "o", "--text_column_names", "body"), "'body'", "abstract")
+    assert_user_error(context(tmp_path / "o", "--max_samples", 19), "19", "20")
+    assert_user_error(context(tmp_path / "o", "--attributions", tmp_path), "attributions.jsonl")
+    assert_user_error(context(tmp_path / "o", "--compare", tmp_path / "nothing"), "nothing", "model.skops")
+
+
+def test_phrases_that_never_occur_are_named_beside_those_that_do(context, tmp_path):
+    result = context(tmp_path / "out", "--phrases", "Convex bundle", "moduli stack")
+    assert result.code == 0 and "'moduli stack'" in result.log
+    assert read(tmp_path / "out")["phrases"]["not_found"] == ["moduli stack"]
+
+
+def test_model_of_other_classes_and_models_that_cannot_answer(context, runs, tmp_path):
+    write_tiny_model(tmp_path / "other", labels=["a", "b"])
+    assert_user_error(context(tmp_path / "o", "--compare", tmp_path / "other"), "classes", "math.AG")
+    shutil.copytree(runs / "steep", tmp_path / "bare")
+    for path in (tmp_path / "bare").glob("*token*"):
+        path.unlink()
+    (tmp_path / "bare" / "vocab.txt").unlink(missing_ok=True)
+    assert_user_error(context(tmp_path / "o", "--compare", tmp_path / "bare"), "bare", "tokenizer")
+    shutil.copytree(runs / "svm", tmp_path / "broken")
+    (tmp_path / "broken" / "model.skops").write_bytes(b"no zip")
+    assert_user_error(context(tmp_path / "o", "--compare", tmp_path / "broken"), "broken")
+
+
+def test_dataset_with_double_ids_or_empty_texts(context, tmp_path):
+    records = make_records(80)
+    records[-1]["id"] = records[-2]["id"]
+    assert_user_error(context(tmp_path / "o", dataset=write_dataset(tmp_path / "double", records)), "same id")
+    records = make_records(80)
+    records[-1]["abstract"] = " "
+    assert_user_error(context(tmp_path / "o", dataset=write_dataset(tmp_path / "empty", records)), "no text")
+
+
+def test_one_class_and_classes_absent_from_the_predictions(context, tmp_path):
+    records = make_records(80)
+    records = records[:360] + [record | {"label": 0} for record in records[360:]]
+    data = write_dataset(tmp_path / "data", records)
+    assert context(tmp_path / "out", "--n_phrases", 0, dataset=data).code == 0
+    (run,) = read(tmp_path / "out")["order"]
+    assert [part["class"] for part in run["conditions"][0]["classes"]] == ["math.AG"]
+
+
+def test_folders_of_someone_else_are_left_alone(context, run, tmp_path):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "thesis.tex").write_text("mine")
+    assert_user_error(context(tmp_path / "o"), "thesis.tex", "another folder")
+    (tmp_path / "file").write_text("")
+    assert_user_error(context(tmp_path / "file"), "file")
+    assert_user_error(run("context_statistics", "--context_dir", tmp_path / "o"), "run_context.py")
+    assert_user_error(run("render_context", "--context_dir", tmp_path / "o"), "run_context.py")
+    assert (tmp_path / "o" / "thesis.tex").read_text() == "mine"
+
+
+def test_damaged_attributions(everything, run, attributions, tmp_path):
+    shutil.copytree(everything, tmp_path / "out")
+    shutil.copytree(attributions / "flat", tmp_path / "bad")
+    (tmp_path / "bad" / "attributions.jsonl").write_text('{"id": 1}\n')
+    result = run("context_statistics", "--context_dir", tmp_path / "out", "--attributions", tmp_path / "bad")
+    assert_user_error(result, "bad", "run_attribution.py")
+    assert read(tmp_path / "out") == read(everything)
+
+
+def test_full_disk_is_one_line(context, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(run_context.np, "save", full)
+    assert_user_error(context(tmp_path / "o"), "No space left", "continues")
