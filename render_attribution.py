@@ -500,7 +500,16 @@ def shown_document(document: dict, labels: list[str]) -> dict:
     return shown
 
 
-def write_page(documents: list[dict], summary: dict, faithfulness: dict | None, path: Path) -> None:
+def faithfulness_table(measured: dict) -> dict:
+    """The page's table of faithfulness.json: a row a ranking, a column a measure, mean and 95 % interval."""
+    columns, rows = list(next(iter(measured["rankings"].values()))), []
+    for ranking, values in measured["rankings"].items():
+        found = [values[column] for column in columns]
+        rows.append((ranking, [f"{v['mean']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" if v else "" for v in found]))
+    return {"columns": [column.replace("_", " ") for column in columns], "rows": rows, "note": measured["note"]}
+
+
+def write_page(documents: list[dict], summary: dict, measured: dict | None, path: Path) -> None:
     """Write the page; the documents go in as JSON that the page's own script shows as text, never as markup."""
     labels = summary.get("labels") or sorted({document["prediction"] for document in documents})
     data = {"labels": labels, "steps": summary.get("steps", [1, 1])}
@@ -509,29 +518,19 @@ def write_page(documents: list[dict], summary: dict, faithfulness: dict | None, 
     packed = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     names = "device gradient_evaluations median_relative_error max_relative_error truncated not_converged".split()
     facts = [(name.replace("_", " "), summary[name]) for name in names if summary.get(name) is not None]
+    facts = [(name, f"{value:.1e}" if isinstance(value, float) else value) for name, value in facts]
     facts += [
         (name.replace("_", " "), summary["arguments"][name])
         for name in ("model_name_or_path", "baseline")
         if name in summary.get("arguments", {})
     ]
+    # Another run's measures say nothing about these attributions.
+    table = faithfulness_table(measured) if measured and measured.get("run") == summary.get("run") else None
     template = jinja2.Environment(autoescape=True).from_string(PAGE)
     page = template.render(
-        number=len(documents), labels=labels, facts=facts, faithfulness=faithfulness, data=markupsafe.Markup(packed)
+        number=len(documents), labels=labels, facts=facts, faithfulness=table, data=markupsafe.Markup(packed)
     )
     write_atomically(path, page)
-
-
-def faithfulness_table(measured: dict) -> dict:
-    """The page's table of faithfulness.json: a row a ranking, a column a measure, mean and 95 % interval."""
-    columns = list(next(iter(measured["rankings"].values())))
-    cells = {
-        ranking: [
-            f"{values[c]['mean']:.3f} [{values[c]['low']:.3f}, {values[c]['high']:.3f}]" if values.get(c) else ""
-            for c in columns
-        ]
-        for ranking, values in measured["rankings"].items()
-    }
-    return {"columns": [c.replace("_", " ") for c in columns], "rows": list(cells.items()), "note": measured["note"]}
 
 
 def main() -> None:
@@ -559,7 +558,7 @@ def main() -> None:
 
     # 3. Page and figure
     try:
-        write_page(documents, summary, measured and faithfulness_table(measured), folder / "attributions.html")
+        write_page(documents, summary, measured, folder / "attributions.html")
         draw_png(lines, folder / "attributions.png")
         write_latex(lines, folder / "attributions.tex")
     except OSError as error:

@@ -9,8 +9,8 @@ Laptop:   python run_attribution.py --model_name_or_path runs/minilm --dataset_n
 One GPU:  the same command; it takes the GPU
 Several:  accelerate launch --num_processes 4 run_attribution.py (the same flags)
 
-Writes attributions.jsonl (a line a document) and summary.json; render_attribution.py beside this file then draws
-attributions.html, attributions.png and attributions.tex from them. A stopped run continues when called again.
+Writes attributions.jsonl (a line a document) and summary.json; then run_faithfulness.py and render_attribution.py
+beside this file add faithfulness.json, attributions.html, .png and .tex. A stopped run continues when called again.
 """
 
 import argparse
@@ -83,7 +83,8 @@ class AttributionArguments:
     merge_words: bool = field(default=True, metadata={"help": "$L^2$ or Kähler-Einstein is one word."})
     internal_batch_size: int | None = field(default=None, metadata={"help": "Points at once. Default: what fits."})
     bf16: bool = field(default=False, metadata={"help": "bfloat16: faster on a GPU, errors near 1 per cent."})
-    render: bool = field(default=True, metadata={"help": "Draw the page and the figure."})
+    faithfulness_samples: int = field(default=50, metadata={"help": "Documents that run_faithfulness.py measures."})
+    render: bool = field(default=True, metadata={"help": "Measure faithfulness, draw page and figure."})
     disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar."})
 
 
@@ -146,10 +147,7 @@ def read_lines(paths: Iterable[Path]) -> dict[str, dict]:
 
 
 def read_documents(arguments: AttributionArguments) -> tuple[list[dict], list[str] | None]:
-    """Return the documents, dicts with id, text and label (a class name or None), and the dataset's class names.
-
-    Texts from the command line or a file have no label, and None stands for the class names.
-    """
+    """Return the documents, dicts with id, text and label (a class name or None), and the dataset's classes or None."""
     name, texts, names = arguments.dataset_name, arguments.text, None
     if sum(source is not None for source in (name, texts, arguments.text_file)) != 1:
         fail("give exactly one of --dataset_name, --text and --text_file")
@@ -179,9 +177,8 @@ def read_documents(arguments: AttributionArguments) -> tuple[list[dict], list[st
             documents.append({"id": str(row["id"]), "text": text, "label": label})
     if len({document["id"] for document in documents}) < len(documents) or not documents:
         fail(f"split {arguments.split} of {name} has no document, or two with the same id")
-    for document in documents:
-        if not document["text"].strip():
-            fail(f"the text of document {document['id']} is empty; leave it out")
+    if empty := [document["id"] for document in documents if not document["text"].strip()]:
+        fail(f"the text of document {empty[0]} is empty; leave it out")
     return documents, names
 
 
@@ -515,8 +512,7 @@ def main() -> None:
     for document in documents:
         document["text"] = prefix + document["text"]
         encode(document, tokenizer, max_length, arguments.merge_words)
-    cut = [document["id"] for document in documents if document["truncated"]]
-    if cut:
+    if cut := [document["id"] for document in documents if document["truncated"]]:
         logger.warning("%d texts are longer than %d tokens and were cut: %s", len(cut), max_length, ", ".join(cut[:9]))
 
     # 4. Groups of documents of like length, shared out over the processes; what an interrupted call finished is kept
@@ -560,8 +556,8 @@ def main() -> None:
             attribute_fixed(engine, group, steps[0])
         else:
             attribute_adaptive(engine, group, steps)
-        share = {"seconds": (time.perf_counter() - start) / len(group)}
-        lines = [result(document, arguments.method, id2label) | share for document in group]
+        seconds = (time.perf_counter() - start) / len(group)
+        lines = [result(document, arguments.method, id2label) | {"seconds": seconds} for document in group]
         write_lines(partial / f"{names.index(lines[0]['id'])}-{len(group)}.jsonl", lines)
         for document in group:
             document.clear()
@@ -591,11 +587,13 @@ def main() -> None:
     except OSError as error:
         fail(f"cannot write to --output_dir {output}: {error}")
     logger.info("%s", {name: summary[name] for name in list(summary)[:7]})
-    renderer = Path(__file__).with_name("render_attribution.py")
-    if arguments.render and not renderer.exists():
-        logger.warning("%s is not there: attributions.html, .png and .tex are not drawn", renderer)
-    elif arguments.render:
-        raise SystemExit(subprocess.run([sys.executable, renderer, "--attribution_dir", output]).returncode)
+    after = [["run_faithfulness.py", "--max_samples", str(arguments.faithfulness_samples)], ["render_attribution.py"]]
+    for script, *flags in after[arguments.faithfulness_samples < 1 :] if arguments.render else []:
+        beside = Path(__file__).with_name(script)
+        if beside.exists():
+            subprocess.run([sys.executable, beside, "--attribution_dir", output, *flags], check=True)
+        else:
+            logger.warning("%s is not there: what it writes is missing from %s", beside, output)
 
 
 if __name__ == "__main__":
