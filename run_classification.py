@@ -715,7 +715,7 @@ def main() -> None:
             fail(
                 "out of memory: lower --per_device_train_batch_size (accumulation makes up for it) or --max_seq_length"
             )
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise
         fail(f"cannot write into {folder}: {one_line(error)}; free some space, then the same command continues")
 

@@ -325,11 +325,11 @@ def test_accelerate_reads_its_configurations(name, kind, machines):
     config = load_config_from_file(path)
     assert (config.distributed_type, config.num_machines) == (kind, machines)
     assert config.num_processes % machines == 0 and config.num_processes > 1
-    arguments, _, precision = _validate_launch_command(
+    arguments, _, _ = _validate_launch_command(
         launch_command_parser().parse_args(["--config_file", path, str(ROOT / "run_classification.py")])
     )
     assert arguments.num_processes == config.num_processes
-    assert (precision or "no") == config.mixed_precision
+    assert arguments.mixed_precision == config.mixed_precision
     assert arguments.use_fsdp == (name == "fsdp")
     assert arguments.use_deepspeed == (name == "deepspeed_zero2")
     if name == "deepspeed_zero2":
