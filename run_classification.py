@@ -445,6 +445,8 @@ def tokenize(
 ):
     """Return the split with input_ids, attention_mask, labels and length, read from disk if that was done before."""
     label2id, prefix, limit = model.config.label2id, data.text_prefix, data.max_seq_length
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()  # set by an earlier call, it would change the key
     rules = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else repr(tokenizer)
     key = Hasher.hash([dataset["text"][:], dataset["label"][:], label2id, prefix, limit, rules])
     cache = Path(datasets.config.HF_DATASETS_CACHE, "tokenised", f"{key}.arrow")
@@ -721,7 +723,7 @@ def main() -> None:
             fail(
                 "out of memory: lower --per_device_train_batch_size (accumulation makes up for it) or --max_seq_length"
             )
-        if isinstance(error, RuntimeError) and "PytorchStreamWriter" not in str(error):
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise
         fail(f"cannot write into {folder}: {one_line(error)}; free some space, then the same command continues")
 

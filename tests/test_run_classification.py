@@ -200,6 +200,19 @@ def test_text_prefix_is_used_and_stored(run, tiny_model, tiny_dataset, tmp_path)
     np.testing.assert_allclose(row[LABELS].astype(float), probabilities, atol=1e-5)
 
 
+def test_texts_are_tokenised_once(run, tiny_model, tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    kept = []
+    for rate, prefix in ((0.001, ""), (0.002, ""), (0.002, "query: ")):
+        more = ("--num_train_epochs", 1, "--learning_rate", rate, "--text_prefix", prefix, *NO_TEST)
+        result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / f"{rate}{prefix}", *more))
+        assert result.code == 0, result.err
+        kept.append({path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "tokenised").iterdir()})
+    assert len(kept[0]) == 2  # training and validation split
+    assert kept[1] == kept[0]
+    assert len(kept[2]) == 4
+
+
 def test_training_from_a_configuration(run, tiny_model, tiny_dataset, tmp_path):
     settings = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     (tmp_path / "config.json").write_text(json.dumps(settings | {"intermediate_size": 32}))
@@ -325,11 +338,11 @@ def test_accelerate_reads_its_configurations(name, kind, machines):
     config = load_config_from_file(path)
     assert (config.distributed_type, config.num_machines) == (kind, machines)
     assert config.num_processes % machines == 0 and config.num_processes > 1
-    arguments, _, precision = _validate_launch_command(
+    arguments, _, _ = _validate_launch_command(
         launch_command_parser().parse_args(["--config_file", path, str(ROOT / "run_classification.py")])
     )
     assert arguments.num_processes == config.num_processes
-    assert (precision or "no") == config.mixed_precision
+    assert arguments.mixed_precision == config.mixed_precision
     assert arguments.use_fsdp == (name == "fsdp")
     assert arguments.use_deepspeed == (name == "deepspeed_zero2")
     if name == "deepspeed_zero2":
