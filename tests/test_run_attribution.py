@@ -93,18 +93,8 @@ def test_trapezoid_where_captum_loses_a_share(attribute, steep_model, tmp_path):
 
 def test_dataset_contract_and_completeness(attribute, steep_model, tiny_dataset, tmp_path):
     out = tmp_path / "out"
-    result = attribute(
-        steep_model,
-        out,
-        "--dataset_name",
-        tiny_dataset,
-        "--n_steps",
-        300,
-        "--render",
-        "true",
-        "--faithfulness_samples",
-        0,
-    )
+    flags = ["--dataset_name", tiny_dataset, "--n_steps", 300, "--render", "true", "--faithfulness_samples", 0]
+    result = attribute(steep_model, out, *flags)
     assert result.code == 0, result.err
     lines, summary = read(out)
     assert [line["id"] for line in lines] == [record["id"] for record in make_records()[90:]]
