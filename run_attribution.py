@@ -147,7 +147,7 @@ def read_lines(paths: Iterable[Path]) -> dict[str, dict]:
 
 
 def read_documents(arguments: AttributionArguments) -> tuple[list[dict], list[str] | None]:
-    """Return the documents, dicts with id, text and label (a class name or None), and the dataset's classes."""
+    """Return the documents (dicts with id, text, label: a class name or None) and the dataset's classes or None."""
     name, texts, names = arguments.dataset_name, arguments.text, None
     if sum(source is not None for source in (name, texts, arguments.text_file)) != 1:
         fail("give exactly one of --dataset_name, --text and --text_file")
