@@ -9,7 +9,7 @@ import torch
 from captum.attr import LayerIntegratedGradients
 from conftest import LABELS, assert_user_error, make_records, write_dataset, write_tiny_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel, CanineTokenizer
 
 import run_attribution
 
@@ -93,18 +93,8 @@ def test_trapezoid_where_captum_loses_a_share(attribute, steep_model, tmp_path):
 
 def test_dataset_contract_and_completeness(attribute, steep_model, tiny_dataset, tmp_path):
     out = tmp_path / "out"
-    result = attribute(
-        steep_model,
-        out,
-        "--dataset_name",
-        tiny_dataset,
-        "--n_steps",
-        300,
-        "--render",
-        "true",
-        "--faithfulness_samples",
-        0,
-    )
+    flags = ["--dataset_name", tiny_dataset, "--n_steps", 300, "--render", "true", "--faithfulness_samples", 0]
+    result = attribute(steep_model, out, *flags)
     assert result.code == 0, result.err
     lines, summary = read(out)
     assert [line["id"] for line in lines] == [record["id"] for record in make_records()[90:]]
@@ -319,3 +309,11 @@ def test_a_folder_with_other_files_is_left_alone(attribute, tiny_model, tmp_path
     )
     assert_user_error(result, "thesis.tex")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_tokenizer_without_offsets_gives_pieces_as_words():
+    document = {"text": "so 2-convex"}
+    run_attribution.encode(document, CanineTokenizer(), 64, True)
+    assert document["token_spans"] is None and document["word_spans"] is None
+    assert "".join(document["words"]) == "so 2-convex" and len(document["tokens"]) == 13
+    assert document["word_ids"] == [None, *range(11), None] and not document["truncated"]
