@@ -66,6 +66,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.modeling_outputs import ModelOutput
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 logger = logging.getLogger(__name__)
@@ -512,6 +513,11 @@ def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> tuple[n
     logits = np.empty_like(output.predictions)
     logits[order] = output.predictions
     output.metrics[f"{prefix}_samples"] = len(dataset)
+    # The Trainer's own figure is a mean over batches, which depends on their size and on the number of processes.
+    exact = trainer.compute_loss_func(
+        ModelOutput(logits=torch.tensor(output.predictions)), torch.tensor(output.label_ids)
+    )
+    output.metrics[f"{prefix}_loss"] = exact.item()
     return logits, output.metrics
 
 
@@ -635,18 +641,20 @@ def main() -> None:
     # 4. Trainer
     half = training_arguments.fp16 or training_arguments.bf16
     metrics = ClassificationMetrics(keep_in_memory=True)
-    compute_loss = None
+    weight = torch.ones(len(names))
     if data_arguments.class_weights == "balanced" and training_arguments.do_train:
-        labels = encoded["train"]["labels"]
-        weights = compute_class_weight("balanced", classes=np.unique(labels), y=labels)
-        weight = torch.ones(len(names))
-        weight[np.unique(labels)] = torch.tensor(weights, dtype=torch.float32)
+        labels = encoded["train"]["labels"][:]
+        known = np.unique(labels)
+        weight[known] = torch.tensor(compute_class_weight("balanced", classes=known, y=labels), dtype=torch.float32)
 
-        def compute_loss(outputs, labels, num_items_in_batch=None):
-            loss = torch.nn.functional.cross_entropy(
-                outputs.logits, labels, weight=weight.to(outputs.logits), reduction="sum"
-            )
-            return loss / (num_items_in_batch if num_items_in_batch is not None else len(labels))
+    def compute_loss(outputs, labels, num_items_in_batch=None):
+        """Mean cross-entropy over the documents of an update.
+
+        transformers 5.23 takes a model's own loss for a sum over the whole update wherever its forward has keyword
+        arguments; that of a BERT classifier is the mean of one step, so 16 accumulated steps would count 16-fold.
+        """
+        loss = torch.nn.functional.cross_entropy(outputs.logits, labels, weight.to(outputs.logits), reduction="sum")
+        return loss / (num_items_in_batch if num_items_in_batch is not None else len(labels))
 
     guard = RunGuard()
     callbacks = [guard]

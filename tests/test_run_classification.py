@@ -325,7 +325,7 @@ def test_two_processes_train_the_studys_batch_and_predict_as_one_does(run, tiny_
 @pytest.mark.parametrize(
     ("name", "kind", "machines"),
     [
-        ("cpu", "MULTI_CPU", 1),
+        ("cpu", "MULTI_GPU", 1),
         ("multi_gpu", "MULTI_GPU", 1),
         ("fsdp", "FSDP", 1),
         ("deepspeed_zero2", "DEEPSPEED", 1),
