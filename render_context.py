@@ -324,7 +324,7 @@ def draw_phrases(axes: plt.Axes, result: dict) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.axvline(0, color="#888888", linewidth=0.8)
     axes.set_xlabel("synergy, logit")
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, framealpha=0.8, edgecolor="none")
 
 
 def draw_attribution(axes: plt.Axes, result: dict) -> None:

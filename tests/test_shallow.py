@@ -95,7 +95,7 @@ def test_trains_and_is_explained_through_the_scripts(run, tiny_dataset, tiny_mod
     assert json.loads((folder / "predict_results.json").read_text())["predict_accuracy"] >= 0.9
     result = run(
         "run_attribution", "--model_name_or_path", folder, "--dataset_name", tiny_dataset, "--output_dir",
-        tmp_path / "attribution", "--disable_tqdm", "--render", "false", "--max_samples", 4, "--n_steps", 1000,
+        tmp_path / "attribution", "--disable_tqdm", "--render", "false", "--max_samples", 2, "--n_steps", 1000,
     )  # fmt: skip
     assert result.code == 0, result.err
     for line in (tmp_path / "attribution" / "attributions.jsonl").read_text().splitlines():
