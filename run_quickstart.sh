@@ -35,7 +35,7 @@ ln -sfn "$MINILM" "$OUTPUT_DIR/all-MiniLM-L6-v2"
 [ -e "$OUTPUT_DIR/minilm/predict_results.json" ] || accelerate launch --config_file accelerate_config.yaml \
     run_classification.py --model_name_or_path "$OUTPUT_DIR/all-MiniLM-L6-v2" --dataset_name "$OUTPUT_DIR/data" \
     --output_dir "$OUTPUT_DIR/minilm" --do_train --do_eval --do_predict \
-    --per_device_train_batch_size 16 --gradient_accumulation_steps 1 --learning_rate 3e-4 --num_train_epochs 2 \
+    --per_device_train_batch_size 8 --gradient_accumulation_steps 1 --learning_rate 2e-4 --num_train_epochs 3 \
     ${TRAIN_ARGUMENTS:-}
 
 # 4. Three decisions explained, as in the study's figure 1
