@@ -231,18 +231,24 @@ def owned_folder(folder: Path) -> Iterator[Path]:
 
 
 def parse_record(line: bytes) -> dict:
-    """Return a snapshot line's record: white space collapsed, the other categories sorted, the date in ISO form."""
+    """Return a snapshot line's record: the other categories sorted, the date in ISO form, the texts as they stand."""
     entry = orjson.loads(line)
     first, *others = entry["categories"].split()
     _, day, month, year, clock, zone = entry["versions"][0]["created"].split()
     moment = f"{year}-{MONTHS.index(month) + 1:02d}-{day:0>2}T{clock}{zone.replace('GMT', '+00:00')}"
     return {
         "id": entry["id"],
-        "title": " ".join(entry["title"].split()),
-        "abstract": " ".join((entry["abstract"] or "").split()),
+        "title": entry["title"].strip(),
+        "abstract": (entry["abstract"] or "").strip(),
         "categories": [first, *sorted(set(others) - {first})],
         "published": datetime.fromisoformat(moment).astimezone(UTC).isoformat(),
     }
+
+
+def collapse(record: dict) -> dict:
+    """Collapse the white space of the texts, in place; only worth its time for records that are wanted."""
+    record["title"], record["abstract"] = " ".join(record["title"].split()), " ".join(record["abstract"].split())
+    return record
 
 
 def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: Counter) -> Iterator[dict]:
@@ -300,7 +306,7 @@ def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) 
             counts["other primary category"] += 1
         elif not arguments.start_date <= day <= arguments.end_date:
             counts["out of the dates"] += 1
-        elif not record["abstract"]:
+        elif not collapse(record)["abstract"]:
             counts["empty abstract"] += 1
         elif WITHDRAWN.search(record["abstract"][:WITHDRAWN_WITHIN]):
             counts["withdrawn"] += 1
@@ -369,7 +375,7 @@ def rebuild_splits(records: Iterator[dict], manifest: dict, counts: Counter) -> 
     wanted = {name for split in manifest["ids"].values() for name in split}
     by_id, splits = {}, {}
     for record in records:
-        counts["other id"] += record["id"] not in wanted
+        counts["other id"] += collapse(record)["id"] not in wanted
         by_id[record["id"]] = min(record, by_id.get(record["id"], record), key=orjson.dumps)
     for name in SPLITS:
         pairs = zip(manifest["ids"][name], manifest["labels"][name], strict=True)
