@@ -47,10 +47,13 @@ def command(model, dataset, folder, *more):
     )
 
 
-def launch(*arguments, processes=1, config=None):
-    """The script in processes of its own, as ``accelerate launch`` starts them; returns the finished process."""
-    how = ["--config_file", str(config)] if config else ["--cpu", "--num_machines", "1", "--mixed_precision", "no"]
-    how += ["--num_processes", str(processes), "--num_cpu_threads_per_process", "1"]
+def launch(*arguments, config, processes=1):
+    """The script in processes of its own, as ``accelerate launch`` starts them; returns the finished process.
+
+    With as many threads as this process has: sums in another order differ in the last digits.
+    """
+    how = ["--config_file", str(config), "--num_processes", str(processes)]
+    how += ["--num_cpu_threads_per_process", str(torch.get_num_threads())]
     start = [sys.executable, "-m", "accelerate.commands.launch", *how, str(ROOT / "run_classification.py")]
     return subprocess.run([*start, *map(str, arguments)], capture_output=True, text=True, timeout=240)
 
