@@ -268,6 +268,12 @@ def phrase_statistics(index: dict) -> dict | None:
     return result
 
 
+def run_name(folder: str) -> str:
+    """A run's folder by its name; run_paper.sh's lr-RATE-seed-SEED is called after the model's folder around it."""
+    path = Path(folder).resolve()
+    return path.parent.name if re.fullmatch(r"lr-.+-seed-.+", path.name) else path.name
+
+
 def read_attributions(folder: str) -> tuple[str, list[dict]]:
     """The model's name and, per document, its target and the scores of its words: lower case, no punctuation."""
     path, documents = Path(folder, "attributions.jsonl"), []
@@ -281,7 +287,7 @@ def read_attributions(folder: str) -> tuple[str, list[dict]]:
                     (word, float(score)) for word, score in zip(words, line["word_attributions"], strict=True) if word
                 ]
                 documents.append({"target": line["target"], "pairs": pairs})
-        name = Path(arguments["model_name_or_path"]).name or folder
+        name = run_name(arguments["model_name_or_path"]) or folder
     except (OSError, ValueError, KeyError, TypeError) as error:
         fail(f"{folder} is no finished folder of run_attribution.py: {one_line(error)}")
     return (name, documents) if documents else fail(f"{path} holds no document; run run_attribution.py again")

@@ -176,12 +176,18 @@ def read_documents(arguments: ContextArguments) -> tuple[list[dict], list[str]]:
     return documents, part.features["label"].names
 
 
+def run_name(folder: str) -> str:
+    """A run's folder by its name; run_paper.sh's lr-RATE-seed-SEED is called after the model's folder around it."""
+    path = Path(folder).resolve()
+    return path.parent.name if re.fullmatch(r"lr-.+-seed-.+", path.name) else path.name
+
+
 def load_run(folder: str, classes: list[str], arguments: ContextArguments, device: torch.device) -> SimpleNamespace:
     """A run with what its evaluation needs; kind is svm or encoder, order_free says that word order cannot matter.
 
     columns are the places of the dataset's classes among the model's outputs.
     """
-    run = SimpleNamespace(folder=folder, name=Path(folder).resolve().name, device=device, bf16=arguments.bf16)
+    run = SimpleNamespace(folder=folder, name=run_name(folder), device=device, bf16=arguments.bf16)
     if (path := Path(folder, "model.skops")).exists():
         try:
             model = skops.io.load(path)
