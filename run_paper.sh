@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# The study in one command: fetch, baseline, seven encoders with a learning rate each, table 2, figure 1.
+# The study in one command: fetch, baseline, seven encoders with a learning rate each, a network without layers, table 2,
+# figure 1, the tests of context, and all of it on one page.
 # What is done is not done again: call it as often as you like. Everything can be overridden by environment variables:
 #   bash run_paper.sh
 #   MODELS="bge-large-en-v1.5 prajjwal1/bert-tiny" LEARNING_RATES="2e-5 5e-5" SEEDS="1 2 3" bash run_paper.sh
 #   DATASET=data/mine OUTPUT_DIR=runs/mine TRAIN_ARGUMENTS="--bf16" bash run_paper.sh
+#   SHALLOW="0 1 2" bash run_paper.sh         the depth ladder: no layer, one, two
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 OUTPUT_DIR=${OUTPUT_DIR:-paper}
@@ -14,7 +16,12 @@ LEARNING_RATES=${LEARNING_RATES:-1e-5 2e-5 3e-5 5e-5}
 SEEDS=${SEEDS:-42}                            # the first chooses the learning rate, the others repeat the chosen one
 LAUNCH=${LAUNCH:-accelerate launch --config_file accelerate_config.yaml}   # several GPUs: configs/accelerate_multi_gpu.yaml
 TRAIN_ARGUMENTS=${TRAIN_ARGUMENTS:-}          # more flags for run_classification.py
-ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:---max_samples 12}
+SHALLOW=${SHALLOW-0}                          # layers of networks trained from scratch (configs/shallow); empty: none
+SHALLOW_LEARNING_RATES=${SHALLOW_LEARNING_RATES:-1e-3 3e-3}
+SHALLOW_ARGUMENTS=${SHALLOW_ARGUMENTS:---gradient_accumulation_steps 1 --num_train_epochs 4}   # after TRAIN_ARGUMENTS
+ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:---max_samples 500}   # enough to see a word in 20 documents of a class
+CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:-}      # more flags for run_context.py
+REPORT_ARGUMENTS=${REPORT_ARGUMENTS:-}        # more flags for render_report.py
 source ./setup_env.sh
 # accelerate launch gives a process one CPU thread unless this is set
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
@@ -28,25 +35,35 @@ fi
 # 2. Counting words
 [ -e "$OUTPUT_DIR/svm/predict_results.json" ] || python run_baseline.py --dataset_name "$DATASET" --output_dir "$OUTPUT_DIR/svm"
 
-# 3. Encoders. $1: model (name of a file in configs/recipes, or a model), $2: learning rate, $3: seed, rest: more flags
+# 3. Encoders, and shallow networks with the tokenizer of the first of them
+tokenizer=${MODELS%% *}
+[ ! -e "configs/recipes/$tokenizer.yaml" ] || tokenizer=$(sed -n 's/^model_name_or_path: *//p' "configs/recipes/$tokenizer.yaml")
+shallow=${SHALLOW:+$(printf 'layers-%s ' $SHALLOW)}
+
+# $1: model (one of $shallow, the name of a file in configs/recipes, or a model), $2: learning rate, $3: seed, rest: flags
 classify() {
-    local recipe=configs/recipes/$1.yaml
+    local recipe=configs/recipes/$1.yaml more=""
     [ -e "$recipe" ] || recipe="--model_name_or_path $1"
-    $LAUNCH run_classification.py $recipe --dataset_name "$DATASET" $TRAIN_ARGUMENTS --learning_rate "$2" --seed "$3" \
-        --output_dir "$OUTPUT_DIR/$(basename "$1")/lr-$2-seed-$3" "${@:4}"
+    if [[ " $shallow" == *" $1 "* ]]; then
+        recipe="--config_name configs/shallow/$1.json --tokenizer_name $tokenizer" more=$SHALLOW_ARGUMENTS
+    fi
+    $LAUNCH run_classification.py $recipe --dataset_name "$DATASET" $TRAIN_ARGUMENTS $more --learning_rate "$2" \
+        --seed "$3" --output_dir "$OUTPUT_DIR/$(basename "$1")/lr-$2-seed-$3" "${@:4}"
 }
 
-runs=("$OUTPUT_DIR/svm")
-for model in $MODELS; do
+encoders=() networks=()
+for model in $MODELS $shallow; do
     name=$(basename "$model")
     first_seed=${SEEDS%% *}
-    for rate in $LEARNING_RATES; do
+    rates=$LEARNING_RATES
+    [[ " $shallow" != *" $model "* ]] || rates=$SHALLOW_LEARNING_RATES
+    for rate in $rates; do
         run=$OUTPUT_DIR/$name/lr-$rate-seed-$first_seed
         [ -e "$run/eval_results.json" ] || classify "$model" "$rate" "$first_seed" --do_train --do_eval --do_predict false
         rm -rf "$run"/checkpoint-*             # the best model is in the run folder itself
     done
     # The lowest validation loss decides; the test split has not been looked at.
-    best=$(python - "$OUTPUT_DIR/$name" "$first_seed" $LEARNING_RATES <<'PYTHON'
+    best=$(python - "$OUTPUT_DIR/$name" "$first_seed" $rates <<'PYTHON'
 import json, sys
 from pathlib import Path
 import pandas as pd
@@ -66,23 +83,49 @@ PYTHON
         if [ ! -e "$run/eval_results.json" ]; then
             classify "$model" "$best" "$seed" --do_train --do_eval --do_predict
         elif [ ! -e "$run/predict_results.json" ]; then
-            classify "$model" "$best" "$seed" --do_train false --do_eval false --do_predict --model_name_or_path "$run"
+            $LAUNCH run_classification.py --model_name_or_path "$run" --dataset_name "$DATASET" $TRAIN_ARGUMENTS \
+                --output_dir "$run" --do_predict
         fi
         rm -rf "$run"/checkpoint-*
-        runs+=("$run")
+        if [[ " $shallow" == *" $model "* ]]; then networks+=("$run"); else encoders+=("$run"); fi
     done
 done
+runs=("$OUTPUT_DIR/svm" "${encoders[@]}" "${networks[@]}")
 
 # 4. Table 2, with tests
 python compare_runs.py "${runs[@]}" --dataset_name "$DATASET" --output_dir "$OUTPUT_DIR/comparison" --paper
 
-# 5. Figure 1, from the encoder with the lowest validation loss
-best=$(python - "${runs[@]:1}" <<'PYTHON'
+# 5. Figure 1, from the encoder with the lowest validation loss, and the same of the shallow networks
+best=$(python - "${encoders[@]}" <<'PYTHON'
 import json, sys
 from pathlib import Path
 print(min(sys.argv[1:], key=lambda run: json.loads(Path(run, "eval_results.json").read_text())["eval_loss"]))
 PYTHON
 )
-[ -e "$OUTPUT_DIR/attribution/summary.json" ] || $LAUNCH run_attribution.py \
-    --model_name_or_path "$best" --dataset_name "$DATASET" --split test --output_dir "$OUTPUT_DIR/attribution" $ATTRIBUTION_ARGUMENTS
-echo "Done: $OUTPUT_DIR/comparison/comparison.md, $OUTPUT_DIR/attribution/attributions.html"
+# $1: run, $2: folder
+attribute() {
+    [ -e "$2/summary.json" ] || $LAUNCH run_attribution.py --model_name_or_path "$1" --dataset_name "$DATASET" \
+        --split test --output_dir "$2" $ATTRIBUTION_ARGUMENTS
+}
+attribute "$best" "$OUTPUT_DIR/attribution"
+attributions=("$OUTPUT_DIR/attribution")
+references=()
+for run in "${networks[@]}"; do
+    name=$(basename "$(dirname "$run")")
+    [[ " ${references[*]} " != *"/$name/"* ]] || continue    # one seed of each will do
+    references+=("$run")
+    attribute "$run" "$OUTPUT_DIR/attribution-$name"
+    attributions+=("$OUTPUT_DIR/attribution-$name")
+done
+
+# 6. Does it use context?
+[ -e "$OUTPUT_DIR/context/context.json" ] || python run_context.py --model_name_or_path "$best" --dataset_name "$DATASET" \
+    --output_dir "$OUTPUT_DIR/context" --compare "$OUTPUT_DIR/svm" "${references[@]}" \
+    --attributions "${attributions[@]}" $CONTEXT_ARGUMENTS
+
+# 7. The whole study as one page
+python render_report.py --output_dir "$OUTPUT_DIR/report" --dataset_name "$DATASET" --runs "${runs[@]}" \
+    --comparison_dir "$OUTPUT_DIR/comparison" --attribution_dirs "${attributions[@]}" \
+    --context_dir "$OUTPUT_DIR/context" $REPORT_ARGUMENTS
+echo "Done: $OUTPUT_DIR/report/index.html, the whole study as one page (beside it: $OUTPUT_DIR/comparison/comparison.md," \
+    "$OUTPUT_DIR/attribution/attributions.html, $OUTPUT_DIR/context/context.html)"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The study's whole chain in a few minutes on two CPU cores, offline: the bundled sample abstracts, TF-IDF + linear SVM,
-# a small encoder fine-tuned, the two compared, single decisions explained.
+# a small encoder fine-tuned, a network without layers, the three compared, single decisions explained, the tests of
+# context, all on one page.
 #   bash run_quickstart.sh                      writes into quickstart/; a second call does only what is not done yet
 #   OUTPUT_DIR=/tmp/q bash run_quickstart.sh    writes elsewhere
 #   PYTHON=python3.12 bash run_quickstart.sh    picks the interpreter for a new .venv
@@ -38,18 +39,43 @@ ln -sfn "$MINILM" "$OUTPUT_DIR/all-MiniLM-L6-v2"
     --per_device_train_batch_size 8 --gradient_accumulation_steps 1 --learning_rate 2e-4 --num_train_epochs 3 \
     ${TRAIN_ARGUMENTS:-}
 
-# 4. Three decisions explained, as in the study's figure 1
+# 4. A network without layers on MiniLM's word embeddings: it counts words, as the SVM does
+[ -e "$OUTPUT_DIR/layers-0/predict_results.json" ] || python run_classification.py \
+    --config_name configs/shallow/layers-0.json --tokenizer_name "$OUTPUT_DIR/all-MiniLM-L6-v2" \
+    --init_embeddings_from "$OUTPUT_DIR/all-MiniLM-L6-v2" --dataset_name "$OUTPUT_DIR/data" \
+    --output_dir "$OUTPUT_DIR/layers-0" --do_train --do_eval --do_predict \
+    --per_device_train_batch_size 16 --gradient_accumulation_steps 1 --learning_rate 3e-3 --num_train_epochs 4 \
+    ${TRAIN_ARGUMENTS:-}
+
+# 5. Decisions explained, as in the study's figure 1
 [ -e "$OUTPUT_DIR/attribution/summary.json" ] || python run_attribution.py --model_name_or_path "$OUTPUT_DIR/minilm" \
     --dataset_name "$OUTPUT_DIR/data" --split test --max_samples 3 --output_dir "$OUTPUT_DIR/attribution"
+[ -e "$OUTPUT_DIR/attribution-layers-0/summary.json" ] || python run_attribution.py \
+    --model_name_or_path "$OUTPUT_DIR/layers-0" --dataset_name "$OUTPUT_DIR/data" --split test --max_samples 3 \
+    --output_dir "$OUTPUT_DIR/attribution-layers-0"
 
-# 5. The two compared
-python compare_runs.py "$OUTPUT_DIR/svm" "$OUTPUT_DIR/minilm" --dataset_name "$OUTPUT_DIR/data" \
+# 6. Does it use context?
+[ -e "$OUTPUT_DIR/context/context.json" ] || python run_context.py --model_name_or_path "$OUTPUT_DIR/minilm" \
+    --dataset_name "$OUTPUT_DIR/data" --output_dir "$OUTPUT_DIR/context" \
+    --compare "$OUTPUT_DIR/svm" "$OUTPUT_DIR/layers-0" \
+    --attributions "$OUTPUT_DIR/attribution" "$OUTPUT_DIR/attribution-layers-0" \
+    --block_sizes 1 3 --n_shuffles 2 --n_phrases 4 --n_controls 20 --min_occurrences 2
+
+# 7. The three compared, and all of it on one page
+python compare_runs.py "$OUTPUT_DIR/svm" "$OUTPUT_DIR/minilm" "$OUTPUT_DIR/layers-0" --dataset_name "$OUTPUT_DIR/data" \
     --output_dir "$OUTPUT_DIR/comparison"
+python render_report.py --output_dir "$OUTPUT_DIR/report" --dataset_name "$OUTPUT_DIR/data" \
+    --runs "$OUTPUT_DIR/svm" "$OUTPUT_DIR/minilm" "$OUTPUT_DIR/layers-0" --comparison_dir "$OUTPUT_DIR/comparison" \
+    --attribution_dirs "$OUTPUT_DIR/attribution" "$OUTPUT_DIR/attribution-layers-0" --context_dir "$OUTPUT_DIR/context" \
+    --title "The quick start: the whole chain on 300 sample abstracts" \
+    --note "A demonstration: the abstracts were written for this project, and their test split has 30 documents. \
+Quote no figure from this page."
 cat <<END
 
-Done in $SECONDS seconds. To look at:
-  $OUTPUT_DIR/attribution/attributions.html   the decisions, word by word (open it in a browser)
+Done in $SECONDS seconds. To look at, in a browser:
+  $OUTPUT_DIR/report/index.html               everything on one page: data, training, tests, context
+  $OUTPUT_DIR/attribution/attributions.html   the decisions, word by word
   $OUTPUT_DIR/attribution/attributions.png    the same as the study's figure 1
-  $OUTPUT_DIR/comparison/comparison.md        the two models compared, with tests
+  $OUTPUT_DIR/comparison/comparison.md        the models compared, with tests
 The test split of the sample has 30 documents: quote no figure from it.
 END

@@ -1,4 +1,5 @@
-"""The study's script as it is, on a tiny dataset with two tiny models: what it chooses, what it does not do twice."""
+"""The study's script as it is, on a tiny dataset with two tiny models and a network without layers: what it chooses,
+what it does not do twice, and the page that it ends with."""
 
 import json
 import os
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, write_tiny_model
+from conftest import ROOT, make_records, write_dataset, write_tiny_model
 
 MODELS, RATES, SEEDS = ("alpha", "beta"), ("3e-3", "1e-6"), ("1", "2")
 
@@ -23,7 +24,11 @@ def paper(dataset, folder):
         "LAUNCH": "python",
         "TRAIN_ARGUMENTS": "--max_seq_length 64 --per_device_train_batch_size 8 --gradient_accumulation_steps 1 "
         "--num_train_epochs 4 --disable_tqdm True --text_prefix floer",
-        "ATTRIBUTION_ARGUMENTS": "--max_samples 1 --n_steps 4",
+        "SHALLOW_LEARNING_RATES": "3e-3",
+        "SHALLOW_ARGUMENTS": "--num_train_epochs 2",
+        "ATTRIBUTION_ARGUMENTS": "--max_samples 1 --n_steps 4 --faithfulness_samples 0 --disable_tqdm",
+        "CONTEXT_ARGUMENTS": "--block_sizes 1 --n_shuffles 1 --n_phrases 0 --n_resamples 100 --disable_tqdm",
+        "REPORT_ARGUMENTS": "--title Tiny",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
     }
@@ -33,10 +38,11 @@ def paper(dataset, folder):
 
 
 @pytest.mark.skipif(not (ROOT / ".venv" / "bin" / "python").exists(), reason="run_tests.sh makes the environment")
-def test_two_models_two_learning_rates_two_seeds(tiny_dataset, tmp_path):
+def test_two_models_two_learning_rates_two_seeds(tmp_path):
+    dataset = write_dataset(tmp_path / "data", make_records(40))  # 20 test documents, the fewest for a test of context
     for seed, name in enumerate(MODELS):
         write_tiny_model(tmp_path / name, seed=seed)
-    result = paper(tiny_dataset, tmp_path)
+    result = paper(dataset, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
 
     chosen = []
@@ -51,21 +57,37 @@ def test_two_models_two_learning_rates_two_seeds(tiny_dataset, tmp_path):
         assert list(table["eval_loss"]) == sorted(losses.values())
         assert table["learning_rate"][0] == "3e-3"  # the other one learns nothing
         chosen += [folder / f"lr-3e-3-seed-{seed}" for seed in SEEDS]
+    networks = [tmp_path / "paper" / "layers-0" / f"lr-3e-3-seed-{seed}" for seed in SEEDS]
+    chosen += networks
     everything = sorted(path for path in (tmp_path / "paper").glob("*/lr-*"))
-    assert len(everything) == 6  # two rates with the first seed, the better one with the second
+    assert len(everything) == 8  # two rates with the first seed, the better one with the second
     # Only what was chosen has seen the test split, with the prefix that it was trained with.
     assert [path for path in everything if (path / "predictions.csv").exists()] == sorted(chosen)
     assert {json.loads((run / "config.json").read_text())["text_prefix"] for run in chosen} == {"floer"}
     assert not list((tmp_path / "paper").rglob("checkpoint-*"))
     comparison = (tmp_path / "paper" / "comparison" / "comparison.md").read_text()
     assert "alpha" in comparison and "beta" in comparison
-    best = min(chosen, key=lambda run: json.loads((run / "eval_results.json").read_text())["eval_loss"])
+    record = json.loads((networks[0] / "run_arguments.json").read_text())["arguments"]
+    assert record["tokenizer_name"] == str(tmp_path / MODELS[0]) and record["num_train_epochs"] == 2
+    best = min(chosen[:4], key=lambda run: json.loads((run / "eval_results.json").read_text())["eval_loss"])
     summary = json.loads((tmp_path / "paper" / "attribution" / "summary.json").read_text())
     assert str(best) in json.dumps(summary)
+    summary = json.loads((tmp_path / "paper" / "attribution-layers-0" / "summary.json").read_text())
+    assert summary["arguments"]["model_name_or_path"] == str(networks[0])
+    context = json.loads((tmp_path / "paper" / "context" / "context.json").read_text())
+    assert [run["name"] for run in context["order"]] == [best.parent.name, "svm", "layers-0"]
+    assert context["order"][2]["indifferent"] is True
+    assert [model["name"] for model in context["attribution"]] == [best.parent.name, "layers-0"]
+    page = (tmp_path / "paper" / "report" / "index.html").read_text()
+    assert "<title>Tiny</title>" in page and str(tmp_path) not in page
+    assert all(f"{run.parent.name}/{run.name}" in page for run in chosen) and "Learning rates of alpha" in page
+    assert "has no" not in page  # every part is there
+    assert result.stdout.splitlines()[-1].startswith(f"Done: {tmp_path / 'paper'}/report/index.html")
 
     # What is done is not done again; what is missing is.
     (chosen[0] / "predict_results.json").unlink()
-    watched = [*everything, tmp_path / "paper" / "svm", tmp_path / "paper" / "attribution"]
+    names = ("svm", "attribution", "attribution-layers-0", "context")
+    watched = [*everything, *(tmp_path / "paper" / name for name in names)]
     before = {
         path: path.stat().st_mtime_ns
         for folder in watched
@@ -73,7 +95,7 @@ def test_two_models_two_learning_rates_two_seeds(tiny_dataset, tmp_path):
         if path.is_file() and folder != chosen[0]
     }
     predictions = (chosen[0] / "predictions.csv").read_bytes()
-    result = paper(tiny_dataset, tmp_path)
+    result = paper(dataset, tmp_path)
     assert result.returncode == 0, result.stderr[-3000:]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (chosen[0] / "predict_results.json").exists()

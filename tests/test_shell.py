@@ -44,14 +44,21 @@ def test_quick_start_runs_the_whole_chain_and_a_second_call_repeats_nothing(tmp_
     assert first.returncode == 0, first.stdout + first.stderr
     assert "Installing" not in first.stdout
     table = first.stdout[first.stdout.rindex("test accuracy") :]
-    assert "TF-IDF + linear SVM" in table and "all-MiniLM-L6-v2" in table
-    for name in ("attribution/attributions.html", "attribution/attributions.png", "comparison/comparison.md"):
+    assert "TF-IDF + linear SVM" in table and "all-MiniLM-L6-v2" in table and "layers-0" in table
+    pages = ["report/index.html", "attribution/attributions.html", "attribution/attributions.png"]
+    assert table.index(pages[0]) < table.index(pages[1])
+    for name in (*pages, "comparison/comparison.md", "context/context.html", "attribution-layers-0/attributions.png"):
         assert (tmp_path / "q" / name).stat().st_size > 1000
+    for name in (*pages, "comparison/comparison.md"):
         assert str(tmp_path / "q" / name) in table
-    done = [tmp_path / "q" / name for name in ("data/manifest.json", "svm/model.skops", "minilm/model.safetensors")]
-    done.append(tmp_path / "q" / "attribution" / "attributions.jsonl")
+    page = (tmp_path / "q" / "report" / "index.html").read_text()
+    assert "Quote no figure" in page and "has no" not in page and str(tmp_path) not in page
+    names = "data/manifest.json svm/model.skops minilm/model.safetensors layers-0/model.safetensors "
+    names += "attribution/attributions.jsonl attribution-layers-0/attributions.jsonl context/context.json"
+    done = [tmp_path / "q" / name for name in names.split()]
     before = [path.stat().st_mtime_ns for path in done]
     second = bash(ROOT / "run_quickstart.sh", cwd=tmp_path, OUTPUT_DIR="q", TRAIN_ARGUMENTS=short)
     assert second.returncode == 0, second.stdout + second.stderr
-    assert second.stdout[second.stdout.rindex("test accuracy") :].splitlines()[1:3] == table.splitlines()[1:3]
+    assert second.stdout[second.stdout.rindex("test accuracy") :].splitlines()[1:4] == table.splitlines()[1:4]
     assert before == [path.stat().st_mtime_ns for path in done]
+    assert (tmp_path / "q" / "report" / "index.html").read_text() == page
