@@ -237,19 +237,18 @@ def section_of(text: str, title: str) -> str:
 
 def command(script: str, arguments: dict, *flags: str, comment: str = "") -> str:
     """The command line that a script's recorded arguments stand for, over several lines."""
-    words = ["python", script, *flags]
+    options = [["python", script], *([flag] for flag in flags)]
     for key, value in arguments.items():
         if value in (None, "None", "", []) or key in ("disable_tqdm", "total_train_batch_size"):
             continue
         values = value if isinstance(value, list) else [str(value).lower() if isinstance(value, bool) else value]
-        words += [f"--{key}", *(short_path(str(v)) if str(v).startswith("/") else str(v) for v in values)]
-    lines = [words[0]]
-    for word in map(shlex.quote, words[1:]):
-        if len(lines[-1]) + len(word) < COMMAND_WIDTH:
-            lines[-1] += f" {word}"
-        else:
-            lines.append(f"    {word}")
-    return comment + " \\\n".join(lines)
+        options.append([f"--{key}", *(short_path(str(v)) if str(v).startswith("/") else str(v) for v in values)])
+    lines = [""]
+    for option in map(shlex.join, options):
+        if len(lines[-1]) + len(option) >= COMMAND_WIDTH:
+            lines.append("   ")
+        lines[-1] += f" {option}"
+    return comment + " \\\n".join(lines)[1:]
 
 
 def data_part(folder: Path, made: dict) -> dict:
@@ -309,19 +308,18 @@ def run_part(folder: Path, embedded: bool, made: dict, link: Callable) -> dict:
     path = folder / "run_arguments.json"
     with written_by("the training script", path):
         record = read_json(path)
-        arguments, source = record["arguments"], str(record["model_name_or_path"])
-        svm = record["script"] == "run_baseline.py"
+        script, arguments, source = record["script"], record["arguments"], str(record["model_name_or_path"])
+        svm, name, batch = script == "run_baseline.py", run_name(folder), record.get("total_train_batch_size")
         model = source if svm else short_path(source).removesuffix(".json")
-        name = run_name(folder)
-        flags = [*(() if svm else ("--do_train", "--do_eval", "--do_predict")), "--output_dir", name]
-        batch = record.get("total_train_batch_size")
-        comment = f"# {batch} documents an update\n" if batch else ""
-        options = {key: value for key, value in arguments.items() if key != "output_dir"}
-        made["commands"].append(command(record["script"], options, *flags, comment=comment))
         made["versions"][name] = record["versions"]
     path = folder / "all_results.json"
-    with written_by(record["script"], path):
+    with written_by(script, path):
         results = read_json(path)
+        done = {"--do_train": "train_loss", "--do_eval": "eval_loss", "--do_predict": "predict_loss"}
+        flags = [flag for flag, key in done.items() if key in results]  # run_baseline.py has neither flags nor losses
+        comment = f"# {batch} documents an update\n" if batch else ""
+        options = {key: value for key, value in arguments.items() if key != "output_dir"}
+        made["commands"].append(command(script, options, *flags, "--output_dir", name, comment=comment))
         if svm:
             frequency = "sublinear" if results["sublinear_tf"] else "plain"
             detail = f"n-grams up to {results['ngram_max']}, {frequency} term frequency, C = {results['C']:g}: best "
@@ -337,7 +335,7 @@ def run_part(folder: Path, embedded: bool, made: dict, link: Callable) -> dict:
                 detail += f", tokenizer of {short_path(tokenizer)}" if tokenizer else ""
             detail += "."
         rate = f"{record['learning_rate']:g}" if "learning_rate" in record else ""
-        epochs = "" if svm else f"{results['epoch']:g} of {arguments['num_train_epochs']:g}"
+        epochs = f"{results['epoch']:g} of {arguments['num_train_epochs']:g}" if "epoch" in results else ""
         device = f"{record['processes']} x {record['device']}" if "device" in record else ""
         setting = [name, model, rate, record["seed"], batch, epochs, record.get("precision"), device]
         setting.append(duration(results.get("train_runtime")))
@@ -505,7 +503,7 @@ p, li, dl { max-width: 46rem; } a { color: var(--link); }
 nav, .note, details { background: var(--card); padding: .6rem 1rem; margin: 1rem 0; }
 .note { border-left: 4px solid var(--mark); max-width: 46rem; }
 nav ul { columns: 14rem; padding-left: 1.1rem; margin: .3rem 0; }
-.faint { color: var(--faint); font-size: .9rem; }
+.faint { color: var(--faint); font-size: .9em; }
 .wide { overflow-x: auto; margin: 1rem 0; }
 .wide:focus-visible, summary:focus-visible, a:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 table { border-collapse: collapse; font-size: .86rem; }

@@ -43,9 +43,8 @@ ln -sfn "$MINILM" "$OUTPUT_DIR/all-MiniLM-L6-v2"
 [ -e "$OUTPUT_DIR/layers-0/predict_results.json" ] || python run_classification.py \
     --config_name configs/shallow/layers-0.json --tokenizer_name "$OUTPUT_DIR/all-MiniLM-L6-v2" \
     --init_embeddings_from "$OUTPUT_DIR/all-MiniLM-L6-v2" --dataset_name "$OUTPUT_DIR/data" \
-    --output_dir "$OUTPUT_DIR/layers-0" --do_train --do_eval --do_predict \
-    --per_device_train_batch_size 16 --gradient_accumulation_steps 1 --learning_rate 3e-3 --num_train_epochs 4 \
-    ${TRAIN_ARGUMENTS:-}
+    --output_dir "$OUTPUT_DIR/layers-0" --do_train --do_eval --do_predict ${TRAIN_ARGUMENTS:-} \
+    --per_device_train_batch_size 16 --gradient_accumulation_steps 1 --learning_rate 3e-3 --num_train_epochs 4
 
 # 5. Decisions explained, as in the study's figure 1
 [ -e "$OUTPUT_DIR/attribution/summary.json" ] || python run_attribution.py --model_name_or_path "$OUTPUT_DIR/minilm" \

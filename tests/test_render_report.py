@@ -57,7 +57,7 @@ def write_encoder(folder, labels, seed):
     right = float(np.mean(labels == shown))
     results = {f"predict_{key}": right for key in ("accuracy", "f1", "precision", "recall")}
     results |= {"eval_loss": 0.5, "eval_accuracy": 0.8, "eval_f1": 0.75, "epoch": 1.5, "train_runtime": 754.0}
-    results |= {"predict_samples": len(labels)}
+    results |= {"predict_samples": len(labels), "train_loss": 0.6, "predict_loss": 0.6}
     state = {"best_global_step": 2, "log_history": [
         {"step": 1, "epoch": 1.0, "loss": 1.0, "learning_rate": 1e-5},
         {"step": 2, "epoch": 1.5, "eval_loss": 0.5, "eval_accuracy": 0.8, "eval_f1": 0.75},
@@ -227,6 +227,14 @@ def test_what_is_not_given_or_not_there_is_left_out_and_said(run, study):
     for flag in ("--dataset_name", "--comparison_dir", "--attribution_dirs", "--context_dir"):
         assert f"no {flag} was given" in text
     assert "Not on this page" in text and "Versions" in text
+
+
+def test_a_run_that_only_predicts(run, study):
+    path = study / "tiny" / "lr-2e-5-seed-1" / "all_results.json"
+    write_json(path, {key: value for key, value in json.loads(path.read_text()).items() if "predict" in key})
+    text = text_of(render(run, study))
+    assert "python run_classification.py --do_predict --output_dir tiny/lr-2e-5-seed-1" in text
+    assert "--do_train --do_eval --do_predict --output_dir tiny/lr-2e-5-seed-2" in text
 
 
 def test_faithfulness_of_another_run_is_not_shown(run, study):
