@@ -454,7 +454,7 @@ def context_part(folder: Path, made: dict, link: Callable) -> dict:
         made["versions"]["context"] = result["versions"]
         made["commands"].append(command("run_context.py", arguments))
         intro = f"Model in question: {result['model']}. {result['documents']:,} documents of split "
-        intro += f"{arguments['split']}, {arguments['n_shuffles']} shuffles of each, seed {arguments['seed']}, "
+        intro += f"{arguments['split']}, shuffles of each: {arguments['n_shuffles']}, seed {arguments['seed']}, "
         intro += f"{result['device']}."
     path = folder / "context.md"
     with written_by("run_context.py", path):
@@ -506,7 +506,7 @@ nav ul { columns: 14rem; padding-left: 1.1rem; margin: .3rem 0; }
 .faint { color: var(--faint); font-size: .9em; }
 .wide { overflow-x: auto; margin: 1rem 0; }
 .wide:focus-visible, summary:focus-visible, a:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
-table { border-collapse: collapse; font-size: .86rem; }
+table { border-collapse: collapse; font-size: .86rem; min-width: min(100%, 18rem); }
 caption { text-align: left; font-weight: 600; padding-bottom: .35rem; }
 th, td { padding: .25rem .7rem .25rem 0; border-bottom: 1px solid var(--line); text-align: left;
   vertical-align: top; }

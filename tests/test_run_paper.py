@@ -15,6 +15,7 @@ MODELS, RATES, SEEDS = ("alpha", "beta"), ("3e-3", "1e-6"), ("1", "2")
 
 def paper(dataset, folder):
     """Run the script offline; LAUNCH=python saves the launcher's start."""
+    # The colon keeps the prefix apart from the first word, whichever word a shuffle puts there.
     settings = {
         "OUTPUT_DIR": folder / "paper",
         "DATASET": dataset,
@@ -23,7 +24,7 @@ def paper(dataset, folder):
         "SEEDS": " ".join(SEEDS),
         "LAUNCH": "python",
         "TRAIN_ARGUMENTS": "--max_seq_length 64 --per_device_train_batch_size 8 --gradient_accumulation_steps 1 "
-        "--num_train_epochs 4 --disable_tqdm True --text_prefix floer",
+        "--num_train_epochs 4 --disable_tqdm True --text_prefix floer:",
         "SHALLOW_LEARNING_RATES": "3e-3",
         "SHALLOW_ARGUMENTS": "--num_train_epochs 2",
         "ATTRIBUTION_ARGUMENTS": "--max_samples 1 --n_steps 4 --faithfulness_samples 0 --disable_tqdm",
@@ -63,7 +64,7 @@ def test_two_models_two_learning_rates_two_seeds(tmp_path):
     assert len(everything) == 8  # two rates with the first seed, the better one with the second
     # Only what was chosen has seen the test split, with the prefix that it was trained with.
     assert [path for path in everything if (path / "predictions.csv").exists()] == sorted(chosen)
-    assert {json.loads((run / "config.json").read_text())["text_prefix"] for run in chosen} == {"floer"}
+    assert {json.loads((run / "config.json").read_text())["text_prefix"] for run in chosen} == {"floer:"}
     assert not list((tmp_path / "paper").rglob("checkpoint-*"))
     comparison = (tmp_path / "paper" / "comparison" / "comparison.md").read_text()
     assert "alpha" in comparison and "beta" in comparison
