@@ -40,8 +40,6 @@ EMBEDDED_RUNS = 12  # with pictures in the page; those of further runs are linke
 NUMBER = re.compile(r"(?:[-+−±<>=.,%\d\s()\[\]†*]|to|e[-+]?\d)+")
 # A path from the root of the file system inside a text, but no part of an address or of a relative path.
 ABSOLUTE = re.compile(r"(?<![\w.:/~])(?:/[^\s/:,;'\"()<>]+){2,}")
-MEASURES = {"comprehensiveness": "comprehensiveness", "sufficiency": "sufficiency",
-            "tau_leave_one_out": "agreement with leaving a word out (tau)"}  # fmt: skip
 
 
 @dataclass
@@ -426,13 +424,21 @@ def attribution_part(folder: Path, made: dict, link: Callable) -> dict:
         measured = read_json(path) if path.is_file() else None
         # Another run's measures say nothing about these attributions.
         if measured and measured["run"] == summary.get("run"):
+            rankings = measured["rankings"]
+            measures = list(next(iter(rankings.values())))
             rows = [
-                [ranking, *(f"{v['mean']:.3f} ({v['low']:.3f} to {v['high']:.3f})" if v else "" for v in found)]
-                for ranking, values in measured["rankings"].items()
-                if (found := [values[measure] for measure in MEASURES])
+                [
+                    name,
+                    *(
+                        f"{v['mean']:.3f} ({v['low']:.3f} to {v['high']:.3f})" if (v := values[m]) else ""
+                        for m in measures
+                    ),
+                ]
+                for name, values in rankings.items()
             ]
+            header = ["words ranked by", *(measure.replace("_", " ") for measure in measures)]
             caption = f"Faithfulness for {name}: mean and 95 % interval"
-            faithfulness, note = table(caption, ["words ranked by", *MEASURES.values()], rows), measured["note"]
+            faithfulness, note = table(caption, header, rows), measured["note"]
     alt = f"Documents explained for {name}, each piece of text coloured by its attribution"
     page = folder / "attributions.html"
     return {

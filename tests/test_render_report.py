@@ -93,7 +93,7 @@ def write_attribution(folder, model):
     summary |= {"arguments": {"model_name_or_path": str(model), "method": "gausslegendre", "baseline": "pad",
                               "target": "predicted"}, "versions": {"python": "3.12.1", "torch": "2.13.0"}}  # fmt: skip
     write_json(folder / "summary.json", summary)
-    values = {name: {"mean": 0.5, "low": 0.25, "high": 0.75} for name in render_report.MEASURES}
+    values = {"comprehensiveness": {"mean": 0.5, "low": 0.25, "high": 0.75}, "tau_leave_one_out": None}
     rankings = dict.fromkeys(("integrated gradients", "gradient x input", "random"), values)
     write_json(folder / "faithfulness.json", {"rankings": rankings, "note": "Means over 2.", "run": "abc"})
     call("render_attribution", "--attribution_dir", folder)
@@ -177,7 +177,8 @@ def test_everything_a_reviewer_asks_for_is_on_the_page(run, study):
         "tiny/lr-2e-5-seed-1 tiny-bert 2e-05 1 512 1.5 of 2 fp32 2 x cpu 12 min 34 s",
         "5e-5 0.7000 60.00 50.00 2 70.0 s", "best of 24 settings", "query: ",
         "Table 2", "macro F1: TF-IDF + linear SVM is ", "on 40 documents", "bge-large-en-v1.5 †", "Know before use",
-        "integrated gradients 0.500 (0.250 to 0.750)", "gradient evaluations 258", "not converged 1", "undefined",
+        "tau leave one out integrated gradients 0.500 (0.250 to 0.750)",
+        "gradient evaluations 258", "not converged 1", "undefined",
         "with single words shuffled accuracy falls by 5.00 points", "Phrases are left out: too few.",
         "--num_train_epochs 2.0", "# 512 documents an update", "3.11.7", "3.12.1 (attribution)",
     ):  # fmt: skip
