@@ -60,7 +60,7 @@ def test_measures_are_those_of_the_definitions(run, folder, steep_model):
 
 
 def test_infidelity_is_what_the_best_scaling_leaves_unexplained():
-    """Against least squares without an intercept: 0 for scores that add up to the loss, 1 for scores that say nothing."""
+    """Against least squares without an intercept; 0 for scores that add up to the loss, 1 for no scores."""
     generator = np.random.default_rng(0)
     removed = generator.random((40, 6)) < 0.4
     scores, lost = generator.normal(size=6), generator.normal(size=40)
