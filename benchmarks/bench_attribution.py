@@ -7,9 +7,9 @@
 
 (a) captum's LayerIntegratedGradients for n = 1..200, one document after the other, on --captum_documents documents:
 every n with --exhaustive, else n = 1, 50, 100, 150, 200, the loop's time extrapolated from a line through these and
-labelled so. (b) run_attribution.py on all documents, as its user runs it. Agreement, on all documents: the completeness
-error of captum at the n that we chose, which no other n can undercut by more than itself; on captum's documents: that
-error against the smallest one that captum found, and our attributions against Gauss-Legendre with n = 400 in double
+labelled so. (b) run_attribution.py on all documents, as its user runs it. Agreement, on all documents: the error of
+captum at the n that we chose, which no other n can undercut by more than itself; on captum's documents: that error
+against the smallest one that captum found, and our attributions against Gauss-Legendre with n = 400 in double
 precision. Writes benchmarks/results/attribution.json.
 """
 
