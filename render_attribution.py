@@ -245,6 +245,7 @@ def write_latex(lines: list[tuple[dict, list[tuple[str, float]]]], path: Path) -
         "\\setlength{\\fboxsep}{1pt}",
         "\\newcommand{\\piece}[2]{\\colorbox[HTML]{#1}{\\strut #2}\\allowbreak\\hspace{1pt}}",
         "\\begin{document}",
+        "\\raggedright",
         "\\noindent Green: contribution for the target class; red: against it; darker: larger.\\par\\medskip",
     ]
     for document, line in lines:

@@ -36,6 +36,7 @@ ALPHA = 0.05
 SHOWN_PHRASES = 12
 SHOWN_WORDS = 5
 COLOURS = ("#1b7837", "#762a83", "#2166ac", "#b35806", "#666666", "#c51b7d", "#35978f", "#000000")
+MARKERS = "osD^vPX*"
 PARTS = ("Order of words", "Phrases", "Attribution in context", "Agreement with the SVM")
 KINDS = {"all": "all words", "content": "content words", "function": "function words"}
 
@@ -275,10 +276,13 @@ def agreement_section(rows: list[dict]) -> dict:
     return section
 
 
-def colours(result: dict) -> dict[str, str]:
-    """A colour for every model, the same in all panels."""
+def styles(result: dict) -> dict[str, dict[str, str]]:
+    """Colour and marker for every model, the same in all panels; without colours the markers tell them apart."""
     names = [part["name"] for part in (*result["order"], *result["attribution"])]
-    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(dict.fromkeys(names))}
+    return {
+        name: {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+        for place, name in enumerate(dict.fromkeys(names))
+    }
 
 
 def plain_text(text: str) -> str:
@@ -293,9 +297,9 @@ def draw_order(axes: plt.Axes, result: dict) -> None:
         tests = [condition["accuracy"] for condition in run["conditions"]]
         x = np.arange(len(tests)) + 0.08 * (place - (len(runs) - 1) / 2)
         y = np.array([[100 * test[key] for test in tests] for key in ("difference", "low", "high")])
-        colour = colours(result)[run["name"]]
-        axes.vlines(x, y[1], y[2], color=colour, linewidth=1.2)
-        axes.plot(x, y[0], "o-", color=colour, markersize=4, linewidth=1, label=plain_text(run["name"]))
+        style = styles(result)[run["name"]]
+        axes.vlines(x, y[1], y[2], color=style["color"], linewidth=1.2)
+        axes.plot(x, y[0], **style, markersize=4, linewidth=1, label=plain_text(run["name"]))
     labels = [str(condition["block"]) for condition in runs[0]["conditions"]]
     axes.set_xticks(range(len(labels)), labels)
     axes.axhline(0, color="#888888", linewidth=0.8)
@@ -331,13 +335,13 @@ def draw_attribution(axes: plt.Axes, result: dict) -> None:
     """Intraclass correlation of every model by kind of word."""
     models = result["attribution"]
     for place, model in enumerate(models):
-        colour = colours(result)[model["name"]]
+        style = styles(result)[model["name"]]
         for x, kind in enumerate(KINDS):
             if part := model[kind]:
                 at = x + 0.12 * (place - (len(models) - 1) / 2)
-                axes.vlines(at, part["low"], part["high"], color=colour)
-                axes.plot(at, part["icc"], "o", color=colour)
-        axes.plot([], [], "o", color=colour, label=plain_text(model["name"]))
+                axes.vlines(at, part["low"], part["high"], color=style["color"])
+                axes.plot(at, part["icc"], **style)
+        axes.plot([], [], **style, linestyle="", label=plain_text(model["name"]))
     axes.set_xticks(range(len(KINDS)), KINDS.values())
     axes.set(ylim=(-0.03, 1.03), xlim=(-0.5, len(KINDS) - 0.5), ylabel="variance that comes from the word")
     axes.legend(fontsize=8, frameon=False)
@@ -349,9 +353,9 @@ def draw_agreement(axes: plt.Axes, result: dict) -> None:
     for place, name in enumerate(models):
         rows = [row for row in result["agreement"] if row["model"] == name]
         x = [result["classes"].index(row["class"]) + 0.12 * (place - (len(models) - 1) / 2) for row in rows]
-        colour = colours(result)[name]
-        axes.vlines(x, [row["low"] for row in rows], [row["high"] for row in rows], color=colour)
-        axes.plot(x, [row["rho"] for row in rows], "o", color=colour, label=plain_text(name))
+        style = styles(result)[name]
+        axes.vlines(x, [row["low"] for row in rows], [row["high"] for row in rows], color=style["color"])
+        axes.plot(x, [row["rho"] for row in rows], **style, linestyle="", label=plain_text(name))
     axes.set_xticks(range(len(result["classes"])), map(plain_text, result["classes"]), fontsize=8)
     axes.axhline(0, color="#888888", linewidth=0.8)
     axes.set(xlim=(-0.5, len(result["classes"]) - 0.5), ylim=(-1.03, 1.03))
@@ -381,12 +385,14 @@ def draw(result: dict) -> bytes:
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Does {{ result.model }} use context?</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
-body { font: 16px/1.55 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-img { max-width: 100%; }
+:root { color-scheme: light dark; }
+body { font: 16px/1.55 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+img { max-width: 100%; background: #fff; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 0.85rem; }
 caption { text-align: left; font-weight: 600; padding-bottom: 0.3rem; }
-td, th { padding: 0.2rem 0.6rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap; }
+td, th { padding: 0.2rem 0.6rem; border-bottom: 1px solid #888; text-align: right; white-space: nowrap; }
 td:first-child, th:first-child { text-align: left; }
 .wide { overflow-x: auto; }
 </style></head><body>
@@ -399,7 +405,7 @@ td:first-child, th:first-child { text-align: left; }
 {% for sentence in section.sentences %}<p>{{ sentence }}</p>
 {% endfor %}
 {% for caption, header, rows in section.tables %}<div class="wide"><table><caption>{{ caption }}</caption>
-<tr>{% for text in header %}<th>{{ text }}</th>{% endfor %}</tr>
+<tr>{% for text in header %}<th scope="col">{{ text }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for text in row %}<td>{{ text }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 {% endfor %}</section>

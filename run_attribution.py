@@ -339,17 +339,20 @@ def attribute_fixed(engine: SimpleNamespace, documents: list[dict], n: int) -> N
         document["f_input"], document["f_baseline"] = document["logits"][:, document["target_id"]]
 
 
-def truncation_error(coefficients: np.ndarray, noise: float) -> np.ndarray:
-    """Estimate for every column how far the interpolant is from the function, in the maximum norm.
+def envelope(coefficients: np.ndarray, noise: float) -> np.ndarray:
+    """Bounds on the Chebyshev coefficients of degree N + 1 to 4 N, from those up to N: (3 N, columns).
 
-    The last two eighths of the coefficients say how fast they decay; the series of what was cut off counts twice, as
-    it is both left out and folded back. Coefficients below ``noise`` are rounding errors.
+    The coefficients of an analytic function decay geometrically, at a rate that its nearest singularity sets
+    (Trefethen, Approximation Theory and Approximation Practice, theorem 8.1). All tokens share the network and with it
+    the singularities, so the rate is taken from all columns, the size from each, both from the last two eighths; four
+    times that, since the smallest n that is certain lies where the estimate is tight. Coefficients below ``noise`` are
+    rounding errors.
     """
-    eighth = (len(coefficients) - 1) // 8
+    degree = len(coefficients) - 1
     size = np.where(np.abs(coefficients) > noise, np.abs(coefficients), 0)
-    before, last = size[-2 * eighth : -eighth].max(0), size[-eighth:].max(0)
-    rate = np.minimum(last / np.maximum(before, np.finfo(float).tiny), 0.9)
-    return 2 * last * rate / (1 - rate ** (1 / eighth))
+    before, last = (part.max(0) for part in np.split(size[-degree // 4 :], 2))
+    rate = min(last.sum() / max(before.sum(), np.finfo(float).tiny), 0.9) ** (8 / degree)
+    return 4 * last * rate ** np.arange(1, 3 * degree + 1)[:, None]
 
 
 @functools.cache
@@ -367,66 +370,101 @@ def rule_moments(method: str, steps: tuple[int, ...], degree: int) -> np.ndarray
     return moments
 
 
+@functools.cache
+def rule_errors(method: str, steps: tuple[int, ...], degree: int) -> np.ndarray:
+    """How far off the interpolant of a degree is on T_k, degree < k <= 4 degree, for each rule: (steps, 3 degree).
+
+    On its nodes T_k looks like a polynomial of lower degree, its alias; the rules' values of the two differ.
+    """
+    moments = rule_moments(method, steps, 4 * degree)
+    above = np.arange(degree + 1, 4 * degree + 1)
+    alias = np.abs((above + degree) % (2 * degree) - degree)
+    return np.abs(moments[:, above] - moments[:, alias])
+
+
+def choose(engine: SimpleNamespace, document: dict, steps: tuple[int, ...]) -> None:
+    """Choose n by the document's table (values on Chebyshev points) and add attributions, gaps and their errors.
+
+    An n is certain if, by the estimated errors, no other one has a completeness error smaller by more than tolerance *
+    |F(x) - F(b)| or rounding, and its attributions are right to that. converged says that there is one, and that the
+    integral's own completeness error, which ought to be 0, does not contradict the estimates.
+    """
+    # Of one float32 gradient; against float64 it was 0.1 to 3 times this on several encoders. bfloat16: near 1.
+    unit = 2**-10 if engine.bf16 else np.finfo(np.float32).eps
+    table = document["table"]
+    degree, difference = len(table) - 1, table[-1, 0] - table[0, 0]
+    v = np.column_stack([table[:, 2:], table[:, 2:].sum(1)])  # the last column is dF/d alpha
+    coefficients = scipy.fft.dct(v[::-1], type=1, axis=0) / degree  # of T_k(2 alpha - 1)
+    coefficients[[0, -1]] /= 2
+    rounding = unit * np.sqrt((table[:, 1] ** 2).mean())
+    noise = 4 * np.hypot(rounding / np.sqrt(degree), unit * np.abs(table[[0, -1], 0]).max())
+    rows = (*steps, 0)  # the last one is the integral
+    results = rule_moments(engine.method, rows, 4 * degree)[:, : degree + 1] @ coefficients
+    errors = rule_errors(engine.method, rows, degree) @ envelope(coefficients, 4 * rounding * np.sqrt(2 / degree))
+    away = np.abs(results - results[-1])[:-1, :-1]
+    gaps, uncertain = np.abs(results[:, -1] - difference), errors[:, -1]
+    allowed = max(engine.tolerance * abs(difference), noise)
+    near = 10 * engine.tolerance * np.abs(results[-1, :-1]).sum()
+    smallest = max(0, (gaps - uncertain)[:-1].min())
+    certain = ((errors.max(1) <= allowed) & (gaps + uncertain <= smallest + allowed))[:-1]
+    document["converged"] = bool(certain.any() and gaps[-1] <= allowed)
+    able = np.flatnonzero(certain if certain.any() else ~certain)
+    ties = able[gaps[able] <= gaps[able].min() + noise]
+    exact = ties[away[ties].sum(1) <= near]
+    chosen = (exact if len(exact) else ties)[0]
+    document |= {"results": results, "errors": errors, "gaps": gaps[:-1], "noise": noise, "near": near, "away": away}
+    document |= {"f_input": table[-1, 0], "f_baseline": table[0, 0], "gradient_evaluations": degree + 1}
+    document |= {"n_steps": steps[chosen] or degree + 1, "attributions": results[chosen, :-1]}
+    document["attribution_errors"] = away[chosen] + errors[chosen, :-1] + noise
+
+
+def evaluate_candidates(engine: SimpleNamespace, document: dict, steps: tuple[int, ...]) -> None:
+    """Evaluate the rules that the estimates of choose() cannot rule out, up to the first that is within the tolerance.
+
+    No completeness error is below 0, so within the tolerance nothing better than a tie is left to be found.
+    """
+    results, errors, gaps, noise = (document[name] for name in ("results", "errors", "gaps", "noise"))
+    difference, uncertain = document["f_input"] - document["f_baseline"], errors[:-1, -1]
+    exact = document["near"] + errors[-1, :-1].sum()
+    best = None
+    for k in np.flatnonzero(gaps - uncertain <= (gaps + uncertain).min()):
+        alphas, weights = quadrature(engine.method, steps[k])
+        rows = evaluate(engine, [(document, alpha) for alpha in alphas])
+        scores = weights @ np.stack(rows)[:, 2:]
+        gaps[k] = abs(scores.sum() - difference)
+        document["gradient_evaluations"] += steps[k]
+        away = np.abs(scores - results[-1, :-1])
+        if best is None or gaps[k] < gaps[best] - noise:
+            best = k
+            document |= {"attributions": scores, "n_steps": steps[k]}
+            document["attribution_errors"] = away + errors[-1, :-1] + noise
+        if gaps[k] <= max(engine.tolerance * abs(difference), noise) and away.sum() <= exact:
+            break
+
+
 def attribute_adaptive(engine: SimpleNamespace, documents: list[dict], steps: tuple[int, ...]) -> None:
     """Add to the documents the attributions of the n in steps with the smallest completeness error.
 
     Every rule's result is a weighted sum of values of v, so one interpolant of v gives all of them. It is refined on
-    nested Clenshaw-Curtis points, 33 to 257, until its estimated error is below tolerance * |F(x) - F(b)| or below
-    rounding. Where 257 points do not do, the n that the estimate cannot rule out are evaluated themselves, up to the
-    first whose error is within the tolerance. Errors that differ by no more than rounding are ties; the smallest n
-    wins, and before it the smallest whose attributions, not only their sum, are right to 10 * tolerance. steps = (0,)
-    asks for the integral of the interpolant.
+    nested Clenshaw-Curtis points, 33 to 257, until the choice is certain to tolerance * |F(x) - F(b)| or to rounding;
+    where 257 points do not do, the n in question are evaluated themselves. Errors that differ by no more than rounding
+    are ties; the smallest n wins, and before it the smallest whose attributions, not only their sum, are right to 10 *
+    tolerance. steps = (0,) asks for the integral of the interpolant.
     """
-    # Of one float32 gradient; against float64 it was 0.1 to 3 times this on several encoders. bfloat16: near 1.
-    unit = 2**-10 if engine.bf16 else np.finfo(np.float32).eps
     pending = documents
     for degree in (32, 64, 128, 256):
         nodes = (1 - np.cos(np.pi * np.arange(degree + 1) / degree)) / 2
         fresh = np.arange(degree + 1) if degree == 32 else np.arange(1, degree, 2)
         rows = evaluate(engine, [(document, alpha) for document in pending for alpha in nodes[fresh]])
         for document, start in zip(pending, range(0, len(rows), len(fresh)), strict=True):
-            table = np.repeat(document.get("table", np.zeros((1, len(rows[start])))), 2, axis=0)
-            table = np.resize(table, (degree + 1, table.shape[1]))
+            table = np.empty((degree + 1, len(rows[start])))
+            table[::2] = document.get("table", 0)
             table[fresh] = rows[start : start + len(fresh)]
-            v = np.column_stack([table[:, 2:], table[:, 2:].sum(1)])  # the last column is dF/d alpha
-            coefficients = scipy.fft.dct(v[::-1], type=1, axis=0) / degree  # of T_k(2 alpha - 1)
-            coefficients[[0, -1]] /= 2
-            difference, rounding = table[-1, 0] - table[0, 0], unit * np.sqrt((table[:, 1] ** 2).mean())
-            noise = 4 * np.hypot(rounding / np.sqrt(degree), unit * np.abs(table[[0, -1], 0]).max())
-            error = truncation_error(coefficients, 4 * rounding * np.sqrt(2 / degree))
-            document |= {"table": table, "coefficients": coefficients, "error": error, "noise": noise}
-            document |= {"f_input": table[-1, 0], "f_baseline": table[0, 0], "gradient_evaluations": degree + 1}
-            document["converged"] = bool(error.max() <= max(engine.tolerance * abs(difference), noise))
+            document["table"] = table
+            choose(engine, document, steps)
         pending = [document for document in pending if not document["converged"]]
-    for document in documents:
-        coefficients, error, noise = document["coefficients"], document["error"], document["noise"]
-        difference = document["f_input"] - document["f_baseline"]
-        integral = rule_moments(engine.method, (0,), len(coefficients) - 1)[0] @ coefficients
-        results = rule_moments(engine.method, steps, len(coefficients) - 1) @ coefficients
-        gaps = np.abs(results[:, -1] - difference)
-        away = np.abs(results - integral)[:, :-1]
-        near = 10 * engine.tolerance * np.abs(integral[:-1]).sum()
-        chosen = None
-        if not document["converged"] and steps != (0,):
-            for k in np.flatnonzero(gaps - error[-1] <= (gaps + error[-1]).min()):
-                alphas, weights = quadrature(engine.method, steps[k])
-                rows = evaluate(engine, [(document, alpha) for alpha in alphas])
-                results[k, :-1] = weights @ np.stack(rows)[:, 2:]
-                gaps[k], away[k] = abs(results[k, :-1].sum() - difference), np.abs(results[k] - integral)[:-1]
-                document["gradient_evaluations"] += steps[k]
-                # No gap is below 0, so within the tolerance nothing better than a tie is left to be found.
-                if (
-                    gaps[k] <= max(engine.tolerance * abs(difference), noise)
-                    and away[k].sum() <= near + error[:-1].sum()
-                ):
-                    chosen = k
-                    break
-        if chosen is None:
-            ties = np.flatnonzero(gaps <= gaps.min() + noise)
-            exact = ties[away[ties].sum(1) <= near]
-            chosen = (exact if len(exact) else ties)[0]
-        document |= {"attributions": results[chosen, :-1], "gaps": gaps, "n_steps": steps[chosen] or len(coefficients)}
-        document["attribution_errors"] = away[chosen] + error[:-1] + noise
+    for document in pending if steps != (0,) else []:
+        evaluate_candidates(engine, document, steps)
 
 
 def result(document: dict, method: str, id2label: dict[int, str]) -> dict:

@@ -8,8 +8,10 @@ Reads attributions.jsonl and summary.json that run_attribution.py wrote, replace
 again (one GPU is used where there is one). Measures per document, as ERASER (DeYoung et al., ACL 2020) defines them:
 comprehensiveness, the probability of the target class lost without the words ranked first (larger is better), and
 sufficiency, the probability lost with those words alone (smaller is better), both averaged over 5, 10, 20 and 50 % of
-the words (AOPC); and Kendall's tau with the logit lost when one word is left out. The same for gradient x input and
-for random orders. Writes faithfulness.json and puts its table in summary.json; render_attribution.py shows it.
+the words (AOPC); Kendall's tau with the logit lost when one word is left out; and infidelity (Yeh et al., NeurIPS
+2019, by captum): how badly the sum of the scores of words left out together says what the logit loses. The same for
+gradient x input and for random orders. Writes faithfulness.json and puts its table in summary.json;
+render_attribution.py shows it.
 """
 
 import argparse
@@ -30,13 +32,15 @@ import torch
 import transformers
 import yaml
 from accelerate.utils.memory import should_reduce_batch_size
+from captum.metrics import infidelity
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser
 
 logger = logging.getLogger(__name__)
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.5)
-MEASURES = ("comprehensiveness", "sufficiency", "tau_leave_one_out")
+MEASURES = ("comprehensiveness", "sufficiency", "tau_leave_one_out", "infidelity")
+PERTURBATIONS = 50  # random sets of words left out
 RESAMPLES = 2000
 
 
@@ -188,10 +192,29 @@ def first_words(scores: np.ndarray) -> np.ndarray:
     return np.stack([rank < math.ceil(fraction * len(scores)) for fraction in FRACTIONS])
 
 
-def measure(model, document: dict, blank: int, target: int, orders: np.ndarray, batch_size: list[int]) -> dict:
-    """The three measures for every ranking of a document: {ranking: {measure: value}}.
+def unexplained(scores: np.ndarray, removed: np.ndarray, lost: np.ndarray) -> float:
+    """Infidelity of scores (words,): the share of the squares of lost (sets,) that the sums of the scores of the words
+    in removed (sets, words), scaled to fit best, leave unexplained; NaN where nothing is lost."""
+    present, sets = torch.ones(1, len(scores), dtype=torch.float64), torch.from_numpy(removed).double()
+    change = torch.from_numpy(lost)
+    error = infidelity(
+        lambda kept: -change if len(kept) > 1 else torch.zeros(1, dtype=torch.float64),
+        lambda _: (sets, 1 - sets),
+        present,
+        torch.from_numpy(scores)[None].double(),
+        n_perturb_samples=len(sets),
+        normalize=True,
+    )
+    return float(error / change.square().mean()) if change.any() else math.nan
 
-    ``orders`` (n, words) are the random rankings; their measures are averaged.
+
+def measure(
+    model, document: dict, blank: int, target: int, orders: np.ndarray, removed: np.ndarray, batch_size: list[int]
+) -> dict:
+    """The measures for every ranking of a document: {ranking: {measure: value}}.
+
+    ``orders`` (n, words) are the random rankings, whose measures are averaged; ``removed`` (sets, words) marks the
+    sets of words that infidelity leaves out.
     """
     words = len(document["words"])
     rankings = {
@@ -201,16 +224,17 @@ def measure(model, document: dict, blank: int, target: int, orders: np.ndarray, 
     }
     single, whole = np.eye(words, dtype=bool), np.zeros((1, words), bool)
     masks = {name: np.concatenate([first_words(row) for row in rows]) for name, rows in rankings.items()}
-    stacked = np.concatenate([whole, single, *(np.concatenate([mask, ~mask]) for mask in masks.values())])
-    judged = judge(model, document, stacked, blank, target, batch_size)
-    probability, lost = judged[0, 1], judged[0, 0] - judged[1 : words + 1, 0]
-    start, found = words + 1, {}
+    parts = [whole, single, removed, *(np.concatenate([mask, ~mask]) for mask in masks.values())]
+    judged = judge(model, document, np.concatenate(parts), blank, target, batch_size)
+    probability, start, found = judged[0, 1], 1 + words + len(removed), {}
+    lost, lost_of_sets = np.split(judged[0, 0] - judged[1:start, 0], [words])
     for name, rows in rankings.items():
         size = len(masks[name])
         without, alone = judged[start : start + size, 1], judged[start + size : start + 2 * size, 1]
         start += 2 * size
         taus = [scipy.stats.kendalltau(row, lost).statistic for row in rows] if words > 1 else [math.nan]
-        values = (probability - without.mean(), probability - alone.mean(), float(np.mean(taus)))
+        infidelities = [unexplained(row, removed, lost_of_sets) for row in rows]
+        values = (probability - without.mean(), probability - alone.mean(), np.mean(taus), np.mean(infidelities))
         found[name] = dict(zip(MEASURES, map(float, values), strict=True))
     return found
 
@@ -265,8 +289,11 @@ def main() -> None:
     for number, document in enumerate(tqdm(documents, unit="document", disable=arguments.disable_tqdm)):
         generator = np.random.default_rng([arguments.seed, number])
         orders = generator.random((arguments.random_orders, len(document["words"])))
+        # From next to nothing to next to everything: a share drawn for each set, then its words.
+        shares = generator.random((PERTURBATIONS, 1))
+        removed = generator.random((PERTURBATIONS, len(document["words"]))) < shares
         target = model.config.label2id[document["target"]]
-        results.append(measure(model, document, tokenizer.pad_token_id, target, orders, batch_size))
+        results.append(measure(model, document, tokenizer.pad_token_id, target, orders, removed, batch_size))
 
     # 4. Means and intervals
     generator = np.random.default_rng(arguments.seed)
@@ -284,7 +311,8 @@ def main() -> None:
         "note": f"Means over {len(documents)} documents with 95 % bootstrap intervals. Comprehensiveness: probability "
         "of the target lost without the words ranked first (more is better); sufficiency: lost with them alone (less "
         "is better); both averaged over 5, 10, 20 and 50 % of the words, replaced by PAD. Tau: agreement with leaving "
-        "one word out.",
+        "one word out. Infidelity: share of what random sets of words change in the logit that the sums of their "
+        "scores, scaled to fit best, leave unexplained (0 to 1, less is better).",
         "per_document": [{"id": d["id"]} | result for d, result in zip(documents, results, strict=True)],
         "forward_evaluations": sum(document["evaluations"] for document in documents),
         "gradient_evaluations": len(documents),

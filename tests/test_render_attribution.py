@@ -1,7 +1,9 @@
 """render_attribution.py: the figure and the page from a folder alone, without a model."""
 
 import json
+import shutil
 import struct
+import subprocess
 
 import pytest
 from conftest import assert_user_error
@@ -78,6 +80,20 @@ def test_colours_follow_sign_and_size():
 )
 def test_latex_is_escaped(text, latex):
     assert render_attribution.escape_latex(text) == latex
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs a TeX: article and xcolor")
+def test_latex_compiles(run, tmp_path):
+    """Every character that LaTeX minds, accents, Greek, letters that the fonts lack, and a line to be broken."""
+    tokens = ["[CLS]", *r"# $ % & _ { } ~ ^ \ ## [ ] < > | \" ' ` - -- \alpha $L^2$ K\"ahler".split()]
+    tokens += ["Kähler", "##ß", "Łódź", "α", "ℝ", "∞", "数", "–", "“"] + ["geometry"] * 40
+    one = document(tokens=tokens, attributions=[(-1) ** k * k / len(tokens) for k in range(len(tokens))])
+    folder = write_folder(tmp_path / "out", [one])
+    assert run("render_attribution", "--attribution_dir", folder).code == 0
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "attributions.tex"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout and (folder / "attributions.pdf").stat().st_size > 5000
 
 
 def test_figure_by_id_and_words(run, tmp_path):

@@ -59,6 +59,19 @@ def test_measures_are_those_of_the_definitions(run, folder, steep_model):
     assert found["tau_leave_one_out"] == pytest.approx(tau, abs=1e-6)
 
 
+def test_infidelity_is_what_the_best_scaling_leaves_unexplained():
+    """Against least squares without an intercept; 0 for scores that add up to the loss, 1 for no scores."""
+    generator = np.random.default_rng(0)
+    removed = generator.random((40, 6)) < 0.4
+    scores, lost = generator.normal(size=6), generator.normal(size=40)
+    sums = removed @ scores
+    left = np.linalg.lstsq(sums[:, None], lost, rcond=None)[1][0]
+    assert run_faithfulness.unexplained(scores, removed, lost) == pytest.approx(left / (lost**2).sum())
+    assert run_faithfulness.unexplained(scores, removed, 3 * sums) == pytest.approx(0, abs=1e-12)
+    assert run_faithfulness.unexplained(np.zeros(6), removed, lost) == pytest.approx(1)
+    assert math.isnan(run_faithfulness.unexplained(scores, removed, np.zeros(40)))
+
+
 def test_table_in_summary_and_page_and_the_same_twice(run, folder):
     for _ in range(2):
         assert run("run_faithfulness", "--attribution_dir", folder, "--internal_batch_size", 7).code == 0
