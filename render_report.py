@@ -171,6 +171,11 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def interval(part: dict | None) -> str:
+    """A mean with its interval; nothing where it is not defined."""
+    return f"{part['mean']:.3f} ({part['low']:.3f} to {part['high']:.3f})" if part else ""
+
+
 def table(caption: str, header: list, rows: list[list], hidden: bool = False) -> dict:
     """A table for the page; columns of numbers are aligned to the right. hidden: the caption is for screen readers."""
     texts = [["" if cell is None else cell for cell in row] for row in rows]
@@ -426,16 +431,7 @@ def attribution_part(folder: Path, made: dict, link: Callable) -> dict:
         if measured and measured["run"] == summary.get("run"):
             rankings = measured["rankings"]
             measures = list(next(iter(rankings.values())))
-            rows = [
-                [
-                    name,
-                    *(
-                        f"{v['mean']:.3f} ({v['low']:.3f} to {v['high']:.3f})" if (v := values[m]) else ""
-                        for m in measures
-                    ),
-                ]
-                for name, values in rankings.items()
-            ]
+            rows = [[ranking, *(interval(values[m]) for m in measures)] for ranking, values in rankings.items()]
             header = ["words ranked by", *(measure.replace("_", " ") for measure in measures)]
             caption = f"Faithfulness for {name}: mean and 95 % interval"
             faithfulness, note = table(caption, header, rows), measured["note"]
