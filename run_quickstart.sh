@@ -48,7 +48,8 @@ ln -sfn "$MINILM" "$OUTPUT_DIR/all-MiniLM-L6-v2"
 
 # 5. Decisions explained, as in the study's figure 1; the network without layers is quick enough for all 30
 [ -e "$OUTPUT_DIR/attribution/summary.json" ] || python run_attribution.py --model_name_or_path "$OUTPUT_DIR/minilm" \
-    --dataset_name "$OUTPUT_DIR/data" --split test --max_samples 2 --output_dir "$OUTPUT_DIR/attribution"
+    --dataset_name "$OUTPUT_DIR/data" --split test --max_samples 3 --faithfulness_samples 2 \
+    --output_dir "$OUTPUT_DIR/attribution"
 [ -e "$OUTPUT_DIR/attribution-layers-0/summary.json" ] || python run_attribution.py \
     --model_name_or_path "$OUTPUT_DIR/layers-0" --dataset_name "$OUTPUT_DIR/data" --split test \
     --faithfulness_samples 0 --output_dir "$OUTPUT_DIR/attribution-layers-0"
