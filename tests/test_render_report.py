@@ -305,7 +305,7 @@ def test_bad_commands(run, study, tmp_path):
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("left out for /tmp/runs/svm: it has", "left out for svm: it has"),
+        ("left out for /data/runs/svm: it has", "left out for svm: it has"),
         ("models/tiny, ../a/b, https://a.b/c and 1/2/3 stay", "models/tiny, ../a/b, https://a.b/c and 1/2/3 stay"),
         ("/home/me/minilm/model", "minilm"),
         ("(/a/b/checkpoint-12)", "(b)"),
