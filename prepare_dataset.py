@@ -188,7 +188,7 @@ def unify(part: Dataset, split: str, arguments: PrepareArguments) -> Dataset:
             load_from_cache_file=False,
             desc=f"checking {split}",
         )
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # a bad row, a full disk
         fail(one_line(error))
 
 
@@ -238,7 +238,7 @@ def main() -> None:
     if unknown := {*(arguments.splits or [])} - {*SPLITS}:
         fail(f"--splits has {min(unknown)}; there are {', '.join(SPLITS)}")
     folder = Path(arguments.output_dir)
-    if folder.exists() and {path.name for path in folder.iterdir()} - {"data", "manifest.json"}:
+    if folder.is_dir() and {path.name for path in folder.iterdir()} - {"data", "manifest.json"}:
         fail(f"{folder} holds something else than a dataset of this script; choose another --output_dir")
 
     # 2. The splits
@@ -263,7 +263,7 @@ def main() -> None:
     # 4. The folder; the manifest comes last
     manifest = {
         "script": "prepare_dataset.py",
-        "arguments": asdict(arguments) | {"output_dir": None},
+        "arguments": {key: value for key, value in asdict(arguments).items() if key != "output_dir"},
         "source_sha256": {file: sha256(file) for file in files.values()},
         "counts": {split: {name: counts[split][name] for name in label.names} for split in counts},
         "sha256": {},

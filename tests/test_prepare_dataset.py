@@ -193,5 +193,6 @@ def test_folder_of_something_else_and_folder_that_cannot_be_made(run, tiny_datas
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "README.md").write_text("precious")
     assert_user_error(run("prepare_dataset", *flags, "--output_dir", tmp_path / "thesis"), "thesis")
-    result = run("prepare_dataset", *flags, "--output_dir", tmp_path / "train.csv" / "data")
-    assert_user_error(result, "cannot write", "--output_dir")
+    for path in (tmp_path / "train.csv", tmp_path / "train.csv" / "data"):
+        result = run("prepare_dataset", *flags, "--output_dir", path)
+        assert_user_error(result, "cannot write", "--output_dir", path)
