@@ -21,17 +21,16 @@ training_curve.png, run_arguments.json and README.md (the model card).
 
 import argparse
 import difflib
+import hashlib
 import json
 import logging
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 from typing import NoReturn
 
@@ -49,7 +48,6 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
-from sklearn.model_selection import train_test_split
 from sklearn.utils.class_weight import compute_class_weight
 from transformers import (
     AutoConfig,
@@ -95,10 +93,15 @@ STUDY_DEFAULTS = {
 # What makes a run the same run: only then may its checkpoints be continued.
 IDENTITY = (
     "model_name_or_path config_name tokenizer_name model_revision init_embeddings_from dataset_name "
-    "dataset_config_name train_file validation_file text_column_names label_column_name max_seq_length text_prefix "
-    "max_train_samples max_eval_samples attention_dropout class_weights early_stopping_patience learning_rate seed "
-    "data_seed num_train_epochs max_steps warmup_steps weight_decay lr_scheduler_type optim train_sampling_strategy "
-    "total_train_batch_size"
+    "dataset_config_name train_file validation_file validation_fraction text_column_names text_column_delimiter "
+    "label_column_name max_seq_length text_prefix max_train_samples max_eval_samples attention_dropout class_weights "
+    "early_stopping_patience learning_rate seed data_seed num_train_epochs max_steps warmup_steps weight_decay "
+    "lr_scheduler_type optim train_sampling_strategy total_train_batch_size"
+).split()
+# What prepare_dataset.py is told.
+PREPARED_BY = (
+    "dataset_name dataset_config_name train_file validation_file test_file text_column_names text_column_delimiter "
+    "label_column_name validation_fraction"
 ).split()
 
 
@@ -296,83 +299,72 @@ def load_splits(
 ) -> tuple[DatasetDict, list[str] | None]:
     """Read the splits with the columns ``id``, ``text``, ``label`` (class name), and the class names in their order.
 
-    A missing validation split is carved out of train, stratified, never out of test. Ends with exit code 2 if a split,
-    a column or a text is missing, or if labels are not names or integers.
+    A dataset that is not as fetch_arxiv.py writes it goes through prepare_dataset.py, and so do files: it makes such a
+    dataset of them, or says what is wrong and ends with exit code 2.
     """
     columns = [name for names in arguments.text_column_names for name in names.split(",")]
-    files = {split: getattr(arguments, f"{split}_file") for split in ("train", "validation", "test")}
-    files = {split: file for split, file in files.items() if file}
+    label, splits = arguments.label_column_name, ("train", "validation", "test")
+    files = [file for split in splits if (file := getattr(arguments, f"{split}_file"))]
     if bool(files) == bool(arguments.dataset_name):
         fail("give either --dataset_name or --train_file, --validation_file, --test_file")
-    source = arguments.dataset_name or ", ".join(files.values())
-    for file in files.values():
-        if not Path(file).is_file():
-            fail(f"no such file: {file}")
     try:
         if files:
-            kinds = {Path(file).suffix.lstrip(".").replace("jsonl", "json") for file in files.values()}
-            if len(kinds) > 1 or not kinds <= {"csv", "json", "parquet"}:
-                fail(f"the files must all be .csv, all .json (or .jsonl) or all .parquet: {source}")
-            dataset = load_dataset(kinds.pop(), data_files=files)
+            content = [sha256(file) for file in files]
         else:
             dataset = load_dataset(arguments.dataset_name, arguments.dataset_config_name)
-    except Exception as error:  # datasets raises many kinds: no such folder, no network, a broken line
-        reason = error.__cause__ or error
-        fail(f"cannot load {source}: {one_line(reason)}")
-
-    for split, column in product({*needed} & {*dataset}, [*columns, arguments.label_column_name]):
-        if column not in (known := dataset[split].column_names):
-            fail(f"column {column!r} is not in split {split!r} of {source}; columns are {known}")
-        if column in columns and not str(getattr(dataset[split].features[column], "dtype", "")).endswith("string"):
-            fail(f"column {column!r} of split {split!r} holds no text but {dataset[split].features[column]}")
-
-    if "train" in needed and "validation" not in dataset and "train" in dataset:
-        labels = [str(label) for label in dataset["train"][arguments.label_column_name]]
-        try:
-            train, validation = train_test_split(
-                range(len(labels)), test_size=arguments.validation_fraction, stratify=labels, random_state=seed
-            )
-        except ValueError as error:
-            fail(f"cannot take --validation_fraction {arguments.validation_fraction} out of training: {error}")
-        dataset["validation"] = dataset["train"].select(sorted(validation))
-        dataset["train"] = dataset["train"].select(sorted(train))
-        logger.warning("no validation split: %s training documents are used for it", f"{len(validation):,}")
+            content = [part.cache_files for part in dataset.values()]
+    except Exception as error:  # datasets raises many kinds: no such folder, no network, broken parquet
+        fail(f"cannot load {arguments.dataset_name or ', '.join(files)}: {one_line(error)}")
+    if files or not all(split in dataset and is_ready(dataset[split], columns, label) for split in needed):
+        dataset = load_dataset(prepare(arguments, needed, seed, content))
+        columns, label = ["abstract"], "label"
 
     limits = (arguments.max_train_samples, arguments.max_eval_samples, arguments.max_predict_samples)
-    limits = dict(zip(("train", "validation", "test"), limits, strict=True))
-    splits, names = DatasetDict(), None
+    limits = dict(zip(splits, limits, strict=True))
+    names = dataset[needed[0]].features[label].names
+    tables = DatasetDict()
     for split in needed:
-        if split not in dataset or len(dataset[split]) == 0:
-            fail(f"{source} has no documents in split {split!r}; it has {', '.join(dataset)}")
         part = dataset[split]
         if (limit := limits[split]) is not None:
             if limit < 1:
                 fail(f"the number of documents of split {split!r} must be at least 1, not {limit}")
             part = part.select(range(min(limit, len(part))))
-        feature = part.features[arguments.label_column_name]
-        labels = part[arguments.label_column_name]
-        if isinstance(feature, ClassLabel):
-            names = names or feature.names
-            labels = [feature.names[label] for label in labels]
-        elif not re.fullmatch(r"(large_)?string|bool|u?int\d+", getattr(feature, "dtype", "list")):
-            fail(f"labels in column {arguments.label_column_name!r} must be names or whole numbers, not {feature}")
-        elif any(label is None for label in labels):
-            row = next(row for row, label in enumerate(labels) if label is None)
-            fail(f"row {row} of split {split!r} has no label in column {arguments.label_column_name!r}")
-        elif names is None:
-            names = [str(label) for label in sorted(set(labels))]
-        texts = []
-        for row, values in enumerate(zip(*(part[column] for column in columns), strict=True)):
-            if any(value is None or not str(value).strip() for value in values):
-                fail(f"row {row} of split {split!r} has an empty text in {columns}; remove it or fill it in")
-            texts.append(arguments.text_column_delimiter.join(map(str, values)))
-        ids = part["id"] if "id" in part.column_names else range(len(part))
-        ids = [str(name) for name in ids]
-        if len(set(ids)) < len(ids):
-            twice = next(name for row, name in enumerate(ids) if name in set(ids[:row]))
-            fail(f"id {twice!r} stands twice in split {split!r}; predictions are told apart by id, so make ids unique")
-        splits[split] = Dataset.from_dict({"id": ids, "text": texts, "label": [str(label) for label in labels]})
-    return splits, names
+        texts = map(arguments.text_column_delimiter.join, zip(*(part[column] for column in columns), strict=True))
+        ids = part["id"] if "id" in part.column_names else (f"{split}.{row}" for row in range(len(part)))
+        labels = [part.features[label].names[number] for number in part[label]]
+        tables[split] = Dataset.from_dict({"id": list(map(str, ids)), "text": list(texts), "label": labels})
+    return tables, names
+
+
+def sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_ready(part: Dataset, columns: list[str], label: str) -> bool:
+    """Whether a split can be used as it is: texts in the columns, numbered classes, ids that differ, nothing empty."""
+    kinds = {getattr(part.features.get(column), "dtype", None) for column in columns}
+    if not isinstance(part.features.get(label), ClassLabel) or not kinds <= {"string", "large_string"}:
+        return False
+    ids = part["id"] if "id" in part.column_names else range(len(part))
+    filled = all(text and text.strip() for column in columns for text in part[column])
+    labelled = all(number is not None and number >= 0 for number in part[label])
+    return len(part) > 0 and filled and labelled and len(set(ids)) == len(part)
+
+
+def prepare(arguments: DataTrainingArguments, needed: list[str], seed: int, content: list) -> str:
+    """Have prepare_dataset.py make a dataset folder in the cache, once for the same content; return the folder."""
+    given = {key: value for key in PREPARED_BY if (value := getattr(arguments, key)) is not None}
+    given["text_column_names"] = ",".join(arguments.text_column_names)
+    flags = [f"--{key}={value}" for key, value in given.items()] + [f"--seed={seed}", "--splits", *needed]
+    folder = Path(datasets.config.HF_DATASETS_CACHE, "prepared", Hasher.hash([flags, content]))
+    script = Path(__file__).with_name("prepare_dataset.py")
+    if not (folder / "manifest.json").exists():
+        if not script.exists():
+            fail("files and datasets of other columns are prepared by prepare_dataset.py: put it beside this script")
+        if code := subprocess.run([sys.executable, script, *flags, "--output_dir", folder]).returncode:
+            raise SystemExit(code)
+    return str(folder)
 
 
 def load_model(
@@ -391,8 +383,8 @@ def load_model(
         if training:
             config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
             config.text_prefix, config.max_seq_length = data.text_prefix, data.max_seq_length
-        elif set(config.id2label.values()) != set(names):
-            fail(f"model {source} knows {sorted(config.id2label.values())} but the dataset has {sorted(names)}")
+        elif unknown := set(names) - set(config.id2label.values()):
+            fail(f"model {source} knows {sorted(config.id2label.values())} but the dataset has {sorted(unknown)} too")
         else:  # texts as it was trained on
             data.text_prefix = data.text_prefix or getattr(config, "text_prefix", "")
             data.max_seq_length = min(data.max_seq_length, getattr(config, "max_seq_length", math.inf))
@@ -617,9 +609,12 @@ def main() -> None:
     set_seed(training_arguments.seed)  # before the model: its head is drawn at random
 
     # 2. Texts and labels
-    needed = (["train", "validation"] if training_arguments.do_train else []) + (
-        ["validation"] if training_arguments.do_eval and not training_arguments.do_train else []
-    ) + (["test"] if training_arguments.do_predict else [])  # fmt: skip
+    wanted = {
+        "train": training_arguments.do_train,
+        "validation": training_arguments.do_train or training_arguments.do_eval,
+        "test": training_arguments.do_predict,
+    }
+    needed = [split for split in wanted if wanted[split]]
     with training_arguments.main_process_first(desc="reading the data"):
         splits, names = load_splits(data_arguments, needed, training_arguments.seed)
     if training_arguments.do_train:

@@ -8,14 +8,18 @@
         --steps 30 --output_file benchmarks/results/training_gpu.json
     # some settings only; their rows replace the ones in the file, the others stay
     python benchmarks/bench_training.py --dataset_name data/arxiv --model_name_or_path MODEL --settings example
+    # does memory grow while lengths vary? resident memory and page faults during 200 steps, for ways to allocate
+    python benchmarks/bench_training.py --dataset_name data/arxiv --model_name_or_path MODEL --memory_steps 200 \\
+        --settings ours_fp32 huge_pages --output_file benchmarks/results/training_memory.json
 
 Every setting trains with the Trainer in a process of its own, so that its peak memory is its own; every step updates
 the weights. The batches are those that the sampler of the setting forms of the whole training split: sorted by length
 and cut into as many parts as there are steps, and the middle batch of each part is taken. A few steps then stand for
-an epoch, padding included.
+an epoch, padding included. With --memory_steps the batches come in the sampler's own order, as in a training.
 
 Writes benchmarks/results/training.json: per setting documents/s, tokens/s (real ones, no padding), the share of
-padding, peak memory and model FLOPs utilisation (the share of the device's matrix-product peak that real tokens get).
+padding, peak memory and model FLOPs utilisation (the share of the device's matrix-product peak that real tokens get);
+seconds of the processor in the program and in the kernel, page faults, and with --memory_steps how they grew.
 """
 
 import argparse
@@ -73,8 +77,20 @@ CHANGES = {
     "eager_attention_fp16": {"fp16": True, "multiple": 8, "attention": "eager"},
     "no_attention_dropout_fp16": {"fp16": True, "multiple": 8, "attention_dropout": 0.0},
     "compile_pad_to_64_fp16": {"fp16": True, "multiple": 64, "torch_compile": True},
+    # Ways to allocate memory on a CPU, read by torch, glibc and oneDNN when the process starts
+    "huge_pages": {"environment": {"THP_MEM_ALLOC_ENABLE": "1"}},
+    "huge_pages_glibc": {"environment": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}},
+    "huge_pages_own_maps": {"environment": {"THP_MEM_ALLOC_ENABLE": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}},
+    "own_maps": {"environment": {"MALLOC_MMAP_THRESHOLD_": "1048576"}},
+    "keep_freed_memory": {"environment": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}},
+    "few_arenas": {"environment": {"MALLOC_ARENA_MAX": "2"}},
+    "small_onednn_cache": {"environment": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8"}},
+    "pad_to_8": {"multiple": 8},
+    "pad_to_16": {"multiple": 16},
+    "pad_to_32": {"multiple": 32},
 }
 GPU_ONLY = {name for name, changes in CHANGES.items() if "fp16" in changes}
+MEMORY = list(CHANGES)[list(CHANGES).index("huge_pages") :]  # measured by name or with --memory_steps only
 
 
 @dataclass
@@ -94,6 +110,10 @@ class BenchArguments:
     settings: list[str] | None = field(
         default=None, metadata={"help": f"Of {', '.join(CHANGES)}; default: all that the device can do."}
     )
+    memory_steps: int | None = field(
+        default=None, metadata={"help": "Train so many steps in the sampler's order and watch the memory."}
+    )
+    memory_every: int = field(default=20, metadata={"help": "Steps from one look at the memory to the next."})
     timeout_s: int = field(default=150, metadata={"help": "Seconds after which a setting is given up (compiling)."})
     output_file: str = field(default="benchmarks/results/training.json", metadata={"help": "Where the table goes."})
     one_setting: str | None = field(
@@ -103,19 +123,31 @@ class BenchArguments:
 
 
 class Stopwatch(TrainerCallback):
-    """Takes the time from the end of the warm-up steps to the end of the last step."""
+    """Takes time and memory at the end of the warm-up steps, of the last step and of every ``every``th in between."""
 
-    def __init__(self, warmup: int) -> None:
-        self.warmup, self.begin, self.start, self.end = warmup, time.perf_counter(), None, None
+    def __init__(self, warmup: int, every: int | None) -> None:
+        self.warmup, self.every, self.looks = warmup, every, []
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step in (self.warmup, state.max_steps):
+        step = state.global_step - self.warmup
+        if step == 0 or state.global_step == state.max_steps or (step > 0 and self.every and step % self.every == 0):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            if state.global_step == self.warmup:
-                self.start = time.perf_counter()
-            else:
-                self.end = time.perf_counter()
+            self.looks.append({"step": step} | use_of_machine())
+
+
+def use_of_machine() -> dict[str, float]:
+    """Time, memory and page faults of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    return {
+        "seconds": time.perf_counter(),
+        "user_seconds": usage.ru_utime,
+        "system_seconds": usage.ru_stime,
+        "page_faults": usage.ru_minflt,
+        "resident_gib": resident / 2**30,
+        "peak_resident_gib": max(usage.ru_maxrss * 1024, resident) / 2**30,  # the kernel notes the maximum late
+    }
 
 
 def fail(message: str) -> NoReturn:
@@ -130,14 +162,18 @@ def parse_arguments() -> BenchArguments:
         BenchArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.error = fail
-    (arguments,) = parser.parse_args_into_dataclasses()
+    try:
+        (arguments,) = parser.parse_args_into_dataclasses()
+    except ValueError as error:  # an unknown flag
+        fail(str(error))
     if bool(arguments.model_name_or_path) == bool(arguments.config):
         fail("give either --model_name_or_path or --config")
     for name in [*(arguments.settings or []), *([arguments.one_setting] if arguments.one_setting else [])]:
         if name not in CHANGES and name != "peak":
             fail(f"unknown setting {name}; there are {', '.join(CHANGES)}")
-    if arguments.steps < 1:
-        fail(f"--steps must be at least 1, not {arguments.steps}")
+    for flag in ("steps", "memory_steps", "memory_every"):
+        if (value := getattr(arguments, flag)) is not None and value < 1:
+            fail(f"--{flag} must be at least 1, not {value}")
     return arguments
 
 
@@ -158,7 +194,7 @@ def count_flops(config: PretrainedConfig, lengths: np.ndarray) -> float:
     """
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
-    points, counts = np.array([16, 64, 256]), []
+    points, counts = np.array([16, 32, 64]), []  # short enough for any model
     for length in points:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             model(input_ids=torch.ones((1, int(length)), dtype=torch.long, device="meta"))
@@ -182,18 +218,22 @@ def measure_peak(precision: str) -> float:
     return best
 
 
-def pick_batches(lengths: list[int], batch_size: int, steps: int, grouped: bool) -> list[list[int]]:
-    """Row numbers of ``steps`` batches that stand for an epoch, from the longest to the shortest.
-
-    The whole split is put in order as the Trainer does it, cut into batches, and these are sorted by their longest
-    text; the middle one of each of ``steps`` equal parts is taken.
-    """
+def order_batches(lengths: list[int], batch_size: int, grouped: bool) -> list[list[int]]:
+    """Row numbers of the batches of an epoch, in the order that the Trainer's sampler gives them."""
     generator = torch.Generator().manual_seed(0)
     if grouped:
         order = list(LengthGroupedSampler(STUDY_BATCH_SIZE, lengths=lengths, generator=generator))
     else:
         order = torch.randperm(len(lengths), generator=generator).tolist()
-    batches = [order[at : at + batch_size] for at in range(0, len(order) - batch_size + 1, batch_size)]
+    return [order[at : at + batch_size] for at in range(0, len(order) - batch_size + 1, batch_size)]
+
+
+def pick_batches(lengths: list[int], batch_size: int, steps: int, grouped: bool) -> list[list[int]]:
+    """Row numbers of ``steps`` batches that stand for an epoch, from the longest to the shortest.
+
+    The batches of an epoch are sorted by their longest text; the middle one of each of ``steps`` equal parts is taken.
+    """
+    batches = order_batches(lengths, batch_size, grouped)
     batches.sort(key=lambda batch: -max(lengths[row] for row in batch))
     return [batches[int((step + 0.5) * len(batches) / steps)] for step in range(steps)]
 
@@ -204,7 +244,11 @@ def measure(arguments: BenchArguments, name: str) -> dict:
     encoded = load_from_disk(arguments.encoded_dir)
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_name or arguments.model_name_or_path)
     batch_size, lengths = arguments.per_device_train_batch_size, encoded["length"]
-    measured = pick_batches(lengths, batch_size, arguments.steps, setting["grouped"])
+    if arguments.memory_steps:
+        epoch = order_batches(lengths, batch_size, setting["grouped"])
+        measured = [epoch[step % len(epoch)] for step in range(arguments.memory_steps)]
+    else:
+        measured = pick_batches(lengths, batch_size, arguments.steps, setting["grouped"])
     # Compiling and the kernels of a new shape are not counted: the warm-up sees long, middling and short batches.
     warmup = pick_batches(lengths, batch_size, 4 if "torch_compile" in setting else 1, setting["grouped"])
     rows = [row for batch in [*warmup, *measured] for row in batch]
@@ -233,7 +277,7 @@ def measure(arguments: BenchArguments, name: str) -> dict:
         model = AutoModelForSequenceClassification.from_pretrained(
             arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True, **options
         )
-    stopwatch = Stopwatch(len(warmup))
+    stopwatch = Stopwatch(len(warmup), arguments.memory_every if arguments.memory_steps else None)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(
             model=model,
@@ -253,34 +297,37 @@ def measure(arguments: BenchArguments, name: str) -> dict:
             data_collator=collator,
             callbacks=[stopwatch],
         )
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        before = use_of_machine()
         trainer.train()
-    seconds = stopwatch.end - stopwatch.start
+    start, end = stopwatch.looks[0], stopwatch.looks[-1]
+    used = {key: end[key] - start[key] for key in start}
     real = np.array([lengths[row] for batch in measured for row in batch])
-    peak_memory = (
-        torch.cuda.max_memory_allocated()
-        if torch.cuda.is_available()
-        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    )
-    return {
+    on_gpu = torch.cuda.is_available()
+    row = {
         "setting": name,
         "precision": next((key for key in ("bf16", "fp16") if key in setting), "fp32"),
-        "documents_per_second": len(real) / seconds,
-        "real_tokens_per_second": float(real.sum() / seconds),
+        "documents_per_second": len(real) / used["seconds"],
+        "real_tokens_per_second": float(real.sum() / used["seconds"]),
         "padding_share": float(1 - real.sum() / (padded.sum() * batch_size)),
-        "peak_memory_gib": peak_memory / 2**30,
-        "resident_before_training_gib": before / 2**20,
-        "flops_per_second": count_flops(config, real) / seconds,
-        "seconds": seconds,
-        "warmup_seconds": stopwatch.start - stopwatch.begin,
+        "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else end["peak_resident_gib"],
+        "resident_before_training_gib": before["resident_gib"],
+        "flops_per_second": count_flops(config, real) / used["seconds"],
+        "seconds": used["seconds"],
+        "user_seconds": used["user_seconds"],
+        "system_seconds": used["system_seconds"],
+        "page_faults_per_step": used["page_faults"] / len(measured),
+        "warmup_seconds": start["seconds"] - before["seconds"],
         "steps": len(measured),
     }
+    if arguments.memory_steps:
+        row["looks"] = [look | {"seconds": look["seconds"] - start["seconds"]} for look in stopwatch.looks]
+    return row
 
 
 def measure_apart(name: str, encoded_dir: str, timeout_s: int) -> dict:
     """Measure one setting in a process of its own; one that fails or takes too long is reported in its row."""
     command = [sys.executable, __file__, *sys.argv[1:], "--one_setting", name, "--encoded_dir", encoded_dir]
-    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"} | CHANGES.get(name, {}).get("environment", {})
     try:
         result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s)
     except subprocess.TimeoutExpired:
@@ -304,7 +351,11 @@ def main() -> None:
     if arguments.one_setting:
         print(json.dumps(measure(arguments, arguments.one_setting)))
         return
-    names = arguments.settings or [name for name in CHANGES if name not in GPU_ONLY or torch.cuda.is_available()]
+    names = arguments.settings or (
+        ["ours_fp32", *MEMORY]
+        if arguments.memory_steps
+        else [name for name in CHANGES if name not in MEMORY and (name not in GPU_ONLY or torch.cuda.is_available())]
+    )
     if GPU_ONLY & set(names) and not torch.cuda.is_available():
         fail(f"{', '.join(sorted(GPU_ONLY & set(names)))} need a GPU")
 

@@ -114,6 +114,25 @@ def write_dataset(folder, records=None, labels=LABELS):
     return folder
 
 
+def write_own_files(folder, kind="csv", records=None, texts=("title", "body")):
+    """Write records as a training and a test file with columns of texts and kind; return the flags that read them."""
+    import pandas as pd
+
+    frame = pd.DataFrame(make_records() if records is None else records)
+    frame["kind"] = [LABELS[label] for label in frame["label"]]
+    frame = frame.rename(columns={"abstract": "body"})[[*texts, "kind"]]
+    for split, rows in {"train": frame[:80], "test": frame[80:]}.items():
+        path = folder / f"{split}.{kind}"
+        if kind == "csv":
+            rows.to_csv(path, index=False)
+        elif kind == "parquet":
+            rows.to_parquet(path)
+        else:
+            rows.to_json(path, orient="records", lines=kind == "jsonl")
+    files = ("--train_file", folder / f"train.{kind}", "--test_file", folder / f"test.{kind}")
+    return (*files, "--text_column_names", ",".join(texts), "--label_column_name", "kind")
+
+
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory):
     """A dataset folder of 100 short documents in five classes; do not write into it."""

@@ -19,11 +19,11 @@ import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser, prepare_multi_gpu_env
-from conftest import LABELS, ROOT, assert_user_error, make_records, write_dataset, write_tiny_model
+from conftest import LABELS, ROOT, assert_user_error, make_records, write_dataset, write_own_files, write_tiny_model
 from datasets import load_dataset
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 FAST = (
     "--max_seq_length", 64, "--gradient_accumulation_steps", 1, "--per_device_train_batch_size", 8,
@@ -257,40 +257,50 @@ def test_attention_dropout_is_an_option_and_part_of_the_run(run, tiny_model, tin
     assert_user_error(run("run_classification", *arguments), "attention_dropout")
 
 
-# Own data
+# Own data (what prepare_dataset.py makes of it: test_prepare_dataset.py)
 
 
-@pytest.mark.parametrize(("kind", "epochs"), [("csv", 8), ("json", 1), ("parquet", 1)])
-def test_own_files_with_other_columns_and_no_validation_split(run, tiny_model, tmp_path, kind, epochs):
-    frame = pd.DataFrame(make_records())
-    frame["kind"] = [LABELS[label] for label in frame["label"]]
-    frame["body"] = frame["abstract"]
-    write = {"csv": pd.DataFrame.to_csv, "json": pd.DataFrame.to_json, "parquet": pd.DataFrame.to_parquet}[kind]
-    more = {"csv": {"index": False}, "json": {"orient": "records", "lines": True}, "parquet": {}}[kind]
-    write(frame[:80][["title", "body", "kind"]], tmp_path / f"train.{kind}", **more)
-    write(frame[80:][["title", "body", "kind"]], tmp_path / f"test.{kind}", **more)
-    result = run(
-        "run_classification", "--model_name_or_path", tiny_model, "--output_dir", tmp_path / "run", *FAST, *EVERYTHING,
-        "--train_file", tmp_path / f"train.{kind}", "--test_file", tmp_path / f"test.{kind}",
-        "--text_column_names", "title,body", "--label_column_name", "kind", "--validation_fraction", 0.2,
-        "--num_train_epochs", epochs,
-    )  # fmt: skip
+def test_two_column_files_without_a_validation_split(run, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    flags = (*write_own_files(tmp_path, texts=["body"]), "--validation_fraction", 0.2, *FAST, *EVERYTHING)
+    result = run("run_classification", "--model_name_or_path", tiny_model, *flags, "--output_dir", tmp_path / "run")
     assert result.code == 0, result.err
-    assert "no validation split" in result.log
+    assert "no validation split" in result.out
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
     assert (results["train_samples"], results["eval_samples"], results["predict_samples"]) == (64, 16, 20)
-    assert epochs == 1 or results["predict_accuracy"] > 0.5
+    assert results["predict_accuracy"] > 0.5
+    predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    assert list(predictions["id"]) == [f"test.{row}" for row in range(20)]
+
+    # The same files are not prepared again, other content under the same names is. The model is loaded after that.
+    def prepared():
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "prepared").rglob("*.parquet")}
+
+    flags = ("--model_name_or_path", "no-such-owner/model", *flags, "--output_dir", tmp_path / "second")
+    once = prepared()
+    assert_user_error(run("run_classification", *flags), "no-such-owner/model")
+    assert prepared() == once and len(once) == 3
+    lines = (tmp_path / "test.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "test.csv").write_text("".join(lines[:-1]))
+    assert_user_error(run("run_classification", *flags), "no-such-owner/model")
+    assert len(prepared()) == 6
 
 
-def test_integer_labels(run, tiny_model, tmp_path):
-    frame = pd.DataFrame(make_records())
-    for name, rows in {"train": frame[:70], "validation": frame[70:80], "test": frame[80:]}.items():
-        rows[["abstract", "label"]].to_csv(tmp_path / f"{name}.csv", index=False)
-    files = [word for name in ("train", "validation", "test") for word in (f"--{name}_file", tmp_path / f"{name}.csv")]
-    arguments = ("--model_name_or_path", tiny_model, "--output_dir", tmp_path / "run", *FAST, *EVERYTHING)
-    result = run("run_classification", *arguments, *files, "--num_train_epochs", 1, *NO_TEST)
+def test_error_of_prepare_dataset_is_the_error_of_the_run(run, tiny_model, tmp_path):
+    flags = (*write_own_files(tmp_path), "--model_name_or_path", tiny_model, "--do_train")
+    result = run("run_classification", *flags, "--label_column_name", "field", "--output_dir", tmp_path / "run")
+    assert_user_error(result, "field", "train", "title")
+
+
+def test_copied_alone_it_reads_dataset_folders_and_says_what_it_lacks_for_files(
+    run, tiny_model, tiny_dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("run_classification.__file__", str(tmp_path / "run_classification.py"))
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1))
     assert result.code == 0, result.err
-    assert AutoConfig.from_pretrained(tmp_path / "run").id2label == dict(enumerate("01234"))
+    assert (tmp_path / "run" / "predictions.csv").exists()
+    flags = (*write_own_files(tmp_path), "--model_name_or_path", tiny_model, "--do_train")
+    assert_user_error(run("run_classification", *flags, "--output_dir", tmp_path / "own"), "prepare_dataset.py")
 
 
 # Several processes, mixed precision, interruptions
@@ -534,13 +544,9 @@ def test_nothing_to_do(run, tiny_model, tiny_dataset, tmp_path):
         (["--learning_rat", "1"], ["--learning_rat", "--learning_rate"]),
         (["--learning_rate", "quick"], ["--learning_rate", "quick"]),
         (["--text_column_names", "body"], ["body", "abstract"]),
-        (["--label_column_name", "published"], ["published", "names or whole numbers"]),
-        (["--label_column_name", "categories"], ["categories", "names or whole numbers"]),
         (["--train_file", "x.csv"], ["--dataset_name", "--train_file"]),
         (["--max_train_samples", "0"], ["train"]),
         (["--max_train_samples", "1"], ["training"]),
-        (["--text_column_names", "published"], ["published", "no text", "timestamp"]),
-        (["--text_column_names", "categories"], ["categories", "no text"]),
     ],
 )
 def test_bad_flags(run, tiny_model, tiny_dataset, tmp_path, flags, words):
@@ -577,23 +583,6 @@ def test_dataset_without_a_split(run, tiny_model, tmp_path):
     assert_user_error(result, "test", tmp_path / "data")
 
 
-@pytest.mark.parametrize(
-    ("row", "column", "value", "words"),
-    [
-        (85, "abstract", " ", ["row 5", "validation", "empty"]),
-        (3, "abstract", None, ["row 3", "train", "empty"]),
-        (95, "id", "ag.00018", ["ag.00018", "test", "twice"]),
-        (7, "id", "ag.00000", ["ag.00000", "train", "twice"]),
-    ],
-)
-def test_bad_rows(run, tiny_model, tmp_path, row, column, value, words):
-    records = make_records()
-    records[row][column] = value
-    write_dataset(tmp_path / "data", records)
-    result = run("run_classification", *command(tiny_model, tmp_path / "data", tmp_path / "run"))
-    assert_user_error(result, *words)
-
-
 def test_label_in_test_that_training_lacks(run, tiny_model, tmp_path):
     records = make_records()
     for record in records[:90]:
@@ -607,31 +596,6 @@ def test_all_documents_of_one_class(run, tiny_model, tmp_path):
     write_dataset(tmp_path / "data", [record | {"label": 2} for record in make_records()])
     result = run("run_classification", *command(tiny_model, tmp_path / "data", tmp_path / "run"))
     assert_user_error(result, "math.DG")
-
-
-def test_broken_line_in_a_csv_file(run, tiny_model, tmp_path):
-    frame = pd.DataFrame(make_records())[["abstract", "label"]]
-    frame.to_csv(tmp_path / "train.csv", index=False)
-    lines = (tmp_path / "train.csv").read_text().splitlines()
-    lines[50] += ",one,two,three"
-    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
-    arguments = ("--model_name_or_path", tiny_model, "--output_dir", tmp_path / "run", "--do_train")
-    result = run("run_classification", *arguments, "--train_file", tmp_path / "train.csv")
-    assert_user_error(result, "train.csv", "line 51")
-
-
-def test_class_with_one_document_where_validation_is_carved_out(run, tiny_model, tmp_path):
-    frame = pd.DataFrame(make_records())[:41][["abstract", "label"]]
-    frame["label"] = [LABELS[label] for label in frame["label"] % 4]
-    frame.loc[40, "label"] = "math.SG"
-    frame.to_csv(tmp_path / "train.csv", index=False)
-    arguments = ("--model_name_or_path", tiny_model, "--output_dir", tmp_path / "run", "--do_train")
-    result = run("run_classification", *arguments, "--train_file", tmp_path / "train.csv")
-    assert_user_error(result, "--validation_fraction", "math.SG")
-    other = run(
-        "run_classification", *arguments, "--train_file", tmp_path / "train.csv", "--label_column_name", "field"
-    )
-    assert_user_error(other, "field", "train", "abstract")
 
 
 def test_checkpoint_of_another_architecture_in_the_output_folder(run, finished, tiny_model, tiny_dataset, tmp_path):
