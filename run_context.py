@@ -229,7 +229,8 @@ def load_run(folder: str, classes: list[str], arguments: ContextArguments, devic
     run.order_free &= getattr(config, "classifier_pooling", None) != "bos"
     run.pad_id = tokenizer.pad_token_id or 0
     run.model = model.eval().requires_grad_(False).to(device)
-    digest = hashlib.sha256(json.dumps([config.to_dict(), run.columns, run.bf16], default=str).encode())
+    settings = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}  # it may move
+    digest = hashlib.sha256(json.dumps([settings, run.columns, run.bf16], default=str).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     run.fingerprint = digest.hexdigest()

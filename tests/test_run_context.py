@@ -228,7 +228,7 @@ def test_an_svm_alone_has_an_order_test(context, run, tmp_path):
     assert run("render_context", "--context_dir", tmp_path / "out").code == 0
 
 
-def test_second_call_asks_no_model_and_gives_the_same_bytes(context, tmp_path, monkeypatch):
+def test_second_call_asks_no_model_and_gives_the_same_bytes(context, runs, tmp_path, monkeypatch):
     assert context(tmp_path / "out", "--n_phrases", 2).code == 0
     first = (tmp_path / "out" / "context.json").read_bytes()
 
@@ -238,6 +238,11 @@ def test_second_call_asks_no_model_and_gives_the_same_bytes(context, tmp_path, m
     monkeypatch.setattr(run_context, "encoder_logits", never)
     assert context(tmp_path / "out", "--n_phrases", 2).code == 0
     assert (tmp_path / "out" / "context.json").read_bytes() == first
+    # A run that lies elsewhere now is the same model.
+    moved = shutil.copytree(runs / "steep", tmp_path / "moved" / "steep")
+    assert context(tmp_path / "out", "--n_phrases", 2, model=moved).code == 0
+    again, before = read(tmp_path / "out")["order"][0], json.loads(first)["order"][0]
+    assert again["conditions"] == before["conditions"]
 
 
 def test_interrupted_work_continues(context, tmp_path, monkeypatch):
