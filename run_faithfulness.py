@@ -312,8 +312,8 @@ def main() -> None:
         "of the target lost without the words ranked first (more is better); sufficiency: lost with them alone (less "
         "is better); both averaged over 5, 10, 20 and 50 % of the words, replaced by PAD. Tau: agreement with leaving "
         "one word out. Infidelity: share of what random sets of words change in the logit that the sums of their "
-        "scores, scaled to fit best, leave unexplained (0 to 1, less is better; random scores are positive: their sums "
-        "know how many words are gone).",
+        "scores, scaled to fit best, leave unexplained (0 to 1, less is better; random scores are positive: their "
+        "sums know how many words are gone).",
         "per_document": [{"id": d["id"]} | result for d, result in zip(documents, results, strict=True)],
         "forward_evaluations": sum(document["evaluations"] for document in documents),
         "gradient_evaluations": len(documents),
