@@ -344,15 +344,17 @@ def envelope(coefficients: np.ndarray, noise: float) -> np.ndarray:
 
     The coefficients of an analytic function decay geometrically, at a rate that its nearest singularity sets
     (Trefethen, Approximation Theory and Approximation Practice, theorem 8.1). All tokens share the network and with it
-    the singularities, so the rate is taken from all columns, the size from each, both from the last two eighths; four
-    times that, since the smallest n that is certain lies where the estimate is tight. Coefficients below ``noise`` are
-    rounding errors.
+    the singularities, so the rate is taken from all columns, the size from each: the size of the last eighth, the rate
+    from it to the one before or from quarter to quarter, whichever decays less. Eight times that, since the smallest n
+    that is certain lies where the estimate is tight. Coefficients below ``noise`` are rounding errors.
     """
     degree = len(coefficients) - 1
     size = np.where(np.abs(coefficients) > noise, np.abs(coefficients), 0)
-    before, last = (part.max(0) for part in np.split(size[-degree // 4 :], 2))
-    rate = min(last.sum() / max(before.sum(), np.finfo(float).tiny), 0.9) ** (8 / degree)
-    return 4 * last * rate ** np.arange(1, 3 * degree + 1)[:, None]
+    rates = []
+    for part in (8, 4):
+        before, last = (half.max(0) for half in np.split(size[-2 * degree // part :], 2))
+        rates.append(min(last.sum() / max(before.sum(), np.finfo(float).tiny), 0.9) ** (part / degree))
+    return 8 * size[-degree // 8 :].max(0) * max(rates) ** np.arange(1, 3 * degree + 1)[:, None]
 
 
 @functools.cache
