@@ -98,7 +98,7 @@ def test_stated_errors_of_the_rules_hold(method, pole):
         alphas, weights = run_attribution.quadrature(*(("gausslegendre", 1000) if n == 0 else (method, n)))
         real[k] = np.abs(predicted[k] - [weights @ f(alphas) for f in functions])
     assert (real <= stated + 1e-12).all()
-    assert stated.max() < 100 * max(real.max(), 1e-13)
+    assert stated.max() < 300 * max(real.max(), 1e-13)
 
 
 @pytest.mark.parametrize("method", METHODS)
