@@ -36,10 +36,11 @@ def paper(dataset, folder):
     }
     environment = os.environ | {name: str(value) for name, value in settings.items()}
     command = ["bash", str(ROOT / "run_paper.sh")]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
 
 
 @pytest.mark.skipif(not (ROOT / ".venv" / "bin" / "python").exists(), reason="run_tests.sh makes the environment")
+@pytest.mark.timeout(600)  # a slow machine may need the double of two minutes
 def test_two_models_two_learning_rates_two_seeds(tmp_path):
     dataset = write_dataset(tmp_path / "data", make_records(40))  # 20 test documents, the fewest for a test of context
     for seed, name in enumerate(MODELS):

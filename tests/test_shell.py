@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 
 
-def bash(*arguments, cwd, timeout=280, **environment):
+def bash(*arguments, cwd, timeout=500, **environment):
     return subprocess.run(
         ["bash", *map(str, arguments)],
         cwd=cwd,
@@ -36,6 +36,7 @@ def test_no_python_new_enough(tmp_path, script):
 
 
 @pytest.mark.skipif(not (ROOT / ".venv" / "bin" / "python").exists(), reason="needs the .venv that run_tests.sh makes")
+@pytest.mark.timeout(600)
 def test_quick_start_runs_the_whole_chain_and_a_second_call_repeats_nothing(tmp_path):
     short = "--max_steps 2 --max_seq_length 32"
     first = bash(
