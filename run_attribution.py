@@ -414,7 +414,7 @@ def choose(engine: SimpleNamespace, document: dict, steps: tuple[int, ...]) -> N
     ties = able[gaps[able] <= gaps[able].min() + noise]
     exact = ties[away[ties].sum(1) <= near]
     chosen = (exact if len(exact) else ties)[0]
-    document |= {"results": results, "errors": errors, "gaps": gaps[:-1], "noise": noise, "near": near, "away": away}
+    document |= {"results": results, "errors": errors, "gaps": gaps[:-1], "noise": noise, "near": near}
     document |= {"f_input": table[-1, 0], "f_baseline": table[0, 0], "gradient_evaluations": degree + 1}
     document |= {"n_steps": steps[chosen] or degree + 1, "attributions": results[chosen, :-1]}
     document["attribution_errors"] = away[chosen] + errors[chosen, :-1] + noise
@@ -436,11 +436,12 @@ def evaluate_candidates(engine: SimpleNamespace, document: dict, steps: tuple[in
         gaps[k] = abs(scores.sum() - difference)
         document["gradient_evaluations"] += steps[k]
         away = np.abs(scores - results[-1, :-1])
-        if best is None or gaps[k] < gaps[best] - noise:
+        good = gaps[k] <= max(engine.tolerance * abs(difference), noise) and away.sum() <= exact
+        if good or best is None or gaps[k] < gaps[best] - noise:
             best = k
             document |= {"attributions": scores, "n_steps": steps[k]}
             document["attribution_errors"] = away + errors[-1, :-1] + noise
-        if gaps[k] <= max(engine.tolerance * abs(difference), noise) and away.sum() <= exact:
+        if good:
             break
 
 

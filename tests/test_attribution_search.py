@@ -129,6 +129,21 @@ def test_where_no_interpolant_converges_the_rules_are_evaluated(run, kinked_mode
         assert (line["gradient_evaluations"] > 257) == (not line["converged"])
 
 
+def test_a_gap_of_0_by_luck_does_not_beat_right_attributions(monkeypatch):
+    """One point: no gap, tokens wrong by 2 each. Two points: a gap within the tolerance, tokens right. The second."""
+    v = {1.0: [3.0, -1.0], 0.5: [-0.99, 3.0]}
+    monkeypatch.setattr(
+        run_attribution, "evaluate", lambda engine, points: [np.array([0.0, 0.0, *v[alpha]]) for _, alpha in points]
+    )
+    integral = np.array([[1.0, 1.0, 2.0]] * 3)
+    document = {"results": integral, "errors": np.full((3, 3), 1e-3), "gaps": np.zeros(2), "noise": 1e-6, "near": 0.1}
+    document |= {"f_input": 2.0, "f_baseline": 0.0, "gradient_evaluations": 257}
+    engine = SimpleNamespace(method="riemann_right", tolerance=1e-2)
+    run_attribution.evaluate_candidates(engine, document, (1, 2))
+    assert document["n_steps"] == 2 and document["gradient_evaluations"] == 260
+    np.testing.assert_allclose(document["attributions"], [1.005, 1.0])
+
+
 def test_auto_states_an_error_that_holds(run, smooth_model, tmp_path):
     run("run_attribution", *command(smooth_model, tmp_path / "auto", "--n_steps", "auto"))
     run("run_attribution", *command(smooth_model, tmp_path / "many", "--n_steps", 600))
