@@ -13,7 +13,6 @@ import argparse
 import base64
 import csv
 import difflib
-import html
 import json
 import logging
 import os
@@ -24,18 +23,20 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import NoReturn
 
 import jinja2
 import yaml
-from markupsafe import Markup, escape
+from markdown_it import MarkdownIt
+from markdown_it.tree import SyntaxTreeNode
+from markupsafe import Markup
 from transformers import HfArgumentParser
 
 logger = logging.getLogger(__name__)
 
 COMMAND_WIDTH = 105
+MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")  # a tag in the text is shown as text
 EMBEDDED_RUNS = 12  # with pictures in the page; those of further runs are linked, so that the page stays light
 NUMBER = re.compile(r"(?:[-+−±<>=.,%\d\s()\[\]†*]|to|e[-+]?\d)+")
 # A path from the root of the file system inside a text, but no part of an address or of a relative path.
@@ -184,20 +185,10 @@ def table(caption: str, header: list, rows: list[list], hidden: bool = False) ->
     return {"kind": "table", "caption": caption, "header": header, "rows": texts, "numeric": numeric, "hidden": hidden}
 
 
-def inline(text: str) -> Markup:
-    """A line of Markdown as HTML: backslashes, **bold**, *emphasis* and `code`; everything else is text."""
-    parts = []
-    for part in re.split(r"(\\[\\`*_\[\]|#]|\*\*[^*]+\*\*|\*\w+\*|`[^`]+`)", public(text)):
-        mark = next((mark for mark in ("**", "*", "`") if part.startswith(mark) and len(part) > 2 * len(mark)), None)
-        if re.fullmatch(r"\\.", part):
-            parts.append(escape(part[1]))
-        elif mark:
-            tag = {"**": "strong", "*": "em", "`": "code"}[mark]
-            inside = html.unescape(part[len(mark) : -len(mark)])
-            parts.append(Markup("<{0}>{1}</{0}>").format(tag, inside))
-        else:
-            parts.append(escape(html.unescape(part)))
-    return Markup("").join(parts)
+def inner(node: SyntaxTreeNode) -> Markup:
+    """The text inside a heading, paragraph, list item or cell of Markdown, as HTML."""
+    tokens = [part.token for part in node.walk() if part.type == "inline"]
+    return Markup(MARKDOWN.renderer.render(tokens, MARKDOWN.options, {}))
 
 
 def blocks(text: str) -> list[dict]:
@@ -205,30 +196,27 @@ def blocks(text: str) -> list[dict]:
 
     A table's caption is the paragraph before it that ends with a colon, otherwise the heading that it stands under.
     """
-
-    def kind(line: str) -> str:
-        starts = {"#": "heading", "- ": "list", "|": "table"}
-        found = next((name for start, name in starts.items() if line.startswith(start)), "paragraph")
-        return found if line.strip() else ""
-
-    found, heading = [], ""
-    for name, group in groupby(text.splitlines(), kind):
-        lines = [line.strip() for line in group]
-        if name == "heading":
-            heading = lines[-1].lstrip("# ")
-            found.append({"kind": name, "text": inline(heading)})
-        elif name == "list":
-            found.append({"kind": name, "items": [inline(line[2:]) for line in lines]})
-        elif name == "paragraph":
-            found.append({"kind": name, "text": inline(" ".join(lines))})
-        elif name == "table":
-            cells = [[inline(cell.strip()) for cell in re.split(r"(?<!\\)\|", line[1:-1])] for line in lines]
-            if len({len(row) for row in cells}) != 1 or len(cells) < 2:
+    text = public(text)
+    found, heading, lines = [], "", text.splitlines()
+    for node in SyntaxTreeNode(MARKDOWN.parse(text)).children:
+        if node.type == "heading":
+            heading = inner(node)
+            found.append({"kind": "heading", "text": heading})
+        elif node.type == "bullet_list":
+            found.append({"kind": "list", "items": [inner(item) for item in node.children]})
+        elif node.type == "table":
+            rows = [row for part in node.children for row in part.children]
+            if not all(lines[row.map[0]].rstrip().endswith("|") for row in rows):
                 raise ValueError(f"a table under {heading!r} is cut off")
             before = found[-1] if found else {"kind": ""}
             own = before["kind"] == "paragraph" and before["text"].endswith(":")
-            caption = found.pop()["text"][:-1] if own else inline(heading)
-            found.append(table(caption, cells[0], cells[2:], hidden=not own))
+            caption = found.pop()["text"][:-1] if own else heading
+            header, *cells = ([inner(cell) for cell in row.children] for row in rows)
+            found.append(table(caption, header, cells, hidden=not own))
+        elif node.type == "paragraph":
+            found.append({"kind": "paragraph", "text": inner(node)})
+            if found[-1]["text"].startswith("|"):
+                raise ValueError(f"a table under {heading!r} is cut off")
     return found
 
 

@@ -597,7 +597,10 @@ def main() -> None:
 
     # 5. Attributions
     names = [document["id"] for document in documents]
-    for group in tqdm(todo, unit="group", disable=arguments.disable_tqdm or not process.is_main_process):
+    total, left = (sum(map(len, part)) for part in (mine, todo))
+    hidden = arguments.disable_tqdm or not process.is_main_process
+    bar = tqdm(total=total, initial=total - left, unit="document", disable=hidden)
+    for group in todo:
         start = time.perf_counter()
         for document in group:
             embed(engine, document)
@@ -613,6 +616,8 @@ def main() -> None:
         write_lines(partial / f"{names.index(lines[0]['id'])}-{len(group)}.jsonl", lines)
         for document in group:
             document.clear()
+        bar.update(len(group))
+    bar.close()
     process.wait_for_everyone()
     if not process.is_main_process:
         return

@@ -40,8 +40,8 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def explain(model, tokenizer, line: dict, n: int, batch: int = 32) -> tuple[np.ndarray, float]:
-    """captum's attributions (tokens,) by Gauss-Legendre with n points, and F(x) - F(b), for a document's line."""
+def explain(model, tokenizer, line: dict, n: int, method: str) -> tuple[np.ndarray, float]:
+    """captum's attributions (tokens,) by a quadrature rule with n points, and F(x) - F(b), for a document's line."""
     ids = torch.tensor([tokenizer.convert_tokens_to_ids(line["tokens"])], device=model.device)
     special = torch.tensor([[span is None for span in line["token_spans"]]], device=model.device)
     blank = torch.where(special, ids, tokenizer.pad_token_id)
@@ -51,19 +51,19 @@ def explain(model, tokenizer, line: dict, n: int, batch: int = 32) -> tuple[np.n
         return model(input_ids=x, attention_mask=torch.ones_like(x)).logits
 
     explainer = LayerIntegratedGradients(logits, model.base_model.embeddings)
-    found = explainer.attribute(ids, blank, target=target, n_steps=n, internal_batch_size=batch)
+    found = explainer.attribute(ids, blank, target=target, n_steps=n, method=method, internal_batch_size=32)
     with torch.no_grad():
         difference = (logits(ids) - logits(blank))[0, target].item()
     return found.sum(-1)[0].cpu().double().numpy(), difference
 
 
-def captum_loop(model, tokenizer, line: dict, every: list[int]) -> dict:
+def captum_loop(model, tokenizer, line: dict, every: list[int], method: str) -> dict:
     """Time and completeness errors of captum for the numbers of steps in every; the loop 1..200 extrapolated."""
     seconds, gaps = [], []
     for n in every:
         synchronise()
         start = time.perf_counter()
-        scores, difference = explain(model, tokenizer, line, n)
+        scores, difference = explain(model, tokenizer, line, n, method)
         synchronise()
         seconds.append(time.perf_counter() - start)
         gaps.append(abs(float(scores.sum()) - difference))
@@ -74,10 +74,10 @@ def captum_loop(model, tokenizer, line: dict, every: list[int]) -> dict:
     return loop | {"extrapolated": not measured, "steps_measured": every, "seconds": seconds, "gaps": gaps}
 
 
-def agreement(model, double, tokenizer, line: dict, loop: dict) -> dict:
+def agreement(model, double, tokenizer, line: dict, loop: dict, method: str) -> dict:
     """Our choice against captum's smallest error, and our attributions against the converged ones in float64."""
-    at_ours, difference = explain(model, tokenizer, line, line["n_steps"])
-    reference, _ = explain(double, tokenizer, line, 400)
+    at_ours, difference = explain(model, tokenizer, line, line["n_steps"], method)
+    reference, _ = explain(double, tokenizer, line, 400, "gausslegendre")
     ours = np.array(line["attributions"])
     chosen, smallest = abs(float(at_ours.sum()) - difference), min(loop["gaps"])
     return {
@@ -113,6 +113,9 @@ def main() -> None:
     parser.add_argument("--dataset_name", required=True, help="dataset folder")
     parser.add_argument("--max_samples", type=int, default=50, help="documents of the search")
     parser.add_argument("--max_seq_length", type=int, default=128, help="tokens of a document at most")
+    parser.add_argument(
+        "--method", default="gausslegendre", choices=["gausslegendre", "riemann_middle"], help="quadrature rule"
+    )
     parser.add_argument("--captum_documents", type=int, default=5, help="documents of captum's loop, the shortest")
     parser.add_argument("--exhaustive", default="false", choices=["true", "false"], help="run captum for all 200 n")
     parser.add_argument(
@@ -133,6 +136,7 @@ def main() -> None:
             "--output_dir": Path(scratch) / "ours",
             "--max_samples": arguments.max_samples,
             "--max_seq_length": arguments.max_seq_length,
+            "--method": arguments.method,
             "--render": "false",
         }
         flat = [str(word) for pair in flags.items() for word in pair]
@@ -152,12 +156,12 @@ def main() -> None:
         every = list(range(1, 201)) if arguments.exhaustive == "true" else [1, 50, 100, 150, 200]
         at_ours = []
         for line in tqdm(lines, desc="captum at our n"):
-            scores, difference = explain(model, tokenizer, line, line["n_steps"])
+            scores, difference = explain(model, tokenizer, line, line["n_steps"], arguments.method)
             at_ours.append(abs(float(scores.sum()) / difference - 1))
         loops, agreements = [], []
         for line in tqdm(sorted(lines, key=lambda line: len(line["tokens"]))[: arguments.captum_documents]):
-            loops.append(captum_loop(model, tokenizer, line, every))
-            agreements.append(agreement(model, double, tokenizer, line, loops[-1]))
+            loops.append(captum_loop(model, tokenizer, line, every, arguments.method))
+            agreements.append(agreement(model, double, tokenizer, line, loops[-1], arguments.method))
 
     # 4. Results
     ours = {line["id"]: line["seconds"] for line in lines}
@@ -187,6 +191,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "captum", "numpy")},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "method": arguments.method,
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
     output = Path(arguments.output_file)

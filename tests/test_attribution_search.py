@@ -199,8 +199,11 @@ def test_a_killed_run_continues(run, kinked_model, tmp_path):
     kept = {path: path.stat().st_mtime_ns for path in parts.glob("partial-*/*.jsonl")}
     assert 3 <= len(kept) < 80 and not (tmp_path / "out/attributions.jsonl").exists()
     written = {json.loads(path.read_text().split("\n")[0])["seconds"] for path in kept}
-    assert run("run_attribution", *flags).code == 0
+    again = run("run_attribution", *flags, "--disable_tqdm", "false")
+    assert again.code == 0
     lines = read(tmp_path / "out")
+    done = sum(line["seconds"] in written for line in lines)
+    assert f"{done}/{len(lines)}" in again.err and f"{len(lines)}/{len(lines)}" in again.err
     assert written <= {line["seconds"] for line in lines}
     assert not list(parts.glob("partial-*"))
     whole = command(kinked_model, tmp_path / "whole", "--dataset_name", data, "--split", "train", "--n_steps", 200)

@@ -279,6 +279,7 @@ def test_foreign_and_half_written_files(run, study):
         (study / name).write_bytes(content)
     for name, broken in (
         ("comparison/comparison.md", "# t\n\n| a | b |\n| --- | --- |\n| 1"),
+        ("comparison/comparison.md", "# t\n\n| a | b |\n| --"),
         ("tiny/learning_rates.csv", "learning_rate,eval_loss\n1,2\n"),
         ("svm/predictions.csv", "id,text\n1,2\n"),
     ):
@@ -321,6 +322,8 @@ def test_markdown_of_the_other_scripts():
     )
     assert [block["kind"] for block in found] == ["heading", "list", "table"]
     assert found[1]["items"] == ["a_b &lt;c&gt;", "<em>d</em> <strong>e</strong> <code>f</code>"]
+    (link,) = render_report.blocks("<b>x</b> [y](javascript:alert(1)) `<i>`")
+    assert link["text"] == "&lt;b&gt;x&lt;/b&gt; [y](javascript:alert(1)) <code>&lt;i&gt;</code>"
     assert (found[2]["caption"], found[2]["rows"], found[2]["numeric"]) == ("rows", [["x|y", "1"]], [False, True])
 
 
