@@ -402,7 +402,8 @@ def choose(engine: SimpleNamespace, document: dict, steps: tuple[int, ...]) -> N
     noise = 4 * np.hypot(rounding / np.sqrt(degree), unit * np.abs(table[[0, -1], 0]).max())
     rows = (*steps, 0)  # the last one is the integral
     results = rule_moments(engine.method, rows, 4 * degree)[:, : degree + 1] @ coefficients
-    errors = rule_errors(engine.method, rows, degree) @ envelope(coefficients, 4 * rounding * np.sqrt(2 / degree))
+    # Four standard deviations where rounding is at its upper end: what is left of it would look like slow decay.
+    errors = rule_errors(engine.method, rows, degree) @ envelope(coefficients, 12 * rounding * np.sqrt(2 / degree))
     away = np.abs(results - results[-1])[:-1, :-1]
     gaps, uncertain = np.abs(results[:, -1] - difference), errors[:, -1]
     allowed = max(engine.tolerance * abs(difference), noise)

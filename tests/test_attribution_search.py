@@ -117,6 +117,25 @@ def test_search_finds_what_the_exhaustive_one_finds(run, smooth_model, tmp_path,
         np.testing.assert_allclose(line["attributions"], own[0], atol=2e-6)
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("method", METHODS)
+def test_rounding_errors_do_not_look_like_slow_decay(method, seed):
+    """A smooth function with the largest rounding errors that encoders showed: 257 points do for every rule."""
+    alphas, poles = (1 - np.cos(np.pi * np.arange(257) / 256)) / 2, np.array([0.4 + 0.1j, 0.5 + 0.2j])
+    clean = (1 / (alphas[:, None] - poles)).real  # two tokens
+    scale = 4 * np.abs(clean).sum(1)
+    rounding = 3 * np.finfo(np.float32).eps * np.sqrt((scale**2).mean())
+    noisy = clean + np.random.default_rng(seed).normal(size=clean.shape) * rounding / np.sqrt(2)
+    f = np.log(np.abs(alphas[:, None] - poles)).sum(1)
+    document = {"table": np.column_stack([f, scale, noisy])}
+    engine = SimpleNamespace(bf16=False, method=method, tolerance=1e-5)
+    run_attribution.choose(engine, document, tuple(range(2, 201)))
+    assert document["converged"]
+    alphas, weights = run_attribution.quadrature(method, document["n_steps"])
+    exact = weights @ (1 / (alphas[:, None] - poles)).real
+    assert (np.abs(document["attributions"] - exact) <= document["attribution_errors"]).all()
+
+
 def test_where_no_interpolant_converges_the_rules_are_evaluated(run, kinked_model, tmp_path):
     flags = ["--method", "riemann_middle", "--n_steps_search", 1, 40]
     assert run("run_attribution", *command(kinked_model, tmp_path / "out", *flags)).code == 0
