@@ -36,7 +36,8 @@ from transformers import HfArgumentParser
 logger = logging.getLogger(__name__)
 
 COMMAND_WIDTH = 105
-MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")  # a tag in the text is shown as text
+# Only what the project's scripts write. Everything else, such as a tag, a link or an image, is shown as text.
+MARKDOWN = MarkdownIt("zero").enable(["heading", "list", "table", "backticks", "emphasis", "entity", "escape"])
 EMBEDDED_RUNS = 12  # with pictures in the page; those of further runs are linked, so that the page stays light
 NUMBER = re.compile(r"(?:[-+−±<>=.,%\d\s()\[\]†*]|to|e[-+]?\d)+")
 # A path from the root of the file system inside a text, but no part of an address or of a relative path.
@@ -202,7 +203,7 @@ def blocks(text: str) -> list[dict]:
         if node.type == "heading":
             heading = inner(node)
             found.append({"kind": "heading", "text": heading})
-        elif node.type == "bullet_list":
+        elif node.type in ("bullet_list", "ordered_list"):
             found.append({"kind": "list", "items": [inner(item) for item in node.children]})
         elif node.type == "table":
             rows = [row for part in node.children for row in part.children]

@@ -322,8 +322,10 @@ def test_markdown_of_the_other_scripts():
     )
     assert [block["kind"] for block in found] == ["heading", "list", "table"]
     assert found[1]["items"] == ["a_b &lt;c&gt;", "<em>d</em> <strong>e</strong> <code>f</code>"]
-    (link,) = render_report.blocks("<b>x</b> [y](javascript:alert(1)) `<i>`")
-    assert link["text"] == "&lt;b&gt;x&lt;/b&gt; [y](javascript:alert(1)) <code>&lt;i&gt;</code>"
+    (text,) = render_report.blocks("<b>x</b> [y](https://a.b) ![z](c.png) `<i>`")
+    assert text["text"] == "&lt;b&gt;x&lt;/b&gt; [y](https://a.b) ![z](c.png) <code>&lt;i&gt;</code>"
+    kinds = [block["kind"] for block in render_report.blocks("1. one\n2. two\n\n> said\n\n```\ncode\n```\n")]
+    assert kinds == ["list", "paragraph", "paragraph"]  # nothing is dropped
     assert (found[2]["caption"], found[2]["rows"], found[2]["numeric"]) == ("rows", [["x|y", "1"]], [False, True])
 
 
