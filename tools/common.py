@@ -298,13 +298,24 @@ def png(figure: plt.Figure) -> bytes:
     return buffer.getvalue()
 
 
+def numeric_columns(rows: list[list]) -> list[bool]:
+    """Return for every column of a table whether its cells are numbers or intervals; empty cells do not count."""
+    number = re.compile(r"(?:[-+−±<>=.,:%\d\s()\[\]†*]|to|e[-+]?\d)+")
+    columns = [[str(cell) for cell in column if cell not in (None, "")] for column in zip(*rows, strict=True)]
+    return [bool(column) and all(map(number.fullmatch, column)) for column in columns]
+
+
 def data_url(picture: bytes) -> str:
     """Return a PNG picture as the address of an <img> inside a page."""
     return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
 
 
 def render(template: str, **values) -> str:
-    """Render a page of tools/templates. All values are escaped; the page includes the style sheet style.css."""
+    """Render a page of tools/templates, which includes style.css. Values are escaped and show no absolute path."""
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.finalize = lambda value: (
+        hide_paths(value) if type(value) is str and not value.startswith("data:") else value
+    )
+    environment.globals["numeric_columns"] = numeric_columns
     return environment.get_template(template).render(values)
