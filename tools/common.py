@@ -3,6 +3,7 @@
 import argparse
 import base64
 import difflib
+import hashlib
 import html
 import io
 import json
@@ -139,7 +140,7 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        fail(f"cannot read {path}: {getattr(error, 'strerror', None) or one_line(error)}")
+        fail(f"cannot read {path}: {getattr(error, 'strerror', None) or one_line(error)}; run its script again")
     return content if isinstance(content, dict) else fail(f"{path} is not a JSON object; run its script again")
 
 
@@ -157,6 +158,38 @@ def read_attributions(folder: Path) -> tuple[list[dict], dict]:
     if missing or not documents:
         fail(f"{path} has no {missing[0] if missing else 'documents'}; run run_attribution.py again")
     return documents, read_json(folder / "summary.json")
+
+
+def attributions_digest(folder: Path) -> str:
+    """Return the SHA-256 of the attributions and their faithfulness: a page with another one is out of date."""
+    digest = hashlib.sha256()
+    for name in ("attributions.jsonl", "faithfulness.json"):
+        path = folder / name
+        digest.update(path.read_bytes() if path.exists() else b"")
+    return digest.hexdigest()
+
+
+def faithfulness_table(folder: Path, summary: dict) -> dict | None:
+    """Return header, rows (one a ranking) and note of faithfulness.json; None if it is of other attributions.
+
+    Exits with status 2 if the file is damaged.
+    """
+    path = folder / "faithfulness.json"
+    measured = read_json(path) if path.exists() else {}
+    if path.exists() and "run" not in measured:
+        fail(f"{path} is damaged (no 'run'); run tools/measure_faithfulness.py again")
+    if not measured or measured["run"] != summary.get("run"):
+        return None
+    try:
+        rankings, note = measured["rankings"], measured["note"]
+        measures = list(next(iter(rankings.values())))
+        rows = [[name, *(interval_text(values[key]) for key in measures)] for name, values in rankings.items()]
+    except (KeyError, TypeError, AttributeError, ValueError, StopIteration) as error:
+        fail(f"{path} is damaged ({one_line(error)}); run tools/measure_faithfulness.py again")
+    if not any("to" in cell for row in rows for cell in row[1:]):
+        note = note.replace(" with 95 % bootstrap intervals", "")
+        note += f" Intervals are not reported for fewer than {MIN_INTERVAL_DOCUMENTS} documents."
+    return {"header": ["words ranked by", *(key.replace("_", " ") for key in measures)], "rows": rows, "note": note}
 
 
 def load_split(name: str, split: str, columns: list[str], revision: str | None = None) -> datasets.Dataset:
@@ -253,6 +286,15 @@ def mean_interval(values: np.ndarray | list[float]) -> dict:
         half = stdtrit(len(values) - 1, 1 - ALPHA / 2) * values.std(ddof=1) / np.sqrt(len(values))
         low, high = (mean - float(half), mean + float(half)) if np.ptp(values) > 0 else (mean, mean)
     return {"mean": mean, "low": low, "high": high}
+
+
+def interval_text(part: dict | None) -> str:
+    """Return a mean with its interval, where there are enough documents for one; empty for None."""
+    if part is None:
+        return ""
+    mean, low, high = (None if part[key] is None else round(part[key], 3) + 0.0 for key in ("mean", "low", "high"))
+    few = part.get("documents", MIN_INTERVAL_DOCUMENTS) < MIN_INTERVAL_DOCUMENTS
+    return f"{mean:.3f}" if low is None or few else f"{mean:.3f} ({low:.3f} to {high:.3f})"
 
 
 def add_holm(tests: list[dict]) -> None:
