@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
@@ -206,6 +206,13 @@ def load_split(name: str, split: str, columns: list[str], revision: str | None =
     return dataset[split]
 
 
+def dataset_commit(dataset: datasets.Dataset) -> str | None:
+    """Return the commit of the Hub dataset that a split was loaded from; None for a local folder."""
+    files = dataset.cache_files
+    match = re.search(r"/([0-9a-f]{40})/[^/]+$", files[0]["filename"]) if files else None
+    return match and match[1]
+
+
 def short_path(path: str) -> str:
     """Return the last part of a path or Hub id that identifies it: a model's folder may be called model."""
     parts = [part.removesuffix(".json") for part in path.split("/") if part not in ("", ".")]
@@ -320,9 +327,15 @@ def escape_markdown(text: object) -> str:
     return re.sub(r"([\\`*_\[\]|#])", r"\\\1", html.escape(str(text), quote=False))
 
 
-def markdown_table(header: list[str], rows: list[list]) -> str:
-    """Return a Markdown table of escaped text; the first column is aligned to the left, the others to the right."""
-    lines = [" | ".join(map(escape_markdown, row)) for row in (header, *rows)]
+def markdown_table(header: list[str], rows: list[list], bold: Collection[tuple[int, int]] = ()) -> str:
+    """Return a Markdown table of escaped text; the first column is aligned to the left, the others to the right.
+
+    bold are the (row, column) of cells in bold.
+    """
+    cells = [[escape_markdown(cell) for cell in row] for row in (header, *rows)]
+    for row, column in bold:
+        cells[1 + row][column] = f"**{cells[1 + row][column]}**"
+    lines = [" | ".join(row) for row in cells]
     lines.insert(1, " | ".join(["---"] + ["---:"] * (len(header) - 1)))
     return "".join(f"| {line} |\n" for line in lines)
 
