@@ -77,8 +77,9 @@ def page_document(document: dict, labels: list[str]) -> dict:
     tokens = zip(shown_tokens(document), document["attributions"], strict=True)
     probabilities = document.get("probabilities") or {document["prediction"]: 1.0}
     second, first = sorted([0.0, *probabilities.values()])[-2:]
-    names = "id text label prediction target method n_steps relative_error gradient_evaluations"
+    names = "id text label prediction target method n_steps gradient_evaluations"
     shown = {name: document[name] for name in names.split()} | {
+        "relative_error": None if document["relative_error"] is None else short(document["relative_error"]),
         "versus": document.get("versus"),
         "words": words,
         "tokens": [[token, short(score)] for token, score in tokens],
@@ -114,11 +115,16 @@ def main() -> None:
     try:
         labels = summary.get("labels") or sorted({document["prediction"] for document in documents})
         low, high = summary.get("steps", [1, 1])
-        data = {"labels": labels, "steps": [low, high], "documents": [page_document(line, labels) for line in documents]}
+        facts, baseline = page_facts(summary), summary.get("arguments", {}).get("baseline", "pad")
+        data = {
+            "labels": labels,
+            "steps": [low, high],
+            "documents": [page_document(line, labels) for line in documents],
+        }
         text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:  # also NaN and infinite scores
         reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
-        fail(f"{folder / 'attributions.jsonl'} cannot be shown ({reason}); run run_attribution.py again")
+        fail(f"attributions.jsonl or summary.json in {folder} is damaged ({reason}); run run_attribution.py again")
 
     # 3. The page
     contrasts = {document.get("versus") for document in documents}
@@ -130,9 +136,9 @@ def main() -> None:
         explained="the logit of the target class"
         if contrasts == {None}
         else "the logit of the target class minus that of the other class",
-        baseline=str(summary.get("arguments", {}).get("baseline", "PAD")).upper(),
+        baseline=baseline.upper(),
         searched=low < high,
-        facts=page_facts(summary),
+        facts=facts,
         faithfulness=faithfulness,
         labels=labels,
         targets=sorted({document["target"] for document in documents}) if several else [],
