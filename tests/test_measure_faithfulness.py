@@ -232,8 +232,8 @@ def test_bad_folders(run, folder, tmp_path, tiny_model):
     (folder / "partial-faithfulness").unlink()
     (folder / "summary.json").write_text("{}")
     assert_user_error(run(*base), "summary.json", "again")
-    (folder / "summary.json").write_text("{")
-    assert_user_error(run(*base), "summary.json", "again")
     lines = [json.loads(line) | {"words": []} for line in (folder / "attributions.jsonl").read_text().splitlines()]
     (folder / "attributions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert_user_error(run(*base), "no document with words")
+    (folder / "summary.json").write_text("{")
+    assert_user_error(run(*base), "summary.json", "again")

@@ -116,11 +116,8 @@ def main() -> None:
         labels = summary.get("labels") or sorted({document["prediction"] for document in documents})
         low, high = summary.get("steps", [1, 1])
         facts, baseline = page_facts(summary), summary.get("arguments", {}).get("baseline", "pad")
-        data = {
-            "labels": labels,
-            "steps": [low, high],
-            "documents": [page_document(line, labels) for line in documents],
-        }
+        shown = [page_document(document, labels) for document in documents]
+        data = {"labels": labels, "steps": [low, high], "documents": shown}
         text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:  # also NaN and infinite scores
         reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
