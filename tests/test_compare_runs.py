@@ -1,4 +1,4 @@
-"""compare_runs.py and render_comparison.py: the command, exact identities, error rates by simulation, bad input."""
+"""tools/compare_runs.py: the command, exact identities, error rates by simulation, bad input."""
 
 import json
 import os
@@ -10,9 +10,11 @@ import time
 import tracemalloc
 from itertools import combinations
 
+import compare_runs
 import numpy as np
 import pandas as pd
 import pytest
+from common import bootstrap, difference_test, escape_markdown, markdown_table, percentile_interval
 from conftest import LABELS, assert_user_error, make_records, write_dataset
 from scipy import stats
 from sklearn.calibration import calibration_curve
@@ -20,9 +22,6 @@ from sklearn.metrics import cohen_kappa_score, f1_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
-
-import compare_runs
-import render_comparison
 
 
 def write_run(folder, labels, predictions, scores="probabilities", ids=None, names=LABELS, **record):
@@ -92,12 +91,6 @@ def compared(example, tmp_path_factory):
     return output, done.stdout
 
 
-@pytest.fixture
-def no_drawing(monkeypatch, tmp_path):
-    """The script as someone has it who copied it alone: without render_comparison.py beside it."""
-    monkeypatch.setattr(compare_runs, "__file__", str(tmp_path / "compare_runs.py"))
-
-
 def truth_and_predictions(run):
     table = pd.read_csv(run / "predictions.csv")
     return table["label"].to_numpy(), table["prediction"].to_numpy()
@@ -108,13 +101,12 @@ def truth_and_predictions(run):
 
 def test_command_writes_everything_and_ends_with_a_table(compared):
     output, printed = compared
-    assert sorted(path.name for path in output.iterdir()) == sorted(
-        ["comparison.json", *compare_runs.TABLES, *compare_runs.RENDERED]
-    )
-    tail = printed.rstrip().splitlines()[-6:]
+    assert sorted(path.name for path in output.iterdir()) == sorted(compare_runs.OUTPUTS)
+    *_, last = tail = printed.rstrip().splitlines()[-7:]
+    assert last.startswith(f"next: python tools/make_report.py --output_dir report --comparison_dir {output} --runs ")
     assert tail[0].split() == ["model", "test", "accuracy", "macro", "F1"]
     assert re.fullmatch(r"TF-IDF \+ linear SVM +\d\d\.\d\d +\d\d\.\d\d", tail[1])
-    assert [line.split()[0] for line in tail[2:]] == ["big_model&co", "small", "plain", "bare"]
+    assert [line.split()[0] for line in tail[2:-1]] == ["big_model&co", "small", "plain", "bare"]
 
 
 def test_metrics_and_intervals(compared, example):
@@ -164,8 +156,8 @@ def test_a_sentence_for_every_pair(compared):
     pairs = results_of(output)["pairs"]
     assert len(pairs) == 14
     for row in pairs:
-        sentence = render_comparison.pair_sentence(row)
-        assert f"- {sentence}\n" in text and sentence in printed
+        sentence = compare_runs.pair_sentence(row)
+        assert f"- {escape_markdown(sentence)}\n" in text and sentence in printed
         assert ("not distinguishable" in sentence) == (row["p_holm"] >= 0.05)
         assert f"{100 * abs(row['difference']):.2f} points" in sentence
     assert "bare never predicts math.SG" in text
@@ -183,10 +175,9 @@ def test_tables_and_escapes(compared):
     assert r"big\_model\&co & 1 & \textbf{" in latex and r"$\pm$" in latex and latex.count(r"\\") == 14
     markdown = (output / "table2.md").read_text(encoding="utf-8")
     assert markdown.count("†") == 9 and markdown.count("**") == 4
-    assert render_comparison.markdown(["a|b"], [["c"]]).startswith(r"| a\|b |")
-    assert render_comparison.latex(["a~b^c\\"], []).splitlines()[2] == (
-        r"a\textasciitilde{}b\textasciicircum{}c\textbackslash{} \\"
-    )
+    assert markdown_table(["a|b"], [["c"]]).startswith(r"| a\|b |")
+    row = compare_runs.latex([["a~b^c\\d{}$", *["1"] * 5]], set()).splitlines()[4]
+    assert row.startswith(r"a\textasciitilde b\textasciicircum c\textbackslash d\{\}\$ & 1 &")
     for name in ("table2.png", "calibration.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG")
 
@@ -210,8 +201,8 @@ def test_calibration_is_for_probabilities_only(compared):
     result = results_of(compared[0])
     assert set(result["calibration"]) == {"big_model&co", "small", "bare"}
     notes = " ".join(result["notes"])
-    assert re.search(r"left out for \S+/svm: it has decision values", notes)
-    assert re.search(r"left out for \S+/plain: it has no scores", notes)
+    assert re.search(r"left out for svm: it has decision values", notes)
+    assert re.search(r"left out for plain: it has no scores", notes)
 
 
 def test_same_seed_same_bytes(example, tmp_path, run):
@@ -226,7 +217,7 @@ def test_same_seed_same_bytes(example, tmp_path, run):
     assert one == two
 
 
-def test_order_of_documents_is_nothing_and_seed_is_something(example, tmp_path, run, no_drawing):
+def test_order_of_documents_is_nothing_and_seed_is_something(example, tmp_path, run):
     shuffled = shutil.copytree(example / "big", tmp_path / "big")
     edit(shuffled / "predictions.csv", lambda table: table.sample(frac=1, random_state=1))
     pairs = []
@@ -234,7 +225,6 @@ def test_order_of_documents_is_nothing_and_seed_is_something(example, tmp_path, 
         folder = tmp_path / f"out{number}"
         done = run("compare_runs", example / "svm", big, "--output_dir", folder, "--seed", seed)
         assert done.code == 0, done.err
-        assert not set(os.listdir(folder)) & set(compare_runs.RENDERED)
         pairs.append(results_of(folder)["pairs"])
     assert pairs[0] == pairs[1] != pairs[2]
 
@@ -255,25 +245,34 @@ def test_recipe_file_and_second_call(example, tmp_path, run):
 # What the numbers are
 
 
+def metrics_of_resamples(labels, predictions, n_classes, n_resamples, seed):
+    """Accuracy and macro F1, (1 + n_resamples, runs), as main() computes them."""
+    patterns, counts = np.unique(np.vstack([labels, predictions]), axis=1, return_counts=True)
+    accuracy, f1 = bootstrap(patterns[0], patterns[1:], n_classes, n_resamples, seed, counts=counts)
+    return {"accuracy": accuracy, "macro_f1": np.nanmean(f1, axis=-1)}
+
+
 def test_bootstrap_is_scikit_learn_on_resampled_documents():
     generator = np.random.default_rng(3)
     labels = generator.choice(4, 40, p=[0.6, 0.3, 0.08, 0.02])
     predictions = np.array([draw_predictions(generator, labels, 0.7, 4) for _ in range(3)])
-    draws = compare_runs.bootstrap(labels, predictions, 4, 300, seed=5)
     # The documented draw: multinomial counts over the distinct columns, in sorted order.
     patterns, counts = np.unique(np.vstack([labels, predictions]), axis=1, return_counts=True)
+    draws = metrics_of_resamples(labels, predictions, 4, 300, 5)
+    assert draws["macro_f1"][0] == pytest.approx([f1_score(labels, row, average="macro") for row in predictions])
     weights = np.random.default_rng(5).multinomial(40, counts / 40, size=300)
     for number in range(300):
         sample = np.repeat(patterns, weights[number], axis=1)
         for run in range(3):
             expected = f1_score(sample[0], sample[1 + run], average="macro", zero_division=0)
-            assert draws["macro_f1"][number, run] == pytest.approx(expected, abs=1e-12)
-            assert draws["accuracy"][number, run] == pytest.approx((sample[0] == sample[1 + run]).mean(), abs=1e-12)
+            assert draws["macro_f1"][1 + number, run] == pytest.approx(expected, abs=1e-12)
+            accuracy = (sample[0] == sample[1 + run]).mean()
+            assert draws["accuracy"][1 + number, run] == pytest.approx(accuracy, abs=1e-12)
 
 
 def f1_of_counts(labels, predictions, n_classes):
     cells = np.bincount(n_classes * labels + predictions, minlength=n_classes**2).reshape(n_classes, n_classes)
-    return float(compare_runs.macro_f1(cells.diagonal(), cells.sum(axis=0), cells.sum(axis=1)))
+    return np.mean(2 * cells.diagonal() / (cells.sum(axis=0) + cells.sum(axis=1)))
 
 
 def test_bootstrap_interval_agrees_with_scipy():
@@ -281,8 +280,9 @@ def test_bootstrap_interval_agrees_with_scipy():
     labels = generator.integers(0, 3, 400)
     difficulty = generator.random(400)
     predictions = np.array([draw_predictions(generator, labels, a, 3, difficulty) for a in (0.8, 0.85)])
-    draws = compare_runs.bootstrap(labels, predictions, 3, 10_000, seed=0)["macro_f1"]
-    low, high, p = compare_runs.bootstrap_test(draws[:, 1] - draws[:, 0])
+    draws = metrics_of_resamples(labels, predictions, 3, 10_000, 0)["macro_f1"]
+    test = difference_test(draws[:, 1] - draws[:, 0])
+    low, high, p = test["low"], test["high"], test["p"]
 
     def difference(truth, first, second):
         return f1_of_counts(truth, second, 3) - f1_of_counts(truth, first, 3)
@@ -299,22 +299,20 @@ def test_bootstrap_interval_agrees_with_scipy():
 
 def test_pooled_test_without_document_noise_is_welchs_t_test():
     first, second = np.array([0.90, 0.92, 0.91]), np.array([0.88, 0.91, 0.89, 0.90])
-    steady = [(1, first, np.tile(first, (50, 1))), (-1, second, np.tile(second, (50, 1)))]
-    difference, low, high, p = compare_runs.pooled_test(steady)
+    test = compare_runs.pooled_test([(1, np.tile(first, (51, 1))), (-1, np.tile(second, (51, 1)))])
     welch = stats.ttest_ind(first, second, equal_var=False)
-    assert p == pytest.approx(welch.pvalue)
     interval = welch.confidence_interval()
-    assert (low, difference, high) == pytest.approx((interval.low, first.mean() - second.mean(), interval.high))
+    expected = {"difference": first.mean() - second.mean(), "low": interval.low, "high": interval.high}
+    assert test == pytest.approx(expected | {"p": welch.pvalue})
 
 
 def test_pooled_test_with_one_seed_each_is_a_z_test_on_the_documents():
-    draws = np.random.default_rng(0).normal(0.9, 0.01, (2000, 2))
-    _, low, high, p = compare_runs.pooled_test(
-        [(1, np.array([0.91]), draws[:, :1]), (-1, np.array([0.9]), draws[:, 1:])]
-    )
-    spread = np.std(draws[:, 0] - draws[:, 1], ddof=1)
-    assert p == pytest.approx(2 * stats.norm.sf(0.01 / spread))
-    assert (high - low) / 2 == pytest.approx(1.959964 * spread, rel=1e-5)
+    draws = np.random.default_rng(0).normal(0.9, 0.01, (2001, 2))
+    draws[0] = 0.91, 0.9
+    test = compare_runs.pooled_test([(1, draws[:, :1]), (-1, draws[:, 1:])])
+    spread = np.std(draws[1:, 0] - draws[1:, 1], ddof=1)
+    assert test["p"] == pytest.approx(2 * stats.norm.sf(0.01 / spread))
+    assert (test["high"] - test["low"]) / 2 == pytest.approx(1.959964 * spread, rel=1e-5)
 
 
 def test_ece_known_case_and_scikit_learn():
@@ -330,16 +328,16 @@ def test_ece_known_case_and_scikit_learn():
 
 
 def test_detectable_difference_has_the_stated_power():
-    difference = render_comparison.detectable_difference(4735, 0.08)
+    difference = compare_runs.detectable_difference(4735, 0.08)
     generator = np.random.default_rng(0)
     shares = [(0.08 + difference) / 2, (0.08 - difference) / 2, 0.92]
     found = [compare_runs.mcnemar_test(int(a), int(b)) < 0.05 for a, b, _ in generator.multinomial(4735, shares, 2000)]
     assert 0.77 < np.mean(found) < 0.83
-    assert render_comparison.detectable_difference(30, 0.1) is None
+    assert compare_runs.detectable_difference(30, 0.1) is None
 
 
 def test_study_bounds():
-    pairs = render_comparison.study_pairs(0.08)
+    pairs = compare_runs.study_pairs(0.08)
     assert len(pairs) == 28
     for row in pairs:
         assert row["p_least"] <= row["p_assumed"] <= row["p_most"]
@@ -347,7 +345,7 @@ def test_study_bounds():
     row = next(row for row in pairs if row["model"].startswith("bge") and row["reference"].startswith("TF-IDF"))
     assert row["p_least"] == pytest.approx(stats.binomtest(50, 50).pvalue)
     assert row["p_most"] == pytest.approx(stats.binomtest(448, 846).pvalue)
-    sentences = " ".join(render_comparison.study_sentences(pairs, 0.08, None))
+    sentences = " ".join(compare_runs.study_sentences(pairs, 0.08, None))
     assert "28 pairs, 0 differences would be significant" in sentences
     assert "only a difference of 1.15 points or more" in sentences
 
@@ -369,8 +367,8 @@ def test_false_positives_of_single_runs():
         predictions = np.array([draw_predictions(generator, labels, 0.85, 5, difficulty) for _ in range(2)])
         first, second = predictions == labels
         exact.append(compare_runs.mcnemar_test(int((first & ~second).sum()), int((second & ~first).sum())) < 0.05)
-        draws = compare_runs.bootstrap(labels, predictions, 5, 500, int(generator.integers(2**31)))["macro_f1"]
-        resampled.append(compare_runs.bootstrap_test(draws[:, 0] - draws[:, 1])[2] < 0.05)
+        draws = metrics_of_resamples(labels, predictions, 5, 500, int(generator.integers(2**31)))["macro_f1"]
+        resampled.append(difference_test(draws[:, 0] - draws[:, 1])["p"] < 0.05)
     assert 0.03 <= rate(exact) <= 0.07, rate(exact)
     assert 0.03 <= rate(resampled) <= 0.07, rate(resampled)
 
@@ -389,15 +387,10 @@ def test_false_positives_of_pooled_seeds(seed_spread):
             for seed in range(3):
                 right = generator.random(600) < own + generator.normal(0, seed_spread)
                 predictions[3 * model + seed] = np.where(right, labels, 1 - labels)
-        draws = compare_runs.bootstrap(labels, predictions, 2, 200, int(generator.integers(2**31)))
-        values = {
-            "accuracy": (predictions == labels).mean(axis=1),
-            "macro_f1": np.array([f1_of_counts(labels, row, 2) for row in predictions]),
-        }
+        draws = metrics_of_resamples(labels, predictions, 2, 200, int(generator.integers(2**31)))
         for metric, flags in found.items():
-            value, drawn = values[metric], draws[metric]
-            p = compare_runs.pooled_test([(1, value[:3], drawn[:, :3]), (-1, value[3:], drawn[:, 3:])])[3]
-            flags.append(p < 0.05)
+            test = compare_runs.pooled_test([(1, draws[metric][:, :3]), (-1, draws[metric][:, 3:])])
+            flags.append(test["p"] < 0.05)
     for metric, flags in found.items():
         assert 0.03 <= rate(flags) <= 0.07, (metric, rate(flags))
 
@@ -413,8 +406,8 @@ def test_interval_of_macro_f1_covers_the_truth():
     for _ in range(1000):
         cells = generator.choice(25, 1000, p=joint.ravel())
         labels, predictions = cells // 5, cells % 5
-        draws = compare_runs.bootstrap(labels, predictions[None], 5, 1000, int(generator.integers(2**31)))["macro_f1"]
-        low, high, _ = compare_runs.bootstrap_test(draws[:, 0])
+        draws = metrics_of_resamples(labels, predictions[None], 5, 1000, int(generator.integers(2**31)))["macro_f1"]
+        low, high = percentile_interval(draws[1:, 0])
         covered.append(low <= true_f1 <= high)
     assert 0.93 <= rate(covered) <= 0.97, rate(covered)
 
@@ -438,9 +431,9 @@ def test_interval_of_a_difference_covers_the_truth():
         labels, outcome = cells // 4, cells % 4
         first = np.where(np.isin(outcome, (0, 1)), labels, 1 - labels)
         second = np.where(np.isin(outcome, (0, 2)), labels, 1 - labels)
-        draws = compare_runs.bootstrap(labels, np.array([first, second]), 2, 1000, int(generator.integers(2**31)))
-        low, high, _ = compare_runs.bootstrap_test(np.subtract(*draws["macro_f1"].T))
-        covered.append(low <= truth <= high)
+        draws = metrics_of_resamples(labels, np.array([first, second]), 2, 1000, int(generator.integers(2**31)))
+        test = difference_test(np.subtract(*draws["macro_f1"].T))
+        covered.append(test["low"] <= truth <= test["high"])
     assert 0.93 <= rate(covered) <= 0.97, rate(covered)
 
 
@@ -450,11 +443,11 @@ def test_eight_runs_of_the_studys_size_take_seconds():
     # Independent errors: the most distinct patterns, hence the most work.
     predictions = np.array([draw_predictions(generator, labels, 0.7) for _ in range(8)])
     start = time.process_time()
-    draws = compare_runs.bootstrap(labels, predictions, 5, 10_000, 42)
+    draws = metrics_of_resamples(labels, predictions, 5, 10_000, 42)
     assert time.process_time() - start < 20
-    assert draws["macro_f1"].shape == (10_000, 8)
+    assert draws["macro_f1"].shape == (10_001, 8)
     tracemalloc.start()
-    compare_runs.bootstrap(labels, predictions, 5, 1000, 42)
+    metrics_of_resamples(labels, predictions, 5, 1000, 42)
     assert tracemalloc.get_traced_memory()[1] < 100e6
     tracemalloc.stop()
 
@@ -463,7 +456,7 @@ def test_eight_runs_of_the_studys_size_take_seconds():
 
 
 def names_and_sizes(*runs):
-    runs = [compare_runs.read_run(str(folder)) for folder in runs]
+    runs = compare_runs.read_runs([str(folder) for folder in runs])
     return [(model["name"], len(model["runs"])) for model in compare_runs.pool_runs(runs)]
 
 
@@ -481,7 +474,7 @@ def test_pooling(tmp_path):
     shallow = make("shallow", model_name_or_path=None, config_name="configs/shallow/0_layers.json", seed=1)
     assert names_and_sizes(a, b) == [("m", 2)]
     assert names_and_sizes(a, b, other) == [("m (learning rate 1e-05)", 2), ("m (learning rate 3e-05)", 1)]
-    assert names_and_sizes(b, again) == [(f"m ({b})", 1), (f"m ({again})", 1)]
+    assert names_and_sizes(b, again) == [("m (a2)", 1), ("m (again)", 1)]
     assert names_and_sizes(bare, packed, shallow) == [("bare", 1), ("minilm", 1), ("0_layers", 1)]
     baseline = make("folder")
     (baseline / "model.skops").touch()
@@ -500,7 +493,7 @@ def test_equal_predictions_have_p_one(tmp_path, run):
     assert done.code == 0, done.err
     pairs = results_of(tmp_path / "out")["pairs"]
     assert len(pairs) == 4 and {row["p"] for row in pairs} == {row["p_holm"] for row in pairs} == {1.0}
-    assert "accuracy cannot tell them apart" in done.out
+    assert "accuracy cannot tell them apart" in done.log
     assert len(pd.read_csv(tmp_path / "out/hard_documents.csv")) == (predictions != labels).sum()
 
 
@@ -510,8 +503,8 @@ def test_thirty_documents(tmp_path, run):
     done = run("compare_runs", *runs, "--output_dir", tmp_path / "out")
     assert done.code == 0, done.err
     assert len(results_of(tmp_path / "out")["pairs"]) == 2
-    assert re.search(r"these 30 documents \(median\)", done.out)
-    assert done.out.splitlines()[-3].split() == ["model", "test", "accuracy", "macro", "F1"]
+    assert re.search(r"these 30 documents \(median\)", done.log)
+    assert done.out.splitlines()[-4].split() == ["model", "test", "accuracy", "macro", "F1"]
 
 
 def test_fewer_than_twenty_documents_get_a_table_and_no_test(tmp_path, run):
@@ -522,7 +515,7 @@ def test_fewer_than_twenty_documents_get_a_table_and_no_test(tmp_path, run):
     assert results_of(tmp_path / "out")["pairs"] == [] and not (tmp_path / "out/pairs.csv").exists()
     text = (tmp_path / "out/comparison.md").read_text(encoding="utf-8")
     assert "None was made." in text and "No tests: 19 documents are fewer than 20." in text
-    assert done.out.splitlines()[-3].split() == ["model", "test", "accuracy", "macro", "F1"]
+    assert done.out.splitlines()[-4].split() == ["model", "test", "accuracy", "macro", "F1"]
 
 
 def test_one_model_with_seeds_has_no_pairs_and_one_class_no_kappa(tmp_path, run):
@@ -539,7 +532,7 @@ def test_one_model_with_seeds_has_no_pairs_and_one_class_no_kappa(tmp_path, run)
     assert "no run has probabilities" in (tmp_path / "out/comparison.md").read_text(encoding="utf-8")
 
 
-def test_hard_documents_and_cross_listing(tmp_path, run, no_drawing):
+def test_hard_documents_and_cross_listing(tmp_path, run):
     records = make_records(per_class=60)
     dataset = write_dataset(tmp_path / "data", records)
     test = records[270:]
@@ -570,18 +563,19 @@ def test_hard_documents_and_cross_listing(tmp_path, run, no_drawing):
     assert not (tmp_path / "none").exists()
 
 
-def test_render_alone(compared, tmp_path, run):
-    folder = shutil.copytree(compared[0], tmp_path / "copy")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert run("render_comparison", "--comparison_dir", folder).code == 0
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert run("render_comparison", "--comparison_dir", folder, "--paper", "false").code == 0
-    assert "†" not in (folder / "table2.md").read_text(encoding="utf-8")
-    assert_user_error(run("render_comparison", "--comparison_dir", tmp_path), tmp_path, "compare_runs.py")
-    assert_user_error(run("render_comparison", "--comparison_dir", folder, "--papr"), "--papr", "--paper")
-    assert_user_error(
-        run("render_comparison", "--comparison_dir", folder, "--disagreement_rate", 0), "--disagreement_rate"
-    )
+def test_paper_and_disagreement_rate(pair, run):
+    good, bad, output = pair
+    call = ("compare_runs", "--output_dir", output, "--n_resamples", 100)
+    assert run(*call, "--disagreement_rate", 0.06, "--paper", good, bad).code == 0
+    study = json.loads((output / "study.json").read_text(encoding="utf-8"))
+    assert study["disagreement_rate"] == 0.06 and study["detectable_difference"] < 0.0115
+    assert "With 6.0 % assumed" in (output / "comparison.md").read_text(encoding="utf-8")
+    assert run(*call, good, bad, "--paper", "false").code == 0
+    assert "†" not in (output / "table2.md").read_text(encoding="utf-8") and not (output / "study.json").exists()
+    assert_user_error(run(*call, good, bad, "--papr"), "--papr", "--paper")
+    assert_user_error(run(*call, good, bad, "--paper", "--disagreement_rate", 0), "--disagreement_rate")
+    assert_user_error(run(*call, good, bad, "--disagreement_rate", 0.06), "--disagreement_rate", "--paper")
+    assert_user_error(run(*call, good, bad, "--dataset_revision", "main"), "--dataset_revision needs --dataset_name")
 
 
 # Bad input
@@ -600,8 +594,11 @@ BROKEN = {
     "empty id": (lambda t: t.assign(id=["", *t["id"][1:]]), ["no id in row 2"]),
     "no column of ids": (lambda t: t.drop(columns="id"), ["no column 'id'"]),
     "no prediction": (lambda t: t.assign(prediction=[*t["prediction"][:-1], " "]), ["no prediction in row 41"]),
-    "no documents": (lambda t: t[:0], ["holds no documents"]),
-    "score is no number": (lambda t: t.assign(**{"math.AG": ["?", *t["math.AG"][1:]]}), ["no number", "doc0000"]),
+    "no documents": (lambda t: t[:0], ["has no documents"]),
+    "score is not a number": (
+        lambda t: t.assign(**{"math.AG": ["?", *t["math.AG"][1:]]}),
+        ["not a number", "doc0000"],
+    ),
     "score column missing": (lambda t: t.drop(columns="math.DG"), ["no column of scores for class math.DG"]),
 }
 
@@ -661,6 +658,6 @@ def test_full_disk_is_one_line(pair, run, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(compare_runs.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     assert_user_error(run("compare_runs", good, bad, "--output_dir", output), "No space left", output)
     assert os.listdir(output) == ["comparison.json.tmp"]

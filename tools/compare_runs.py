@@ -1,80 +1,144 @@
 #!/usr/bin/env python
-"""Compare runs on the same test documents: table 2 with intervals, paired tests, agreement, calibration.
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "datasets==5.2.0",
+#     "jinja2==3.1.6",
+#     "matplotlib==3.11.2",
+#     "numpy==2.4.6",
+#     "pandas==3.1.1",
+#     "PyYAML==6.0.3",
+#     "scikit-learn==1.9.1",
+#     "scipy==1.17.1",
+#     "statsmodels==0.15.0",
+#     "transformers==5.23.0",
+# ]
+# ///
+"""Compare runs on the same test documents: table 2 with intervals, paired tests, agreement and calibration.
 
-    python compare_runs.py runs/svm runs/bert-large-cased runs/bge-large-en-v1.5 --output_dir comparison --paper
-    python compare_runs.py runs/svm runs/minilm-seed1 runs/minilm-seed2 runs/minilm-seed3 --output_dir comparison \\
-        --dataset_name data/arxiv --reference runs/svm
+    python tools/compare_runs.py runs/svm runs/bert-large-cased runs/bge-large-en-v1.5 --output_dir comparison --paper
+    python tools/compare_runs.py runs/svm runs/minilm-seed1 runs/minilm-seed2 runs/minilm-seed3 \\
+        --output_dir comparison --dataset_name data/arxiv --reference runs/svm
 
-Needs no model and no GPU: it reads each run's predictions.csv (columns id, label, prediction, then a column of scores
-for every class) and, where present, run_arguments.json and predict_results.json. Runs with the same model name (last
-part of model_name_or_path) and learning rate but different seeds are pooled into one row; a run without
+Needs no model and no GPU and takes seconds. Reads predictions.csv of each run (columns id, label, prediction and one
+column of scores per class) and, if present, run_arguments.json and predict_results.json. Runs with the same model name
+(last part of model_name_or_path) and learning rate but different seeds are pooled into one row. A run without
 run_arguments.json is a row of its own, named after its folder.
 
-Writes into --output_dir: comparison.json (everything), pairs.csv (the tests), per_class_f1.csv, agreement.csv and
-hard_documents.csv (every run is wrong); then render_comparison.py beside this file draws table2.md, .tex, .csv and
-.png, comparison.md and calibration.png from them. Ends with a small table on standard output. Below 20 documents
-the tests are left out.
+Writes into --output_dir: comparison.json (everything), pairs.csv (the tests), per_class_f1.csv, agreement.csv,
+hard_documents.csv (documents that every run gets wrong), table2.md, .tex, .csv and .png (accuracy and macro F1 with
+95 % intervals), comparison.md (every test as a sentence) and, if a run has probabilities, calibration.png. With
+--paper the study's own table is added as marked rows, and study.json holds the bounds that its accuracies set to the
+tests that cannot be made without its predictions. Below 20 documents no tests are made.
 """
 
-import argparse
-import difflib
 import json
-import logging
-import os
-import re
-import subprocess
+import math
+import shlex
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
-from itertools import combinations, combinations_with_replacement, product
+from itertools import combinations, combinations_with_replacement, pairwise, product
 from pathlib import Path
-from typing import NoReturn
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import yaml
-from datasets import load_dataset
-from scipy import stats
-from sklearn.metrics import accuracy_score, cohen_kappa_score, f1_score
+from common import (
+    ALPHA,
+    add_holm,
+    bootstrap,
+    dataset_commit,
+    difference_test,
+    escape_markdown,
+    fail,
+    load_split,
+    markdown_table,
+    one_line,
+    open_output_dir,
+    p_text,
+    parse_arguments,
+    percent,
+    percentile_interval,
+    plain,
+    png,
+    read_json,
+    run_name,
+    short_path,
+    start_logging,
+    versions,
+    write_files,
+)
+from scipy import optimize, stats
+from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
-from transformers import HfArgumentParser
-
-logger = logging.getLogger(__name__)
 
 SCRIPT = "compare_runs.py"
-TABLES = ("pairs.csv", "per_class_f1.csv", "agreement.csv", "hard_documents.csv")
-# What render_comparison.py makes of them.
-RENDERED = tuple("table2.md table2.tex table2.csv table2.png comparison.md calibration.png study.json".split())
+OUTPUTS = (
+    "comparison.json pairs.csv per_class_f1.csv agreement.csv hard_documents.csv "
+    "table2.md table2.tex table2.csv table2.png comparison.md calibration.png study.json"
+).split()
 BASELINE_NAME = "TF-IDF + linear SVM"
 MIN_TEST_DOCUMENTS = 20
 CALIBRATION_BINS = 15
-ALPHA = 0.05
-PACKAGES = ("numpy", "scipy", "statsmodels", "scikit-learn", "pandas")
+POWER = 0.8
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1"}
+HEADER = ["model", "seeds", "accuracy", "95 % interval", "macro F1", "95 % interval"]
+SHOWN_HARD_DOCUMENTS = 10
+HARD_COLUMNS = "id label majority_prediction runs_that_agree mean_confidence categories cross_listed".split()
+TEST_NOTES = (
+    "The exact McNemar test uses the documents that exactly one of two models gets right. The paired bootstrap draws "
+    "{resamples:,} samples of the documents and compares macro F1 on each. Both are about these trained models, not "
+    "about training them again. Where a model has several seeds, documents and seeds are random effects "
+    "(Obuchowski-Rockette analysis with Hillis's degrees of freedom). p-values are corrected by Holm's method over "
+    "all pairs of one metric, intervals are not. Distinguishable means p < 0.05 after correction."
+)
+# Nakada & Masada, table 2: accuracy and macro F1 in per cent, one run each; the test split is a tenth of 47,350.
+STUDY_DOCUMENTS = 4735
+STUDY_TABLE = {
+    "bert-large-cased": (90.90, 87.70),
+    "e5-large-v2": (91.15, 88.60),
+    "bge-large-en-v1.5": (91.59, 88.77),
+    "gte-large": (91.00, 87.86),
+    "mxbai-embed-large-v1": (90.60, 87.37),
+    "GIST-large-Embedding-v0": (91.53, 88.76),
+    "UAE-Large-V1": (90.83, 87.75),
+    "TF-IDF + linear SVM": (90.54, 87.20),
+}
 
 
 @dataclass
 class CompareArguments:
-    """What to compare with what, and how."""
+    """What to compare and how."""
 
-    output_dir: str = field(metadata={"help": "Folder to write: new, empty, or written by this script before."})
+    output_dir: str = field(metadata={"help": "Folder to write: new, empty, or an earlier output of this script."})
     runs: list[str] = field(
         default_factory=list,
-        metadata={"help": "Run folders, two or more. They are usually given first and without the flag."},
+        metadata={"help": "Run folders, two or more. They are usually given without the flag, in any place."},
     )
     reference: str | None = field(
         default=None,
-        metadata={"help": "Folder or name of the run that all are tested against; the most accurate if not given."},
+        metadata={"help": "Folder or name of the run that all others are tested against. Default: the most accurate."},
     )
-    paper: bool = field(default=False, metadata={"help": "Add the study's table 2 and what its test set could show."})
     dataset_name: str | None = field(
         default=None,
         metadata={"help": "Dataset folder or Hub id of the runs, for the categories of documents that all get wrong."},
     )
-    n_resamples: int = field(default=10_000, metadata={"help": "Bootstrap samples of the documents."})
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a Hub dataset. Default: its main branch."}
+    )
+    paper: bool = field(
+        default=False, metadata={"help": "Add the study's table 2 and what its test set could have shown."}
+    )
+    disagreement_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "With --paper: assumed share of the study's documents on which exactly one of two models is "
+            "right. Default: 0.08."
+        },
+    )
+    n_resamples: int = field(default=10_000, metadata={"help": "Number of bootstrap samples of the documents."})
     seed: int = field(default=42, metadata={"help": "Seed of the bootstrap."})
 
     def __post_init__(self):
@@ -82,77 +146,34 @@ class CompareArguments:
             raise ValueError(f"--n_resamples must be at least 100, not {self.n_resamples}")
         if self.seed < 0:
             raise ValueError(f"--seed must not be negative, not {self.seed}")
+        if self.dataset_revision and not self.dataset_name:
+            raise ValueError("--dataset_revision needs --dataset_name")
+        if self.disagreement_rate is None:
+            self.disagreement_rate = 0.08 if self.paper else None
+        elif not self.paper:
+            raise ValueError("--disagreement_rate is about the study's table; give --paper, too")
+        elif not 0 < self.disagreement_rate <= 1:
+            raise ValueError(f"--disagreement_rate must be above 0 and at most 1, not {self.disagreement_rate:g}")
 
 
-def fail(message: str) -> NoReturn:
-    """End the program as every user's mistake ends it: one line on standard error, exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+def positional_runs(namespace, unknown: list[str]) -> None:
+    """Move the words that belong to no flag into ``namespace.runs``."""
+    namespace.runs = [*namespace.runs, *(word for word in unknown if not word.startswith("-"))]
+    unknown[:] = [word for word in unknown if word.startswith("-")]
 
 
-def parse_arguments(*dataclass_types: type) -> tuple:
-    """Parse the command line; a first argument FILE.json or FILE.yaml stands for flags, later flags override it.
+def read_predictions(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return label and prediction of each document, indexed by id, and the scores, one column per class, or None.
 
-    Words that belong to no flag are appended to the first dataclass's ``runs``. Ends with exit code 2 on an unreadable
-    file, an unknown flag (the nearest known one is named) or a bad value.
+    Exits with status 2 if the file cannot be read, a column or value is missing or an id is duplicated.
     """
-    parser = HfArgumentParser(
-        dataclass_types, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.error = fail
-    arguments = sys.argv[1:]
-    if arguments and arguments[0].endswith((".json", ".yaml", ".yml")):
-        try:
-            recipe = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))  # JSON is YAML
-            recipe = {key: value for key, value in recipe.items() if value is not None}
-            flags = [
-                word
-                for key, value in recipe.items()
-                for word in (f"--{key}", *map(str, value if isinstance(value, list) else [value]))
-            ]
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
-            fail(
-                f"{arguments[0]} is no readable file of arguments (flag: value a line): {' '.join(str(error).split())}"
-            )
-        arguments = flags + arguments[1:]
-    namespace, rest = parser.parse_known_args(arguments)
-    unknown = [word for word in rest if word.startswith("-")]
-    if unknown:
-        known = [option for action in parser._actions for option in action.option_strings]
-        nearest = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-        fail(f"unknown argument {unknown[0]}; {f'did you mean {nearest[0]}?' if nearest else '--help lists all'}")
-    namespace.runs = [*namespace.runs, *rest]
-    try:
-        return parser.parse_dict(vars(namespace))
-    except (ValueError, ImportError) as error:
-        fail(" ".join(str(error).split()))
-
-
-def read_json(path: Path) -> dict:
-    """The object in a JSON file; empty if there is no such file. Exit code 2 if it holds something else."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        fail(f"cannot read {path}: {' '.join(str(error).split())}")
-    return content if isinstance(content, dict) else fail(f"{path} holds no JSON object; make the run again")
-
-
-def read_run(folder: str) -> dict:
-    """Read a run folder: its name, seed and learning rate, and its predictions as a table indexed by document id.
-
-    scores is a table of one column per class, or None; probabilities says whether its rows are distributions. Ends
-    with exit code 2 if the folder is not a run, or its ids are missing or doubled.
-    """
-    path = Path(folder) / "predictions.csv"
     strings = dict.fromkeys(("id", "label", "prediction"), str)
     try:
-        table = pd.read_csv(path, dtype=strings, keep_default_na=False, encoding="utf-8")
+        table = pd.read_csv(path, dtype=strings, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:
-        fail(f"{folder} holds no predictions.csv; give folders of finished runs (made with --do_predict)")
+        fail(f"{path.parent} has no predictions.csv; give folders of finished runs (made with --do_predict)")
     except (OSError, ValueError) as error:
-        fail(f"cannot read {path}: {' '.join(str(error).split())}")
+        fail(f"cannot read {path}: {getattr(error, 'strerror', None) or one_line(error)}")
     for column in strings:
         if column not in table:
             fail(f"{path} has no column {column!r}; it needs id, label, prediction and one column of scores per class")
@@ -160,73 +181,108 @@ def read_run(folder: str) -> dict:
         if len(empty):
             fail(f"{path} has no {column} in row {empty[0] + 2} ({len(empty)} such rows); make the run again")
     if table.empty:
-        fail(f"{path} holds no documents; make the run again with a test split")
-    doubled = table["id"][table["id"].duplicated()]
-    if len(doubled):
-        fail(f"{path} holds document {doubled.iloc[0]} more than once ({len(doubled)} such rows); remove the doubles")
+        fail(f"{path} has no documents; make the run again with a test split")
+    duplicates = table["id"][table["id"].duplicated()]
+    if len(duplicates):
+        fail(f"{path} has document {duplicates.iloc[0]} more than once ({len(duplicates)} such rows); remove them")
     table = table.set_index("id")
     scores = table.drop(columns=["label", "prediction"])
-    if has_scores := bool(scores.shape[1]):
-        missing = sorted({*table["label"], *table["prediction"]} - set(scores.columns))
-        if missing:
-            fail(f"{path} has no column of scores for class {missing[0]}; it has {', '.join(scores.columns)}")
-        scores = scores.apply(pd.to_numeric, errors="coerce")
-        if scores.isna().to_numpy().any():
-            fail(f"{path} has a score that is no number, document {scores.index[scores.isna().any(axis=1)][0]}")
-    values = scores.to_numpy(dtype=float)
-    sums_to_one = np.allclose(values.sum(axis=1), 1, atol=1e-3)
+    if not scores.shape[1]:
+        return table, None
+    missing = sorted({*table["label"], *table["prediction"]} - set(scores.columns))
+    if missing:
+        fail(f"{path} has no column of scores for class {missing[0]}; it has {', '.join(scores.columns)}")
+    scores = scores.apply(pd.to_numeric, errors="coerce")
+    if scores.isna().to_numpy().any():
+        fail(f"{path} has a score that is not a number, document {scores.index[scores.isna().any(axis=1)][0]}")
+    return table[["label", "prediction"]], scores
+
+
+def read_run(folder: str, label: str) -> dict:
+    """Return a run: name, seed, learning rate, predictions and scores; label identifies it in what is published.
+
+    probabilities says whether the scores of every document are a distribution. Exits with status 2 if the folder is
+    not a finished run or mixes two.
+    """
+    table, scores = read_predictions(Path(folder) / "predictions.csv")
+    results, record = (
+        read_json(path) if (path := Path(folder) / name).exists() else {}
+        for name in ("predict_results.json", "run_arguments.json")
+    )
+    accuracy, seed, rate = results.get("predict_accuracy"), record.get("seed"), record.get("learning_rate")
+    for key, value in {"predict_accuracy": accuracy, "seed": seed, "learning_rate": rate}.items():
+        if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
+            fail(f"{folder} records {key} {value!r}, which is not a number; make the run again")
     correct = float((table["label"] == table["prediction"]).mean())
-    recorded = read_json(Path(folder) / "predict_results.json").get("predict_accuracy")
-    if recorded is not None and abs(recorded - correct) > 1e-4:
-        fail(f"{folder} mixes two runs: accuracy is {correct:.4f} in predictions.csv, {recorded:.4f} in "
-             "predict_results.json; make the run again")  # fmt: skip
-    record = read_json(Path(folder) / "run_arguments.json")
+    if accuracy is not None and abs(accuracy - correct) > 1e-4:
+        fail(
+            f"{folder} mixes two runs: accuracy is {correct:.4f} in predictions.csv, {accuracy:.4f} in "
+            "predict_results.json; make the run again"
+        )
     is_baseline = record.get("script") == "run_baseline.py" or (Path(folder) / "model.skops").exists()
     source = str(record.get("model_name_or_path") or record.get("config_name") or "")
-    parts = [part.removesuffix(".json") for part in source.split("/") if part not in ("", ".")]
-    # The last part may only say what kind of thing it is.
-    while len(parts) > 1 and re.fullmatch(r"model|config|checkpoint-\d+", parts[-1]):
-        parts.pop()
+    name = short_path(source) if source else run_name(Path(folder).resolve())
+    values = np.empty((len(table), 0)) if scores is None else scores.to_numpy(dtype=float)
     return {
         "folder": folder,
-        "name": BASELINE_NAME if is_baseline else parts[-1] if parts else Path(folder).resolve().name,
+        "label": label,
+        "name": BASELINE_NAME if is_baseline else name,
         "is_baseline": is_baseline,
-        "seed": record.get("seed"),
-        "learning_rate": record.get("learning_rate"),
-        "table": table[["label", "prediction"]],
-        "scores": scores if has_scores else None,
-        "probabilities": has_scores and sums_to_one and bool(np.all(values >= 0)),
+        "seed": seed,
+        "learning_rate": rate,
+        "table": table,
+        "scores": scores,
+        "probabilities": bool(np.allclose(values.sum(axis=1), 1, atol=1e-3) and np.all(values >= 0)),
     }
 
 
-def align_runs(runs: list[dict]) -> None:
-    """Bring every run into the order of the first. Exit code 2 unless all have the same documents and labels."""
+def read_runs(folders: list[str]) -> list[dict]:
+    """Read run folders and bring all into the document order of the first.
+
+    A run's label is the shortest last part of its path that no other run has, so that the outputs do not show where
+    the folders are on this machine. Exits with status 2 unless all runs have the same documents and labels.
+    """
+    paths = [Path(folder).resolve() for folder in folders]
+    for path, count in Counter(paths).items():
+        if count > 1:
+            fail(f"run folder {path} is given {count} times; give each run once")
+    runs = []
+    for folder, path in zip(folders, paths, strict=True):
+        length = 1 if run_name(path) == path.name else 2
+        while sum(other.parts[-length:] == path.parts[-length:] for other in paths) > 1:
+            length += 1
+        runs.append(read_run(folder, "/".join(path.parts[-length:])))
     first, *others = runs
     for run in others:
         here, there = set(first["table"].index), set(run["table"].index)
         if here != there:
-            counts = f"{len(here - there)} documents only in the first, {len(there - here)} only in the second"
-            fail(f"{first['folder']} and {run['folder']} predict different test sets: {counts}, such as "
-                 f"{min(here ^ there)}; compare runs made with the same dataset")  # fmt: skip
+            fail(
+                f"{first['folder']} and {run['folder']} predict different test sets: {len(here - there)} documents "
+                f"only in the first, {len(there - here)} only in the second, such as {min(here ^ there)}; compare "
+                "runs made with the same dataset"
+            )
         run["table"] = run["table"].loc[first["table"].index]
         other = np.flatnonzero(run["table"]["label"].to_numpy() != first["table"]["label"].to_numpy())
         if len(other):
-            fail(f"{first['folder']} and {run['folder']} give document {first['table'].index[other[0]]} different "
-                 f"labels ({len(other)} such documents); compare runs made with the same dataset")  # fmt: skip
+            fail(
+                f"{first['folder']} and {run['folder']} give document {first['table'].index[other[0]]} different "
+                f"labels ({len(other)} such documents); compare runs made with the same dataset"
+            )
         if run["scores"] is not None:
             run["scores"] = run["scores"].loc[first["table"].index]
+    return runs
 
 
 def pool_runs(runs: list[dict]) -> list[dict]:
-    """Group the numbers of the runs into the table's rows; see the file's docstring for the rule."""
+    """Group the indices of the runs into the table's rows; the file's docstring says which runs belong together."""
     groups = {}
     for number, run in enumerate(runs):
-        key = (run["name"], run["learning_rate"]) if run["seed"] is not None else (run["name"], run["folder"])
+        key = (run["name"], run["learning_rate"]) if run["seed"] is not None else (run["name"], run["label"])
         groups.setdefault(key, []).append(number)
     pooled = []
     for members in groups.values():
         seeds = [runs[number]["seed"] for number in members]
-        # The same seed twice: these runs differ in something else, so they are no sample of seeds.
+        # Runs with the same seed differ in something else, so they are not a sample of seeds.
         pooled += [members] if len(set(seeds)) == len(seeds) else [[number] for number in members]
     models = [
         {key: runs[members[0]][key] for key in ("name", "is_baseline")} | {"runs": members} for members in pooled
@@ -236,88 +292,44 @@ def pool_runs(runs: list[dict]) -> list[dict]:
         rates = [runs[model["runs"][0]]["learning_rate"] for model in rows]
         for model, rate in zip(rows, rates, strict=True):
             is_rate = None not in rates and len(set(rates)) == count
-            model["name"] += f" (learning rate {rate:g})" if is_rate else f" ({runs[model['runs'][0]]['folder']})"
+            model["name"] += f" (learning rate {rate:g})" if is_rate else f" ({runs[model['runs'][0]]['label']})"
     return models
 
 
 def find_reference(reference: str | None, models: list[dict], runs: list[dict]) -> int:
-    """Number of the row that --reference means, by folder or by name; without it the most accurate row's."""
+    """Return the index of the row that --reference names by folder or name, or else of the most accurate row."""
     if reference is None:
         return max(range(len(models)), key=lambda number: (models[number]["accuracy"], models[number]["macro_f1"]))
     for number, model in enumerate(models):
         folders = [Path(runs[member]["folder"]).resolve() for member in model["runs"]]
         if reference == model["name"] or Path(reference).resolve() in folders:
             return number
-    fail(f"--reference {reference} is none of the runs given: {', '.join(run['folder'] for run in runs)}")
-
-
-def macro_f1(hits: np.ndarray, predicted: np.ndarray, support: np.ndarray) -> np.ndarray:
-    """Macro F1 from counts of shape (..., classes): mean over the classes that are a label or a prediction at all.
-
-    The rule of sklearn.metrics.f1_score(average="macro", zero_division=0).
-    """
-    size = predicted + support
-    scores = np.divide(2 * hits, size, out=np.zeros(np.broadcast(hits, size).shape), where=size > 0)
-    return scores.sum(axis=-1) / (size > 0).sum(axis=-1)
-
-
-def bootstrap(labels: np.ndarray, predictions: np.ndarray, n_classes: int, n_resamples: int, seed: int) -> dict:
-    """Accuracy and macro F1, each (n_resamples, runs), of all runs on the same resamples of the documents.
-
-    labels is (documents,), predictions (runs, documents), both class numbers. Documents alike in the label and every
-    prediction are exchangeable, so a resample is one multinomial draw over the distinct patterns, and its confusion
-    counts are a matrix product: no array of labels is ever resampled. Blocks of 250 draws bound the memory.
-    """
-    patterns, counts = np.unique(np.vstack([labels, predictions]), axis=1, return_counts=True)
-    support = np.eye(n_classes)[patterns[0]]
-    predicted = np.eye(n_classes)[patterns[1:]]
-    cells = np.concatenate([predicted * support, predicted]).swapaxes(0, 1)  # (patterns, 2 x runs, classes)
-    n_runs, n_documents = len(predictions), len(labels)
-    generator = np.random.default_rng(seed)
-    accuracies, scores = np.empty((n_resamples, n_runs)), np.empty((n_resamples, n_runs))
-    for start in range(0, n_resamples, 250):
-        block = slice(start, min(start + 250, n_resamples))
-        draws = generator.multinomial(n_documents, counts / n_documents, size=block.stop - start).astype(float)
-        sums = (draws @ cells.reshape(len(cells), -1)).reshape(len(draws), 2 * n_runs, n_classes)
-        hits = sums[:, :n_runs]
-        accuracies[block] = hits.sum(axis=-1) / n_documents
-        scores[block] = macro_f1(hits, sums[:, n_runs:], (draws @ support)[:, None])
-    return {"accuracy": accuracies, "macro_f1": scores}
-
-
-def bootstrap_test(differences: np.ndarray) -> tuple[float, float, float]:
-    """95 % percentile interval of a bootstrapped difference and the two-sided p-value that belongs to it.
-
-    p is twice the smaller share of resamples on one side of 0, with one added above and below, so it is never 0
-    (Davison & Hinkley, Bootstrap Methods and their Application, 1997, section 4.4).
-    """
-    low, high = np.quantile(differences, [ALPHA / 2, 1 - ALPHA / 2])
-    tail = min((differences <= 0).sum(), (differences >= 0).sum())
-    return float(low), float(high), float(min(1.0, 2 * (tail + 1) / (len(differences) + 1)))
+    fail(f"--reference {reference} is not one of the runs given: {', '.join(run['folder'] for run in runs)}")
 
 
 def mcnemar_test(only_first: int, only_second: int) -> float:
-    """Exact two-sided McNemar p-value from the numbers of documents that exactly one of the two models gets right."""
+    """Return the exact two-sided McNemar p-value from the numbers of documents that exactly one model gets right."""
     return float(mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
 
 
-def pooled_test(groups: list[tuple[int, np.ndarray, np.ndarray]]) -> tuple[float, float, float, float]:
-    """Estimate, 95 % interval and p-value (of 0) of a signed sum of models' means; documents and seeds are random.
+def pooled_test(groups: list[tuple[int, np.ndarray]]) -> dict[str, float]:
+    """Return a signed sum of models' means with its 95 % interval and p (of 0); documents and seeds are random.
 
-    Each group is (sign, the metric of every seed (seeds,), its bootstrap over documents (resamples, seeds)). Seeds are
-    nested in models and crossed with documents, as readers with cases in diagnostic imaging; this is the analysis made
-    for that: the variance of Obuchowski & Rockette (Communications in Statistics B 24:285-308, 1995) for readers
-    nested in treatments, error covariances from the bootstrap, t distribution with Hillis's degrees of freedom
-    (Statistics in Medicine 26:596-619, 2007). A bootstrap over seeds too is the common alternative; with the usual
-    three to five seeds its error rate depends on how much seeds differ. A group of one seed adds no seed variance.
+    Each group is (sign, the metric of every seed, (1 + resamples, seeds)): first on the documents, then on resamples
+    of them. Seeds are nested in models and crossed with documents, as readers with cases in diagnostic imaging, and
+    this is the analysis made for that: the variance of Obuchowski & Rockette (Communications in Statistics B
+    24:285-308, 1995) for readers nested in treatments, error covariances from the bootstrap, t distribution with
+    Hillis's degrees of freedom (Statistics in Medicine 26:596-619, 2007). A bootstrap over seeds, too, is the common
+    alternative; with the usual three to five seeds its error rate depends on how much seeds differ. A group of one
+    seed adds no seed variance.
     """
-    estimate = sum(sign * values.mean() for sign, values, _ in groups)
-    document_variance = np.var(sum(sign * draws.mean(axis=1) for sign, _, draws in groups), ddof=1)
+    estimate = sum(sign * values[0].mean() for sign, values in groups)
+    document_variance = np.var(sum(sign * values[1:].mean(axis=1) for sign, values in groups), ddof=1)
     seed_variance, inverse_freedom = 0.0, 0.0
-    for _, values, draws in groups:
-        if (n := len(values)) > 1:
-            variance = np.var(values, ddof=1) / n
-            covariance = np.cov(draws.T)
+    for _, values in groups:
+        if (n := values.shape[1]) > 1:
+            variance = np.var(values[0], ddof=1) / n
+            covariance = np.cov(values[1:].T)
             shared = (covariance.sum() - np.trace(covariance)) / (n * (n - 1))
             # What one seed does on one document moves both variances: it is taken out of the documents' part.
             document_variance -= (np.trace(covariance) / n - shared) / n
@@ -326,80 +338,142 @@ def pooled_test(groups: list[tuple[int, np.ndarray, np.ndarray]]) -> tuple[float
     total = seed_variance + max(0.0, document_variance)
     if total == 0:
         # Every resample gives the same difference: the smallest p that so many resamples can show.
-        return (*(float(estimate),) * 3, 1.0 if estimate == 0 else 1 / (len(groups[0][2]) + 1))
-    t = stats.t(total**2 / inverse_freedom if inverse_freedom > 0 else np.inf)
-    half, p = t.ppf(1 - ALPHA / 2) * np.sqrt(total), 2 * t.sf(abs(estimate) / np.sqrt(total))
-    return float(estimate), float(estimate - half), float(estimate + half), float(p)
+        half, p = 0.0, 1.0 if estimate == 0 else 1 / len(groups[0][1])
+    else:
+        t = stats.t(total**2 / inverse_freedom if inverse_freedom > 0 else np.inf)
+        half, p = t.ppf(1 - ALPHA / 2) * np.sqrt(total), 2 * t.sf(abs(estimate) / np.sqrt(total))
+    return {
+        "difference": float(estimate),
+        "low": float(estimate - half),
+        "high": float(estimate + half),
+        "p": float(p),
+    }
 
 
-def compare_pair(first: dict, second: dict, values: dict, draws: dict, correct: np.ndarray) -> list[dict]:
-    """Two rows, accuracy and macro F1, on how the first model differs from the second; p-values as yet uncorrected."""
+def measure(model: dict, draws: dict, correct: np.ndarray) -> None:
+    """Add mean, standard deviation over seeds and 95 % interval of both metrics to a row of the table.
+
+    draws are the metrics (1 + resamples, runs), correct says which run is right on which document.
+    """
+    members = model["runs"]
+    model["source"], model["seeds"] = "run", len(members)
+    for metric in METRICS:
+        values = draws[metric][:, members]
+        if len(members) > 1:
+            test = pooled_test([(1, values)])
+            interval = test["low"], test["high"]
+        elif metric == "accuracy":
+            interval = proportion_confint(int(correct[members].sum()), correct.shape[1], alpha=ALPHA, method="wilson")
+        else:
+            interval = percentile_interval(values[1:, 0])
+        model[metric] = float(values[0].mean())
+        model[f"{metric}_sd"] = float(values[0].std(ddof=1)) if len(members) > 1 else None
+        model[f"{metric}_low"], model[f"{metric}_high"] = (float(min(1, max(0, bound))) for bound in interval)
+
+
+def compare_pair(first: dict, second: dict, draws: dict, correct: np.ndarray) -> list[dict]:
+    """Return two rows, accuracy and macro F1, on how the first model differs from the second, without correction."""
     rows, single = [], len(first["runs"]) == len(second["runs"]) == 1
     for metric in METRICS:
+        values = draws[metric]
         row = {"model": first["name"], "reference": second["name"], "metric": metric, "documents": correct.shape[1]}
         row |= {"seeds": len(first["runs"]), "reference_seeds": len(second["runs"])}
+        row |= {"only_model_right": None, "only_reference_right": None}
         if single:
             (a,), (b,) = first["runs"], second["runs"]
-            low, high, p = bootstrap_test(draws[metric][:, a] - draws[metric][:, b])
-            difference, test = float(values[metric][a] - values[metric][b]), "paired bootstrap"
+            test, found = "paired bootstrap", difference_test(values[:, a] - values[:, b])
             row["only_model_right"] = int((correct[a] & ~correct[b]).sum())
             row["only_reference_right"] = int((correct[b] & ~correct[a]).sum())
             if metric == "accuracy":
-                p, test = mcnemar_test(row["only_model_right"], row["only_reference_right"]), "exact McNemar"
+                test = "exact McNemar"
+                found["p"] = mcnemar_test(row["only_model_right"], row["only_reference_right"])
         else:
-            groups = [(sign, values[metric][model["runs"]], draws[metric][:, model["runs"]])
-                      for sign, model in ((1, first), (-1, second))]  # fmt: skip
-            (difference, low, high, p), test = pooled_test(groups), "Obuchowski-Rockette"
-            row |= {"only_model_right": None, "only_reference_right": None}
-        rows.append(row | {"difference": difference, "low": low, "high": high, "test": test, "p": p})
+            test = "Obuchowski-Rockette"
+            found = pooled_test([(1, values[:, first["runs"]]), (-1, values[:, second["runs"]])])
+        p = found.pop("p")
+        rows.append(row | found | {"test": test, "p": p})
     return rows
 
 
+def run_tests(models: list[dict], reference: int, draws: dict, correct: np.ndarray) -> tuple[list[dict], list[str]]:
+    """Return the tests of all models against the reference and against the baseline, or a note why there are none."""
+    compared = []
+    for target in dict.fromkeys([reference, *(n for n, model in enumerate(models) if model["is_baseline"])]):
+        compared += [(n, target) for n in range(len(models)) if n != target and (target, n) not in compared]
+    if correct.shape[1] < MIN_TEST_DOCUMENTS:
+        return [], [f"No tests: {correct.shape[1]} documents are fewer than {MIN_TEST_DOCUMENTS}."]
+    if not compared:
+        return [], ["No tests: all runs are seeds of one model."]
+    pairs = [
+        row for number, target in compared for row in compare_pair(models[number], models[target], draws, correct)
+    ]
+    for metric in METRICS:
+        add_holm([row for row in pairs if row["metric"] == metric])
+    for row in pairs:
+        row["distinguishable"] = bool(row["p_holm"] < ALPHA)
+    return pairs, []
+
+
 def agreement_table(models: list[dict], predictions: np.ndarray, correct: np.ndarray) -> tuple[pd.DataFrame, list]:
-    """Agreement of each pair of models, means over their seeds (a model with itself: of its seeds among each other),
-    and for each pair of runs of different models the share of documents that exactly one is right on."""
+    """Return the agreement of each pair of models and the disagreement of each pair of runs of different models.
+
+    Agreement is the mean over pairs of seeds; that of a model with itself is between its seeds. Disagreement is the
+    share of documents that exactly one of two runs gets right.
+    """
     rows, disagreements = [], []
     for first, second in combinations_with_replacement(models, 2):
         pairs = list(combinations(first["runs"], 2) if first is second else product(first["runs"], second["runs"]))
         if not pairs:
             continue
         same = [float(np.mean(predictions[a] == predictions[b])) for a, b in pairs]
-        # Two runs that name one and the same class for all documents: chance agreement is 1 and kappa is 0/0.
-        kappa = [1.0 if share == 1 else cohen_kappa_score(predictions[a], predictions[b])
-                 for share, (a, b) in zip(same, pairs, strict=True)]  # fmt: skip
+        # If two runs predict one and the same class for all documents, chance agreement is 1 and kappa is 0/0.
+        kappa = [
+            1.0 if share == 1 else cohen_kappa_score(predictions[a], predictions[b])
+            for share, (a, b) in zip(same, pairs, strict=True)
+        ]
         one_right = [float(np.mean(correct[a] != correct[b])) for a, b in pairs]
         disagreements += one_right if first is not second else []
-        rows.append({"model": first["name"], "other": second["name"], "same_prediction": np.mean(same),
-                     "cohen_kappa": np.mean(kappa), "exactly_one_right": np.mean(one_right)})  # fmt: skip
+        rows.append([first["name"], second["name"], *(float(np.mean(part)) for part in (same, kappa, one_right))])
     columns = ["model", "other", "same_prediction", "cohen_kappa", "exactly_one_right"]
     return pd.DataFrame(rows, columns=columns), disagreements
 
 
-def load_categories(dataset_name: str, ids: pd.Index) -> list[list[str]]:
-    """The categories of each test document, in the order of ids. Exit code 2 if the dataset does not have them."""
-    try:
-        dataset = load_dataset(dataset_name, split="test")
-    except Exception as error:  # datasets raises many kinds: no such folder, no network, broken parquet
-        fail(f"cannot load the test split of dataset {dataset_name}: {' '.join(str(error).split())[:300]}")
-    for column in ("id", "categories"):
-        if column not in dataset.column_names:
-            fail(f"dataset {dataset_name} has no column {column!r}; leave --dataset_name out to go without categories")
+def per_class_table(
+    models: list[dict], classes: list[str], labels: np.ndarray, f1: np.ndarray, predictions: np.ndarray
+) -> tuple[pd.DataFrame, list[str]]:
+    """Return the F1 of every class and model, mean over seeds, and a note on each model that never predicts one."""
+    notes, table = [], pd.DataFrame({"class": classes, "documents": np.bincount(labels, minlength=len(classes))})
+    for model in models:
+        table[model["name"]] = np.nan_to_num(f1[model["runs"]]).mean(axis=0)
+        unused = [name for number, name in enumerate(classes) if number not in predictions[model["runs"]]]
+        notes += [f"{model['name']} never predicts {', '.join(unused)}: F1 is 0 there."] if unused else []
+    return table, notes
+
+
+def load_categories(arguments: CompareArguments, ids: pd.Index) -> tuple[list[list[str]], str | None]:
+    """Return the categories of each test document, in the order of ids, and the dataset's commit on the Hub.
+
+    Exits with status 2 if the dataset does not have them.
+    """
+    dataset = load_split(arguments.dataset_name, "test", ["id", "categories"], arguments.dataset_revision)
     categories = dict(zip(dataset["id"], dataset["categories"], strict=True))
     missing = [name for name in ids if name not in categories]
     if missing:
-        fail(f"the test split of {dataset_name} lacks {len(missing)} of the runs' documents, such as {missing[0]}; "
-             "give the dataset that the runs were made with")  # fmt: skip
-    return [list(categories[name]) for name in ids]
+        fail(
+            f"the test split of {arguments.dataset_name} lacks {len(missing)} of the runs' documents, such as "
+            f"{missing[0]}; give the dataset that the runs were made with"
+        )
+    return [list(categories[name]) for name in ids], dataset_commit(dataset)
 
 
 def hard_documents(runs: list[dict], categories: list[list[str]] | None) -> pd.DataFrame:
-    """Documents that every run gets wrong, the most confident mistakes first.
+    """Return the documents that every run gets wrong, the most confident mistakes first.
 
-    majority_prediction is what most runs say (if tied, the first in the alphabet), mean_confidence the probability
+    majority_prediction is what most runs predict (if tied, the first in the alphabet), mean_confidence the probability
     that runs give to their own prediction, cross_listed whether the majority's class is another of the categories.
     """
     truth = runs[0]["table"]["label"]
-    predictions = pd.DataFrame({run["folder"]: run["table"]["prediction"] for run in runs}, index=truth.index)
+    predictions = pd.DataFrame({run["label"]: run["table"]["prediction"] for run in runs}, index=truth.index)
     wrong = predictions.ne(truth, axis=0).all(axis=1).to_numpy()
     table = pd.DataFrame({"id": truth.index[wrong], "label": truth[wrong].to_numpy()})
     hard = predictions[wrong]
@@ -417,13 +491,13 @@ def hard_documents(runs: list[dict], categories: list[list[str]] | None) -> pd.D
 
 
 def confidence(run: dict) -> np.ndarray:
-    """The probability that a run gives to its own prediction, one per document."""
+    """Return the probability that a run gives to its own prediction, one per document."""
     columns = run["scores"].columns.get_indexer(run["table"]["prediction"])
     return run["scores"].to_numpy()[np.arange(len(columns)), columns]
 
 
 def calibration(confidences: np.ndarray, correct: np.ndarray) -> dict:
-    """Expected calibration error over bins of equal width (Guo et al., ICML 2017) and each bin's means."""
+    """Return the expected calibration error over bins of equal width (Guo et al., ICML 2017) and each bin's means."""
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     count, right, stated = (
         np.histogram(confidences, edges, weights=weights)[0] for weights in (None, correct.astype(float), confidences)
@@ -439,130 +513,348 @@ def calibration(confidences: np.ndarray, correct: np.ndarray) -> dict:
     }
 
 
-def check_output_dir(folder: Path) -> None:
-    """Make the output folder. Exit code 2 if it holds anything that this script or its renderer did not write."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        present = {path.name.removesuffix(".tmp") for path in folder.iterdir() if path.name != "comparison.json.tmp"}
-    except OSError as error:
-        fail(f"cannot write into --output_dir {folder}: {error.strerror}")
-    # comparison.json is written first, so it is there whenever another file is.
-    foreign = present - {"comparison.json", *TABLES, *RENDERED}
-    if foreign or (present and read_json(folder / "comparison.json").get("script") != SCRIPT):
-        fail(f"{folder} holds {min(foreign or present)}, which {SCRIPT} did not write; choose another --output_dir")
-
-
-def write_outputs(folder: Path, outputs: dict[str, str]) -> None:
-    """Write every file under a temporary name and rename it; what else an earlier comparison wrote is removed."""
-    try:
-        for name, content in outputs.items():
-            temporary = folder / f"{name}.tmp"
-            temporary.write_text(content, encoding="utf-8")
-            os.replace(temporary, folder / name)
-        for name in {*TABLES, *RENDERED} - set(outputs):
-            (folder / name).unlink(missing_ok=True)
-    except OSError as error:
-        fail(f"cannot write into --output_dir {folder}: {error.strerror}; free some space and run the command again")
-
-
-def main() -> None:
-    # 1. Arguments, runs, output folder
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout
-    )
-    (arguments,) = parse_arguments(CompareArguments)
-    if len(arguments.runs) < 2:
-        fail(f"a comparison needs two runs or more, not {len(arguments.runs)}: {SCRIPT} RUN RUN --output_dir DIR")
-    for folder, count in Counter(Path(folder).resolve() for folder in arguments.runs).items():
-        if count > 1:
-            fail(f"run folder {folder} is given {count} times; name each run once")
-    runs = [read_run(folder) for folder in arguments.runs]
-    align_runs(runs)
-    truth = runs[0]["table"]["label"]
-    categories = load_categories(arguments.dataset_name, truth.index) if arguments.dataset_name else None
-    check_output_dir(output := Path(arguments.output_dir))
-
-    # 2. Metrics of every run, and the same on resampled documents
-    classes = sorted(set(truth).union(*(run["table"]["prediction"] for run in runs)))
-    labels = pd.Index(classes).get_indexer(truth)
-    predictions = np.array([pd.Index(classes).get_indexer(run["table"]["prediction"]) for run in runs])
-    correct = predictions == labels
-    values = {
-        "accuracy": np.array([accuracy_score(labels, row) for row in predictions]),
-        "macro_f1": np.array([f1_score(labels, row, average="macro", zero_division=0) for row in predictions]),
-    }
-    draws = bootstrap(labels, predictions, len(classes), arguments.n_resamples, arguments.seed)
-
-    # 3. A row of table 2 for every model, seeds pooled
-    models = pool_runs(runs)
-    for model in models:
-        members = model["runs"]
-        model["source"], model["seeds"] = "run", len(members)
-        for metric in METRICS:
-            own, resampled = values[metric][members], draws[metric][:, members]
-            if len(members) > 1:
-                interval = pooled_test([(1, own, resampled)])[1:3]
-            elif metric == "accuracy":
-                interval = proportion_confint(int(correct[members].sum()), len(labels), alpha=ALPHA, method="wilson")
-            else:
-                interval = bootstrap_test(resampled[:, 0])[:2]
-            model[metric] = float(own.mean())
-            model[f"{metric}_sd"] = float(own.std(ddof=1)) if len(members) > 1 else None
-            model[f"{metric}_low"], model[f"{metric}_high"] = (float(min(1, max(0, bound))) for bound in interval)
-    reference = find_reference(arguments.reference, models, runs)
-
-    # 4. Tests against the reference and against the baseline
-    notes, pairs, compared = [], [], []
-    for target in dict.fromkeys([reference, *(n for n, model in enumerate(models) if model["is_baseline"])]):
-        compared += [(n, target) for n in range(len(models)) if n != target and (target, n) not in compared]
-    if len(labels) < MIN_TEST_DOCUMENTS:
-        notes.append(f"No tests: {len(labels)} documents are fewer than {MIN_TEST_DOCUMENTS}.")
-    elif not compared:
-        notes.append("No tests: all runs are seeds of one model.")
-    else:
-        for number, target in compared:
-            pairs += compare_pair(models[number], models[target], values, draws, correct)
-        for metric in METRICS:
-            rows = [row for row in pairs if row["metric"] == metric]
-            for row, p in zip(rows, multipletests([row["p"] for row in rows], method="holm")[1], strict=True):
-                row["p_holm"], row["distinguishable"] = float(p), bool(p < ALPHA)
-
-    # 5. Classes, agreement, documents that every run gets wrong, calibration
-    by_class = np.array([f1_score(labels, row, labels=range(len(classes)), average=None, zero_division=0)
-                         for row in predictions])  # fmt: skip
-    per_class = pd.DataFrame({"class": classes, "documents": np.bincount(labels, minlength=len(classes))})
-    for model in models:
-        per_class[model["name"]] = by_class[model["runs"]].mean(axis=0)
-        unused = [name for number, name in enumerate(classes) if number not in predictions[model["runs"]]]
-        notes += [f"{model['name']} never predicts {', '.join(unused)}: F1 is 0 there."] if unused else []
-    agreement, disagreements = agreement_table(models, predictions, correct)
-    hard = hard_documents(runs, categories)
-    hard_summary = {"documents": len(hard)}
-    if categories is None:
-        notes.append("Cross-listing is left out: it needs the categories in --dataset_name.")
-    else:
-        other = [bool(set(names) & set(classes) - {name}) for names, name in zip(categories, truth, strict=True)]
-        hard_summary |= {"cross_listed": int(hard["cross_listed"].sum()), "share_of_all_with_another": np.mean(other)}
-    calibrations = {}
+def calibrate(models: list[dict], runs: list[dict], correct: np.ndarray) -> tuple[dict[str, dict], list[str]]:
+    """Return the calibration of every model that has probabilities and a note on each run that has none."""
+    results, notes = {}, []
     for model in models:
         members = [number for number in model["runs"] if runs[number]["probabilities"]]
         if members:
             stated = np.concatenate([confidence(runs[number]) for number in members])
-            calibrations[model["name"]] = calibration(stated, correct[members].ravel())
+            results[model["name"]] = calibration(stated, correct[members].ravel())
         for number in model["runs"]:
             kind = "no scores" if runs[number]["scores"] is None else "decision values, not probabilities"
             if number not in members:
-                notes.append(f"Calibration is left out for {runs[number]['folder']}: it has {kind}.")
+                notes.append(f"Calibration is left out for {runs[number]['label']}: it has {kind}.")
+    return results, notes
 
-    # 6. The folder, the drawings, the table on standard output
+
+def detectable_difference(documents: int, disagreement: float) -> float | None:
+    """Return the smallest difference in accuracy that McNemar's test finds with power 0.8 at level 0.05.
+
+    disagreement is the share of documents on which exactly one model is right. Solves the sample-size formula of
+    Connor (Biometrics 43:207-211, 1987). None if not even a model that wins every disagreement would be found.
+    """
+    z_alpha, z_power = stats.norm.ppf([1 - ALPHA / 2, POWER])
+
+    def surplus(difference: float) -> float:
+        spread = z_alpha * np.sqrt(disagreement) + z_power * np.sqrt(disagreement - difference**2)
+        return documents - (spread / difference) ** 2
+
+    if disagreement == 0 or surplus(disagreement) < 0:
+        return None
+    return float(optimize.brentq(surplus, disagreement * 1e-6, disagreement))
+
+
+def study_pairs(disagreement: float) -> list[dict]:
+    """Return for each pair of the study's models the bounds that its two accuracies set to the exact McNemar p-value.
+
+    The smallest p belongs to the fewest disagreements (all errors of one model are errors of the other, too), the
+    largest to the most (no document is missed by both), p_assumed to the assumed share of disagreements.
+    """
+    rows = []
+    for (first, (a, _)), (second, (b, _)) in combinations(STUDY_TABLE.items(), 2):
+        right = sorted(round(STUDY_DOCUMENTS * accuracy / 100) for accuracy in (a, b))
+        lead, most = right[1] - right[0], 2 * STUDY_DOCUMENTS - sum(right)
+        # The number of disagreements has the parity of the lead.
+        assumed = min(max(round((disagreement * STUDY_DOCUMENTS - lead) / 2), 0), (most - lead) // 2)
+        row = {"model": first, "reference": second, "difference": round((a - b) / 100, 6)}
+        for name, losses in (("p_least", 0), ("p_assumed", assumed), ("p_most", (most - lead) // 2)):
+            row[name] = mcnemar_test(losses + lead, losses)
+        rows.append(row)
+    return rows
+
+
+def study_rows() -> list[dict]:
+    """Return the study's table as rows of table 2: one run each, Wilson's interval for accuracy, none for macro F1."""
+    rows = []
+    for name, (accuracy, f1) in STUDY_TABLE.items():
+        right = round(STUDY_DOCUMENTS * accuracy / 100)
+        low, high = proportion_confint(right, STUDY_DOCUMENTS, alpha=ALPHA, method="wilson")
+        row = {"name": name, "source": "study", "seeds": 1, "accuracy": accuracy / 100, "macro_f1": f1 / 100}
+        row |= {"accuracy_low": float(low), "accuracy_high": float(high), "accuracy_sd": None}
+        rows.append(row | {"macro_f1_low": None, "macro_f1_high": None, "macro_f1_sd": None})
+    return rows
+
+
+def study_sentences(rows: list[dict], disagreement: float, observed: float | None) -> list[str]:
+    """Return what the study's number of documents could have shown; each sentence names its assumption."""
+    always = [row for row in rows if row["p_most"] < ALPHA]
+    never = [row for row in rows if row["p_least"] >= ALPHA]
+    assumed = [row for row in rows if row["p_assumed"] < ALPHA]
+    sentences = [
+        "The study reports accuracies, not predictions, so its pairs cannot be tested. The accuracies only bound the "
+        "paired test, since it is not known how often exactly one of two models is right. Without a correction for "
+        f"{len(rows)} pairs, {len(always)} differences would be significant at 5 % whatever the errors, "
+        f"{len(never)} could not be whatever the errors, and {len(rows) - len(always) - len(never)} depend on them."
+    ]
+    for rate, kind in ((disagreement, "assumed"), (observed, "median of the runs compared here")):
+        if rate:
+            least = detectable_difference(STUDY_DOCUMENTS, rate)
+            text = "no difference" if least is None else f"only a difference of {percent(least)} points or more"
+            sentences.append(
+                f"If exactly one of two models is right on {100 * rate:.1f} % of the {STUDY_DOCUMENTS:,} documents "
+                f"({kind}), {text} in accuracy would be found with a power of 80 %."
+            )
+    largest = max(abs(row["difference"]) for row in rows)
+    sentences.append(f"The largest difference in the study's accuracies is {percent(largest)} points.")
+    names = "; ".join(f"{row['model']} and {row['reference']} ({percent(abs(row['difference']))})" for row in assumed)
+    sentences.append(
+        f"With {100 * disagreement:.1f} % assumed, {len(assumed)} of the study's {len(rows)} differences would have "
+        f"p < 0.05 before correction{': ' + names if names else ''}. For macro F1 the table gives no such bound."
+    )
+    return sentences
+
+
+def pair_sentence(row: dict) -> str:
+    """Return what a row of compare_pair says, in words."""
+    shown = percent(abs(row["difference"]))
+    word = "better than" if row["difference"] > 0 else "worse than"
+    text = "as good as" if shown == "0.00" else f"{shown} points {word}"
+    verdict = "distinguishable" if row["distinguishable"] else "not distinguishable"
+    alone = [row[name] for name, n in (("model", "seeds"), ("reference", "reference_seeds")) if row[n] == 1]
+    pooled = max(row["seeds"], row["reference_seeds"]) > 1
+    caveat = f" (one seed of {' and '.join(alone)}: how much seeds would differ there is not in the interval)"
+    return (
+        f"{METRICS[row['metric']]}: {row['model']} is {text} {row['reference']}, 95 % interval {percent(row['low'])} "
+        f"to {percent(row['high'])} ({row['test']}, p {p_text(row['p'])}, after Holm {p_text(row['p_holm'])}): "
+        f"{verdict} on {row['documents']:,} documents{caveat if pooled and alone else ''}."
+    )
+
+
+def detectable_sentence(documents: int, observed: float | None) -> str:
+    """Return which differences the number of test documents can show at all."""
+    if observed is None:
+        return "All runs are seeds of one model: there is no difference to find."
+    if observed == 0:
+        return (
+            f"On these {documents:,} documents all models are right on the same ones: accuracy cannot tell them apart."
+        )
+    least = detectable_difference(documents, observed)
+    start = f"Exactly one of two models is right on {100 * observed:.1f} % of these {documents:,} documents (median)"
+    if least is None:
+        return f"{start}: with so few, hardly any difference between them can be told from chance."
+    return (
+        f"{start}: a difference of {percent(least)} points in accuracy would be found with a power of 80 % (before "
+        "correction)."
+    )
+
+
+def table_texts(row: dict) -> list[str]:
+    """Return a row of table 2 as text, in per cent."""
+    texts = [row["name"] + (" †" if row["source"] == "study" else ""), str(row["seeds"])]
+    for metric in METRICS:
+        spread, low, high = (row[f"{metric}_{part}"] for part in ("sd", "low", "high"))
+        texts.append(percent(row[metric]) + ("" if spread is None else f" ± {percent(spread)}"))
+        texts.append("" if low is None else f"{percent(low)} to {percent(high)}")
+    return texts
+
+
+def best_cells(rows: list[dict]) -> set[tuple[int, int]]:
+    """Return row and column of the best accuracy and macro F1 of the compared models, which are set in bold."""
+    cells = set()
+    for metric, column in (("accuracy", 2), ("macro_f1", 4)):
+        shown = [percent(row[metric]) if row["source"] == "run" else "" for row in rows]
+        best = percent(max(row[metric] for row in rows if row["source"] == "run"))
+        cells |= {(number, column) for number, text in enumerate(shown) if text == best}
+    return cells
+
+
+def latex(texts: list[list[str]], bold: set[tuple[int, int]]) -> str:
+    """Return table 2 as a booktabs tabular of escaped text."""
+    frame = pd.DataFrame(texts, columns=range(len(HEADER)))
+    styles = pd.DataFrame("", frame.index, frame.columns)
+    for row, column in bold:
+        styles.iloc[row, column] = "textbf:--rwrap;"
+    style = frame.style.hide(axis="index").apply(lambda _: styles, axis=None).format(escape="latex")
+    style = style.format_index(lambda column: HEADER[column].replace("%", r"\%"), axis="columns")
+    text = style.to_latex(hrules=True, column_format="l" + "r" * (len(HEADER) - 1))
+    return text.replace("±", r"$\pm$").replace("†", r"$^\dagger$")
+
+
+def plot_table(rows: list[dict], documents: int) -> bytes:
+    """Draw accuracy and macro F1 of every row with 95 % intervals; the study's rows are hollow."""
+    figure, panels = plt.subplots(1, 2, figsize=(10, 1.2 + 0.38 * len(rows)), sharey=True)
+    for axes, (metric, title) in zip(panels, METRICS.items(), strict=True):
+        for height, row in enumerate(rows):
+            is_study = row["source"] == "study"
+            colour = "#888888" if is_study else "#1b7837"
+            if row[f"{metric}_low"] is not None:
+                low, high = 100 * row[f"{metric}_low"], 100 * row[f"{metric}_high"]
+                axes.hlines(height, low, high, color=colour, linewidth=1.6)
+            axes.plot(100 * row[metric], height, "o", color=colour, markerfacecolor="white" if is_study else colour)
+        axes.set_xlabel(f"{title}, per cent (95 % interval)")
+        axes.grid(axis="x", alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    names = [plain(row["name"]) + (" (study)" if row["source"] == "study" else "") for row in rows]
+    panels[0].set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.5))
+    figure.suptitle(f"{documents:,} test documents")
+    figure.tight_layout()
+    return png(figure)
+
+
+def plot_calibration(results: dict[str, dict]) -> bytes:
+    """Draw the reliability diagram: one line per model; a marker's area grows with the bin's number of documents."""
+    figure, axes = plt.subplots(figsize=(6.4, 5.6))
+    axes.plot([0, 1], [0, 1], "--", color="#888888", linewidth=1)
+    for name, result in results.items():
+        x, y, n = (np.array([part[key] for part in result["bins"]]) for key in ("confidence", "accuracy", "documents"))
+        (line,) = axes.plot(x, y, linewidth=1.4, label=plain(f"{name} (ECE {100 * result['ece']:.1f})"))
+        axes.scatter(x, y, s=8 + 120 * n / n.sum(), color=line.get_color(), alpha=0.7)
+    axes.set(xlim=(0, 1.01), ylim=(-0.01, 1.01), xlabel="probability of the prediction", ylabel="share that is right")
+    axes.legend(loc="best", fontsize=8, frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return png(figure)
+
+
+def bullets(sentences: list[str]) -> str:
+    """Return a Markdown list of escaped sentences."""
+    return "\n".join(f"- {escape_markdown(sentence)}" for sentence in sentences)
+
+
+def tests_text(result: dict) -> list[str]:
+    """Return the paragraphs of comparison.md on the tests."""
+    parts = ["## Tests", bullets([pair_sentence(row) for row in result["pairs"]]) or "None was made."]
+    if result["pairs"]:
+        parts.append(TEST_NOTES.format(resamples=result["arguments"]["n_resamples"]))
+        if result["arguments"]["reference"] is None:
+            parts.append(
+                f"{escape_markdown(result['reference'])} is the reference because it is the most accurate on these "
+                "very documents, which favours it a little. A reference that is chosen beforehand is fairer."
+            )
+    return parts
+
+
+def hard_documents_text(result: dict, hard: pd.DataFrame) -> list[str]:
+    """Return the paragraphs of comparison.md on the documents that every run gets wrong."""
+    found = result["hard_documents"]
+    text = (
+        f"Every run is wrong on {found['documents']:,} of {result['documents']:,} documents (hard_documents.csv). "
+        "They are candidates for label noise, the more so the more confident the runs are."
+    )
+    if "cross_listed" in found:
+        text += (
+            f" On {found['cross_listed']:,} of them the majority's prediction is another category of the document; of "
+            f"all documents, {100 * found['share_of_all_with_another']:.1f} % have another of these classes among "
+            "their categories."
+        )
+    parts = ["## Documents that every run gets wrong", text]
+    if len(hard):
+        shown = hard.head(SHOWN_HARD_DOCUMENTS)
+        shown = shown.assign(mean_confidence=shown["mean_confidence"].map(lambda p: "" if np.isnan(p) else f"{p:.3f}"))
+        columns = [name for name in HARD_COLUMNS if name in shown]
+        header = [name.replace("_", " ") for name in columns]
+        parts.append(markdown_table(header, shown[columns].to_numpy().tolist()))
+    return parts
+
+
+def summary(result: dict, table: str, study: list[str], hard: pd.DataFrame) -> str:
+    """Return comparison.md: the table, then a sentence for every test, then everything else that was found."""
+    parts = ["# Comparison of runs", table, detectable_sentence(result["documents"], result["median_disagreement"])]
+    parts += tests_text(result)
+    if study:
+        parts += ["## The study's table", *study]
+    names = [model["name"] for model in result["models"]]
+    rows = [
+        [row["class"], f"{row['documents']:,}", *(percent(row[name]) for name in names)]
+        for row in result["per_class_f1"]
+    ]
+    parts += ["## F1 of every class, per cent", markdown_table(["class", "documents", *names], rows)]
+    rows = [
+        [f"{row['model']} / {row['other']}", f"{row['cohen_kappa']:.3f}"]
+        + [percent(row[key]) for key in ("same_prediction", "exactly_one_right")]
+        for row in result["agreement"]
+    ]
+    header = ["models", "Cohen's kappa", "same prediction, %", "exactly one right, %"]
+    parts += ["## Agreement", markdown_table(header, rows)]
+    parts += hard_documents_text(result, hard)
+    sentences = [
+        f"{name}: expected calibration error {percent(part['ece'])} points, mean confidence "
+        f"{percent(part['mean_confidence'])} %."
+        for name, part in result["calibration"].items()
+    ]
+    parts += ["## Calibration", bullets(sentences) or "Left out: no run has probabilities."]
+    if result["notes"]:
+        parts += ["## Notes", bullets(result["notes"])]
+    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def check_output_dir(folder: Path) -> None:
+    """Make the output folder. Exit with status 2 if it has a file that this script did not write."""
+    open_output_dir(folder, "|".join(OUTPUTS))
+    present = {path.name.removesuffix(".tmp") for path in folder.iterdir()} - {"comparison.json"}
+    # comparison.json is written first, so it is there if another file is.
+    path = folder / "comparison.json"
+    if (read_json(path).get("script") != SCRIPT) if path.exists() else present:
+        fail(f"{folder} has {min(present | {path.name})}, which {SCRIPT} did not write; choose another --output_dir")
+
+
+def published(arguments: CompareArguments, runs: list[dict]) -> dict:
+    """Return the arguments as they are recorded: an absolute path of this machine becomes its last part."""
+    record = asdict(arguments)
+    for name in ("output_dir", "reference", "dataset_name"):
+        if record[name] and Path(record[name]).is_absolute():
+            record[name] = short_path(record[name])
+    record["runs"] = [run["label"] if Path(run["folder"]).is_absolute() else run["folder"] for run in runs]
+    return record
+
+
+def main() -> None:
+    # 1. Arguments, runs, output folder
+    logger = start_logging()
+    # --paper is complete without a value, so that a run folder may follow it.
+    words = [*sys.argv[1:], ""]
+    sys.argv[1:] = [
+        "--paper=true" if word == "--paper" and following not in ("true", "false") else word
+        for word, following in pairwise(words)
+    ]
+    (arguments,) = parse_arguments(__doc__, CompareArguments, adapt=positional_runs)
+    if len(arguments.runs) < 2:
+        fail(f"a comparison needs two runs or more, not {len(arguments.runs)}: {SCRIPT} RUN RUN --output_dir DIR")
+    runs = read_runs(arguments.runs)
+    truth = runs[0]["table"]["label"]
+    categories, commit = load_categories(arguments, truth.index) if arguments.dataset_name else (None, None)
+    check_output_dir(output := Path(arguments.output_dir))
+
+    # 2. Both metrics of every run, on the documents and on resamples of them
+    classes = sorted(set(truth).union(*(run["table"]["prediction"] for run in runs)))
+    labels = pd.Index(classes).get_indexer(truth)
+    predictions = np.array([pd.Index(classes).get_indexer(run["table"]["prediction"]) for run in runs])
+    correct = predictions == labels
+    patterns, counts = np.unique(np.vstack([labels, predictions]), axis=1, return_counts=True)
+    accuracy, f1 = bootstrap(
+        patterns[0], patterns[1:], len(classes), arguments.n_resamples, arguments.seed, counts=counts
+    )
+    draws = {"accuracy": accuracy, "macro_f1": np.nanmean(f1, axis=-1)}
+
+    # 3. A row of table 2 for every model, and the tests
+    models = pool_runs(runs)
     for model in models:
-        model["runs"] = [{key: runs[number][key] for key in ("folder", "seed")}
-                         | {metric: float(values[metric][number]) for metric in METRICS}
-                         for number in model["runs"]]  # fmt: skip
+        measure(model, draws, correct)
+    reference = find_reference(arguments.reference, models, runs)
+    pairs, notes = run_tests(models, reference, draws, correct)
+
+    # 4. Classes, agreement, documents that every run gets wrong, calibration
+    per_class, unused = per_class_table(models, classes, labels, f1[0], predictions)
+    agreement, disagreements = agreement_table(models, predictions, correct)
+    hard = hard_documents(runs, categories)
+    hard_summary = {"documents": len(hard)}
+    if categories is None:
+        unused.append("Cross-listing is left out: it needs the categories in --dataset_name.")
+    else:
+        other = [bool(set(names) & set(classes) - {name}) for names, name in zip(categories, truth, strict=True)]
+        hard_summary |= {"cross_listed": int(hard["cross_listed"].sum()), "share_of_all_with_another": np.mean(other)}
+    calibrations, uncalibrated = calibrate(models, runs, correct)
+    for model in models:
+        model["runs"] = [
+            {"folder": runs[number]["label"], "seed": runs[number]["seed"]}
+            | {metric: float(draws[metric][0, number]) for metric in METRICS}
+            for number in model["runs"]
+        ]
     result = {
         "script": SCRIPT,
-        "arguments": asdict(arguments),
-        "versions": {"python": sys.version.split()[0]} | {package: version(package) for package in PACKAGES},
+        "arguments": published(arguments, runs),
+        "dataset_commit": commit,
+        "versions": versions("numpy", "scipy", "statsmodels", "scikit-learn", "pandas"),
         "documents": len(labels),
         "classes": classes,
         "reference": models[reference]["name"],
@@ -573,27 +865,57 @@ def main() -> None:
         "agreement": agreement.to_dict("records"),
         "hard_documents": hard_summary,
         "calibration": calibrations,
-        "notes": notes,
+        "notes": notes + unused + uncalibrated,
     }
-    tables = (pd.DataFrame(pairs), per_class, agreement, hard)
-    outputs = {"comparison.json": json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False) + "\n"}
-    for name, rows in zip(TABLES, tables, strict=True):
-        if name != "pairs.csv" or pairs:
-            outputs[name] = rows.to_csv(index=False, float_format="%.8g")
-    write_outputs(output, outputs)
-    for note in notes:
-        logger.info(note)
-    renderer = Path(__file__).with_name("render_comparison.py")
-    if renderer.exists():
-        done = subprocess.run([sys.executable, renderer, "--comparison_dir", output], check=False)
-        if done.returncode:
-            raise SystemExit(done.returncode)
-    else:
-        logger.warning("%s is not there: the tables and pictures are not drawn", renderer)
+
+    # 5. Table 2, with the study's rows
+    rows = [*models, *(study_rows() if arguments.paper else [])]
+    texts, bold = [table_texts(row) for row in rows], best_cells(rows)
+    about = f"{len(labels):,} test documents, per cent. 95 % intervals; ± is the standard deviation over seeds."
+    if arguments.paper:
+        about += f" † As the study reports it: one run, about {STUDY_DOCUMENTS:,} other documents, Wilson's interval."
+    table = markdown_table(HEADER, texts, bold) + f"\n{about}\n"
+    numbers = [metric + end for metric in METRICS for end in ("", "_low", "_high", "_sd")]
+    frame = pd.DataFrame(rows)[["name", "source", "seeds", *numbers]].rename(columns={"name": "model"})
+    study, sentences = None, []
+    if arguments.paper:
+        rate = arguments.disagreement_rate
+        study = {"documents": STUDY_DOCUMENTS, "disagreement_rate": rate, "pairs": study_pairs(rate)}
+        study["detectable_difference"] = detectable_difference(STUDY_DOCUMENTS, rate)
+        study["sentences"] = sentences = study_sentences(study["pairs"], rate, result["median_disagreement"])
+
+    # 6. The folder, comparison.json first; files of an earlier comparison that this one does not have are removed
+    csv = {"index": False, "float_format": "%.8g"}
+    outputs = {
+        "comparison.json": json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False) + "\n",
+        "pairs.csv": pd.DataFrame(pairs).to_csv(**csv) if pairs else None,
+        "per_class_f1.csv": per_class.to_csv(**csv),
+        "agreement.csv": agreement.to_csv(**csv),
+        "hard_documents.csv": hard.to_csv(**csv),
+        "table2.md": table,
+        "table2.tex": latex(texts, bold),
+        "table2.csv": frame.to_csv(**csv),
+        "table2.png": plot_table(rows, len(labels)),
+        "study.json": json.dumps(study, ensure_ascii=False, indent=2) + "\n" if study else None,
+        "calibration.png": plot_calibration(calibrations) if calibrations else None,
+        "comparison.md": summary(result, table, sentences, hard),
+    }
+    write_files(output, {name: content for name, content in outputs.items() if content is not None})
+    for name, content in outputs.items():
+        if content is None:
+            (output / name).unlink(missing_ok=True)
+
+    # 7. What was found
+    for sentence in [*result["notes"], *(pair_sentence(row) for row in pairs)]:
+        logger.info(sentence)
+    logger.info(detectable_sentence(len(labels), result["median_disagreement"]))
     width = max(len(model["name"]) for model in models)
     print(f"\n{'model':<{width}}  test accuracy  macro F1")
     for model in models:
-        print(f"{model['name']:<{width}}  {100 * model['accuracy']:>13.2f}  {100 * model['macro_f1']:>8.2f}")
+        print(f"{model['name']:<{width}}  {percent(model['accuracy']):>13}  {percent(model['macro_f1']):>8}")
+    data = ["--dataset_name", arguments.dataset_name] if arguments.dataset_name else []
+    report = ["--output_dir", "report", "--comparison_dir", arguments.output_dir, *data, "--runs", *arguments.runs]
+    print(f"next: {shlex.join(['python', 'tools/make_report.py', *report])}")
 
 
 if __name__ == "__main__":
