@@ -139,7 +139,7 @@ def read_json(path: Path) -> dict:
     """Return the object in a JSON file. Exit with status 2 if it cannot be read or is not a JSON object."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         fail(f"cannot read {path}: {getattr(error, 'strerror', None) or one_line(error)}; run its script again")
     return content if isinstance(content, dict) else fail(f"{path} is not a JSON object; run its script again")
 
@@ -323,8 +323,8 @@ def p_text(p: float) -> str:
 
 
 def escape_markdown(text: object) -> str:
-    """Return text that Markdown shows as it is."""
-    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", html.escape(str(text), quote=False))
+    """Return text that Markdown shows as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]|#$~])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False))
 
 
 def markdown_table(header: list[str], rows: list[list], bold: Collection[tuple[int, int]] = ()) -> str:
