@@ -1,98 +1,173 @@
 #!/usr/bin/env python
-"""Does the model use context? Four tests on documents that it has not been trained on.
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "datasets==5.2.0",
+#     "jinja2==3.1.6",
+#     "matplotlib==3.11.2",
+#     "numpy==2.4.6",
+#     "PyYAML==6.0.3",
+#     "scikit-learn==1.9.1",
+#     "scipy==1.17.1",
+#     "skops==0.16.0",
+#     "torch==2.13.0",
+#     "tqdm==4.70.1",
+#     "transformers==5.23.0",
+# ]
+# ///
+"""Measure whether a model uses context, in four tests on documents that it was not trained on.
 
-Order test: what do accuracy and macro F1 lose when the words are shuffled, in blocks of k words or by sentence?
-Phrase test: does a phrase carry more than its words, more than other neighbouring words do, and more than the same
-words standing apart? Attribution in context (--attributions): how much of the variance of a word's attribution lies
-between words and how much between the documents they stand in? Agreement (--attributions and an SVM among the runs):
-do the mean attributions rank the words as the SVM's coefficients do?
+Word order: how much accuracy and macro F1 does the model lose when the words are shuffled, in blocks of k words or by
+sentence? Phrases: does a phrase contribute more than its words, more than other neighboring words do, and more than
+the same words moved apart? Attribution in context (--attributions): how much of the variance of a word's attribution
+lies between words, and how much between the documents that contain them? Agreement (--attributions and an SVM among
+the runs): do the mean attributions rank the words as the SVM's coefficients do?
 
-Laptop:    python run_context.py --model_name_or_path runs/minilm --dataset_name data --output_dir context \\
+Laptop:    python tools/measure_context.py --model_name_or_path runs/minilm --dataset_name data --output_dir context \\
                --compare runs/svm runs/layers-0 --attributions attributions/minilm attributions/layers-0
-One GPU:   the same command; it takes the GPU (--bf16 is faster there, and rounds more)
-Several:   one command a model, each with CUDA_VISIBLE_DEVICES and an --output_dir of its own
+One GPU:   the same command; it uses the GPU (--bf16 is faster there, with larger rounding errors)
+Several:   one command per model, each with CUDA_VISIBLE_DEVICES and its own --output_dir
 
-This script asks the models. It writes evaluations/: logits by content, so that nothing is computed twice, after an
-interruption neither, and index.json. context_statistics.py beside this file then makes every test and interval from
-them (context.json), render_context.py draws context.png, context.html and context.md. Parts whose input is not given
-are left out, and the results say so.
+Writes context.json, context.png, context.html and context.md, and evaluations/ with the logits of the models, so that
+an interrupted command continues. --statistics_only computes the statistics and the drawings again from evaluations/,
+for example with other --attributions, without a model. Tests whose input is missing are left out, and the results
+say so.
 """
 
 import argparse
-import difflib
+import csv
 import hashlib
+import io
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
-from itertools import pairwise
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from itertools import groupby, pairwise
 from pathlib import Path
-from types import SimpleNamespace
-from typing import NoReturn
 
 import datasets
+import matplotlib.pyplot as plt
 import numpy as np
 import skops.io
 import torch
-import yaml
+from common import (
+    ALPHA,
+    MIN_INTERVAL_DOCUMENTS,
+    add_holm,
+    bootstrap,
+    data_url,
+    dataset_commit,
+    difference_test,
+    escape_markdown,
+    fail,
+    hide_paths,
+    load_split,
+    markdown_table,
+    mean_interval,
+    one_line,
+    open_output_dir,
+    p_text,
+    parse_arguments,
+    percent,
+    percentile_interval,
+    plain,
+    png,
+    read_attributions,
+    render,
+    run_name,
+    start_logging,
+    versions,
+    write_files,
+)
+from scipy import stats
+from scipy.special import softmax
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 from sklearn.feature_selection import chi2
 from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 logger = logging.getLogger(__name__)
 
-OWN_FILES = r"context\.(json|html|png|md)(\.tmp)?|evaluations"
-PACKAGES = ("torch", "transformers", "datasets", "numpy", "scikit-learn", "skops")
+OWN_FILES = r"context\.(json|html|png|md)|evaluations"
+PACKAGES = ("torch", "transformers", "datasets", "numpy", "scipy", "scikit-learn", "skops")
+# The flags that --statistics_only may change.
+STATISTICS_FLAGS = ("output_dir", "attributions", "n_permutations", "n_resamples", "min_occurrences", "disable_tqdm")
 MIN_DOCUMENTS = 20
-MIN_PHRASE_DOCUMENTS = 3  # fewer give a permutation test next to no power
-MAX_OCCURRENCES = 20  # documents in which a phrase is looked at
-MIN_GAP = 3  # words between the words of a phrase that is moved apart
-PHRASE_WORDS = range(2, 5)  # how long the phrases are that this script looks for itself
+MIN_PHRASE_DOCUMENTS = 3  # with fewer, a permutation test has almost no power
+MAX_OCCURRENCES = 20  # documents in which a phrase is tested
+MIN_GAP = 3  # words between the words of a phrase that are moved apart
+PHRASE_WORDS = range(2, 5)  # length of the phrases that are taken from attributions
+MIN_WORDS = 10  # for a rank correlation
+STORED_WORDS, SHOWN_WORDS, SHOWN_PHRASES = 10, 5, 12
+ROUNDING = 1e-5  # of logits in single precision
 SENTENCE = "sentence"
+COLORS = ("#1b7837", "#762a83", "#2166ac", "#b35806", "#666666", "#c51b7d", "#35978f", "#000000")
+MARKERS = "osD^vPX*"
+PARTS = ("Word order", "Phrases", "Attribution in context", "Agreement with the SVM")
+WORD_KINDS = {"all": "all words", "content": "content words", "function": "function words"}
 
 
 @dataclass
 class ContextArguments:
-    """The command line."""
+    """Arguments of the tests."""
 
-    model_name_or_path: str = field(metadata={"help": "Run folder of the model in question, or a Hub id."})
-    dataset_name: str = field(metadata={"help": "Dataset folder of fetch_arxiv.py, or a Hub id."})
-    output_dir: str = field(metadata={"help": "Folder to write: new, empty, or written by this script before."})
+    output_dir: str = field(metadata={"help": "Folder to write: new, empty, or written by this tool before."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Run folder or Hub id of the model to test."}
+    )
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of --model_name_or_path on the Hub."}
+    )
+    dataset_name: str | None = field(default=None, metadata={"help": "Dataset folder or Hub id."})
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of --dataset_name on the Hub."}
+    )
     compare: list[str] = field(
-        default_factory=list, metadata={"help": "More runs for the order test; an SVM serves the agreement, too."}
+        default_factory=list,
+        metadata={"help": "More runs for the word order test; the first SVM among them is used for the agreement."},
     )
     attributions: list[str] = field(
-        default_factory=list, metadata={"help": "Folders of run_attribution.py, that of the model in question first."}
+        default_factory=list,
+        metadata={"help": "Folders of run_attribution.py; the one of --model_name_or_path comes first."},
     )
     split: str = field(default="test", metadata={"help": "Split of the dataset."})
     text_column_names: str = field(default="abstract", metadata={"help": "Text columns, separated by commas."})
-    max_samples: int = field(default=1000, metadata={"help": "Only the first so many documents."})
-    max_seq_length: int | None = field(default=None, metadata={"help": "Tokens to cut at. Default: as in training."})
+    max_samples: int = field(default=1000, metadata={"help": "Maximum number of documents; the first ones are used."})
+    max_seq_length: int | None = field(
+        default=None, metadata={"help": "Maximum number of tokens. Default: the model's value in training."}
+    )
     block_sizes: list[int] = field(
-        default_factory=lambda: [1, 2, 3, 5, 10], metadata={"help": "Words that stay together in the order test."}
+        default_factory=lambda: [1, 2, 3, 5, 10],
+        metadata={"help": "Numbers of words that stay together in the word order test."},
     )
-    n_shuffles: int = field(default=5, metadata={"help": "Shuffles of every document at each block size."})
+    n_shuffles: int = field(default=5, metadata={"help": "Shuffles of each document for each block size."})
     phrases: list[str] = field(
-        default_factory=list, metadata={"help": "Phrases. Default: the strongest of --attributions, or typical ones."}
+        default_factory=list,
+        metadata={"help": "Phrases to test. Default: the strongest in --attributions, or n-grams typical of a class."},
     )
-    n_phrases: int = field(default=50, metadata={"help": "Phrases to look for; 0 leaves the phrase test out."})
-    n_controls: int = field(default=200, metadata={"help": "Controls a phrase: half other spans, half moved apart."})
-    n_permutations: int = field(default=9999, metadata={"help": "Relabellings in each permutation test."})
-    n_resamples: int = field(default=10_000, metadata={"help": "Bootstrap samples of the documents."})
-    min_occurrences: int = field(default=20, metadata={"help": "Least documents of a word attributed to one class."})
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Texts in a batch."})
-    bf16: bool = field(default=False, metadata={"help": "bfloat16 arithmetic: faster on a GPU."})
+    n_phrases: int = field(default=50, metadata={"help": "Phrases to search for; 0 leaves the phrase test out."})
+    n_controls: int = field(
+        default=200, metadata={"help": "Controls of each phrase: half other spans, half the words moved apart."}
+    )
+    n_permutations: int = field(default=9999, metadata={"help": "Permutations of each permutation test."})
+    n_resamples: int = field(default=10_000, metadata={"help": "Bootstrap resamples of the documents."})
+    min_occurrences: int = field(
+        default=20, metadata={"help": "Minimum number of documents in which a word is attributed to the same class."}
+    )
+    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Batch size."})
+    bf16: bool = field(default=False, metadata={"help": "Use bfloat16 mixed precision."})
     seed: int = field(default=42, metadata={"help": "Seed of shuffles, controls, permutations and the bootstrap."})
-    render: bool = field(default=True, metadata={"help": "Draw the page, the picture and the summary."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar."})
+    statistics_only: bool = field(
+        default=False,
+        metadata={"help": "Compute statistics and drawings again from evaluations/ in --output_dir, without a model."},
+    )
+    disable_tqdm: bool = field(default=False, metadata={"help": "Disable the progress bars."})
 
     def __post_init__(self):
+        if not self.model_name_or_path or not self.dataset_name:
+            raise ValueError("--model_name_or_path and --dataset_name are required without --statistics_only")
         least = {"max_samples": 1, "n_shuffles": 1, "n_phrases": 0, "n_controls": 2, "seed": 0}
         least |= {"n_permutations": 99, "n_resamples": 100, "min_occurrences": 2, "per_device_eval_batch_size": 1}
         for name, bound in least.items():
@@ -100,257 +175,348 @@ class ContextArguments:
                 raise ValueError(f"--{name} must be at least {bound}, not {getattr(self, name)}")
         if not self.block_sizes or min(self.block_sizes) < 1:
             raise ValueError("--block_sizes needs whole numbers from 1")
+        for phrase in self.phrases:
+            if " " not in normalize_phrase(phrase):
+                raise ValueError(f"--phrases: {phrase!r} is not a phrase of two words or more")
 
 
-def fail(message: str) -> NoReturn:
-    """End the program as every user's mistake ends it: one line on standard error, exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+DEFAULTS = {
+    entry.name: entry.default if entry.default_factory is MISSING else entry.default_factory()
+    for entry in fields(ContextArguments)
+    if entry.name != "output_dir"
+}
 
 
-def one_line(error: BaseException) -> str:
-    """A library's message as one line that fits an error line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def complete_arguments(namespace: argparse.Namespace, unknown: list[str]) -> None:
+    """Set the arguments that were not given (None): with --statistics_only as recorded, otherwise to their defaults.
 
-
-def parse_arguments(*dataclass_types: type) -> tuple:
-    """Parse the command line; a first argument FILE.json or FILE.yaml stands for flags, later flags override it.
-
-    Ends with exit code 2 on an unreadable file, an unknown flag (the nearest known one is named) or a bad value.
+    Exits with status 2 if --statistics_only is given with a flag that would need the models.
     """
-    parser = HfArgumentParser(
-        dataclass_types, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.error = fail
-    arguments = sys.argv[1:]
-    if arguments and arguments[0].endswith((".json", ".yaml", ".yml")):
-        try:
-            recipe = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))  # JSON is YAML
-            recipe = {key: value for key, value in recipe.items() if value is not None}
-            flags = [
-                word
-                for key, value in recipe.items()
-                for word in (f"--{key}", *map(str, value if isinstance(value, list) else [value]))
-            ]
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
-            fail(f"{arguments[0]} is no readable file of arguments (flag: value a line): {one_line(error)}")
-        arguments = flags + arguments[1:]
-    namespace, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        known = [option for action in parser._actions for option in action.option_strings]
-        nearest = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-        fail(f"unknown argument {unknown[0]}; {f'did you mean {nearest[0]}?' if nearest else '--help lists all'}")
-    try:
-        return parser.parse_dict(vars(namespace))
-    except (ValueError, ImportError) as error:
-        fail(one_line(error))
+    recorded = read_evaluations(Path(namespace.output_dir))[0]["arguments"] if namespace.statistics_only else {}
+    for name, value in (DEFAULTS | {name: recorded[name] for name in DEFAULTS if name in recorded}).items():
+        given = getattr(namespace, name)
+        if given is None:
+            setattr(namespace, name, value)
+        elif recorded and name not in (*STATISTICS_FLAGS, "statistics_only") and given != value:
+            fail(f"--{name} {given} needs the models, evaluations/ was made with {value}; leave out --statistics_only")
 
 
-def read_documents(arguments: ContextArguments) -> tuple[list[dict], list[str]]:
-    """The documents, dicts with id, words (split at white space) and label (a number), and the class names."""
-    name = arguments.dataset_name
-    try:
-        dataset = datasets.load_dataset(name)
-    except Exception as error:  # the library raises its own, the Hub's, the file system's and pyarrow's
-        fail(f"cannot load --dataset_name {name}: {one_line(error)}")
-    if arguments.split not in dataset:
-        fail(f"{name} has no split {arguments.split!r}; it has {', '.join(dataset)}")
-    part = dataset[arguments.split]
-    columns = [column.strip() for column in arguments.text_column_names.split(",")]
-    for column in [*columns, "id", "label"]:
-        if column not in part.column_names:
-            fail(f"{name} has no column {column!r}; it has {', '.join(part.column_names)}")
+@dataclass
+class Run:
+    """A model and what its evaluation needs. Everything from tokenizer on is for encoders only."""
+
+    folder: str
+    name: str
+    kind: str  # svm or encoder
+    model: object  # a scikit-learn pipeline or a transformers model
+    fingerprint: str  # SHA-256 of all that determines the logits
+    columns: list[int]  # for each class of the dataset, its column in the model's output; -1 if it has none
+    order_free: bool  # whether the model's input does not contain the word order
+    commit: str | None = None  # of a model from the Hub
+    tokenizer: object = None
+    prefix: str = ""
+    max_length: int = 0
+    pad_id: int | None = None
+    position_offset: int = 0  # RoBERTa's first position; 0 lets the model count the positions
+    can_pad: bool = True  # whether padding a batch leaves the logits as they are
+    bf16: bool = False
+    # Set by prepare_words
+    words: list[list[str]] = field(default_factory=list)  # of each document, as far as the model reads it
+    joined: list[bool] = field(default_factory=list)  # whether a document's tokens are those of its words, joined
+    first_tokens: dict[str, list[int]] = field(default_factory=dict)  # token ids of a word that starts the text
+    other_tokens: dict[str, list[int]] = field(default_factory=dict)  # token ids of a word after a blank
+    start: list[int] = field(default_factory=list)  # token ids before the words
+    end: list[int] = field(default_factory=list)
+
+
+# Documents and runs
+
+
+def read_documents(arguments: ContextArguments) -> tuple[list[dict], list[str], str | None]:
+    """Return the documents (id, words split at white space, label as a number), the class names, the Hub's commit.
+
+    Exits with status 2 if there are fewer than MIN_DOCUMENTS, duplicated ids, or documents without text or label.
+    """
+    name, columns = arguments.dataset_name, [column.strip() for column in arguments.text_column_names.split(",")]
+    part = load_split(name, arguments.split, [*columns, "id", "label"], arguments.dataset_revision)
     if not isinstance(part.features["label"], datasets.ClassLabel):
-        fail(f"column 'label' of {name} is no ClassLabel, so its class names are unknown")
+        fail(f"column 'label' of {name} is not a ClassLabel; prepare the dataset with tools/prepare_dataset.py")
     documents = [
         {"id": str(row["id"]), "words": " ".join(str(row[c] or "") for c in columns).split(), "label": row["label"]}
         for row in part.select(range(min(arguments.max_samples, len(part))))
     ]
     if len(documents) < MIN_DOCUMENTS:
         fail(f"{len(documents)} documents are too few for a test; give at least {MIN_DOCUMENTS}")
-    if len({document["id"] for document in documents}) < len(documents):
-        fail(f"{name} has two documents of the same id in split {arguments.split}; make ids unique")
+    for name, count in Counter(document["id"] for document in documents).items():
+        if count > 1:
+            fail(f"id {name} is duplicated in split {arguments.split}; make the ids unique")
     for document in documents:
         if not document["words"] or document["label"] is None or document["label"] < 0:
-            fail(f"document {document['id']} has no {'label' if document['words'] else 'text'}; leave it out")
-    return documents, part.features["label"].names
+            fail(f"document {document['id']} has no {'label' if document['words'] else 'text'}; remove it")
+    return documents, part.features["label"].names, dataset_commit(part)
 
 
-def run_name(folder: str) -> str:
-    """A run's folder by its name; run_paper.sh's lr-RATE-seed-SEED is called after the model's folder around it."""
-    path = Path(folder).resolve()
-    return path.parent.name if re.fullmatch(r"lr-.+-seed-.+", path.name) else path.name
+def unique_names(folders: list[str]) -> list[str]:
+    """Return the names of runs; runs of the same name are named with the folder around them, then with numbers."""
+    names = [run_name(folder) for folder in folders]
+    names = [
+        "/".join(Path(folder).absolute().parts[-2:]) if names.count(name) > 1 else name
+        for name, folder in zip(names, folders, strict=True)
+    ]
+    return [f"{name} ({n})" if names.count(name) > 1 else name for n, name in enumerate(names, start=1)]
 
 
-def load_run(folder: str, classes: list[str], arguments: ContextArguments, device: torch.device) -> SimpleNamespace:
-    """A run with what its evaluation needs; kind is svm or encoder, order_free says that word order cannot matter.
+def load_svm(folder: str, name: str, classes: list[str]) -> Run:
+    """Load a run of run_baseline.py. Exits with status 2 if it cannot be read or has other classes."""
+    path = Path(folder, "model.skops")
+    try:
+        model = skops.io.load(path)
+        counts, known = model["counts"], [int(number) for number in model["svm"].classes_]
+        fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+    except Exception as error:  # skops and zipfile raise many kinds, untrusted types among them
+        fail(f"cannot load {path}: {one_line(error)}")
+    table = Path(folder, "predictions.csv")
+    try:
+        header = next(csv.reader(table.open(encoding="utf-8", newline="")), []) if table.exists() else []
+    except (OSError, ValueError, csv.Error) as error:
+        fail(f"cannot read {table}: {one_line(error)}; run run_baseline.py again")
+    names = [column for column in header if column not in ("", "id", "label", "prediction")] or classes
+    if set(names) != set(classes) or len(known) < 2 or max(known) >= len(classes):
+        own = ", ".join(names) if set(names) != set(classes) else f"{len(known)} numbers up to {max(known)}"
+        fail(f"the classes of {folder} ({own}) are not those of the dataset ({', '.join(classes)})")
+    places = {names[number]: column for column, number in enumerate(known)}
+    columns = [places.get(label, -1) for label in classes]
+    return Run(folder, name, "svm", model, fingerprint, columns, order_free=tuple(counts.ngram_range) == (1, 1))
 
-    columns are the places of the dataset's classes among the model's outputs.
+
+def load_encoder(folder: str, name: str, classes: list[str], revision: str | None, arguments: ContextArguments) -> Run:
+    """Load a run of run_classification.py or a model of the Hub.
+
+    Exits with status 2 if it is not a trained classifier of the dataset's classes with a tokenizer.
     """
-    run = SimpleNamespace(folder=folder, name=run_name(folder), device=device, bf16=arguments.bf16)
-    if (path := Path(folder, "model.skops")).exists():
-        try:
-            model = skops.io.load(path)
-            counts, svm = model["counts"], model["svm"]
-            fingerprint = path.read_bytes()
-        except Exception as error:  # skops and zipfile raise many kinds, untrusted types among them
-            fail(f"cannot load {path}: {one_line(error)}")
-        if len(svm.classes_) < 2 or max(svm.classes_) >= len(classes):
-            fail(f"{folder} knows other classes than {arguments.dataset_name}; take a run of the same dataset")
-        run.kind, run.model, run.order_free = "svm", model, tuple(counts.ngram_range) == (1, 1)
-        run.n_classes = len(classes)
-        run.fingerprint = hashlib.sha256(fingerprint).hexdigest()
-        return run
     try:
         model, loading = AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True
+            folder, revision=revision or "main", dtype=torch.float32, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision or "main")
     except Exception as error:  # OSError, ValueError, TypeError, the Hub's and safetensors' own
-        fail(f"{folder} holds neither model.skops nor an encoder with its tokenizer: {one_line(error)}")
+        fail(f"{folder} holds neither model.skops nor a classifier with its tokenizer: {one_line(error)}")
     if loading["missing_keys"]:
-        fail(f"{folder} is no trained classifier: it has no weights for {min(loading['missing_keys'])}; fine-tune it")
+        fail(f"{folder} is not a trained classifier: {min(loading['missing_keys'])} has no weights; fine-tune it")
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes an empty one where the files are missing
-        fail(f"{folder} has no tokenizer files; save the tokenizer beside the model")
-    label2id = {label: number for number, label in model.config.id2label.items()}
+        fail(f"{folder} has no tokenizer files; save the tokenizer next to the model")
+    config, label2id = model.config, {label: number for number, label in model.config.id2label.items()}
     if set(label2id) != set(classes):
         fail(f"the classes of {folder} ({', '.join(label2id)}) are not those of the dataset ({', '.join(classes)})")
-    config = model.config
+    order_free = config.model_type == "eurobert" and not config.num_hidden_layers
+    order_free &= getattr(config, "classifier_pooling", None) != "bos"
+    columns = [label2id[label] for label in classes]
+    run = Run(folder, name, "encoder", model, "", columns, order_free, commit=getattr(config, "_commit_hash", None))
+    run.tokenizer, run.prefix, run.bf16 = tokenizer, getattr(config, "text_prefix", None) or "", arguments.bf16
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    # RoBERTa counts positions from padding_idx + 1, so its table is longer than the texts that it takes.
+    # RoBERTa counts positions from padding_idx + 1, so its table is longer than the texts that it reads.
     run.position_offset = 0 if getattr(table, "padding_idx", None) is None else table.padding_idx + 1
     limit = min(getattr(config, "max_position_embeddings", 10**9) - run.position_offset, tokenizer.model_max_length)
     if arguments.max_seq_length is not None and not 2 < arguments.max_seq_length <= limit:
         fail(f"--max_seq_length {arguments.max_seq_length} is not between 3 and the {limit} positions of {folder}")
     run.max_length = arguments.max_seq_length or min(limit, getattr(config, "max_seq_length", None) or 256)
-    run.prefix = getattr(config, "text_prefix", None) or ""
-    run.kind, run.tokenizer, run.columns = "encoder", tokenizer, [label2id[label] for label in classes]
-    run.order_free = config.model_type == "eurobert" and not config.num_hidden_layers
-    run.order_free &= getattr(config, "classifier_pooling", None) != "bos"
-    run.pad_id = tokenizer.pad_token_id or 0
-    run.model = model.eval().requires_grad_(False).to(device)
     settings = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}  # it may move
-    digest = hashlib.sha256(json.dumps([settings, run.columns, run.bf16], default=str).encode())
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    digest = hashlib.sha256(json.dumps([settings, columns, run.bf16], default=str).encode())
+    for key, tensor in model.state_dict().items():
+        digest.update(key.encode() + tensor.numpy().tobytes())
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    model.eval().requires_grad_(False).to(device)
+    probe_padding(run)
+    digest.update(b"" if run.can_pad else b"batches of one length")
     run.fingerprint = digest.hexdigest()
     return run
 
 
-def prepare_words(run: SimpleNamespace, documents: list[dict], seed: int) -> None:
-    """Give an encoder the pieces of every distinct word, and the documents as far as they fit its limit.
+def probe_padding(run: Run) -> None:
+    """Find out what padding does to the logits of an encoder and set pad_id and can_pad.
 
-    run.words are the documents' words without those that would be cut: a shuffled text then consists of the words of
-    the original. run.assembled says of each whether its pieces, put together word by word, are what the tokenizer
-    makes of a shuffled text; where they are not, its shuffled texts are tokenised themselves.
+    Decoders such as GPT-2 classify the last token that is not PAD, and do not notice PAD tokens behind it. With PAD in
+    the place of a word they would classify another token. They get -1 for PAD, which no text contains, and, like
+    models that padding on the right disturbs (XLNet), only batches of one length.
+    """
+    config, tokenizer = run.model.config, run.tokenizer
+    run.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.pad_token_id
+    if config.pad_token_id is None:
+        config.pad_token_id = -1
+    ids, padding = tuple(tokenizer("a text of a few words")["input_ids"]), (run.pad_id or 0,) * 3
+    bf16, run.bf16 = run.bf16, False
+    try:
+        alone, padded = encoder_logits(run, [ids])[0], encoder_logits(run, [ids + padding, ids])[1]
+        seen = encoder_logits(run, [ids + padding])[0]
+    except Exception as error:  # whatever a model raises that does not take token ids and a mask
+        fail(f"{run.folder} cannot classify a text: {one_line(error)}; give another model")
+    tolerance = 1e-4 * max(1, np.abs(alone).max())
+    ignores_padding = np.abs(seen - alone).max() < tolerance
+    run.can_pad = not ignores_padding and bool(np.abs(padded - alone).max() < tolerance)
+    run.bf16 = bf16
+    if ignores_padding:
+        config.pad_token_id = -1
+
+
+def load_runs(arguments: ContextArguments, classes: list[str]) -> list[Run]:
+    """Load --model_name_or_path and the runs of --compare, each folder once."""
+    folders = list(dict.fromkeys([arguments.model_name_or_path, *arguments.compare]))
+    runs = []
+    for folder, name in zip(folders, unique_names(folders), strict=True):
+        revision = None if runs else arguments.model_revision
+        if Path(folder, "model.skops").exists():
+            runs.append(load_svm(folder, name, classes))
+        else:
+            runs.append(load_encoder(folder, name, classes, revision, arguments))
+    return runs
+
+
+# Tokens and logits
+
+
+def prepare_words(run: Run, documents: list[dict], seed: int) -> None:
+    """Set the tokens of each distinct word, and the documents as far as they fit the maximum length.
+
+    A document keeps the words that are not truncated, so that a shuffled text consists of the words of the original.
+    run.joined says of each document whether the tokens of its words, joined, are the tokenizer's tokens of a shuffled
+    text; otherwise its shuffled texts are tokenized as a whole.
     """
     if run.kind == "svm":
         run.words = [document["words"] for document in documents]
         return
     vocabulary = sorted({word for document in documents for word in document["words"]})
-    pieces = [run.tokenizer(form, add_special_tokens=False, verbose=False)["input_ids"]
-              for form in (vocabulary, [f" {word}" for word in vocabulary])]  # fmt: skip
-    run.head, run.tail = (dict(zip(vocabulary, ids, strict=True)) for ids in pieces)
+    tokens = [
+        run.tokenizer(form, add_special_tokens=False, verbose=False)["input_ids"]
+        for form in (vocabulary, [f" {word}" for word in vocabulary])
+    ]
+    run.first_tokens, run.other_tokens = (dict(zip(vocabulary, ids, strict=True)) for ids in tokens)
     bare = run.tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = run.tokenizer("a")["input_ids"]
     place = next((n for n in range(len(whole)) if whole[n : n + len(bare)] == bare), 0)
     prefix = run.tokenizer(run.prefix.rstrip(), add_special_tokens=False)["input_ids"]
     run.start, run.end = whole[:place] + prefix, whole[place + len(bare) :]
     if run.prefix:
-        run.head = run.tail
+        run.first_tokens = run.other_tokens
     run.words = []
     for document in documents:
-        lengths = np.cumsum([max(len(run.head[word]), len(run.tail[word])) for word in document["words"]])
+        lengths = [max(len(run.first_tokens[word]), len(run.other_tokens[word])) for word in document["words"]]
         room = run.max_length - len(run.start) - len(run.end)
-        run.words.append(document["words"][: max(1, int(np.searchsorted(lengths, room, side="right")))])
+        kept = int(np.searchsorted(np.cumsum(lengths), room, side="right"))
+        run.words.append(document["words"][: max(1, kept)])
     shuffled = [shuffle(words, 1, [seed, n]) for n, words in enumerate(run.words)]
     expected = run.tokenizer([run.prefix + " ".join(words) for words in shuffled], verbose=False)["input_ids"]
-    run.assembled = [len(ids) <= run.max_length and assemble(run, words) == ids
-                     for words, ids in zip(shuffled, expected, strict=True)]  # fmt: skip
+    run.joined = [
+        len(ids) <= run.max_length and join_tokens(run, words) == ids
+        for words, ids in zip(shuffled, expected, strict=True)
+    ]
 
 
-def assemble(run: SimpleNamespace, words: list[str], masked: frozenset[int] = frozenset()) -> list[int]:
-    """Token ids of a text from the pieces of its words; every piece of a word at a place in masked becomes PAD."""
+def join_tokens(run: Run, words: list[str], masked: frozenset[int] = frozenset()) -> list[int]:
+    """Return the token ids of a text from those of its words; every token of a word at a masked place becomes PAD."""
     ids = list(run.start)
     for place, word in enumerate(words):
-        pieces = run.head[word] if place == 0 else run.tail[word]
-        ids += [run.pad_id] * len(pieces) if place in masked else pieces
+        tokens = run.first_tokens[word] if place == 0 else run.other_tokens[word]
+        ids += [run.pad_id] * len(tokens) if place in masked else tokens
     return ids + run.end
 
 
-def encode(run: SimpleNamespace, texts: list[list[str]], numbers: list[int]) -> list:
-    """What the run's model reads for each text, given as words of the document with that number."""
+def encode(run: Run, texts: list[list[str]], numbers: list[int]) -> list:
+    """Return the model's input for each text, given as words of the document with that number."""
     if run.kind == "svm":
         return [" ".join(words) for words in texts]
-    inputs = [assemble(run, words) if run.assembled[n] else None for words, n in zip(texts, numbers, strict=True)]
+    inputs = [join_tokens(run, words) if run.joined[n] else None for words, n in zip(texts, numbers, strict=True)]
     rest = [place for place, ids in enumerate(inputs) if ids is None]
     if rest:
-        tokenised = run.tokenizer(
+        tokenized = run.tokenizer(
             [run.prefix + " ".join(texts[place]) for place in rest], truncation=True, max_length=run.max_length
         )
-        for place, ids in zip(rest, tokenised["input_ids"], strict=True):
+        for place, ids in zip(rest, tokenized["input_ids"], strict=True):
             inputs[place] = ids
     return inputs
 
 
-def evaluate(run: SimpleNamespace, inputs: list, folder: Path, batch_size: int, bar: tqdm) -> np.ndarray:
-    """Logits or decision values, (inputs, classes); equal inputs are computed once, and kept in folder by content."""
+def save_array(path: Path, values: np.ndarray) -> None:
+    """Write an array as .npy. Exits with status 2 if that fails."""
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    write_files(path.parent, {path.name: buffer.getvalue()})
+
+
+def batches(run: Run, inputs: list, size: int) -> Iterator[list]:
+    """Yield the inputs, sorted by length, in batches; in batches of one length where padding changes the logits."""
+    for _, group in groupby(inputs, key=lambda item: run.can_pad or len(item)):
+        items = list(group)
+        yield from (items[start : start + size] for start in range(0, len(items), size))
+
+
+def evaluate(run: Run, inputs: list, folder: Path, batch_size: int, bar: tqdm) -> np.ndarray:
+    """Return logits or decision values (inputs, classes). Equal inputs are computed once.
+
+    The values are kept in folder under the hash of model and inputs, so that nothing is computed again.
+    """
     digest = hashlib.sha256(run.fingerprint.encode())
     for item in inputs:
         digest.update(repr(item).encode())
     path = folder / f"{digest.hexdigest()[:32]}.npy"
     if path.exists():
-        bar.update(len(inputs))
-        return np.load(path, allow_pickle=False)
+        try:
+            values = np.load(path, allow_pickle=False)
+            if len(values) == len(inputs):
+                bar.update(len(inputs))
+                return values
+        except (OSError, ValueError, EOFError):
+            pass  # a damaged file is computed again
     keys = [item if isinstance(item, str) else tuple(item) for item in inputs]
     distinct = sorted(set(keys), key=lambda key: (-len(key), key))
     weights, rows = Counter(keys), []
-    for start in range(0, len(distinct), batch_size):
-        batch = distinct[start : start + batch_size]
+    for batch in batches(run, distinct, batch_size):
         rows.append(svm_values(run, batch) if run.kind == "svm" else encoder_logits(run, batch))
         bar.update(sum(weights[key] for key in batch))
     place = {key: number for number, key in enumerate(distinct)}
     values = np.concatenate(rows)[[place[key] for key in keys]]
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.save(file, values)
-    os.replace(temporary, path)
+    if np.isnan(values).any() or np.isposinf(values).any() or (run.kind == "encoder" and np.isinf(values).any()):
+        fail(f"{run.folder} gives NaN or infinite scores; train it again or give another run")
+    save_array(path, values)
     return values
 
 
-def svm_values(run: SimpleNamespace, texts: list[str]) -> np.ndarray:
-    """Decision values by the dataset's classes; one that the SVM was not trained on gets minus infinity."""
+def svm_values(run: Run, texts: list[str]) -> np.ndarray:
+    """Return decision values by the dataset's classes; minus infinity for a class that the SVM does not know."""
     scores = run.model.decision_function(texts)
     scores = np.column_stack([-scores, scores]) if scores.ndim == 1 else scores
-    values = np.full((len(texts), run.n_classes), -np.inf)
-    values[:, run.model["svm"].classes_] = scores
-    return values
+    return np.column_stack([scores, np.full(len(texts), -np.inf)])[:, run.columns]
 
 
-def encoder_logits(run: SimpleNamespace, batch: list[tuple[int, ...]]) -> np.ndarray:
-    """Logits of one batch by the dataset's classes."""
-    length = max(map(len, batch))
-    ids = torch.full((len(batch), length), run.pad_id)
+def encoder_logits(run: Run, batch: list[tuple[int, ...]]) -> np.ndarray:
+    """Return the logits of one batch by the dataset's classes."""
+    length, device = max(map(len, batch)), run.model.device
+    ids = torch.full((len(batch), length), run.pad_id or 0)
     mask = torch.zeros((len(batch), length), dtype=torch.long)
     for row, item in enumerate(batch):
         ids[row, : len(item)] = torch.tensor(item)
         mask[row, : len(item)] = 1
     extra = {}
     if run.position_offset:  # PAD in the place of a word must not shift the positions
-        extra["position_ids"] = (torch.arange(length) + run.position_offset).repeat(len(batch), 1).to(run.device)
+        extra["position_ids"] = (torch.arange(length) + run.position_offset).repeat(len(batch), 1).to(device)
     try:
-        with torch.inference_mode(), torch.autocast(run.device.type, torch.bfloat16, enabled=run.bf16):
-            logits = run.model(input_ids=ids.to(run.device), attention_mask=mask.to(run.device), **extra).logits
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=run.bf16):
+            logits = run.model(input_ids=ids.to(device), attention_mask=mask.to(device), **extra).logits
     except torch.OutOfMemoryError:
         fail("out of memory; lower --per_device_eval_batch_size, the same command continues")
     return logits[:, run.columns].double().cpu().numpy()
 
 
+# Word order
+
+
 def shuffle(words: list[str], size: int | str, seed: list[int]) -> list[str]:
-    """The words with their blocks in random order: blocks of so many words, or sentences, the order within kept."""
+    """Return the words with their blocks in random order: blocks of size words, or sentences; blocks stay intact."""
     if size == SENTENCE:
-        ends = [n + 1 for n in range(len(words) - 1)
-                if re.search(r"[.!?][)\]'\"”’]*$", words[n]) and re.match(r"[^a-z]", words[n + 1])]  # fmt: skip
+        ends = [
+            n + 1
+            for n in range(len(words) - 1)
+            if re.search(r"[.!?][)\]'\"”’]*$", words[n]) and re.match(r"[^a-z]", words[n + 1])
+        ]
         edges = [0, *ends, len(words)]
     else:
         edges = [*range(0, len(words), size), len(words)]
@@ -358,48 +524,60 @@ def shuffle(words: list[str], size: int | str, seed: list[int]) -> list[str]:
     return [word for n in np.random.default_rng(seed).permutation(len(blocks)) for word in blocks[n]]
 
 
-def order_test(run: SimpleNamespace, documents: list[dict], arguments: ContextArguments, folder: Path) -> tuple:
-    """Evaluate a run on the documents as they are and shuffled in blocks of every size, by sentence last.
+def evaluate_order(run: Run, documents: list[dict], arguments: ContextArguments, folder: Path) -> tuple:
+    """Evaluate a run on the documents and on their shuffled versions.
 
-    Returns what index.json says of the run, and values of shape (1 + sizes x shuffles, documents, classes), originals
-    first.
+    Returns the run's record for index.json and values of shape (1 + sizes x shuffles, documents, classes): the
+    original documents, then every block size in turn, sentences last.
     """
     numbers, sizes = list(range(len(documents))), [*dict.fromkeys(arguments.block_sizes), SENTENCE]
     batch_size, changed = arguments.per_device_eval_batch_size, []
     total = len(numbers) * (1 + len(sizes) * arguments.n_shuffles)
-    with tqdm(total=total, desc=f"order: {run.name}", unit="text", disable=arguments.disable_tqdm) as bar:
+    with tqdm(total=total, desc=f"word order: {run.name}", unit="text", disable=arguments.disable_tqdm) as bar:
         inputs = encode(run, run.words, numbers)
         values = [original := evaluate(run, inputs, folder, batch_size, bar)]
         for place, size in enumerate(sizes):
-            texts = [shuffle(run.words[n], size, [arguments.seed, place, s, n])
-                     for s in range(arguments.n_shuffles) for n in numbers]  # fmt: skip
+            texts = [
+                shuffle(run.words[n], size, [arguments.seed, place, s, n])
+                for s in range(arguments.n_shuffles)
+                for n in numbers
+            ]
             shuffled = encode(run, texts, numbers * arguments.n_shuffles)
-            # A text of one block, or of equal words, is what it was.
+            # A text of one block, or of equal words, does not change.
             moved = [n for n, item in enumerate(shuffled) if item != inputs[n % len(inputs)]]
             bar.update(len(shuffled) - len(moved))
             values.append(np.tile(original, (arguments.n_shuffles, 1)))
             if moved:
                 values[-1][moved] = evaluate(run, [shuffled[n] for n in moved], folder, batch_size, bar)
             changed.append(len(moved) / len(shuffled))
-    about = {name: getattr(run, name) for name in ("name", "folder", "kind", "order_free")}
-    about["cut_documents"] = sum(len(w) < len(d["words"]) for w, d in zip(run.words, documents, strict=True))
-    about["conditions"] = [{"block": s, "changed_texts": c} for s, c in zip(sizes, changed, strict=True)]
-    return about, np.concatenate(values).reshape(-1, *original.shape)
+    record = {name: getattr(run, name) for name in ("name", "folder", "kind", "order_free", "commit")}
+    record["cut_documents"] = sum(len(w) < len(d["words"]) for w, d in zip(run.words, documents, strict=True))
+    record["conditions"] = [{"block": s, "changed_texts": c} for s, c in zip(sizes, changed, strict=True)]
+    return record, np.concatenate(values).reshape(-1, *original.shape)
 
 
-def plain(word: str) -> str:
-    """A word without case and without the punctuation around it; empty if it is nothing else."""
+# Phrases
+
+
+def normalize(word: str) -> str:
+    """Return a word in lower case without punctuation around it; empty if it is only punctuation."""
     return re.sub(r"^\W+|\W+$", "", word).lower()
 
 
-def spans(words: list[str], size: int) -> list[int]:
-    """Starts of all runs of so many words with no punctuation between them."""
-    joined = [bool(plain(word)) and not re.search(r"[.,;:!?]$", word) for word in words]
-    return [n for n in range(len(words) - size + 1) if all(joined[n : n + size - 1]) and plain(words[n + size - 1])]
+def normalize_phrase(phrase: str) -> str:
+    """Return a phrase as its normalized words."""
+    return " ".join(filter(None, map(normalize, phrase.split())))
+
+
+def span_starts(words: list[str], size: int) -> list[int]:
+    """Return the starts of all spans of size words with no punctuation between them."""
+    joined = [bool(normalize(word)) and not re.search(r"[.,;:!?]$", word) for word in words]
+    starts = range(len(words) - size + 1)
+    return [n for n in starts if all(joined[n : n + size - 1]) and normalize(words[n + size - 1])]
 
 
 def without_overlap(ranked: list[str], n: int) -> list[str]:
-    """The first n phrases, leaving out any that contains or is part of one before it."""
+    """Return the first n phrases, leaving out each that contains, or is part of, one before it."""
     chosen = []
     for phrase in ranked:
         if not any(f" {phrase} " in f" {other} " or f" {other} " in f" {phrase} " for other in chosen):
@@ -408,13 +586,13 @@ def without_overlap(ranked: list[str], n: int) -> list[str]:
 
 
 def ngrams(words: list[str], sizes: range) -> list[str]:
-    """All runs of so many words with no punctuation between them and no function word at an end."""
-    found = [tuple(map(plain, words[n : n + size])) for size in sizes for n in spans(words, size)]
-    return [" ".join(run) for run in found if not {run[0], run[-1]} & ENGLISH_STOP_WORDS]
+    """Return all n-grams of these sizes with no punctuation inside and no function word at either end."""
+    found = [tuple(map(normalize, words[n : n + size])) for size in sizes for n in span_starts(words, size)]
+    return [" ".join(words) for words in found if not {words[0], words[-1]} & ENGLISH_STOP_WORDS]
 
 
 def typical_phrases(texts: list[list[str]], labels: list[int], n: int) -> list[str]:
-    """The pairs and triples of words whose presence in a document depends most on the class (chi-squared)."""
+    """Return the n bigrams and trigrams whose presence in a document depends most on the class (chi-squared)."""
     counter = CountVectorizer(analyzer=lambda words: ngrams(words, range(2, 4)), min_df=MIN_PHRASE_DOCUMENTS)
     try:
         counts = counter.fit_transform(texts) > 0
@@ -425,32 +603,51 @@ def typical_phrases(texts: list[list[str]], labels: list[int], n: int) -> list[s
 
 
 def attributed_phrases(folder: str, texts: list[list[str]], n: int) -> list[str]:
-    """The runs of two to four words, each with a positive attribution, with the largest sum over documents.
+    """Return the n strongest n-grams of words with positive attributions that MIN_PHRASE_DOCUMENTS texts contain.
 
-    Attributions count as shares of their document's absolute sum. A run stands in MIN_PHRASE_DOCUMENTS texts or more.
+    The strength of an n-gram is its attribution, summed over the documents. Attributions are divided by the absolute
+    sum of their document.
     """
-    path, strength = Path(folder, "attributions.jsonl"), defaultdict(float)
-    try:
-        for line in filter(None, path.read_text(encoding="utf-8").split("\n")):
-            document = json.loads(line)
-            words, scores = list(map(plain, document["words"])), np.array(document["word_attributions"])
-            scores /= np.abs(scores).sum() or 1
-            for size in PHRASE_WORDS:
-                for start in range(len(words) - size + 1):
-                    run, share = words[start : start + size], scores[start : start + size]
-                    if all(run) and min(share) > 0:
-                        strength[" ".join(run)] += share.sum()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        fail(f"{path} is no file of run_attribution.py: {one_line(error)}")
+    strength = defaultdict(float)
+    for document in read_attributions(Path(folder))[0]:
+        words, scores = list(map(normalize, document["words"])), np.array(document["word_attributions"])
+        scores = scores / (np.abs(scores).sum() or 1)
+        for size in PHRASE_WORDS:
+            for start in range(len(words) - size + 1):
+                ngram, share = words[start : start + size], scores[start : start + size]
+                if all(ngram) and min(share) > 0:
+                    strength[" ".join(ngram)] += share.sum()
     frequency = Counter(phrase for words in texts for phrase in set(ngrams(words, PHRASE_WORDS)))
     ranked = sorted(strength, key=lambda phrase: (-strength[phrase], phrase))
     return without_overlap([phrase for phrase in ranked if frequency[phrase] >= MIN_PHRASE_DOCUMENTS], n)
 
 
-def move_apart(words: list[str], places: range, generator: np.random.Generator) -> tuple[list[str], list[int]] | None:
-    """The text with the words at the places put elsewhere, MIN_GAP others between them, and their new places.
+def choose_phrases(run: Run, labels: list[int], arguments: ContextArguments) -> tuple[str, list[str], list[str]]:
+    """Return where the phrases come from, the phrases, and a sentence why the phrase test is left out, if it is."""
+    given = list(map(normalize_phrase, arguments.phrases))
+    reason = None
+    if run.kind == "svm":
+        reason = "it needs an encoder"
+    elif run.pad_id is None:
+        reason = f"the tokenizer of {run.name} has no padding token"
+    elif not any(run.joined):
+        reason = f"the tokenizer of {run.name} does not split texts at blanks"
+    elif not (arguments.n_phrases or given):
+        reason = "--n_phrases is 0"
+    if reason:
+        return "given", [], [f"The phrase test is left out: {reason}."]
+    if given:
+        return "given", given, []
+    if arguments.attributions:
+        return "attributions", attributed_phrases(arguments.attributions[0], run.words, arguments.n_phrases), []
+    return "typical n-grams", typical_phrases(run.words, labels, arguments.n_phrases), []
 
-    All other words keep their order. None if the text is too short for it.
+
+def move_apart(words: list[str], places: range, generator: np.random.Generator) -> tuple[list[str], list[int]] | None:
+    """Move the words at the places elsewhere, with MIN_GAP or more others between them.
+
+    Returns the words in the new order and the new places; all other words keep their order. None if the text is too
+    short.
     """
     rest = [word for n, word in enumerate(words) if n not in places]
     free = len(rest) + 1 - (len(places) - 1) * (MIN_GAP - 1)
@@ -463,41 +660,49 @@ def move_apart(words: list[str], places: range, generator: np.random.Generator) 
     return rest, (gaps + np.arange(len(places))).tolist()
 
 
-def phrase_test(
-    run: SimpleNamespace, phrase: str, targets: np.ndarray, arguments: ContextArguments, folder: Path, bar: tqdm
-) -> list[dict]:
-    """Synergy of a phrase, of other spans and of its words moved apart, in each document that it occurs in.
+def arrange_phrase(run: Run, phrase: str, arguments: ContextArguments) -> list[tuple[int, str, list[str], list[int]]]:
+    """Return the texts of the phrase test: (document, kind, words, places of the phrase or of its control).
 
-    F is the logit of the predicted class; a word is taken out by putting PAD in its place, as in run_attribution.py.
-    With v(T) = F(only T of the phrase left) - F(none left), synergy = v(phrase) - sum of v(single word): what the
-    whole adds to its parts. For two words that is the second difference F(ij) - F(i) - F(j) + F(none), the term of the
-    Shapley and Banzhaf interaction indices in which all other words are present (Grabisch & Roubens, Int. J. of Game
-    Theory 28:547-565, 1999); for more, the sum of the Harsanyi dividends of all subsets of two words or more.
+    In each document, kind is first "phrase", then "spans" (other neighboring words) and "moved" (the words of the
+    phrase moved apart).
     """
-    words_of_phrase = phrase.split()
-    size, found = len(words_of_phrase), []
+    words_of_phrase, size, found = phrase.split(), len(phrase.split()), []
     for number, words in enumerate(run.words):
-        starts = [n for n in spans(words, size) if [plain(word) for word in words[n : n + size]] == words_of_phrase]
-        if starts and run.assembled[number]:
+        starts = [n for n in span_starts(words, size) if list(map(normalize, words[n : n + size])) == words_of_phrase]
+        if starts and run.joined[number]:
             found.append((number, starts))
     found = found[:MAX_OCCURRENCES]
-    per_document = -(-arguments.n_controls // (2 * max(1, len(found))))
+    controls = -(-arguments.n_controls // (2 * max(1, len(found))))  # of each kind in each document
     arrangements = []
     for number, starts in found:
         words, own = run.words[number], range(starts[0], starts[0] + size)
         generator = np.random.default_rng([arguments.seed, number, *phrase.encode()])
-        others = [n for n in spans(words, size) if all(abs(n - start) >= size for start in starts)]
+        others = [n for n in span_starts(words, size) if all(abs(n - start) >= size for start in starts)]
         arrangements.append((number, "phrase", words, own))
-        for n in generator.permutation(others)[:per_document].tolist():
+        for n in generator.permutation(others)[:controls].tolist():
             arrangements.append((number, "spans", words, range(n, n + size)))
-        for moved in [move_apart(words, own, generator) for _ in range(per_document)]:
+        for moved in [move_apart(words, own, generator) for _ in range(controls)]:
             arrangements += [(number, "moved", *moved)] if moved else []
-    inputs = []
+    return arrangements
+
+
+def evaluate_phrase(
+    run: Run, phrase: str, targets: np.ndarray, arguments: ContextArguments, folder: Path, bar: tqdm
+) -> list[dict]:
+    """Return the synergy of a phrase, of other spans and of its words moved apart, for each document that contains it.
+
+    F is the logit of the predicted class; PAD replaces a word that is taken out, as in run_attribution.py. With
+    v(T) = F(only T of the phrase is left) - F(nothing of it is left), the synergy is v(phrase) - sum of v(word): what
+    the whole adds to its parts. For two words it is the second difference F(ij) - F(i) - F(j) + F(none), the term of
+    the Shapley and Banzhaf interaction indices with all other words present (Grabisch & Roubens, Int. J. of Game
+    Theory 28:547-565, 1999); for more, the sum of the Harsanyi dividends of all subsets of two words or more.
+    """
+    arrangements, size, inputs = arrange_phrase(run, phrase, arguments), len(phrase.split()), []
     for _, kind, words, places in arrangements:
         whole = frozenset(places)
         masks = [frozenset(), whole, *(whole - {place} for place in places)]
         masks += [frozenset({place}) for place in places] if kind == "phrase" else []
-        inputs += [assemble(run, words, mask) for mask in masks]
+        inputs += [join_tokens(run, words, mask) for mask in masks]
     bar.total += len(inputs)
     logits = evaluate(run, inputs, folder, arguments.per_device_eval_batch_size, bar) if inputs else []
     occurrences, start = [], 0
@@ -508,98 +713,770 @@ def phrase_test(
         alone = values[2 : 2 + size] - values[1]
         synergy = float(values[0] - values[1] - alone.sum())
         if kind == "phrase":
-            about = {"document": number, "synergy": synergy, "whole": float(values[0] - values[1])}
-            about |= {"alone": alone.tolist(), "drops": (values[0] - values[2 + size :]).tolist()}
-            occurrences.append(about | {"spans": [], "moved": []})
+            record = {"document": number, "synergy": synergy, "whole": float(values[0] - values[1])}
+            record |= {"alone": alone.tolist(), "drops": (values[0] - values[2 + size :]).tolist()}
+            occurrences.append(record | {"spans": [], "moved": []})
         else:
             occurrences[-1][kind].append(synergy)
     return occurrences
 
 
+def evaluate_models(arguments: ContextArguments, folder: Path) -> None:
+    """Evaluate all runs and write folder/index.json, and order-N.npy for run N. Completed steps are skipped."""
+    documents, classes, dataset_revision = read_documents(arguments)
+    labels, runs = [document["label"] for document in documents], load_runs(arguments, classes)
+    for run in runs:
+        prepare_words(run, documents, arguments.seed)
+    device = next((str(run.model.device) for run in runs if run.kind == "encoder"), "cpu")
+    index = {"script": "measure_context.py", "arguments": asdict(arguments), "classes": classes, "device": device}
+    index |= {"dataset_commit": dataset_revision, "model_commit": runs[0].commit, "versions": versions(*PACKAGES)}
+    index |= {"ids": [document["id"] for document in documents], "labels": labels, "runs": []}
+    for number, run in enumerate(runs):
+        record, values = evaluate_order(run, documents, arguments, folder)
+        index["runs"].append(record)
+        save_array(folder / f"order-{number}.npy", values)
+        if number == 0:
+            targets = values[0].argmax(axis=-1)
+
+    source, phrases, left_out = choose_phrases(runs[0], labels, arguments)
+    index |= {"phrase_source": source, "phrases": [], "phrases_not_found": []}
+    with tqdm(total=0, desc="phrases", unit="text", disable=arguments.disable_tqdm) as bar:
+        for phrase in phrases:
+            occurrences = evaluate_phrase(runs[0], phrase, targets, arguments, folder, bar)
+            if occurrences:
+                index["phrases"].append({"phrase": phrase, "occurrences": occurrences})
+            else:
+                index["phrases_not_found"].append(phrase)
+    if missing := index["phrases_not_found"]:
+        text = f"not in the {len(documents)} documents: {', '.join(map(repr, missing))}"
+        if source == "given" and not index["phrases"]:
+            fail(f"--phrases are {text}; give others")
+        logger.warning(text)
+    if not index["phrases"] and not left_out:
+        left_out = [f"The phrase test is left out: no phrase is in {MIN_PHRASE_DOCUMENTS} documents."]
+    index["left_out"] = left_out
+    write_files(folder, {"index.json": json.dumps(index, ensure_ascii=False, indent=2) + "\n"})
+
+
+def read_evaluations(folder: Path) -> tuple[dict, list[np.ndarray]]:
+    """Return index.json of a folder's evaluations and the logits of each run. Exits with status 2 if incomplete."""
+    try:
+        index = json.loads((folder / "evaluations" / "index.json").read_text(encoding="utf-8"))
+        values = [
+            np.load(folder / "evaluations" / f"order-{n}.npy", allow_pickle=False) for n in range(len(index["runs"]))
+        ]
+        settings = index["arguments"]["n_shuffles"], index["labels"], index["classes"], index["left_out"]
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        fail(f"{folder} has no complete evaluations/ of tools/measure_context.py: {one_line(error)}")
+    return index, values if settings else []
+
+
+# Statistics
+
+
+def order_statistics(run: dict, values: np.ndarray, index: dict, arguments: ContextArguments) -> dict:
+    """Return what a run loses when words are shuffled; values are (1 + sizes x shuffles, documents, classes).
+
+    The metric of a block size is the mean over its shuffles. Each document is shuffled by itself, so resampling the
+    documents resamples the shuffles, too. Macro F1 averages over the classes that are a label or a prediction.
+    """
+    labels, classes, shuffles = np.array(index["labels"]), index["classes"], arguments.n_shuffles
+    predictions = values.argmax(axis=-1)
+    accuracy, f1 = bootstrap(labels, predictions, len(classes), arguments.n_resamples, arguments.seed)
+    metrics = {"accuracy": accuracy, "macro_f1": np.nanmean(f1, axis=-1)}
+    metrics |= {name: f1[:, :, number] for number, name in enumerate(classes) if number in labels}
+    result = {key: run.get(key) for key in ("name", "folder", "kind", "commit", "cut_documents")}
+    for metric in ("accuracy", "macro_f1"):
+        low, high = percentile_interval(metrics[metric][1:, 0])
+        result[metric] = {"value": float(metrics[metric][0, 0]), "low": low, "high": high}
+    result |= {"indifferent": None, "conditions": []}
+    finite = np.nan_to_num(values, neginf=0)
+    for number, condition in enumerate(run["conditions"]):
+        rows = slice(1 + number * shuffles, 1 + (number + 1) * shuffles)
+        row = condition | {"max_change": float(np.abs(finite[rows] - finite[0]).max())}
+        row["predictions_changed"] = float((predictions[rows] != predictions[0]).mean())
+        tests = {}
+        for metric, draws in metrics.items():
+            means = draws[:, rows].mean(axis=1)
+            tests[metric] = {"value": float(means[0])} | difference_test(means - draws[:, 0])
+        row |= {metric: tests.pop(metric) for metric in ("accuracy", "macro_f1")}
+        row["classes"] = [
+            {"class": name, "documents": int((labels == classes.index(name)).sum())} | test
+            for name, test in tests.items()
+        ]
+        if run["kind"] == "encoder":
+            changes = softmax(values[rows], axis=-1) - softmax(values[0], axis=-1)
+            row["true_class_probability"] = mean_interval(changes[:, np.arange(len(labels)), labels].mean(axis=0))
+            row["total_variation"] = mean_interval(np.abs(changes).sum(axis=-1).mean(axis=0) / 2)
+        if run["order_free"] and row["block"] == 1:
+            # The counts of an SVM are exactly the same; the mean of vectors may differ by rounding.
+            bound = 0 if run["kind"] == "svm" else 1e-4 * max(1, np.abs(finite[0]).max())
+            result["indifferent"] = bool(row["predictions_changed"] == 0 and row["max_change"] <= bound)
+        result["conditions"].append(row)
+    for metric in ("accuracy", "macro_f1"):
+        add_holm([condition[metric] for condition in result["conditions"]])
+    add_holm([test for condition in result["conditions"] for test in condition["classes"]])
+    return result
+
+
+def permutation_test(groups: list[list[float]], n_permutations: int, seed: int) -> dict | None:
+    """Test whether the first value of each group differs from the others of its group. None if no group has others.
+
+    The statistic is the mean over groups of the first value minus the mean of the others, with Student's interval over
+    groups. If the first is exchangeable with the others, any value of a group could be the first: p is the share of
+    such choices with a statistic at least as far from 0, with either sign, counting the observed one (Phipson & Smyth,
+    Stat. Appl. Genet. Mol. Biol. 9:39, 2010).
+    """
+    generator, total, differences = np.random.default_rng(seed), np.zeros(n_permutations), []
+    for group in groups:
+        if len(group) > 1:
+            deviations = np.array(group) - np.mean(group)
+            deviations[np.abs(deviations) < ROUNDING] = 0  # a rounding error is not an effect
+            deviations *= len(group) / (len(group) - 1)  # from the mean of the others
+            differences.append(deviations[0])
+            total += deviations[generator.integers(len(group), size=n_permutations)]
+    if not differences:
+        return None
+    extreme = np.abs(total) >= abs(sum(differences)) - 1e-9
+    return mean_interval(differences) | {
+        "groups": len(differences),
+        "p": float((1 + extreme.sum()) / (1 + len(total))),
+    }
+
+
+def phrase_statistics(index: dict, arguments: ContextArguments) -> dict | None:
+    """Test each phrase against other spans and against its own words moved apart, and summarize over all phrases."""
+    rows = []
+    for number, phrase in enumerate(index["phrases"]):
+        found = phrase["occurrences"]
+        row = {"phrase": phrase["phrase"], "documents": len(found)}
+        row |= {"whole": float(np.mean([one["whole"] for one in found]))}
+        row |= {"sum_of_words_alone": float(np.mean([sum(one["alone"]) for one in found]))}
+        row |= {"sum_of_single_drops": float(np.mean([sum(one["drops"]) for one in found]))}
+        row["synergy"] = mean_interval([one["synergy"] for one in found])
+        for kind in ("spans", "moved"):
+            controls = [value for one in found for value in one[kind]]
+            row[f"{kind}_controls"] = len(controls)
+            row[f"{kind}_synergy"] = float(np.mean(controls)) if controls else None
+            groups = [[one["synergy"], *one[kind]] for one in found]
+            row[f"against_{kind}"] = permutation_test(groups, arguments.n_permutations, arguments.seed + number)
+        rows.append(row)
+    if not rows:
+        return None
+    result = {"source": index["phrase_source"], "not_found": index["phrases_not_found"], "phrases": rows}
+    for kind in ("spans", "moved"):
+        tests = [row[f"against_{kind}"] for row in rows if row[f"against_{kind}"]]
+        add_holm(tests)
+        result[f"against_{kind}"] = tests and {
+            "tested": len(tests),
+            "more": sum(test["p_holm"] < ALPHA and test["mean"] > 0 for test in tests),
+            "less": sum(test["p_holm"] < ALPHA and test["mean"] < 0 for test in tests),
+            "mean_over_phrases": mean_interval([test["mean"] for test in tests]),
+        }
+    return result
+
+
+def read_word_attributions(folder: str) -> tuple[str, list[dict]]:
+    """Return the model's folder and, for each document, its target and the (normalized word, score) pairs.
+
+    Exits with status 2 if the folder is not a complete one of run_attribution.py.
+    """
+    lines, summary = read_attributions(Path(folder))
+    try:
+        documents = []
+        for line in lines:
+            scores = map(float, line["word_attributions"])
+            pairs = zip(map(normalize, line["words"]), scores, strict=True)
+            documents.append({"target": line["target"], "pairs": [(word, score) for word, score in pairs if word]})
+        return str(summary["arguments"]["model_name_or_path"]), documents
+    except (ValueError, KeyError, TypeError) as error:
+        fail(f"{folder} is not a complete folder of run_attribution.py ({one_line(error)}); run it again")
+
+
+def word_scores(documents: list[dict], minimum: int) -> dict[tuple[str, str], list[float]]:
+    """Return, by (explained class, word), the word's mean score in each document, if there are minimum documents.
+
+    A word that speaks for one class speaks against another, so only attributions to the same class are repetitions.
+    """
+    scores = defaultdict(list)
+    for document in documents:
+        here = defaultdict(list)
+        for word, score in document["pairs"]:
+            here[word].append(score)
+        for word, values in here.items():
+            scores[document["target"], word].append(float(np.mean(values)))
+    return {key: values for key, values in sorted(scores.items()) if len(values) >= minimum}
+
+
+def intraclass_correlation(groups: list[list[float]]) -> dict | None:
+    """Return the share of the variance that lies between groups, ICC(1) of the one-way random-effects model.
+
+    None if there are fewer than two groups, no repetitions or no variance within groups. Each group has the same
+    weight, whatever its size: estimate and interval are those of Thomas & Hultquist (Annals of Statistics 6:582-587,
+    1978), from the unweighted means of the groups and their harmonic mean size; for groups of one size they are the
+    usual ones of the analysis of variance. Both assume normal effects. p is that of the F test of equal groups.
+    """
+    count, sizes = len(groups), np.array([len(group) for group in groups])
+    freedom = sizes.sum() - count
+    if count < 2 or freedom < 1:
+        return None
+    within = sum(len(group) * np.var(group) for group in groups) / freedom
+    harmonic = stats.hmean(sizes)
+    between = harmonic * np.var([np.mean(group) for group in groups], ddof=1)
+    if within == 0:
+        return None
+
+    def share(ratio: float) -> float:
+        return float((ratio - 1) / (ratio - 1 + harmonic))
+
+    quantiles = stats.f.ppf([1 - ALPHA / 2, ALPHA / 2], count - 1, freedom)
+    low, high = (max(0.0, share(between / within / quantile)) for quantile in quantiles)
+    result = {"groups": count, "observations": int(sizes.sum()), "icc": max(0.0, share(between / within))}
+    return result | {"low": low, "high": high, "p": float(stats.f_oneway(*groups).pvalue)}
+
+
+def attribution_statistics(name: str, folder: str, documents: list[dict], minimum: int) -> dict:
+    """Return the variance between words and between documents, and the attribution share of function words."""
+    groups = word_scores(documents, minimum)
+    result = {"name": name, "folder": folder, "documents": len(documents), "min_occurrences": minimum}
+    for kind, keep in (
+        ("all", lambda word: True),
+        ("content", lambda word: word not in ENGLISH_STOP_WORDS),
+        ("function", lambda word: word in ENGLISH_STOP_WORDS),
+    ):
+        result[kind] = intraclass_correlation([values for (_, word), values in groups.items() if keep(word)])
+        if result[kind] and len(documents) < MIN_INTERVAL_DOCUMENTS:
+            result[kind] |= {"low": None, "high": None}
+    shares, counts = [], []
+    for document in documents:
+        total = sum(abs(score) for _, score in document["pairs"])
+        own = [abs(score) for word, score in document["pairs"] if word in ENGLISH_STOP_WORDS]
+        if total > 0:
+            shares.append(sum(own) / total)
+            counts.append(len(own) / len(document["pairs"]))
+    result["function_share"] = mean_interval(shares) if shares else None
+    result["function_share_of_words"] = mean_interval(counts) if counts else None
+    return result
+
+
+def read_coefficients(folder: str, classes: list[str]) -> dict[str, dict[str, float]]:
+    """Return, by class, the SVM's coefficient of each single word."""
+    run = load_svm(folder, run_name(folder), classes)
+    svm, vocabulary = run.model["svm"], run.model["counts"].vocabulary_
+    weights = np.vstack([-svm.coef_, svm.coef_]) if len(svm.coef_) == 1 else svm.coef_
+    return {
+        label: {word: float(weights[column][place]) for word, place in vocabulary.items() if " " not in word}
+        for label, column in zip(classes, run.columns, strict=True)
+        if column >= 0
+    }
+
+
+def agreement(name: str, documents: list[dict], coefficients: dict, minimum: int) -> list[dict]:
+    """Return, by class, Spearman's correlation of mean attribution and SVM coefficient, and the largest differences.
+
+    The interval is Bonett & Wright's (Psychometrika 65:23-28, 2000); p is scipy's, with Holm's correction over the
+    classes.
+    """
+    means = {key: float(np.mean(values)) for key, values in word_scores(documents, minimum).items()}
+    rows = []
+    for label, weights in coefficients.items():
+        words = [word for target, word in means if target == label and word in weights]
+        if len(words) < MIN_WORDS:
+            continue
+        scores = np.array([means[label, word] for word in words])
+        own = np.array([weights[word] for word in words])
+        if np.ptp(scores) == 0 or np.ptp(own) == 0:
+            continue
+        rho, p = stats.spearmanr(scores, own)
+        half = stats.norm.ppf(1 - ALPHA / 2) * np.sqrt((1 + rho**2 / 2) / (len(words) - 3))
+        low, high = np.tanh(np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12)) + np.array([-half, half])).tolist()
+        if len(documents) < MIN_INTERVAL_DOCUMENTS:
+            low = high = None
+        ranks = (stats.rankdata(scores) - stats.rankdata(own)) / len(words)
+        order = np.argsort(-np.abs(ranks), kind="stable")[:STORED_WORDS]
+        differ = [
+            {"word": words[n], "attribution": scores[n], "coefficient": own[n], "rank_difference": ranks[n]}
+            for n in order
+        ]
+        rows.append(
+            {
+                "model": name,
+                "class": label,
+                "words": len(words),
+                "rho": float(rho),
+                "low": low,
+                "high": high,
+                "p": float(p),
+                "differ_most": differ,
+            }
+        )
+    add_holm(rows)
+    return rows
+
+
+def compute_statistics(index: dict, values: list[np.ndarray], arguments: ContextArguments) -> dict:
+    """Return the content of context.json, except for the record of how it was made."""
+    left_out, minimum = list(index["left_out"]), arguments.min_occurrences
+    order = [order_statistics(run, rows, index, arguments) for run, rows in zip(index["runs"], values, strict=True)]
+    for run in order:
+        if run["indifferent"] is False:
+            logger.warning("%s must not depend on word order, but does: %s", run["name"], run["folder"])
+    attributed = [read_word_attributions(folder) for folder in arguments.attributions]
+    names = unique_names([model for model, _ in attributed])
+    attribution = [
+        attribution_statistics(name, folder, documents, minimum)
+        for name, folder, (_, documents) in zip(names, arguments.attributions, attributed, strict=True)
+    ]
+    if not attributed:
+        left_out.append("Attribution in context is left out: it needs --attributions.")
+    for row in attribution:
+        if row["all"] is None:
+            left_out.append(
+                f"Variance of attributions is left out for {row['name']}: fewer than two words are "
+                f"attributed to the same class in {minimum} of {row['documents']} documents."
+            )
+    svm = next((run["folder"] for run in index["runs"] if run["kind"] == "svm"), None)
+    correlations = []
+    if svm is None or not attributed:
+        left_out.append("Agreement with the SVM is left out: it needs --attributions and an SVM run in --compare.")
+    else:
+        coefficients = read_coefficients(svm, index["classes"])
+        for name, (_, documents) in zip(names, attributed, strict=True):
+            rows = agreement(name, documents, coefficients, minimum)
+            correlations += rows
+            if missing := sorted(set(index["classes"]) - {row["class"] for row in rows}):
+                left_out.append(
+                    f"Agreement of {name} with the SVM is left out for {', '.join(missing)}: fewer than "
+                    f"{MIN_WORDS} words in {minimum} documents, or all scores are equal."
+                )
+    return {
+        "documents": len(index["labels"]),
+        "classes": index["classes"],
+        "model": order[0]["name"],
+        "order": order,
+        "phrases": phrase_statistics(index, arguments),
+        "attribution": attribution,
+        "agreement": correlations,
+        "left_out": left_out,
+    }
+
+
+# Text: each section is a dict of title, sentences and tables (caption, header, rows)
+
+
+def block_text(block: int | str) -> str:
+    """Return what was shuffled."""
+    if block == SENTENCE:
+        return "sentences"
+    return "single words" if block == 1 else f"blocks of {block} words"
+
+
+def number(value: float) -> str:
+    """Return a number with three digits, never as -0.000."""
+    return f"{round(value, 3) + 0.0:.3f}"
+
+
+def limits(part: dict, form=percent) -> str:
+    """Return the limits of an interval for a table cell."""
+    return "-" if part["low"] is None else f"{form(part['low'])} to {form(part['high'])}"
+
+
+def interval(part: dict, form=percent, unit: str = "documents") -> str:
+    """Return the interval of a part for a sentence, or why there is none."""
+    if part["low"] is None:
+        return f"no 95 % interval: fewer than {MIN_INTERVAL_DOCUMENTS} {unit}"
+    return f"95 % interval {limits(part, form)}"
+
+
+def verdict(p_holm: float, null: str) -> str:
+    """Return whether a test found a difference from the null."""
+    return f"{'' if p_holm < ALPHA else 'not '}distinguishable from {null}"
+
+
+def order_sentences(run: dict, documents: int) -> list[str]:
+    """Return the findings of a run's word order test."""
+    name = run["name"]
+    sentences = [
+        f"{name}: accuracy {percent(run['accuracy']['value'])} % ({interval(run['accuracy'])}) and macro F1 "
+        f"{percent(run['macro_f1']['value'])} % on the {documents:,} original documents."
+    ]
+    for condition in run["conditions"]:
+        test, change = condition["accuracy"], percent(abs(condition["accuracy"]["difference"]))
+        verb = f"{'falls' if test['difference'] < 0 else 'rises'} by {change} points" if change != "0.00" else "stays"
+        if condition["block"] in (1, SENTENCE):
+            sentences.append(
+                f"{name}: with {block_text(condition['block'])} shuffled, accuracy {verb} ({interval(test)}, p after "
+                f"Holm {p_text(test['p_holm'])}): {verdict(test['p_holm'], 'no change')}. "
+                f"{percent(condition['predictions_changed'])} % of its predictions change."
+            )
+    worst = min(run["conditions"], key=lambda condition: condition["macro_f1"]["difference"])
+    loser = min(worst["classes"], key=lambda part: part["difference"])
+    if loser["difference"] < 0:
+        sentences.append(
+            f"{name}: {loser['class']} loses most, {percent(-loser['difference'])} points of F1 with "
+            f"{block_text(worst['block'])} shuffled ({interval(loser)}; {verdict(loser['p_holm'], 'no change')} after "
+            "Holm over all classes and sizes)."
+        )
+    if run["indifferent"] is not None:
+        single = next(condition for condition in run["conditions"] if condition["block"] == 1)
+        state = "does not" if run["indifferent"] else "DOES: something is wrong"
+        sentences.append(
+            f"{name} does not see the word order, so its predictions must not depend on it; its output {state} "
+            f"(largest change of a score {single['max_change']:.1e})."
+        )
+    if run["cut_documents"]:
+        sentences.append(
+            f"{run['cut_documents']:,} documents are longer than {name} reads. They were truncated before shuffling, "
+            "so that a shuffled text has the same words."
+        )
+    return sentences
+
+
+def order_tables(run: dict) -> list[tuple]:
+    """Return the tables of a run's word order test."""
+    header = [
+        "shuffled",
+        "accuracy",
+        "difference",
+        "95 % interval",
+        "p (Holm)",
+        "macro F1",
+        "difference",
+        "95 % interval",
+        "p (Holm)",
+        "P(true class) changes by",
+    ]
+    rows = []
+    for condition in run["conditions"]:
+        row = [block_text(condition["block"])]
+        for metric in ("accuracy", "macro_f1"):
+            test = condition[metric]
+            row += [percent(test["value"]), percent(test["difference"]), limits(test), f"{test['p_holm']:.3f}"]
+        probability = condition.get("true_class_probability")
+        rows.append([*row, f"{percent(probability['mean'])} ({limits(probability)})" if probability else "-"])
+    classes = ["class (documents)", *(block_text(condition["block"]) for condition in run["conditions"])]
+    losses = [
+        [f"{part['class']} ({part['documents']})"]
+        + [percent(condition["classes"][place]["difference"]) for condition in run["conditions"]]
+        for place, part in enumerate(run["conditions"][0]["classes"])
+    ]
+    return [(f"{run['name']}, per cent", header, rows), (f"{run['name']}, change of F1 in points", classes, losses)]
+
+
+def order_section(runs: list[dict], documents: int) -> dict:
+    """Return the section of the word order test."""
+    return {
+        "title": PARTS[0],
+        "sentences": [sentence for run in runs for sentence in order_sentences(run, documents)],
+        "tables": [table for run in runs for table in order_tables(run)],
+    }
+
+
+def phrase_section(phrases: dict | None, model: str) -> dict:
+    """Return the section of the phrase test."""
+    section = {"title": PARTS[1], "sentences": [], "tables": []}
+    if phrases is None:
+        return section
+    sources = {
+        "given": "as given",
+        "attributions": "the strongest n-grams in the attributions",
+        "typical n-grams": "n-grams typical of a class in these documents",
+    }
+    section["sentences"].append(
+        f"{len(phrases['phrases'])} phrases ({sources[phrases['source']]}) were masked as a whole and word by word. "
+        f"The synergy of a phrase is what the whole phrase adds to the logit of the class that {model} predicts, "
+        "minus the sum of what each of its words adds alone. A synergy of 0 means that the words act independently."
+    )
+    for kind, text in (
+        ("spans", "other neighboring words of the same documents"),
+        ("moved", "the same words moved apart in the same documents"),
+    ):
+        total = phrases[f"against_{kind}"]
+        if not total:
+            section["sentences"].append(f"A comparison with {text} is not possible: the documents are too short.")
+            continue
+        mean = total["mean_over_phrases"]
+        section["sentences"].append(
+            f"Compared with {text}, {total['more']} of {total['tested']} phrases have more synergy and "
+            f"{total['less']} less (permutation test, p < {ALPHA} after Holm). The mean difference over all phrases "
+            f"is {number(mean['mean'])} ({interval(mean, number, 'phrases')})."
+        )
+    section["sentences"].append(
+        "Strong words saturate a logit, so a strong phrase can differ from other words without any use of context. "
+        "Only the second comparison keeps the words and changes nothing but their places, so only it speaks for or "
+        "against the use of context."
+    )
+    if phrases["not_found"]:
+        section["sentences"].append(f"Not in the documents: {', '.join(phrases['not_found'])}.")
+    header = [
+        "phrase",
+        "documents",
+        "whole",
+        "sum of words alone",
+        "sum of single drops",
+        "synergy",
+        "of other words",
+        "p (Holm)",
+        "moved apart",
+        "p (Holm)",
+    ]
+    rows = []
+    for row in phrases["phrases"]:
+        values = [row["whole"], row["sum_of_words_alone"], row["sum_of_single_drops"], row["synergy"]["mean"]]
+        cells = [row["phrase"], row["documents"], *map(number, values)]
+        for kind in ("spans", "moved"):
+            test = row[f"against_{kind}"]
+            cells += [number(row[f"{kind}_synergy"]), f"{test['p_holm']:.3f}"] if test else ["-", "-"]
+        rows.append(cells)
+    section["tables"].append(("Logits, means over the documents", header, rows))
+    return section
+
+
+def attribution_section(models: list[dict]) -> dict:
+    """Return the section of the variance of attributions."""
+    section, rows = {"title": PARTS[2], "sentences": [], "tables": []}, []
+    for model in models:
+        everything, share = model["all"], model["function_share"]
+        if everything:
+            section["sentences"].append(
+                f"{model['name']}: {percent(everything['icc'])} % ({interval(everything)}) of the variance of a "
+                "word's attribution to a class lies between words, the rest between the documents that contain it "
+                f"({everything['groups']:,} pairs of word and class, each in {model['min_occurrences']} documents or "
+                "more)."
+            )
+        if share:
+            section["sentences"].append(
+                f"Function words are {percent(model['function_share_of_words']['mean'])} % of the words and carry "
+                f"{percent(share['mean'])} % ({interval(share)}) of the absolute attribution of {model['name']}."
+            )
+        for kind, text in WORD_KINDS.items():
+            if part := model[kind]:
+                rows.append(
+                    [
+                        model["name"],
+                        text,
+                        f"{part['groups']:,}",
+                        f"{part['observations']:,}",
+                        number(part["icc"]),
+                        limits(part, number),
+                    ]
+                )
+    if rows:
+        section["sentences"].append(
+            "The interval treats words as a sample and documents as independent repetitions. Attributions have heavy "
+            "tails, and the words of a document depend on its length, so the interval is only a guide."
+        )
+        header = ["model", "words", "pairs", "observations", "intraclass correlation", "95 % interval"]
+        section["tables"].append(("Share of the variance that lies between words", header, rows))
+    return section
+
+
+def agreement_section(rows: list[dict]) -> dict:
+    """Return the section of the comparison with the SVM's coefficients."""
+    section, lines = {"title": PARTS[3], "sentences": [], "tables": []}, []
+    for row in rows:
+        section["sentences"].append(
+            f"{row['class']}: {row['model']} and the SVM rank {row['words']:,} words with a correlation of "
+            f"{number(row['rho'])} (Spearman, {interval(row, number)}, p after Holm {p_text(row['p_holm'])}): "
+            f"{verdict(row['p_holm'], 'no agreement')}."
+        )
+        for part in row["differ_most"][:SHOWN_WORDS]:
+            lines.append(
+                [
+                    row["model"],
+                    row["class"],
+                    part["word"],
+                    number(part["attribution"]),
+                    number(part["coefficient"]),
+                    f"{part['rank_difference']:+.2f}",
+                ]
+            )
+    if lines:
+        header = ["model", "class", "word", "mean attribution", "SVM coefficient", "difference of rank (share)"]
+        section["tables"].append(("Words on which they differ most", header, lines))
+    return section
+
+
+def markdown(result: dict, sections: list[dict]) -> str:
+    """Return context.md: the sentences of each section, then its tables."""
+    parts = [f"# Does {escape_markdown(result['model'])} use context?"]
+    for section in sections:
+        parts.append(f"## {section['title']}")
+        parts.append("\n".join(f"- {escape_markdown(sentence)}" for sentence in section["sentences"]))
+        for caption, header, rows in section["tables"]:
+            parts += [f"{escape_markdown(caption)}:", markdown_table(header, rows).rstrip()]
+    if result["left_out"]:
+        parts += ["## Left out", "\n".join(f"- {escape_markdown(text)}" for text in result["left_out"])]
+    return hide_paths("\n\n".join(parts) + "\n")
+
+
+# Drawing
+
+
+def model_styles(result: dict) -> dict[str, dict[str, str]]:
+    """Return color and marker of each model, the same in all panels; the markers suffice without colors."""
+    names = dict.fromkeys(part["name"] for part in (*result["order"], *result["attribution"]))
+    return {
+        name: {"color": COLORS[place % len(COLORS)], "marker": MARKERS[place % len(MARKERS)]}
+        for place, name in enumerate(names)
+    }
+
+
+def draw_order(axes: plt.Axes, result: dict) -> None:
+    """Draw the change of accuracy by block size, one line per run."""
+    runs = result["order"]
+    for place, run in enumerate(runs):
+        tests = [condition["accuracy"] for condition in run["conditions"]]
+        x = np.arange(len(tests)) + 0.08 * (place - (len(runs) - 1) / 2)
+        y = np.array([[100 * test[key] for test in tests] for key in ("difference", "low", "high")])
+        style = model_styles(result)[run["name"]]
+        axes.vlines(x, y[1], y[2], color=style["color"], linewidth=1.2)
+        axes.plot(x, y[0], **style, markersize=4, linewidth=1, label=plain(run["name"]))
+    labels = [str(condition["block"]) for condition in runs[0]["conditions"]]
+    axes.set_xticks(range(len(labels)), labels)
+    axes.axhline(0, color="#888888", linewidth=0.8)
+    axes.set(xlabel="words that stay together", ylabel="change of accuracy, points")
+    axes.legend(fontsize=8, framealpha=0.8, edgecolor="none", loc="lower right")  # large blocks change least
+
+
+def draw_phrases(axes: plt.Axes, result: dict) -> None:
+    """Draw the synergy of the phrases that differ most from their words moved apart, and of their controls."""
+    rows = sorted(
+        result["phrases"]["phrases"],
+        key=lambda row: -abs(row["against_moved"]["mean"] if row["against_moved"] else row["synergy"]["mean"]),
+    )[:SHOWN_PHRASES]
+    for y, row in enumerate(rows):
+        if row["synergy"]["low"] is not None:
+            axes.hlines(y, row["synergy"]["low"], row["synergy"]["high"], color=COLORS[0], linewidth=1.2)
+    for key, color, marker, label in (
+        ("synergy", COLORS[0], "o", "phrase (95 % interval)"),
+        ("spans_synergy", COLORS[4], "x", "other neighboring words"),
+        ("moved_synergy", COLORS[1], "D", "same words moved apart"),
+    ):
+        values = [row[key]["mean"] if key == "synergy" else row[key] for row in rows]
+        places = [y for y, value in enumerate(values) if value is not None]
+        axes.plot([values[y] for y in places], places, marker, color=color, markersize=4.5, label=label)
+    axes.set_yticks(range(len(rows)), [plain(row["phrase"]) for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.axvline(0, color="#888888", linewidth=0.8)
+    axes.set_xlabel("synergy, logit")
+    axes.legend(fontsize=8, framealpha=0.8, edgecolor="none")
+
+
+def draw_attribution(axes: plt.Axes, result: dict) -> None:
+    """Draw the intraclass correlation of each model by kind of word."""
+    models = result["attribution"]
+    for place, model in enumerate(models):
+        style = model_styles(result)[model["name"]]
+        for x, kind in enumerate(WORD_KINDS):
+            if part := model[kind]:
+                at = x + 0.12 * (place - (len(models) - 1) / 2)
+                if part["low"] is not None:
+                    axes.vlines(at, part["low"], part["high"], color=style["color"])
+                axes.plot(at, part["icc"], **style)
+        axes.plot([], [], **style, linestyle="", label=plain(model["name"]))
+    axes.set_xticks(range(len(WORD_KINDS)), WORD_KINDS.values())
+    axes.set(ylim=(-0.03, 1.03), xlim=(-0.5, len(WORD_KINDS) - 0.5), ylabel="share of variance between words")
+    axes.legend(fontsize=8, frameon=False)
+
+
+def draw_agreement(axes: plt.Axes, result: dict) -> None:
+    """Draw the rank correlation with the SVM's coefficients by class."""
+    models = list(dict.fromkeys(row["model"] for row in result["agreement"]))
+    for place, name in enumerate(models):
+        rows = [row for row in result["agreement"] if row["model"] == name]
+        x = [result["classes"].index(row["class"]) + 0.12 * (place - (len(models) - 1) / 2) for row in rows]
+        style = model_styles(result)[name]
+        for at, row in zip(x, rows, strict=True):
+            if row["low"] is not None:
+                axes.vlines(at, row["low"], row["high"], color=style["color"])
+        axes.plot(x, [row["rho"] for row in rows], **style, linestyle="", label=plain(name))
+    axes.set_xticks(range(len(result["classes"])), map(plain, result["classes"]), fontsize=8)
+    axes.axhline(0, color="#888888", linewidth=0.8)
+    axes.set(xlim=(-0.5, len(result["classes"]) - 0.5), ylim=(-1.03, 1.03))
+    axes.set(ylabel="rank correlation with the SVM")
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+
+
+def draw(result: dict) -> bytes:
+    """Return the four panels as PNG; a test that was left out is an empty panel that says so."""
+    figure, panels = plt.subplots(2, 2, figsize=(11, 8.5))
+    drawers = {
+        "order": draw_order,
+        "phrases": draw_phrases,
+        "attribution": draw_attribution,
+        "agreement": draw_agreement,
+    }
+    for letter, axes, title, (key, drawer) in zip("abcd", panels.flat, PARTS, drawers.items(), strict=True):
+        axes.set_title(f"({letter}) {title}", loc="left", fontsize=11)
+        axes.spines[["top", "right"]].set_visible(False)
+        if result[key]:
+            drawer(axes, result)
+        else:
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, "left out", ha="center", va="center", color="#666666")
+    figure.tight_layout()
+    return png(figure)
+
+
+def published(value: object) -> object:
+    """Return a value of the arguments, with the name of the folder in the place of an absolute path."""
+    if isinstance(value, list):
+        return list(map(published, value))
+    return run_name(value) if isinstance(value, str) and value.startswith("/") else value
+
+
 def main() -> None:
     # 1. Arguments and output folder
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout
+    start_logging()
+    (arguments,) = parse_arguments(
+        __doc__, ContextArguments, adapt=complete_arguments, **dict.fromkeys(DEFAULTS, None)
     )
-    (arguments,) = parse_arguments(ContextArguments)
-    phrases = [" ".join(filter(None, map(plain, phrase.split()))) for phrase in arguments.phrases]
-    for given, phrase in zip(arguments.phrases, phrases, strict=True):
-        if " " not in phrase:
-            fail(f"--phrases: {given!r} is no phrase of two words or more")
-    for attribution in arguments.attributions:
-        if not Path(attribution, "attributions.jsonl").is_file():
-            fail(f"--attributions {attribution} holds no attributions.jsonl; run run_attribution.py")
+    for folder in arguments.attributions:
+        if not Path(folder, "attributions.jsonl").is_file():
+            fail(f"--attributions {folder} has no attributions.jsonl; run run_attribution.py")
+    for flag, name in (("model", arguments.model_name_or_path), ("dataset", arguments.dataset_name)):
+        if getattr(arguments, f"{flag}_revision") and Path(name).exists():
+            fail(f"--{flag}_revision is for the Hub, but {name} is a local folder; leave it out")
     output = Path(arguments.output_dir)
-    cache = output / "evaluations"
-    try:
-        foreign = [path.name for path in output.glob("*") if not re.fullmatch(OWN_FILES, path.name)]
-        if foreign:
-            fail(f"--output_dir {output} holds {foreign[0]}, which this script did not write; name another folder")
-        cache.mkdir(parents=True, exist_ok=True)
-        (cache / "index.json").unlink(missing_ok=True)
-    except OSError as error:
-        fail(f"cannot write into --output_dir {output}: {error.strerror}")
+    open_output_dir(output, OWN_FILES)
 
-    # 2. Documents and runs
-    documents, classes = read_documents(arguments)
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    folders = dict.fromkeys([arguments.model_name_or_path, *arguments.compare])
-    runs = [load_run(folder, classes, arguments, device) for folder in folders]
-    names = Counter(run.name for run in runs)
-    for run in runs:
-        run.name = run.folder if names[run.name] > 1 else run.name
-        prepare_words(run, documents, arguments.seed)
-    main_run, left_out = runs[0], []
+    # 2. Logits of all models
+    if not arguments.statistics_only:
+        evaluations = output / "evaluations"
+        try:
+            evaluations.mkdir(exist_ok=True)
+            (evaluations / "index.json").unlink(missing_ok=True)
+        except OSError as error:
+            fail(f"cannot write into {evaluations}: {error.strerror}")
+        evaluate_models(arguments, evaluations)
+    index, values = read_evaluations(output)
 
-    # 3. Order test of every run
-    index = {"script": "run_context.py", "arguments": asdict(arguments), "classes": classes, "device": str(device)}
-    index |= {"versions": {"python": sys.version.split()[0]} | {package: version(package) for package in PACKAGES}}
-    index |= {"ids": [d["id"] for d in documents], "labels": [d["label"] for d in documents], "runs": []}
-    try:
-        for number, run in enumerate(runs):
-            about, values = order_test(run, documents, arguments, cache)
-            index["runs"].append(about)
-            np.save(cache / f"order-{number}.npy", values)
-            if number == 0:
-                targets = values[0].argmax(axis=-1)
+    # 3. Statistics
+    settings = {name: published(value) for name, value in asdict(arguments).items() if name != "statistics_only"}
+    result = {"script": "measure_context.py", "arguments": settings, "device": index["device"]}
+    result |= {key: index.get(key) for key in ("model_commit", "dataset_commit")}
+    result["versions"] = index["versions"] | versions("numpy", "scipy", "scikit-learn", "skops")
+    result |= compute_statistics(index, values, arguments)
+    for part in (*result["order"], *result["attribution"]):
+        part["folder"] = published(part["folder"])
 
-        # 4. Phrase test of the model in question
-        source, not_found, index["phrases"] = "given", [], []
-        able = main_run.kind == "encoder" and any(main_run.assembled)
-        if not able or not (arguments.n_phrases or phrases):
-            reason = "--n_phrases is 0" if able else "it needs an encoder with a tokenizer that keeps words apart"
-            left_out, phrases = [f"The phrase test is left out: {reason}."], []
-        elif not phrases and arguments.attributions:
-            source = "attributions"
-            phrases = attributed_phrases(arguments.attributions[0], main_run.words, arguments.n_phrases)
-        elif not phrases:
-            source, phrases = "typical n-grams", typical_phrases(main_run.words, index["labels"], arguments.n_phrases)
-        with tqdm(total=0, desc="phrases", unit="text", disable=arguments.disable_tqdm) as bar:
-            for phrase in phrases:
-                occurrences = phrase_test(main_run, phrase, targets, arguments, cache, bar)
-                if occurrences:
-                    index["phrases"].append({"phrase": phrase, "occurrences": occurrences})
-                else:
-                    not_found.append(phrase)
-        if not_found:
-            text = f"never in the {len(documents)} documents: {', '.join(map(repr, not_found))}"
-            logger.warning(text) if index["phrases"] else fail(f"--phrases are {text}; give others")
-        if not index["phrases"] and not left_out:
-            left_out = [f"The phrase test is left out: no phrase is in {MIN_PHRASE_DOCUMENTS} documents."]
-        index |= {"phrase_source": source, "phrases_not_found": not_found, "left_out": left_out}
-        temporary = cache / "index.json.tmp"
-        temporary.write_text(json.dumps(index, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, cache / "index.json")
-    except OSError as error:
-        fail(f"cannot write into {output}: {error.strerror}; free some space, then the same command continues")
-
-    # 5. Tests, intervals and pictures
-    statistics = Path(__file__).with_name("context_statistics.py")
-    if not statistics.exists():
-        logger.warning("%s is not there: context.json is not made", statistics)
-        return
-    command = [sys.executable, statistics, "--context_dir", output, "--render", str(arguments.render).lower()]
-    raise SystemExit(subprocess.run(command, check=False).returncode)
+    # 4. Text and drawings
+    sections = [
+        order_section(result["order"], result["documents"]),
+        phrase_section(result["phrases"], result["model"]),
+        attribution_section(result["attribution"]),
+        agreement_section(result["agreement"]),
+    ]
+    sections = [section for section in sections if section["sentences"]]
+    picture = draw(result)
+    page = render("context.html", result=result, sections=sections, picture=data_url(picture))
+    content = json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    outputs = {"context.png": picture, "context.html": page, "context.md": markdown(result, sections)}
+    write_files(output, {"context.json": content} | outputs)
+    for sentence in [text for section in sections for text in section["sentences"]] + result["left_out"]:
+        logger.info(sentence)
+    logger.info("next: python tools/make_report.py --context_dir %s --output_dir report", output)
 
 
 if __name__ == "__main__":

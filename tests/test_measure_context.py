@@ -1,16 +1,15 @@
-"""run_context.py, context_statistics.py, render_context.py: identities, error rates by simulation, bad input."""
+"""tools/measure_context.py: identities, error rates by simulation, bad input."""
 
 import importlib
 import json
 import os
 import re
 import shutil
-import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
-from types import SimpleNamespace
 
+import measure_context
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,10 +27,6 @@ from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-
-import context_statistics
-import render_context
-import run_context
 
 FEW = ["--n_resamples", 300, "--n_permutations", 199, "--n_shuffles", 2, "--block_sizes", 1, 3, "--n_controls", 8]
 FEW += ["--disable_tqdm"]
@@ -96,7 +91,7 @@ def attributions(tmp_path_factory, documents, runs):
     """Folders of run_attribution.py for steep and flat."""
     root = tmp_path_factory.mktemp("attributions")
     for name in ("steep", "flat"):
-        flags = ["--dataset_name", documents, "--n_steps", 8, "--render", "false", "--disable_tqdm"]
+        flags = ["--dataset_name", documents, "--n_steps", 8, "--disable_tqdm"]
         call("run_attribution", "--model_name_or_path", runs / name, "--output_dir", root / name, *flags)
     return root
 
@@ -108,38 +103,29 @@ def everything(tmp_path_factory, documents, runs, attributions):
     flags = ["--dataset_name", documents, "--output_dir", folder, *FEW, "--min_occurrences", 3, "--n_phrases", 4]
     flags += ["--compare", runs / "flat", runs / "svm", runs / "svm2"]
     flags += ["--attributions", attributions / "steep", attributions / "flat"]
-    call("run_context", "--model_name_or_path", runs / "steep", *flags)
+    call("measure_context", "--model_name_or_path", runs / "steep", *flags)
     return folder
 
 
 @pytest.fixture
 def context(run, documents, runs, monkeypatch):
-    """context(folder, flags...) runs the script on steep and draws nothing; the statistics run in this process."""
-
-    def statistics(command, check):
-        call(Path(command[1]).stem, *command[2:])
-        return subprocess.CompletedProcess(command, 0)
-
-    monkeypatch.setattr(run_context, "subprocess", SimpleNamespace(run=statistics))
+    """context(folder, flags...) runs the tool on steep; the picture, which takes a second, is not drawn."""
+    monkeypatch.setattr(measure_context, "draw", lambda result: b"")
 
     def run_script(folder, *flags, model="steep", dataset=documents):
         arguments = ["--model_name_or_path", runs / model, "--dataset_name", dataset, "--output_dir", folder, *FEW]
-        return run("run_context", *arguments, "--render", "false", *flags)
+        return run("measure_context", *arguments, *flags)
 
     return run_script
 
 
 def loaded(runs, documents, name, **changes):
-    """A run and its documents as the script has them after its second stage."""
-    arguments = SimpleNamespace(
-        dataset_name=str(documents), split="test", text_column_names="abstract", max_samples=1000, bf16=False,
-        max_seq_length=None, per_device_eval_batch_size=8, seed=5, n_controls=8, disable_tqdm=True, n_shuffles=2,
-        block_sizes=[1, 3],
-    )  # fmt: skip
-    vars(arguments).update(changes)
-    texts, classes = run_context.read_documents(arguments)
-    run = run_context.load_run(str(runs / name), classes, arguments, torch.device("cpu"))
-    run_context.prepare_words(run, texts, arguments.seed)
+    """Return a run and its documents, ready for evaluation, and the arguments."""
+    settings = {"n_controls": 8, "n_shuffles": 2, "block_sizes": [1, 3], "seed": 5, "disable_tqdm": True} | changes
+    arguments = measure_context.ContextArguments("", str(runs / name), dataset_name=str(documents), **settings)
+    texts, classes, _ = measure_context.read_documents(arguments)
+    run = measure_context.load_encoder(str(runs / name), name, classes, None, arguments)
+    measure_context.prepare_words(run, texts, arguments.seed)
     return run, texts, arguments
 
 
@@ -189,43 +175,51 @@ def test_unshuffled_numbers_are_those_of_the_run(everything, documents, runs):
 
 def test_page_is_self_contained_and_summary_says_what_was_found(everything):
     page, summary = ((everything / name).read_text(encoding="utf-8") for name in ("context.html", "context.md"))
-    assert not re.search(r"<script|<link|@import|src=\"(?!data:)|href=", page)
+    assert not re.search(
+        r"<script|<link(?! rel=\"icon\" href=\"data:,\")|@import|src=\"(?!data:)|href=\"(?!data:,)", page
+    )
+    assert 'http-equiv="Content-Security-Policy"' in page and "default-src 'none'" in page
     HTMLParser().feed(page)
-    for title in render_context.PARTS:
+    for title in measure_context.PARTS:
         assert f"<h2>{title}</h2>" in page and f"## {title}" in summary
-    for sentence in ("flat cannot read the order of words", "it came out so", "moved apart"):
+    for sentence in ("flat does not see the word order", "its output does not", "moved apart"):
         assert sentence in page and sentence in summary
     assert (everything / "context.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_text_from_the_data_is_escaped(everything, tmp_path, run):
     shutil.copytree(everything, tmp_path / "out")
-    result = read(tmp_path / "out")
-    result["phrases"]["phrases"][0]["phrase"] = "<script>alert(1)</script> $x$ | a_b"
-    result["order"][0]["name"] = "<b>$mo|del_1"
-    (tmp_path / "out" / "context.json").write_text(json.dumps(result), encoding="utf-8")
-    assert run("render_context", "--context_dir", tmp_path / "out").code == 0
+    path = tmp_path / "out" / "evaluations" / "index.json"
+    index = json.loads(path.read_text(encoding="utf-8"))
+    index["phrases"][0]["phrase"] = "<script>alert(1)</script> $x$ | a_b"
+    index["runs"][0]["name"] = "<b>$mo|del_1"
+    index["classes"] = ["<script>", "=1+1", "$", "math.MG", "math.SG"]
+    path.write_text(json.dumps(index), encoding="utf-8")
+    os.remove(tmp_path / "out" / "context.png")
+    index["runs"] = index["runs"][:1]  # the SVM has other classes now
+    path.write_text(json.dumps(index), encoding="utf-8")
+    result = run("measure_context", "--statistics_only", "--output_dir", tmp_path / "out")
+    assert result.code == 0, result.err
     page, summary = ((tmp_path / "out" / name).read_text() for name in ("context.html", "context.md"))
-    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>" not in page
+    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>" not in page and "<td>=1+1" not in page
     assert "<script>" not in summary and r"$x$ \| a\_b" in summary
+    assert (tmp_path / "out" / "context.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_parts_without_input_are_left_out_and_said(context, run, tmp_path):
+def test_parts_without_input_are_left_out_and_said(context, tmp_path):
     assert context(tmp_path / "out", "--n_phrases", 0).code == 0
     result = read(tmp_path / "out")
     assert result["phrases"] is None and result["attribution"] == [] and result["agreement"] == []
     assert [text.split(" is left out")[0] for text in result["left_out"]] == [
         "The phrase test", "Attribution in context", "Agreement with the SVM",
     ]  # fmt: skip
-    assert run("render_context", "--context_dir", tmp_path / "out").code == 0
     assert "Agreement with the SVM is left out" in (tmp_path / "out" / "context.md").read_text()
 
 
-def test_an_svm_alone_has_an_order_test(context, run, tmp_path):
+def test_an_svm_alone_has_an_order_test(context, tmp_path):
     assert context(tmp_path / "out", model="svm2").code == 0
     result = read(tmp_path / "out")
     assert "needs an encoder" in result["left_out"][0] and "total_variation" not in result["order"][0]["conditions"][0]
-    assert run("render_context", "--context_dir", tmp_path / "out").code == 0
 
 
 def test_second_call_asks_no_model_and_gives_the_same_bytes(context, runs, tmp_path, monkeypatch):
@@ -235,7 +229,7 @@ def test_second_call_asks_no_model_and_gives_the_same_bytes(context, runs, tmp_p
     def never(*arguments):
         raise AssertionError("computed twice")
 
-    monkeypatch.setattr(run_context, "encoder_logits", never)
+    monkeypatch.setattr(measure_context, "batches", never)
     assert context(tmp_path / "out", "--n_phrases", 2).code == 0
     assert (tmp_path / "out" / "context.json").read_bytes() == first
     # A run that lies elsewhere now is the same model.
@@ -247,7 +241,7 @@ def test_second_call_asks_no_model_and_gives_the_same_bytes(context, runs, tmp_p
 
 def test_interrupted_work_continues(context, tmp_path, monkeypatch):
     assert context(tmp_path / "whole", "--n_phrases", 2).code == 0
-    evaluate, calls = run_context.encoder_logits, []
+    evaluate, calls = measure_context.encoder_logits, []
 
     def interrupted(run, batch):
         calls.append(len(batch))
@@ -255,13 +249,13 @@ def test_interrupted_work_continues(context, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return evaluate(run, batch)
 
-    monkeypatch.setattr(run_context, "encoder_logits", interrupted)
+    monkeypatch.setattr(measure_context, "encoder_logits", interrupted)
     with pytest.raises(KeyboardInterrupt):
         context(tmp_path / "cut", "--n_phrases", 2)
     kept = sorted((tmp_path / "cut" / "evaluations").glob("*.npy"))
     assert kept and not (tmp_path / "cut" / "context.json").exists()
     times = {path: path.stat().st_mtime_ns for path in kept}
-    monkeypatch.setattr(run_context, "encoder_logits", evaluate)
+    monkeypatch.setattr(measure_context, "encoder_logits", evaluate)
     assert context(tmp_path / "cut", "--n_phrases", 2).code == 0
     assert all(path.stat().st_mtime_ns == time for path, time in times.items())
     whole, cut = read(tmp_path / "whole"), read(tmp_path / "cut")
@@ -271,9 +265,9 @@ def test_interrupted_work_continues(context, tmp_path, monkeypatch):
 def test_seed_and_recipe_file(context, run, documents, runs, tmp_path):
     assert context(tmp_path / "a", "--n_phrases", 0, "--seed", 1).code == 0
     recipe = {"model_name_or_path": str(runs / "steep"), "dataset_name": str(documents), "n_phrases": 0, "seed": 2,
-              "output_dir": str(tmp_path / "b"), "render": False}  # fmt: skip
+              "output_dir": str(tmp_path / "b")}  # fmt: skip
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
-    assert run("run_context", tmp_path / "recipe.json", *FEW).code == 0
+    assert run("measure_context", tmp_path / "recipe.json", *FEW).code == 0
     first, second = (read(tmp_path / name)["order"][0] for name in "ab")
     assert first["accuracy"]["value"] == second["accuracy"]["value"]
     assert first["conditions"][0]["max_change"] != second["conditions"][0]["max_change"]
@@ -285,32 +279,32 @@ def test_seed_and_recipe_file(context, run, documents, runs, tmp_path):
 def test_shuffle_keeps_words_and_blocks():
     words = [str(number) for number in range(23)]
     for size in (1, 2, 5, 30):
-        shuffled = run_context.shuffle(words, size, [1, 2])
+        shuffled = measure_context.shuffle(words, size, [1, 2])
         assert sorted(shuffled) == sorted(words)
         blocks = [words[start : start + size] for start in range(0, 23, size)]
         assert all(" ".join(block) in " ".join(shuffled) for block in blocks)
         assert (shuffled == words) == (size == 30)
     text = "We prove A. It holds, e.g. for B. What of C? The end."
     sentences = {"We prove A.", "It holds, e.g. for B.", "What of C?", "The end."}
-    orders = {" ".join(run_context.shuffle(text.split(), "sentence", [seed])) for seed in range(200)}
+    orders = {" ".join(measure_context.shuffle(text.split(), "sentence", [seed])) for seed in range(200)}
     assert len(orders) == 24
     assert all(all(sentence in order for sentence in sentences) for order in orders)
 
 
 def test_assembled_pieces_are_the_tokenizers(runs, documents, minilm):
     run, _, _ = loaded(runs, documents, "steep")
-    assert all(run.assembled)
+    assert all(run.joined)
     tokenizer = AutoTokenizer.from_pretrained(minilm)
     real = "Kähler--Einstein metrics ($c_1<0$) on non-compact $\\mathbb{C}^n$: L\\'evy's 3.14 test.".split()
-    engine = SimpleNamespace(kind="encoder", tokenizer=tokenizer, prefix="query: ", max_length=64, pad_id=0)
-    run_context.prepare_words(engine, [{"words": real}], 0)
-    assert engine.assembled == [True]
+    other = replace(run, tokenizer=tokenizer, prefix="query: ", max_length=64, pad_id=0)
+    measure_context.prepare_words(other, [{"words": real}], 0)
+    assert other.joined == [True]
     for seed in range(20):
-        words = run_context.shuffle(real, 1, [seed])
-        assert run_context.assemble(engine, words) == tokenizer("query: " + " ".join(words))["input_ids"]
-    masked = run_context.assemble(engine, real, frozenset({0}))
+        words = measure_context.shuffle(real, 1, [seed])
+        assert measure_context.join_tokens(other, words) == tokenizer("query: " + " ".join(words))["input_ids"]
+    masked = measure_context.join_tokens(other, real, frozenset({0}))
     length = len(tokenizer(real[0], add_special_tokens=False)["input_ids"])
-    assert masked.count(0) == length and len(masked) == len(run_context.assemble(engine, real))
+    assert masked.count(0) == length and len(masked) == len(measure_context.join_tokens(other, real))
 
 
 def test_pieces_that_depend_on_their_neighbours_are_tokenised_anew(runs, documents, tmp_path):
@@ -329,8 +323,8 @@ def test_pieces_that_depend_on_their_neighbours_are_tokenised_anew(runs, documen
     fast.model_max_length = 128
     fast.save_pretrained(tmp_path / "runs" / "joint")
     run, _, _ = loaded(tmp_path / "runs", documents, "joint", max_seq_length=40)
-    words = [run_context.shuffle(words, 1, [n]) for n, words in enumerate(run.words)]
-    inputs = run_context.encode(run, words, list(range(len(words))))
+    words = [measure_context.shuffle(words, 1, [n]) for n, words in enumerate(run.words)]
+    inputs = measure_context.encode(run, words, list(range(len(words))))
     for item, text in zip(inputs, words, strict=True):
         assert item == run.tokenizer(" ".join(text), truncation=True, max_length=40)["input_ids"]
 
@@ -339,37 +333,37 @@ def test_long_texts_are_cut_before_they_are_shuffled(runs, documents):
     run, texts, _ = loaded(runs, documents, "steep", max_seq_length=10)
     for words, document in zip(run.words, texts, strict=True):
         assert words == document["words"][: len(words)] and 0 < len(words) < len(document["words"])
-        assert len(run_context.assemble(run, words)) <= 10
-        assert len(run_context.assemble(run, document["words"][: len(words) + 1])) > 10
+        assert len(measure_context.join_tokens(run, words)) <= 10
+        assert len(measure_context.join_tokens(run, document["words"][: len(words) + 1])) > 10
 
 
 def test_phrases_are_found_and_their_words_moved_apart():
     words = "We study the unit disk, unit disk. Every Unit Disk (unit) disk".split()
-    assert [words[n] for n in run_context.spans(words, 2)] == ["We", "study", "the", "unit", "unit", "Every", "Unit",
-                                                               "Disk", "(unit)"]  # fmt: skip
+    expected = ["We", "study", "the", "unit", "unit", "Every", "Unit", "Disk", "(unit)"]
+    assert [words[n] for n in measure_context.span_starts(words, 2)] == expected
     generator = np.random.default_rng(0)
     places = set()
     for _ in range(1500):
-        moved, new = run_context.move_apart(words, range(3, 5), generator)
+        moved, new = measure_context.move_apart(words, range(3, 5), generator)
         assert sorted(moved) == sorted(words) and sorted(moved[n] for n in new) == ["disk,", "unit"]
         assert [word for n, word in enumerate(moved) if n not in new] == words[:3] + words[5:]
-        assert abs(new[0] - new[1]) > run_context.MIN_GAP
+        assert abs(new[0] - new[1]) > measure_context.MIN_GAP
         places.add((moved.index("disk,"), tuple(new)))
     assert len(places) == 9 * 8  # every pair of places that far apart, in both orders
-    assert run_context.move_apart(words[:4], range(0, 3), generator) is None
+    assert measure_context.move_apart(words[:4], range(0, 3), generator) is None
 
 
 def test_typical_phrases_are_those_of_a_class():
     texts = [f"some common words and {'unit disk' if n % 2 else 'floer theory'} here now".split() for n in range(20)]
-    assert set(run_context.typical_phrases(texts, [n % 2 for n in range(20)], 2)) == {"unit disk", "floer theory"}
-    assert run_context.typical_phrases([["a", "b"]] * 2, [0, 1], 5) == []
+    assert set(measure_context.typical_phrases(texts, [n % 2 for n in range(20)], 2)) == {"unit disk", "floer theory"}
+    assert measure_context.typical_phrases([["a", "b"]] * 2, [0, 1], 5) == []
 
 
 def synergy_by_hand(run, words, places, target):
     """whole - sum of parts from the model itself, with PAD in the places."""
 
     def value(hidden):
-        ids = torch.tensor([run_context.assemble(run, words, frozenset(hidden))])
+        ids = torch.tensor([measure_context.join_tokens(run, words, frozenset(hidden))])
         with torch.no_grad():
             return run.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, target].item()
 
@@ -387,8 +381,8 @@ def test_synergy_is_the_interaction_of_the_words(runs, documents, tmp_path, phra
     targets = np.arange(len(run.words)) % 5
     (tmp_path / "cache").mkdir()
     with tqdm(total=0, disable=True) as bar:
-        found = run_context.phrase_test(run, phrase, targets, arguments, tmp_path / "cache", bar)
-    assert [one["document"] for one in found] == list(range(run_context.MAX_OCCURRENCES))
+        found = measure_context.evaluate_phrase(run, phrase, targets, arguments, tmp_path / "cache", bar)
+    assert [one["document"] for one in found] == list(range(measure_context.MAX_OCCURRENCES))
     for one in found[:5]:
         words, size = run.words[one["document"]], len(phrase.split())
         expected = synergy_by_hand(run, words, list(range(2, 2 + size)), targets[one["document"]])
@@ -413,9 +407,9 @@ def test_moving_words_apart_is_nothing_to_a_network_without_layers(runs, documen
 def test_bootstrap_is_scikit_learn_on_resampled_documents():
     generator = np.random.default_rng(3)
     labels, predictions = generator.integers(0, 4, 60), generator.integers(0, 3, (3, 60))
-    accuracy, f1 = context_statistics.bootstrap(labels, predictions, 4, 40, 9)
-    again = np.random.default_rng(9).multinomial(60, np.full(60, 1 / 60), size=41)
-    again[0] = 1
+    accuracy, f1 = measure_context.bootstrap(labels, predictions, 4, 40, 9)
+    again = np.random.default_rng(9).multinomial(60, np.full(60, 1 / 60), size=40)
+    again = np.concatenate([np.ones((1, 60), dtype=int), again])
     for draw, counts in enumerate(again):
         taken = np.repeat(np.arange(60), counts)
         for row in range(3):
@@ -430,21 +424,21 @@ def test_intraclass_correlation_of_equal_groups_is_the_analysis_of_variance():
     table = {"y": np.ravel(groups), "g": np.repeat(np.arange(12), 7)}
     anova = anova_lm(ols("y ~ C(g)", table).fit())
     between, within = anova["mean_sq"]
-    result = context_statistics.intraclass_correlation(groups)
+    result = measure_context.intraclass_correlation(groups)
     assert result["icc"] == pytest.approx((between - within) / (between + 6 * within))
     assert result["p"] == pytest.approx(anova["PR(>F)"].iloc[0])
     low, high = (between / within / stats.f.ppf(q, 11, 72) for q in (0.975, 0.025))
     assert (result["low"], result["high"]) == pytest.approx(((low - 1) / (low + 6), (high - 1) / (high + 6)))
-    assert context_statistics.intraclass_correlation([[1.0, 2.0]]) is None
-    assert context_statistics.intraclass_correlation([[1.0, 1.0], [1.0, 1.0]]) is None
+    assert measure_context.intraclass_correlation([[1.0, 2.0]]) is None
+    assert measure_context.intraclass_correlation([[1.0, 1.0], [1.0, 1.0]]) is None
 
 
 def test_permutation_test_is_exact_where_it_can_be_counted():
-    assert context_statistics.permutation_test([[3.0]], 99, 0) is None
-    assert context_statistics.permutation_test([[1.0, 1.0, 1.0]], 99, 0)["p"] == 1
+    assert measure_context.permutation_test([[3.0]], 99, 0) is None
+    assert measure_context.permutation_test([[1.0, 1.0, 1.0]], 99, 0)["p"] == 1
     # One group of 20: the first is the largest, two of 20 lie as far from the mean.
     group = [10.0, -10.0, *np.linspace(-1, 1, 18)]
-    result = context_statistics.permutation_test([group], 99_999, 0)
+    result = measure_context.permutation_test([group], 99_999, 0)
     assert result["p"] == pytest.approx(2 / 20, abs=0.005)
     assert result["mean"] == pytest.approx(10 - np.mean(group[1:]))
 
@@ -454,13 +448,15 @@ def test_agreement_is_spearmans(tmp_path):
     words = [f"word{number}" for number in range(30)]
     weights = {word: float(value) for word, value in zip(words, generator.normal(size=30), strict=True)}
     scores = {word: weights[word] + generator.normal() for word in words}
-    documents = [{"target": "math.AG", "pairs": list(scores.items())} for _ in range(4)]
-    (row,) = context_statistics.agreement("m", documents, {"math.AG": weights, "math.CV": weights}, 4)
+    documents = [{"target": "math.AG", "pairs": list(scores.items())} for _ in range(10)]
+    (row,) = measure_context.agreement("m", documents, {"math.AG": weights, "math.CV": weights}, 10)
     expected = stats.spearmanr([scores[word] for word in words], [weights[word] for word in words])
     assert (row["rho"], row["p"]) == pytest.approx((expected.statistic, expected.pvalue))
     assert row["low"] < row["rho"] < row["high"] and row["words"] == 30
     assert abs(row["differ_most"][0]["rank_difference"]) >= abs(row["differ_most"][1]["rank_difference"])
-    assert context_statistics.agreement("m", documents, {"math.AG": weights}, 5) == []
+    assert measure_context.agreement("m", documents, {"math.AG": weights}, 11) == []
+    (row,) = measure_context.agreement("m", documents[:9], {"math.AG": weights}, 9)
+    assert row["low"] is row["high"] is None  # fewer than ten documents
 
 
 def test_agreement_and_function_words_are_of_the_files(everything, attributions, runs):
@@ -484,7 +480,7 @@ def test_agreement_and_function_words_are_of_the_files(everything, attributions,
     for line in lines:
         pairs = [(word.lower(), abs(score)) for word, score in
                  zip(line["words"], line["word_attributions"], strict=True) if re.search(r"\w", word)]  # fmt: skip
-        functions = sum(score for word, score in pairs if word in context_statistics.ENGLISH_STOP_WORDS)
+        functions = sum(score for word, score in pairs if word in measure_context.ENGLISH_STOP_WORDS)
         shares.append(functions / sum(score for _, score in pairs))
     model = next(part for part in result["attribution"] if part["name"] == row["model"])
     assert model["function_share"]["mean"] == pytest.approx(np.mean(shares))
@@ -511,9 +507,9 @@ def test_false_positives_and_coverage_of_the_order_test():
         chance = generator.beta(4, 1, 200)  # easy and hard documents
         right = generator.random((4, 200)) < chance
         predictions = np.where(right, labels, (labels + generator.integers(1, 3, (4, 200))) % 3)
-        accuracy, f1 = context_statistics.bootstrap(labels, predictions, 3, 400, seed)
+        accuracy, f1 = measure_context.bootstrap(labels, predictions, 3, 400, seed)
         for values, macro in ((accuracy, False), (np.nanmean(f1, axis=-1), True)):
-            test = context_statistics.difference_test(values[:, 1:].mean(axis=1) - values[:, 0])
+            test = measure_context.difference_test(values[:, 1:].mean(axis=1) - values[:, 0])
             hits += test["p"] < 0.05 and not macro
             macro_hits += test["p"] < 0.05 and macro
             covered += test["low"] <= 0 <= test["high"] and not macro
@@ -530,7 +526,7 @@ def test_false_positives_of_the_phrase_test(controls):
         groups = generator.normal(size=(12, 1)) + generator.standard_t(3, (12, controls + 1)) * generator.gamma(
             2, size=(12, 1)
         )
-        hits += context_statistics.permutation_test(groups.tolist(), 399, seed)["p"] < 0.05
+        hits += measure_context.permutation_test(groups.tolist(), 399, seed)["p"] < 0.05
     share_within(hits / SIMULATIONS)
 
 
@@ -540,21 +536,20 @@ def test_coverage_of_the_intraclass_correlation(icc):
     sizes = 20 + generator.geometric(0.05, size=40)  # a few words are frequent
     for _ in range(SIMULATIONS):
         groups = [generator.normal() * np.sqrt(icc) + generator.normal(size=size) * np.sqrt(1 - icc) for size in sizes]
-        result = context_statistics.intraclass_correlation(groups)
+        result = measure_context.intraclass_correlation(groups)
         covered += result["low"] <= icc <= result["high"]
     share_within(covered / SIMULATIONS, 0.93, 0.97)
 
 
-def test_false_positives_of_variance_and_agreement(monkeypatch):
-    monkeypatch.setattr(context_statistics, "add_holm", lambda tests: None)  # it collects garbage for 0.4 s a call
+def test_false_positives_of_variance_and_agreement():
     generator, words, ranks = np.random.default_rng(14), 0, 0
     names = [f"w{number}" for number in range(25)]
     for _ in range(SIMULATIONS):
         groups = [generator.normal(size=size).tolist() for size in (20, 25, 40, 90)]
-        words += context_statistics.intraclass_correlation(groups)["p"] < 0.05
+        words += measure_context.intraclass_correlation(groups)["p"] < 0.05
         pairs = list(zip(names, generator.normal(size=25).tolist(), strict=True))
         weights = dict(zip(names, generator.normal(size=25).tolist(), strict=True))
-        (row,) = context_statistics.agreement("m", [{"target": "c", "pairs": pairs}], {"c": weights}, 1)
+        (row,) = measure_context.agreement("m", [{"target": "c", "pairs": pairs}], {"c": weights}, 1)
         ranks += row["p"] < 0.05
     share_within(words / SIMULATIONS)
     share_within(ranks / SIMULATIONS)
@@ -576,7 +571,7 @@ def test_bad_flags(context, tmp_path):
     assert_user_error(context(tmp_path / "o", "--block_sizes", 0), "block_sizes")
     assert_user_error(context(tmp_path / "o", "--phrases", "metric"), "'metric'", "two words")
     assert_user_error(
-        context(tmp_path / "o", "--phrases", "unit disk", "of course"), "unit disk", "of course", "never"
+        context(tmp_path / "o", "--phrases", "unit disk", "of course"), "unit disk", "of course", "not in"
     )
     assert_user_error(context(tmp_path / "o", "--max_seq_length", 1000), "1000", "128")
     assert_user_error(context(tmp_path / "o", "--split", "dev"), "'dev'", "test")
@@ -608,7 +603,9 @@ def test_model_of_other_classes_and_models_that_cannot_answer(context, runs, tmp
 def test_dataset_with_double_ids_or_empty_texts(context, tmp_path):
     records = make_records(80)
     records[-1]["id"] = records[-2]["id"]
-    assert_user_error(context(tmp_path / "o", dataset=write_dataset(tmp_path / "double", records)), "same id")
+    assert_user_error(
+        context(tmp_path / "o", dataset=write_dataset(tmp_path / "double", records)), "duplicated", "mg.00079"
+    )
     records = make_records(80)
     records[-1]["abstract"] = " "
     assert_user_error(context(tmp_path / "o", dataset=write_dataset(tmp_path / "empty", records)), "no text")
@@ -629,8 +626,9 @@ def test_folders_of_someone_else_are_left_alone(context, run, tmp_path):
     assert_user_error(context(tmp_path / "o"), "thesis.tex", "another folder")
     (tmp_path / "file").write_text("")
     assert_user_error(context(tmp_path / "file"), "file")
-    assert_user_error(run("context_statistics", "--context_dir", tmp_path / "o"), "run_context.py")
-    assert_user_error(run("render_context", "--context_dir", tmp_path / "o"), "run_context.py")
+    (tmp_path / "empty").mkdir()
+    result = run("measure_context", "--statistics_only", "--output_dir", tmp_path / "empty")
+    assert_user_error(result, "empty", "evaluations", "measure_context.py")
     assert (tmp_path / "o" / "thesis.tex").read_text() == "mine"
 
 
@@ -638,7 +636,9 @@ def test_damaged_attributions(everything, run, attributions, tmp_path):
     shutil.copytree(everything, tmp_path / "out")
     shutil.copytree(attributions / "flat", tmp_path / "bad")
     (tmp_path / "bad" / "attributions.jsonl").write_text('{"id": 1}\n')
-    result = run("context_statistics", "--context_dir", tmp_path / "out", "--attributions", tmp_path / "bad")
+    result = run(
+        "measure_context", "--statistics_only", "--output_dir", tmp_path / "out", "--attributions", tmp_path / "bad"
+    )
     assert_user_error(result, "bad", "run_attribution.py")
     assert read(tmp_path / "out") == read(everything)
 
@@ -647,5 +647,5 @@ def test_full_disk_is_one_line(context, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr(run_context.np, "save", full)
-    assert_user_error(context(tmp_path / "o"), "No space left", "continues")
+    monkeypatch.setattr("common.write", full)
+    assert_user_error(context(tmp_path / "o"), "No space left", "again")
