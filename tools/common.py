@@ -126,11 +126,14 @@ def open_output_dir(folder: Path, own_files: str) -> None:
         fail(f"cannot write into --output_dir {folder}: it is read-only")
 
 
-def write_files(folder: Path, contents: dict[str, str | bytes]) -> None:
-    """Write files into a folder, each whole or not at all. Exit with status 2 if that fails."""
+def write_files(folder: Path, contents: dict[str, str | bytes | None]) -> None:
+    """Write files into a folder, each whole or not at all; None removes a file. Exit with status 2 if that fails."""
     try:
         for name, content in contents.items():
-            write(folder / name, content)
+            if content is None:
+                (folder / name).unlink(missing_ok=True)
+            else:
+                write(folder / name, content)
     except OSError as error:
         fail(f"cannot write into {folder}: {error.strerror}; free some space and run the command again")
 
