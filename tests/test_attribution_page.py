@@ -1,19 +1,18 @@
-"""attributions.html in a real browser: Debian's chromium, driven by Playwright."""
+"""attributions.html in a real browser, and the contrast of the style sheet of all pages."""
 
-import shutil
+import re
 
 import pytest
-from test_render_attribution import document, write_folder
+from browser import browser, check_page, open_page  # noqa: F401
+from conftest import ROOT
+from test_render_attributions import call, document, write_faithfulness, write_folder
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium; apt-get install chromium")
 HOSTILE = '<script>alert(1)</script> & "quotes"'
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Sixty documents: one hostile, one wrong, one cut, one without label, the rest alike."""
+    """62 documents: one hostile, one wrong, one truncated, one without label, two unusual ones, the rest alike."""
     many = [document(f"1601.{number:05d}", relative_error=1e-7 * number) for number in range(56)]
     for line in many:
         line |= {"prediction": "math.DG", "probabilities": {"math.DG": 0.9, "math.AG": 0.06, "math.SG": 0.04}}
@@ -21,31 +20,18 @@ def folder(tmp_path_factory):
     hostile |= {"word_spans": [[0, 25]], "tokens": ["[CLS]", "<script>", "alert(1)", "</script>", "[SEP]"]}
     hostile |= {"word_ids": [None, 0, 0, 0, None], "token_spans": None, "attributions": [0.0, 0.2, 0.2, 0.1, 0.0]}
     special = [document("wrong"), document("cut", truncated=True, relative_error=None), document("own", label=None)]
-    return write_folder(tmp_path_factory.mktemp("page") / "out", [hostile, *special, *many])
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
+    wordless = document("wordless", words=[], word_attributions=[], word_spans=[], word_ids=[None] * 5)
+    script = document("script", text="𝔄𝔅 kähler 𝔐etric.", word_spans=[[3, 9], [10, 16]], words=["kähler", "𝔐etric"])
+    folder = write_folder(tmp_path_factory.mktemp("page") / "out", [hostile, *special, *many, wordless, script])
+    write_faithfulness(folder)
+    call("render_attributions", "--attribution_dir", folder)
+    return folder
 
 
 @pytest.fixture
-def page(run, folder, browser):
-    """The page, opened; whatever it complains of or asks for is collected and must be nothing at the end."""
-    assert run("render_attribution", "--attribution_dir", folder).code == 0
-    opened, trouble = browser.new_page(), []
-    address = (folder / "attributions.html").as_uri()
-    opened.on("console", lambda message: trouble.append(message.text))
-    opened.on("pageerror", lambda error: trouble.append(str(error)))
-    opened.on("dialog", lambda dialog: trouble.append(dialog.message))
-    opened.on("request", lambda request: request.url == address or trouble.append(request.url))
-    opened.goto(address)
-    yield opened
-    opened.close()
-    assert trouble == []
+def page(folder, browser):  # noqa: F811
+    with open_page(browser, folder / "attributions.html") as opened:
+        yield opened
 
 
 def ids(page):
@@ -53,25 +39,25 @@ def ids(page):
 
 
 def test_documents_come_in_portions(page):
-    assert len(ids(page)) == 25 and page.locator("#count").text_content() == "60 of 60 documents"
+    assert len(ids(page)) == 25 and page.locator("#count").text_content() == "62 of 62 documents"
     page.get_by_role("button", name="Show more").click()
     page.get_by_role("button", name="Show more").click()
-    assert len(ids(page)) == 60 and not page.locator("#more").is_visible()
+    assert len(ids(page)) == 62 and not page.locator("#more").is_visible()
 
 
 def test_a_text_of_markup_is_shown_as_text(page):
     article = page.locator("article").first
     assert HOSTILE[:25] in article.locator(".text").text_content()
     assert page.locator("article script").count() == 0
-    page.select_option("#level", "pieces")
+    page.select_option("#level", "tokens")
     assert page.locator("article").first.locator(".text span").all_text_contents()[1] == "<script>"
 
 
 def test_filters(page):
     page.select_option("#correct", "wrong")
-    assert ids(page) == ["hostile", "wrong", "cut"]
+    assert ids(page) == ["hostile", "wrong", "cut", "wordless", "script"]
     page.select_option("#correct", "right")
-    assert page.locator("#count").text_content() == "56 of 60 documents"
+    assert page.locator("#count").text_content() == "56 of 62 documents"
     page.select_option("#correct", "")
     page.select_option("#label", "math.AG")
     assert ids(page) == ["own"]  # without a true class its predicted one counts
@@ -86,10 +72,10 @@ def test_orders(page):
     page.select_option("#order", "error")
     assert ids(page)[:2] == ["1601.00055", "1601.00054"]
     page.select_option("#order", "margin")
-    assert set(ids(page)[:4]) == {"hostile", "wrong", "cut", "own"}
+    assert set(ids(page)[:6]) == {"hostile", "wrong", "cut", "own", "wordless", "script"}
 
 
-def test_hover_and_keyboard_show_score_and_pieces(page):
+def test_hover_and_keyboard_show_score_and_tokens(page):
     article = page.locator("article").nth(1)
     article.locator(".text span").first.hover()
     assert page.locator("#tip").text_content() == "kähler: +0.750 = ka +0.500, ##hler +0.250"
@@ -109,26 +95,108 @@ def test_readable_without_colour(page):
 
 def test_curve_marks_and_bars(page):
     article = page.locator("article").nth(2)
-    assert "cut at the limit" in article.text_content() and "undefined" in article.text_content()
+    assert "truncated at the maximum length" in article.text_content() and "undefined" in article.text_content()
     assert article.locator("svg title").text_content().endswith("chosen: 2")
     assert article.locator("svg circle").count() == 1
     widths = article.locator(".class i").evaluate_all("bars => bars.map(bar => bar.style.width)")
     assert widths == ["70%", "20%", "10%"]
 
 
-def test_dark_mode_changes_the_paper(page):
-    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    page.emulate_media(color_scheme="dark")
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light
+def test_a_document_without_words(page):
+    """The keyboard does nothing, and the text is shown."""
+    page.fill("#find", "wordless")
+    text = page.locator("article .text")
+    assert text.text_content() == "kähler metric"
+    text.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    assert not page.locator("#tip").is_visible()
+    page.select_option("#level", "tokens")
+    page.locator("article .text").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#tip").text_content() == "[CLS]: +0.00"
+
+
+def test_characters_outside_the_basic_plane(page):
+    """Positions of words count characters; a script's strings count UTF-16 units."""
+    page.fill("#find", "script")
+    article = page.locator("article", has_text="𝔐etric")
+    assert article.locator(".text").text_content() == "𝔄𝔅 kähler 𝔐etric."
+
+
+def test_printing_shows_all_chosen_documents(page):
+    page.select_option("#correct", "right")
+    assert len(ids(page)) == 25
+    page.pdf()
+    assert len(ids(page)) == 56
+    page.emulate_media(media="print")
+    assert not page.locator("form").is_visible() and not page.locator("#more").is_visible()
+
+
+def test_wide_and_narrow_light_and_dark(folder, browser):  # noqa: F811
+    check_page(browser, folder / "attributions.html")
+
+
+def shades(text, scheme):
+    """The custom properties of a colour scheme in the style sheet."""
+    rules = re.findall(r":root \{(.*?)\}", text, re.DOTALL)
+    found = {}
+    for rule in rules[: {"light": 1, "dark": 2}[scheme]]:
+        found |= dict(re.findall(r"--([a-z]+): ([^;]+);", rule))
+    return found
+
+
+def luminance(color):
+    """Relative luminance as WCAG 2 defines it; color is three values from 0 to 255."""
+    parts = [value / 255 for value in color]
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(first, second):
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast_of_text_is_enough_for_wcag_aa(scheme):
+    """Every colour of text on every background, and the text of a document on every shade: at least 4.5."""
+    found = shades((ROOT / "tools" / "templates" / "style.css").read_text(), scheme)
+    color = {name: [int(found[name][k : k + 2], 16) for k in (1, 3, 5)] for name in
+             ("ink", "paper", "card", "faint", "link")}  # fmt: skip
+    for text in ("ink", "faint", "link"):
+        for background in ("paper", "card"):
+            assert contrast(color[text], color[background]) >= 4.5, (text, background)
+    for sign in ("plus", "minus"):
+        shade, most = [int(value) for value in found[sign].split()], float(found["most"])
+        for strength in range(101):
+            share = most * strength / 100
+            mixed = [share * a + (1 - share) * b for a, b in zip(shade, color["card"], strict=True)]
+            assert contrast(color["ink"], mixed) >= 4.5, (sign, strength)
+        assert contrast(mixed, color["card"]) > 1.8, "the strongest words must stand out"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast_on_the_page_is_that_of_the_style_sheet(folder, browser, scheme):  # noqa: F811
+    """The strongest words as the browser paints them."""
+    with open_page(browser, folder / "attributions.html", color_scheme=scheme) as page:
+        article = page.locator("article").nth(1)
+        painted = [article.evaluate(f"node => getComputedStyle(node).{name}") for name in ("backgroundColor", "color")]
+        card, ink = ([int(value) for value in re.findall(r"\d+", color)[:3]] for color in painted)
+        for span in article.locator(".text span").all():
+            painted = span.evaluate("node => getComputedStyle(node).backgroundColor")
+            *shade, share = [float(value) for value in [*re.findall(r"[\d.]+", painted), "1"][:4]]
+            mixed = [share * a + (1 - share) * b for a, b in zip(shade, card, strict=True)]
+            assert contrast(mixed, ink) >= 4.5 and contrast(mixed, card) > 1.8
 
 
 def test_five_hundred_documents_are_light(run, tmp_path):
-    """500 documents of 128 pieces with a curve of 200 numbers of steps: under 5 MB."""
-    pieces, scores = [f"##piece{k % 7}" for k in range(126)], [0.123456789 * (-1) ** k for k in range(126)]
+    """500 documents of 128 tokens with a curve of 200 numbers of steps: under 5 MB."""
+    tokens, scores = [f"##piece{k % 7}" for k in range(126)], [0.123456789 * (-1) ** k for k in range(126)]
     text = " ".join(f"word{k:05d}" for k in range(100))
     long = {"text": text, "words": text.split(), "word_attributions": scores[:100], "gaps": [1.23456e-5] * 200}
-    long |= {"word_spans": [[10 * k, 10 * k + 9] for k in range(100)], "tokens": ["[CLS]", *pieces, "[SEP]"]}
+    long |= {"word_spans": [[10 * k, 10 * k + 9] for k in range(100)], "tokens": ["[CLS]", *tokens, "[SEP]"]}
     long |= {"attributions": [0.0, *scores, 0.0], "word_ids": [None, *[k * 100 // 126 for k in range(126)], None]}
     folder = write_folder(tmp_path / "out", [document(f"1701.{k:05d}", token_spans=None, **long) for k in range(500)])
-    assert run("render_attribution", "--attribution_dir", folder).code == 0
+    assert run("render_attributions", "--attribution_dir", folder).code == 0
     assert (folder / "attributions.html").stat().st_size < 5_000_000
