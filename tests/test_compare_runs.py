@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import pandas as pd
 import pytest
 from common import bootstrap, difference_test, escape_markdown, markdown_table, percentile_interval
 from conftest import LABELS, assert_user_error, make_records, write_dataset
+from hub_server import hub_server
 from scipy import stats
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import cohen_kappa_score, f1_score
@@ -201,7 +203,7 @@ def test_calibration_is_for_probabilities_only(compared):
     result = results_of(compared[0])
     assert set(result["calibration"]) == {"big_model&co", "small", "bare"}
     notes = " ".join(result["notes"])
-    assert re.search(r"left out for svm: it has decision values", notes)
+    assert re.search(r"left out for svm: its scores are not probabilities", notes)
     assert re.search(r"left out for plain: it has no scores", notes)
 
 
@@ -557,6 +559,18 @@ def test_hard_documents_and_cross_listing(tmp_path, run):
     assert summary["cross_listed"] == hard["cross_listed"].sum() > 0
     assert summary["share_of_all_with_another"] == pytest.approx(np.mean([len(r["categories"]) > 1 for r in test]))
 
+    def with_categories(name, change):
+        folder = tmp_path / name / "data"
+        folder.mkdir(parents=True)
+        table = pd.read_parquet(dataset / "data" / "test-00000-of-00001.parquet")
+        table.assign(categories=change(table["categories"])).to_parquet(folder / "test-00000-of-00001.parquet")
+        return run("compare_runs", *runs, "--output_dir", tmp_path / name / "out", "--dataset_name", folder.parent)
+
+    assert with_categories("text", lambda column: column.map(" ".join)).code == 0
+    assert results_of(tmp_path / "text" / "out")["hard_documents"] == summary
+    assert with_categories("null", lambda column: [None, *column[1:]]).code == 0
+    assert_user_error(with_categories("numbers", lambda column: range(len(column))), "'categories'", "lists")
+
     without = write_dataset(tmp_path / "less", records[:200])
     result = run("compare_runs", *runs, "--output_dir", tmp_path / "none", "--dataset_name", without)
     assert_user_error(result, without, "lacks 30", "runs were made with")
@@ -586,6 +600,18 @@ def edit(path, change):
     change(table).to_csv(path, index=False)
 
 
+def edit_bytes(path, change):
+    path.write_bytes(change(path.read_bytes()))
+
+
+@pytest.fixture
+def pair(tmp_path):
+    labels = np.arange(40) % 5
+    write_run(tmp_path / "good", labels, labels)
+    write_run(tmp_path / "bad", labels, (labels + (labels == 1)) % 5)
+    return tmp_path / "good", tmp_path / "bad", tmp_path / "out"
+
+
 BROKEN = {
     "other documents": (lambda t: t.assign(id=["x", *t["id"][1:]]), ["different test sets", "1 documents only"]),
     "fewer documents": (lambda t: t[1:], ["different test sets", "1 documents only in the first, 0 only"]),
@@ -599,16 +625,39 @@ BROKEN = {
         lambda t: t.assign(**{"math.AG": ["?", *t["math.AG"][1:]]}),
         ["not a number", "doc0000"],
     ),
-    "score column missing": (lambda t: t.drop(columns="math.DG"), ["no column of scores for class math.DG"]),
+    "score column missing": (lambda t: t.drop(columns="math.DG"), ["no column of scores for class 'math.DG'"]),
+    "score is NaN": (lambda t: t.assign(**{"math.AG": ["nan", *t["math.AG"][1:]]}), ["not a number", "'doc0000'"]),
+    "a column of text": (lambda t: t.assign(title="A title"), ["not a number", "column 'title'"]),
+    "probability below 0": (lambda t: t.assign(**{"math.AG": ["-0.1", *t["math.AG"][1:]]}), ["do not sum to 1"]),
+    "class of two lines": (lambda t: t.assign(label="a\nb"), ["class 'a\\nb'"]),
 }
-
-
-@pytest.fixture
-def pair(tmp_path):
-    labels = np.arange(40) % 5
-    write_run(tmp_path / "good", labels, labels)
-    write_run(tmp_path / "bad", labels, (labels + (labels == 1)) % 5)
-    return tmp_path / "good", tmp_path / "bad", tmp_path / "out"
+DAMAGED = {
+    "cut in a row": (lambda content: content[:-40], ["'doc0039'"]),
+    "cut in the last score": (lambda content: content[:-5], ["'doc0039'", "do not sum to 1"]),
+    "cut in the header": (lambda content: content[:20], ["has no documents"]),
+    "empty": (lambda content: b"", ["No columns"]),
+    "zeros at the end": (lambda content: content[:-300] + bytes(300), ["not a number"]),
+    "another encoding": (lambda content: content.decode().encode("utf-16"), ["utf-8"]),
+    "semicolons": (lambda content: content.replace(b",", b";"), ["no column 'id'"]),
+    "decimal commas": (lambda content: content.replace(b",0.", b",0,"), ["more values than its header"]),
+    "an open quote": (lambda content: content.replace(b"doc0003", b'"doc0003'), ["EOF inside string"]),
+}
+HARMLESS = {
+    "byte order mark": lambda content: b"\xef\xbb\xbf" + content,
+    "lines of Windows": lambda content: content.replace(b"\n", b"\r\n"),
+    "blank lines": lambda content: content.replace(b"\n", b"\n\n"),
+    "no last line feed": lambda content: content[:-1],
+}
+RECORDS = {
+    "predict_results.json": [
+        '{"predict_accuracy": "0.8"}',
+        '{"predict_accuracy": NaN}',
+        '{"predict_samples": 41}',
+        "null",
+        "[" * 100_000,
+    ],
+    "run_arguments.json": ['{"learning_rate": "2e-5"}', '{"seed": [1]}', '{"seed": true}', '{"seed": 1e999}', '{"see'],
+}
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -616,8 +665,128 @@ def test_bad_predictions(case, pair, run):
     good, bad, output = pair
     change, words = BROKEN[case]
     edit(bad / "predictions.csv", change)
-    assert_user_error(run("compare_runs", good, bad, "--output_dir", output), bad, *words)
-    assert not output.exists()
+    result = run("compare_runs", good, bad, "--output_dir", output)
+    assert_user_error(result, bad, *words)
+    assert len(result.err.splitlines()) == 1 and not output.exists()
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_predictions(case, pair, run):
+    good, bad, output = pair
+    change, words = DAMAGED[case]
+    edit_bytes(bad / "predictions.csv", change)
+    result = run("compare_runs", good, bad, "--output_dir", output)
+    assert_user_error(result, bad, *words)
+    assert len(result.err.splitlines()) == 1 and not output.exists()
+
+
+def test_layout_of_predictions_does_not_matter(pair, run):
+    good, bad, output = pair
+    call = ("compare_runs", good, bad, "--output_dir", output, "--n_resamples", 100)
+    assert run(*call).code == 0
+    expected, content = results_of(output), (bad / "predictions.csv").read_bytes()
+    for name, change in HARMLESS.items():
+        edit_bytes(bad / "predictions.csv", lambda _, change=change: change(content))
+        assert run(*call).code == 0 and results_of(output) == expected, name
+    (bad / "predictions.csv").write_bytes(content)
+    edit(
+        bad / "predictions.csv",
+        lambda table: table[["math.SG", "prediction", "math.AG", "id", "math.DG", "label", "math.CV", "math.MG"]],
+    )
+    assert run(*call).code == 0 and results_of(output) == expected
+
+
+@pytest.mark.parametrize(("name", "content"), [(name, content) for name in RECORDS for content in RECORDS[name]])
+def test_bad_records(name, content, pair, run):
+    good, bad, output = pair
+    (bad / name).write_text(content)
+    result = run("compare_runs", good, bad, "--output_dir", output)
+    assert_user_error(result, bad)
+    assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("case", ["plain", "one class, no other column", "names with markup", "names of columns"])
+def test_odd_classes(case, tmp_path, run):
+    names = {
+        "one class, no other column": ["only"],
+        "names with markup": ["<script>alert(1)</script>", "=1+1", "$x_1$ 5%", "a|b\\", "c\nd, été 数学"],
+        "names of columns": ["id", "label", "prediction", "class", "documents"],
+    }.get(case, LABELS)
+    labels = np.arange(30) % len(names)
+    for name, wrong in (("a", 0), ("b", 1)):
+        lines = [["id", "label", "prediction", *names]]
+        for number, label in enumerate(labels):
+            prediction = (label + wrong * (number == 3)) % len(names)
+            lines.append(
+                [f"d{number}", names[label], names[prediction], *(float(k == prediction) for k in range(len(names)))]
+            )
+        (tmp_path / name).mkdir()
+        pd.DataFrame(lines).to_csv(tmp_path / name / "predictions.csv", index=False, header=False)
+    output = tmp_path / "out"
+    done = run("compare_runs", tmp_path / "a", tmp_path / "b", "--output_dir", output, "--n_resamples", 100)
+    assert done.code == 0, done.err
+    assert results_of(output)["classes"] == sorted(names)
+    assert pd.read_csv(output / "per_class_f1.csv", keep_default_na=False)["class"].tolist() == sorted(names)
+    text = (output / "comparison.md").read_text(encoding="utf-8")
+    assert "<script" not in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in tables} <= {4, 5, 6, 7}
+    assert len(tables) == len(names) + 9
+
+
+def test_odd_run_names(tmp_path, run):
+    """A name may be the name of a column, markup, or that of another run; pictures of long names are drawn, too."""
+    labels = np.arange(30) % 5
+    names = ["documents", "class", "x/run", "y/run", "a $b_{1}^ & | <b>", "n" * 200]
+    runs = [write_run(tmp_path / "my runs" / name, labels, (labels + (np.arange(30) == 3)) % 5) for name in names]
+    output = tmp_path / "an output"
+    done = run("compare_runs", *runs, "--output_dir", output, "--n_resamples", 100)
+    assert done.code == 0, done.err
+    shown = ["documents (documents)", "class (class)", "run (x/run)", "run (y/run)", *names[4:]]
+    assert [model["name"] for model in results_of(output)["models"]] == shown
+    per_class = pd.read_csv(output / "per_class_f1.csv")
+    assert per_class.columns.tolist() == ["class", "documents", *shown] and per_class["documents"].tolist() == [6] * 5
+    assert r"a \$b\_\{1\}\textasciicircum \space \& | <b> & 1 &" in (output / "table2.tex").read_text(encoding="utf-8")
+    assert r"| a \$b\_{1}^ &amp; \| &lt;b&gt; | 1 |" in (output / "table2.md").read_text(encoding="utf-8")
+    for path in output.iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path.name
+    assert shlex.split(done.out.splitlines()[-1])[-len(runs) :] == [str(folder) for folder in runs]
+
+
+@pytest.mark.parametrize("documents", [1, 2, 3, 9, 19, 20])
+@pytest.mark.parametrize("scores", ["probabilities", None])
+def test_few_documents(documents, scores, tmp_path, run):
+    labels = np.arange(documents) % 5
+    runs = [
+        write_run(
+            tmp_path / f"s{seed}", labels, (labels + (labels == seed)) % 5, scores, model_name_or_path="m", seed=seed
+        )
+        for seed in (1, 2, 3)
+    ]
+    runs.append(write_run(tmp_path / "other", labels, labels, scores))
+    done = run("compare_runs", *runs, "--output_dir", tmp_path / "out", "--n_resamples", 100)
+    assert done.code == 0, done.err
+    assert (results_of(tmp_path / "out")["pairs"] == []) == (documents < 20)
+
+
+def test_words_in_any_order(pair, run, tmp_path):
+    good, bad, output = pair
+    (tmp_path / "one.yaml").write_text(f"runs: {good}\noutput_dir: {output}\npaper: true\n")
+    to, few, first = ("--output_dir", output), ("--n_resamples", 100), None
+    for words in (
+        [good, bad, *to, "--paper"],
+        [*to, "--paper", good, bad],
+        [good, *to, bad, "--paper", "true"],
+        ["--paper", "True", good, *to, bad],
+        ["--paper=true", "--runs", good, bad, *to],
+        ["--runs", good, f"--output_dir={output}", bad, "--paper"],
+        [tmp_path / "one.yaml", bad],
+        [bad, "--config", tmp_path / "one.yaml"],
+    ):
+        done = run("compare_runs", *words, *few)
+        assert done.code == 0, (words, done.err)
+        first = first or results_of(output)
+        assert results_of(output) == first and (output / "study.json").exists(), words
 
 
 def test_bad_folders_and_flags(pair, run):
@@ -632,7 +801,7 @@ def test_bad_folders_and_flags(pair, run):
     assert_user_error(run("compare_runs", good, bad, *to, "--n_resamples", 5), "--n_resamples")
     assert_user_error(run("compare_runs", good, bad), "--output_dir")
     (bad / "predict_results.json").write_text('{"predict_accuracy": 0.5}')
-    assert_user_error(run("compare_runs", good, bad, *to), bad, "0.8000", "0.5000")
+    assert_user_error(run("compare_runs", good, bad, *to), bad, "0.8 in predictions.csv", "0.5 in")
     (bad / "predict_results.json").write_text("[1")
     assert_user_error(run("compare_runs", good, bad, *to), "predict_results.json")
     (bad / "predictions.csv").write_bytes(b"\xff\xfe\x00")
@@ -661,3 +830,61 @@ def test_full_disk_is_one_line(pair, run, monkeypatch):
     monkeypatch.setattr(os, "replace", full)
     assert_user_error(run("compare_runs", good, bad, "--output_dir", output), "No space left", output)
     assert os.listdir(output) == ["comparison.json.tmp"]
+
+
+def test_interrupted_while_writing(pair, run, monkeypatch, tmp_path):
+    """Whichever file was being written: the same command again makes the same folder as an undisturbed one."""
+    good, bad, output = pair
+    call = ("compare_runs", good, bad, "--n_resamples", 100, "--paper", "--output_dir")
+    assert run(*call, tmp_path / "undisturbed").code == 0
+    expected = {path.name: path.read_bytes() for path in (tmp_path / "undisturbed").glob("[!c]*")}
+    replace = os.replace
+    for stop in (1, 2, 7, 11):
+        renamed = []
+
+        def interrupted(source, target, stop=stop, renamed=renamed):
+            renamed.append(target)
+            if len(renamed) == stop:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(*call, output)
+        monkeypatch.setattr(os, "replace", replace)
+        assert run(*call, output).code == 0
+        assert {path.name: path.read_bytes() for path in output.glob("[!c]*")} == expected
+        shutil.rmtree(output)
+
+
+def test_file_that_cannot_be_removed_is_one_line(pair, run):
+    good, bad, output = pair
+    call = ("compare_runs", good, bad, "--output_dir", output, "--n_resamples", 100)
+    assert run(*call).code == 0
+    (output / "study.json").mkdir()
+    assert_user_error(run(*call), output, "directory")
+
+
+def test_dataset_on_the_hub(pair, tmp_path):
+    """A revision of a Hub dataset is read and the commit behind it is recorded."""
+    records = make_records(per_class=60)
+    labels = np.array([record["label"] for record in records[270:]])
+    ids = [record["id"] for record in records[270:]]
+    for name in ("good", "bad"):
+        write_run(tmp_path / name, labels, (labels + (name == "bad")) % 5, ids=ids)
+    write_dataset(tmp_path / "data", records)
+    good, bad, output = pair
+    upload = (
+        "import sys, huggingface_hub; api = huggingface_hub.HfApi();"
+        "api.create_repo(sys.argv[1], repo_type='dataset');"
+        "print(api.upload_folder(repo_id=sys.argv[1], repo_type='dataset', folder_path=sys.argv[2]).oid)"
+    )
+    with hub_server() as hub:
+        options = {"capture_output": True, "text": True, "env": hub.environment(tmp_path / "home"), "check": True}
+        name = "tester/abstracts"
+        commit = subprocess.run([sys.executable, "-c", upload, name, tmp_path / "data"], **options).stdout.strip()
+        command = [sys.executable, compare_runs.__file__, good, bad, "--output_dir", output, "--n_resamples", "100"]
+        subprocess.run([*command, "--dataset_name", name, "--dataset_revision", "main"], **options)
+    result = results_of(output)
+    assert len(commit) == 40 and result["dataset_commit"] == commit
+    assert result["arguments"]["dataset_revision"] == "main" and "cross_listed" in result["hard_documents"]

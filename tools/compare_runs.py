@@ -86,6 +86,7 @@ POWER = 0.8
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1"}
 HEADER = ["model", "seeds", "accuracy", "95 % interval", "macro F1", "95 % interval"]
 SHOWN_HARD_DOCUMENTS = 10
+CLASS_COLUMNS = ("class", "documents")
 HARD_COLUMNS = "id label majority_prediction runs_that_agree mean_confidence categories cross_listed".split()
 TEST_NOTES = (
     "The exact McNemar test uses the documents that exactly one of two models gets right. The paired bootstrap draws "
@@ -182,19 +183,25 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
             fail(f"{path} has no {column} in row {empty[0] + 2} ({len(empty)} such rows); make the run again")
     if table.empty:
         fail(f"{path} has no documents; make the run again with a test split")
-    duplicates = table["id"][table["id"].duplicated()]
-    if len(duplicates):
-        fail(f"{path} has document {duplicates.iloc[0]} more than once ({len(duplicates)} such rows); remove them")
+    if not isinstance(table.index, pd.RangeIndex):
+        fail(f"{path} has rows with more values than its header has names (decimal commas?); make the run again")
+    doubles = table["id"][table["id"].duplicated()]
+    if len(doubles):
+        fail(f"{path} has document {doubles.iloc[0]!r:.80} more than once ({len(doubles)} such rows); remove them")
     table = table.set_index("id")
     scores = table.drop(columns=["label", "prediction"])
+    # pandas renames the column of a class with the name of one of the first columns.
+    scores = scores.rename(columns={f"{name}.1": name for name in strings})
     if not scores.shape[1]:
         return table, None
     missing = sorted({*table["label"], *table["prediction"]} - set(scores.columns))
     if missing:
-        fail(f"{path} has no column of scores for class {missing[0]}; it has {', '.join(scores.columns)}")
-    scores = scores.apply(pd.to_numeric, errors="coerce")
-    if scores.isna().to_numpy().any():
-        fail(f"{path} has a score that is not a number, document {scores.index[scores.isna().any(axis=1)][0]}")
+        fail(f"{path} has no column of scores for class {missing[0]!r:.80}; it has {list(scores.columns)!r:.200}")
+    for column in scores:
+        scores[column] = pd.to_numeric(scores[column], errors="coerce")
+        empty = scores.index[scores[column].isna()]
+        if len(empty):
+            fail(f"{path} has a score that is not a number, column {column!r:.80}, document {empty[0]!r:.80}")
     return table[["label", "prediction"]], scores
 
 
@@ -202,37 +209,46 @@ def read_run(folder: str, label: str) -> dict:
     """Return a run: name, seed, learning rate, predictions and scores; label identifies it in what is published.
 
     probabilities says whether the scores of every document are a distribution. Exits with status 2 if the folder is
-    not a finished run or mixes two.
+    not a finished run, is damaged or mixes two runs.
     """
     table, scores = read_predictions(Path(folder) / "predictions.csv")
     results, record = (
         read_json(path) if (path := Path(folder) / name).exists() else {}
         for name in ("predict_results.json", "run_arguments.json")
     )
-    accuracy, seed, rate = results.get("predict_accuracy"), record.get("seed"), record.get("learning_rate")
-    for key, value in {"predict_accuracy": accuracy, "seed": seed, "learning_rate": rate}.items():
+    numbers = {key: results.get(key) for key in ("predict_samples", "predict_accuracy")}
+    numbers |= {key: record.get(key) for key in ("seed", "learning_rate")}
+    for key, value in numbers.items():
         if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
-            fail(f"{folder} records {key} {value!r}, which is not a number; make the run again")
-    correct = float((table["label"] == table["prediction"]).mean())
-    if accuracy is not None and abs(accuracy - correct) > 1e-4:
-        fail(
-            f"{folder} mixes two runs: accuracy is {correct:.4f} in predictions.csv, {accuracy:.4f} in "
-            "predict_results.json; make the run again"
-        )
+            fail(f"{folder} records {key} {value!r:.80}, which is not a number; make the run again")
+    found = {"predict_samples": len(table), "predict_accuracy": (table["label"] == table["prediction"]).mean()}
+    for key, value in found.items():
+        if numbers[key] is not None and abs(numbers[key] - value) > 1e-4:
+            fail(
+                f"{folder} is damaged or mixes two runs: {key} is {value:.6g} in predictions.csv, {numbers[key]:.6g} "
+                "in predict_results.json; make the run again"
+            )
     is_baseline = record.get("script") == "run_baseline.py" or (Path(folder) / "model.skops").exists()
     source = str(record.get("model_name_or_path") or record.get("config_name") or "")
     name = short_path(source) if source else run_name(Path(folder).resolve())
-    values = np.empty((len(table), 0)) if scores is None else scores.to_numpy(dtype=float)
+    values = np.zeros((len(table), 1)) if scores is None else scores.to_numpy(dtype=float)
+    is_distribution = np.isclose(values.sum(axis=1), 1, atol=1e-3) & np.all(values >= 0, axis=1)
+    if 0.5 < is_distribution.mean() < 1:
+        document = table.index[~is_distribution][0]
+        fail(
+            f"{folder}: the probabilities of document {document!r:.80} do not sum to 1 in predictions.csv; make the "
+            "run again"
+        )
     return {
         "folder": folder,
         "label": label,
         "name": BASELINE_NAME if is_baseline else name,
         "is_baseline": is_baseline,
-        "seed": seed,
-        "learning_rate": rate,
+        "seed": numbers["seed"],
+        "learning_rate": numbers["learning_rate"],
         "table": table,
         "scores": scores,
-        "probabilities": bool(np.allclose(values.sum(axis=1), 1, atol=1e-3) and np.all(values >= 0)),
+        "probabilities": bool(is_distribution.all()),
     }
 
 
@@ -258,15 +274,15 @@ def read_runs(folders: list[str]) -> list[dict]:
         if here != there:
             fail(
                 f"{first['folder']} and {run['folder']} predict different test sets: {len(here - there)} documents "
-                f"only in the first, {len(there - here)} only in the second, such as {min(here ^ there)}; compare "
-                "runs made with the same dataset"
+                f"only in the first, {len(there - here)} only in the second, such as {min(here ^ there)!r:.80}; "
+                "compare runs made with the same dataset"
             )
         run["table"] = run["table"].loc[first["table"].index]
         other = np.flatnonzero(run["table"]["label"].to_numpy() != first["table"]["label"].to_numpy())
         if len(other):
             fail(
-                f"{first['folder']} and {run['folder']} give document {first['table'].index[other[0]]} different "
-                f"labels ({len(other)} such documents); compare runs made with the same dataset"
+                f"{first['folder']} and {run['folder']} give document {first['table'].index[other[0]]!r:.80} "
+                f"different labels ({len(other)} such documents); compare runs made with the same dataset"
             )
         if run["scores"] is not None:
             run["scores"] = run["scores"].loc[first["table"].index]
@@ -288,10 +304,11 @@ def pool_runs(runs: list[dict]) -> list[dict]:
         {key: runs[members[0]][key] for key in ("name", "is_baseline")} | {"runs": members} for members in pooled
     ]
     for name, count in Counter(model["name"] for model in models).items():
-        rows = [model for model in models if model["name"] == name] if count > 1 else []
+        # The first columns of per_class_f1.csv are not models.
+        rows = [model for model in models if model["name"] == name] if count > 1 or name in CLASS_COLUMNS else []
         rates = [runs[model["runs"][0]]["learning_rate"] for model in rows]
         for model, rate in zip(rows, rates, strict=True):
-            is_rate = None not in rates and len(set(rates)) == count
+            is_rate = None not in rates and len(set(rates)) == count > 1
             model["name"] += f" (learning rate {rate:g})" if is_rate else f" ({runs[model['runs'][0]]['label']})"
     return models
 
@@ -442,7 +459,8 @@ def per_class_table(
     models: list[dict], classes: list[str], labels: np.ndarray, f1: np.ndarray, predictions: np.ndarray
 ) -> tuple[pd.DataFrame, list[str]]:
     """Return the F1 of every class and model, mean over seeds, and a note on each model that never predicts one."""
-    notes, table = [], pd.DataFrame({"class": classes, "documents": np.bincount(labels, minlength=len(classes))})
+    columns = zip(CLASS_COLUMNS, (classes, np.bincount(labels, minlength=len(classes))), strict=True)
+    notes, table = [], pd.DataFrame(dict(columns))
     for model in models:
         table[model["name"]] = np.nan_to_num(f1[model["runs"]]).mean(axis=0)
         unused = [name for number, name in enumerate(classes) if number not in predictions[model["runs"]]]
@@ -456,14 +474,17 @@ def load_categories(arguments: CompareArguments, ids: pd.Index) -> tuple[list[li
     Exits with status 2 if the dataset does not have them.
     """
     dataset = load_split(arguments.dataset_name, "test", ["id", "categories"], arguments.dataset_revision)
-    categories = dict(zip(dataset["id"], dataset["categories"], strict=True))
+    categories = {str(name): names or [] for name, names in zip(dataset["id"], dataset["categories"], strict=True)}
     missing = [name for name in ids if name not in categories]
     if missing:
         fail(
             f"the test split of {arguments.dataset_name} lacks {len(missing)} of the runs' documents, such as "
             f"{missing[0]}; give the dataset that the runs were made with"
         )
-    return [list(categories[name]) for name in ids], dataset_commit(dataset)
+    found = [names.split() if isinstance(names, str) else names for names in map(categories.get, ids)]
+    if not all(isinstance(names, list) for names in found):
+        fail(f"column 'categories' of {arguments.dataset_name} does not hold lists of categories")
+    return found, dataset_commit(dataset)
 
 
 def hard_documents(runs: list[dict], categories: list[list[str]] | None) -> pd.DataFrame:
@@ -522,9 +543,9 @@ def calibrate(models: list[dict], runs: list[dict], correct: np.ndarray) -> tupl
             stated = np.concatenate([confidence(runs[number]) for number in members])
             results[model["name"]] = calibration(stated, correct[members].ravel())
         for number in model["runs"]:
-            kind = "no scores" if runs[number]["scores"] is None else "decision values, not probabilities"
+            kind = "it has no scores" if runs[number]["scores"] is None else "its scores are not probabilities"
             if number not in members:
-                notes.append(f"Calibration is left out for {runs[number]['label']}: it has {kind}.")
+                notes.append(f"Calibration is left out for {runs[number]['label']}: {kind}.")
     return results, notes
 
 
@@ -671,6 +692,11 @@ def latex(texts: list[list[str]], bold: set[tuple[int, int]]) -> str:
     return text.replace("±", r"$\pm$").replace("†", r"$^\dagger$")
 
 
+def shorten(name: str) -> str:
+    """Return a name that leaves room for the picture."""
+    return name if len(name) <= 50 else f"{name[:49]}…"
+
+
 def plot_table(rows: list[dict], documents: int) -> bytes:
     """Draw accuracy and macro F1 of every row with 95 % intervals; the study's rows are hollow."""
     figure, panels = plt.subplots(1, 2, figsize=(10, 1.2 + 0.38 * len(rows)), sharey=True)
@@ -685,7 +711,7 @@ def plot_table(rows: list[dict], documents: int) -> bytes:
         axes.set_xlabel(f"{title}, per cent (95 % interval)")
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    names = [plain(row["name"]) + (" (study)" if row["source"] == "study" else "") for row in rows]
+    names = [plain(shorten(row["name"])) + (" (study)" if row["source"] == "study" else "") for row in rows]
     panels[0].set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.5))
     figure.suptitle(f"{documents:,} test documents")
     figure.tight_layout()
@@ -698,7 +724,8 @@ def plot_calibration(results: dict[str, dict]) -> bytes:
     axes.plot([0, 1], [0, 1], "--", color="#888888", linewidth=1)
     for name, result in results.items():
         x, y, n = (np.array([part[key] for part in result["bins"]]) for key in ("confidence", "accuracy", "documents"))
-        (line,) = axes.plot(x, y, linewidth=1.4, label=plain(f"{name} (ECE {100 * result['ece']:.1f})"))
+        label = plain(f"{shorten(name)} (ECE {100 * result['ece']:.1f})")
+        (line,) = axes.plot(x, y, linewidth=1.4, label=label)
         axes.scatter(x, y, s=8 + 120 * n / n.sum(), color=line.get_color(), alpha=0.7)
     axes.set(xlim=(0, 1.01), ylim=(-0.01, 1.01), xlabel="probability of the prediction", ylabel="share that is right")
     axes.legend(loc="best", fontsize=8, frameon=False)
@@ -802,10 +829,9 @@ def main() -> None:
     # 1. Arguments, runs, output folder
     logger = start_logging()
     # --paper is complete without a value, so that a run folder may follow it.
-    words = [*sys.argv[1:], ""]
     sys.argv[1:] = [
-        "--paper=true" if word == "--paper" and following not in ("true", "false") else word
-        for word, following in pairwise(words)
+        "--paper=true" if word == "--paper" and following.lower() not in ("true", "false", "yes", "no") else word
+        for word, following in pairwise([*sys.argv[1:], ""])
     ]
     (arguments,) = parse_arguments(__doc__, CompareArguments, adapt=positional_runs)
     if len(arguments.runs) < 2:
@@ -900,12 +926,10 @@ def main() -> None:
         "calibration.png": plot_calibration(calibrations) if calibrations else None,
         "comparison.md": summary(result, table, sentences, hard),
     }
-    write_files(output, {name: content for name, content in outputs.items() if content is not None})
-    for name, content in outputs.items():
-        if content is None:
-            (output / name).unlink(missing_ok=True)
+    write_files(output, outputs)
 
     # 7. What was found
+    logger.info("written to %s: %s", output, ", ".join(name for name, content in outputs.items() if content))
     for sentence in [*result["notes"], *(pair_sentence(row) for row in pairs)]:
         logger.info(sentence)
     logger.info(detectable_sentence(len(labels), result["median_disagreement"]))
