@@ -5,10 +5,13 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import sys
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 
+import huggingface_hub
 import measure_context
 import numpy as np
 import pandas as pd
@@ -17,6 +20,7 @@ import skops.io
 import torch
 from conftest import LABELS, ROOT, SHARED_WORDS, assert_user_error, make_records, write_dataset, write_tiny_model
 from datasets import load_dataset
+from hub_server import TOKEN, hub_server
 from scipy import stats
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.metrics import accuracy_score, f1_score
@@ -26,7 +30,15 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.multitest import multipletests
 from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BartConfig,
+    GPT2Config,
+    RobertaConfig,
+    XLNetConfig,
+)
 
 FEW = ["--n_resamples", 300, "--n_permutations", 199, "--n_shuffles", 2, "--block_sizes", 1, 3, "--n_controls", 8]
 FEW += ["--disable_tqdm"]
@@ -202,7 +214,7 @@ def test_text_from_the_data_is_escaped(everything, tmp_path, run):
     assert result.code == 0, result.err
     page, summary = ((tmp_path / "out" / name).read_text() for name in ("context.html", "context.md"))
     assert "<script>" not in page and "&lt;script&gt;" in page and "<b>" not in page and "<td>=1+1" not in page
-    assert "<script>" not in summary and r"$x$ \| a\_b" in summary
+    assert "<script>" not in summary and r"\$x\$ \| a\_b" in summary
     assert (tmp_path / "out" / "context.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -649,3 +661,243 @@ def test_full_disk_is_one_line(context, tmp_path, monkeypatch):
 
     monkeypatch.setattr("common.write", full)
     assert_user_error(context(tmp_path / "o"), "No space left", "again")
+
+
+# Models that a practitioner has
+
+
+DECODER = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128, "initializer_range": 0.2}
+XLNET = {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64, "initializer_range": 0.2}
+BART = {"d_model": 32, "init_std": 0.2, "eos_token_id": 3, "bos_token_id": 2, "decoder_start_token_id": 3}
+BART |= {f"{side}_{name}": value for side in ("encoder", "decoder")
+         for name, value in {"layers": 2, "attention_heads": 2, "ffn_dim": 64}.items()}  # fmt: skip
+ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+ENCODER |= {"initializer_range": 0.2, "max_position_embeddings": 130, "pad_token_id": 0}
+FAMILIES = {
+    "decoder": (GPT2Config, DECODER | {"pad_token_id": 0}),
+    "decoder without PAD": (GPT2Config, DECODER),
+    "roberta": (RobertaConfig, ENCODER),
+    "xlnet": (XLNetConfig, XLNET),
+    "bart": (BartConfig, BART | {"pad_token_id": 0}),
+}
+
+
+def write_family(folder, tokenizer_folder, config_class, settings):
+    """A random classifier of a family with the tiny word-level tokenizer."""
+    tokenizer, classes = AutoTokenizer.from_pretrained(tokenizer_folder), dict(enumerate(LABELS))
+    labels = {"id2label": classes, "label2id": {name: number for number, name in classes.items()}}
+    torch.manual_seed(0)
+    config = config_class(vocab_size=len(tokenizer), **labels, **settings)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batches_and_masked_words_do_not_change_what_a_model_classifies(family, runs, documents, tmp_path):
+    """Decoders classify the last token that is not PAD: neither padding nor a masked last word may move it."""
+    write_family(tmp_path / "runs" / "model", runs / "steep", *FAMILIES[family])
+    run, _, _ = loaded(tmp_path / "runs", documents, "model")
+    inputs = measure_context.encode(run, run.words, list(range(len(run.words))))
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "runs" / "model").eval()
+    with torch.no_grad():
+        expected = np.concatenate([model(input_ids=torch.tensor([ids])).logits.numpy() for ids in inputs])
+    with tqdm(disable=True) as bar:
+        values = measure_context.evaluate(run, inputs, tmp_path, 32, bar)
+        masked = [measure_context.join_tokens(run, words, frozenset({len(words) - 1})) for words in run.words]
+        together = measure_context.evaluate(run, masked, tmp_path, 32, bar)
+        alone = np.concatenate([measure_context.evaluate(run, [ids], tmp_path, 1, bar) for ids in masked])
+    np.testing.assert_allclose(values, expected, atol=1e-5)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert np.abs(together - values).max() > 0.05
+    if family.startswith("decoder"):
+        with torch.no_grad():
+            model.config.pad_token_id = -1  # so that it classifies the last token, whatever that is
+            expected = np.concatenate([model(input_ids=torch.tensor([ids])).logits.numpy() for ids in masked])
+        np.testing.assert_allclose(together, expected, atol=1e-5)
+
+
+def test_tokenizer_without_padding_token(context, runs, tmp_path):
+    folder = write_family(tmp_path / "decoder", runs / "steep", *FAMILIES["decoder without PAD"])
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": None}))
+    assert context(tmp_path / "out", model=folder).code == 0
+    result = read(tmp_path / "out")
+    assert "no padding token" in result["left_out"][0] and result["order"][0]["conditions"][0]["max_change"] > 0.01
+    assert_user_error(
+        context(tmp_path / "o", "--phrases", "convex bundle", model=folder), "--phrases", "padding token"
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_model_without_finite_logits(context, runs, tmp_path, value):
+    model = AutoModelForSequenceClassification.from_pretrained(runs / "steep")
+    model.classifier.bias.data[1] = value
+    model.save_pretrained(tmp_path / "broken")
+    AutoTokenizer.from_pretrained(runs / "steep").save_pretrained(tmp_path / "broken")
+    assert_user_error(context(tmp_path / "o", model=tmp_path / "broken"), "broken", "NaN or infinite")
+
+
+def test_svm_of_other_classes_or_in_another_order(context, runs, tmp_path):
+    header = ["id", "label", "prediction"]
+    for name, classes in {"same": LABELS, "turned": LABELS[::-1], "other": ["cs.AI", *LABELS[1:]]}.items():
+        shutil.copytree(runs / "svm", tmp_path / name)
+        (tmp_path / name / "predictions.csv").write_text(",".join(header + classes) + "\n")
+    assert_user_error(context(tmp_path / "o", "--compare", tmp_path / "other"), "cs.AI", "math.AG", "classes")
+    assert context(tmp_path / "out", "--compare", tmp_path / "same", tmp_path / "turned", "--n_phrases", 0).code == 0
+    same, turned = (np.load(tmp_path / "out" / "evaluations" / f"order-{number}.npy") for number in (1, 2))
+    np.testing.assert_array_equal(same, turned[:, :, ::-1])
+    assert_user_error(context(tmp_path / "o", "--max_seq_length", 9, model="svm"), "--max_seq_length", "encoders")
+    assert_user_error(context(tmp_path / "o", "--bf16", model="svm"), "--bf16", "encoders")
+    assert_user_error(context(tmp_path / "o", "--phrases", "convex bundle", model="svm"), "--phrases", "encoder")
+
+
+def test_hostile_class_names_and_paths_with_blanks(run, tmp_path, monkeypatch):
+    labels = ["<script>alert(1)</script>", "=1+1", "$x$", "a, b", "Ünïcode | class"]
+    write_dataset(tmp_path / "my data", make_records(80), labels=labels)
+    for folder in ("one", "two"):
+        write_tiny_model(tmp_path / "my runs" / folder / "<b>model $1", labels=labels, initializer_range=0.3)
+    models = [tmp_path / "my runs" / folder / "<b>model $1" for folder in ("one", "two")]
+    flags = ["--dataset_name", tmp_path / "my data", "--compare", models[1], "--n_phrases", 2, *FEW]
+    result = run("measure_context", "--model_name_or_path", models[0], "--output_dir", tmp_path / "my out", *flags)
+    assert result.code == 0, result.err
+    assert [part["name"] for part in read(tmp_path / "my out")["order"]] == ["one/<b>model $1", "two/<b>model $1"]
+    page, summary, record = ((tmp_path / "my out" / f"context.{kind}").read_text() for kind in ("html", "md", "json"))
+    assert "<script>" not in page + summary and "<b>" not in page + summary and "&lt;script&gt;" in page
+    assert str(tmp_path) not in page + summary + record  # nobody's folders are published
+
+
+def test_columns_other_than_those_of_the_training_are_named(context, runs, tmp_path):
+    shutil.copytree(runs / "steep", tmp_path / "steep")
+    (tmp_path / "steep" / "run_arguments.json").write_text(json.dumps({"text_column_names": ["title,abstract"]}))
+    result = context(tmp_path / "out", "--n_phrases", 0, model=tmp_path / "steep")
+    assert result.code == 0 and "was trained on ['title', 'abstract']" in result.log
+    result = context(
+        tmp_path / "out", "--n_phrases", 0, "--text_column_names", "title", "abstract", model=tmp_path / "steep"
+    )
+    assert result.code == 0 and "was trained on" not in result.log
+
+
+def test_revisions_of_the_hub(run, runs, documents, tmp_path, monkeypatch):
+    with hub_server() as hub:
+        for name, value in hub.environment(tmp_path / "home").items():
+            monkeypatch.setenv(name, value)
+        template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
+        constants = {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
+        constants["HUGGINGFACE_CO_URL_TEMPLATE"] = template.replace(huggingface_hub.constants.ENDPOINT, hub.url)
+        for name, value in constants.items():
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        for module, name, value in (("huggingface_hub.constants", "HF_HUB_CACHE", str(tmp_path / "home" / "hub")),
+                                    ("datasets.config", "HF_HUB_OFFLINE", False),
+                                    ("datasets.config", "HF_ENDPOINT", hub.url)):  # fmt: skip
+            monkeypatch.setattr(f"{module}.{name}", value)
+        monkeypatch.setattr("transformers.utils.hub._hf_api", None)
+        api, commits = huggingface_hub.HfApi(endpoint=hub.url, token=TOKEN), {}
+        for kind, folder in (("model", runs / "steep"), ("dataset", documents)):
+            api.create_repo("tester/name", repo_type=kind)
+            commits[kind] = api.upload_folder(repo_id="tester/name", folder_path=folder, repo_type=kind).oid
+        flags = ["--model_name_or_path", "tester/name", "--dataset_name", "tester/name", "--n_phrases", 0, *FEW]
+        flags += ["--model_revision", commits["model"], "--dataset_revision", commits["dataset"]]
+        result = run("measure_context", *flags, "--output_dir", tmp_path / "out")
+        assert result.code == 0, result.err
+        wrong = run("measure_context", *flags, "--output_dir", tmp_path / "o", "--dataset_revision", "0" * 40)
+        assert_user_error(wrong, "tester/name")
+    record = read(tmp_path / "out")
+    assert (record["model_commit"], record["dataset_commit"]) == (commits["model"], commits["dataset"])
+
+
+def test_revision_of_a_local_folder_is_refused(context, tmp_path):
+    assert_user_error(context(tmp_path / "o", "--model_revision", "main"), "--model_revision", "local folder")
+    assert_user_error(context(tmp_path / "o", "--dataset_revision", "main"), "--dataset_revision", "local folder")
+
+
+# Interruptions
+
+
+def test_killed_command_continues_to_the_same_bytes(run, documents, runs, tmp_path, monkeypatch):
+    command = ["--model_name_or_path", runs / "steep", "--dataset_name", documents, "--output_dir", "out", *FEW]
+    command = list(map(str, [*command, "--n_phrases", 4, "--n_shuffles", 40, "--compare", runs / "svm2"]))
+    for name in ("whole", "killed"):
+        (tmp_path / name).mkdir()
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "tools" / "measure_context.py", *command],
+        cwd=tmp_path / "killed", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    cache = tmp_path / "killed" / "out" / "evaluations"
+    while process.poll() is None and len(list(cache.glob("*.npy"))) < 2:
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert list(cache.glob("*.npy")) and not (tmp_path / "killed" / "out" / "context.json").exists()
+    for name in ("whole", "killed"):
+        monkeypatch.chdir(tmp_path / name)
+        assert run("measure_context", *command).code == 0
+    for name in ("context.json", "context.md", "context.html", "context.png", "evaluations/index.json"):
+        assert (tmp_path / "whole" / "out" / name).read_bytes() == (tmp_path / "killed" / "out" / name).read_bytes()
+
+
+def test_damaged_evaluations(context, run, tmp_path):
+    assert context(tmp_path / "out", "--n_phrases", 2).code == 0
+    first = (tmp_path / "out" / "context.json").read_bytes()
+    for path in (tmp_path / "out" / "evaluations").glob("*.npy"):
+        path.write_bytes(path.read_bytes()[:-50])
+    result = run("measure_context", "--statistics_only", "--output_dir", tmp_path / "out")
+    assert_user_error(result, "evaluations", "out")
+    assert context(tmp_path / "out", "--n_phrases", 2).code == 0
+    assert (tmp_path / "out" / "context.json").read_bytes() == first
+
+
+def test_statistics_only_takes_other_resamples_and_no_other_models(context, run, everything, tmp_path):
+    shutil.copytree(everything, tmp_path / "out")
+    only = ["--statistics_only", "--output_dir", tmp_path / "out"]
+    assert run("measure_context", *only).code == 0
+    again, before = read(tmp_path / "out"), read(everything)
+    assert {**again, "arguments": None} == {**before, "arguments": None}
+    assert run("measure_context", *only, "--n_resamples", 200, "--min_occurrences", 4, "--seed", 42).code == 0
+    again = read(tmp_path / "out")
+    assert again["attribution"][0]["min_occurrences"] == 4 and again["arguments"]["n_resamples"] == 200
+    assert again["order"][0]["accuracy"]["low"] != before["order"][0]["accuracy"]["low"] or again != before
+    assert_user_error(run("measure_context", *only, "--n_shuffles", 3), "--n_shuffles 3", "--statistics_only")
+    assert_user_error(run("measure_context", *only, "--bf16"), "--bf16", "--statistics_only")
+    assert_user_error(run("measure_context", "--output_dir", tmp_path / "o"), "--model_name_or_path", "required")
+
+
+def test_intervals_from_few_documents_are_not_reported(everything, tmp_path, run, attributions):
+    shutil.copytree(everything, tmp_path / "out")
+    few = shutil.copytree(attributions / "flat", tmp_path / "few")
+    lines = (few / "attributions.jsonl").read_text().splitlines(keepends=True)
+    (few / "attributions.jsonl").write_text("".join(lines[:8]))
+    result = run("measure_context", "--statistics_only", "--output_dir", tmp_path / "out", "--attributions", few,
+                 "--min_occurrences", 2)  # fmt: skip
+    assert result.code == 0, result.err
+    (model,) = read(tmp_path / "out")["attribution"]
+    assert model["all"]["low"] is model["function_share"]["high"] is None
+    summary = (tmp_path / "out" / "context.md").read_text()
+    assert "no 95 % interval: fewer than 10 documents" in summary
+    assert "no 95 % interval: fewer than 10 phrases" in summary
+
+
+# The page in a browser
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_in_a_browser(everything, scheme):
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("no chromium; apt-get install chromium")
+    address, trouble = (everything / "context.html").as_uri(), []
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(color_scheme=scheme)
+        page.on("console", lambda message: trouble.append(message.text))
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("request", lambda request: request.url.startswith(("data:", address)) or trouble.append(request.url))
+        for width in (1280, 390):
+            page.set_viewport_size({"width": width, "height": 900})
+            page.goto(address)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator("img").evaluate("image => image.naturalWidth") > 500
+        assert page.locator("h1").text_content() == "Does steep use context?"
+        browser.close()
+    assert trouble == []

@@ -23,6 +23,7 @@ import numpy as np
 import yaml
 from scipy.special import stdtrit
 from transformers import HfArgumentParser
+from transformers.utils import cached_file
 
 ALPHA = 0.05
 MIN_INTERVAL_DOCUMENTS = 10  # with fewer, a 95 % interval is not reported
@@ -213,6 +214,12 @@ def dataset_commit(dataset: datasets.Dataset) -> str | None:
     """Return the commit of the Hub dataset that a split was loaded from; None for a local folder."""
     files = dataset.cache_files
     match = re.search(r"/([0-9a-f]{40})/[^/]+$", files[0]["filename"]) if files else None
+    return match and match[1]
+
+
+def model_commit(name: str, revision: str | None) -> str | None:
+    """Return the commit of a model that was loaded from the Hub; None for a local folder."""
+    match = re.search(r"/snapshots/([0-9a-f]{40})/", cached_file(name, "config.json", revision=revision or "main"))
     return match and match[1]
 
 

@@ -66,6 +66,7 @@ from common import (
     load_split,
     markdown_table,
     mean_interval,
+    model_commit,
     one_line,
     open_output_dir,
     p_text,
@@ -75,6 +76,7 @@ from common import (
     plain,
     png,
     read_attributions,
+    read_json,
     render,
     run_name,
     start_logging,
@@ -133,7 +135,7 @@ class ContextArguments:
         metadata={"help": "Folders of run_attribution.py; the one of --model_name_or_path comes first."},
     )
     split: str = field(default="test", metadata={"help": "Split of the dataset."})
-    text_column_names: str = field(default="abstract", metadata={"help": "Text columns, separated by commas."})
+    text_column_names: list[str] = field(default_factory=lambda: ["abstract"], metadata={"help": "Text columns."})
     max_samples: int = field(default=1000, metadata={"help": "Maximum number of documents; the first ones are used."})
     max_seq_length: int | None = field(
         default=None, metadata={"help": "Maximum number of tokens. Default: the model's value in training."}
@@ -193,8 +195,9 @@ def complete_arguments(namespace: argparse.Namespace, unknown: list[str]) -> Non
     Exits with status 2 if --statistics_only is given with a flag that would need the models.
     """
     recorded = read_evaluations(Path(namespace.output_dir))[0]["arguments"] if namespace.statistics_only else {}
-    for name, value in (DEFAULTS | {name: recorded[name] for name in DEFAULTS if name in recorded}).items():
-        given = getattr(namespace, name)
+    for name, default in DEFAULTS.items():
+        given, value = getattr(namespace, name), recorded.get(name, default)
+        value = [value] if isinstance(default, list) and isinstance(value, str) else value  # of an older folder
         if given is None:
             setattr(namespace, name, value)
         elif recorded and name not in (*STATISTICS_FLAGS, "statistics_only") and given != value:
@@ -232,12 +235,17 @@ class Run:
 # Documents and runs
 
 
+def text_columns(names: str | list[str]) -> list[str]:
+    """Return the columns of --text_column_names, which are separated by blanks or commas."""
+    return [name.strip() for name in (names if isinstance(names, str) else ",".join(names)).split(",")]
+
+
 def read_documents(arguments: ContextArguments) -> tuple[list[dict], list[str], str | None]:
     """Return the documents (id, words split at white space, label as a number), the class names, the Hub's commit.
 
     Exits with status 2 if there are fewer than MIN_DOCUMENTS, duplicated ids, or documents without text or label.
     """
-    name, columns = arguments.dataset_name, [column.strip() for column in arguments.text_column_names.split(",")]
+    name, columns = arguments.dataset_name, text_columns(arguments.text_column_names)
     part = load_split(name, arguments.split, [*columns, "id", "label"], arguments.dataset_revision)
     if not isinstance(part.features["label"], datasets.ClassLabel):
         fail(f"column 'label' of {name} is not a ClassLabel; prepare the dataset with tools/prepare_dataset.py")
@@ -272,7 +280,7 @@ def load_svm(folder: str, name: str, classes: list[str]) -> Run:
     try:
         model = skops.io.load(path)
         counts, known = model["counts"], [int(number) for number in model["svm"].classes_]
-        fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+        fingerprint = hashlib.sha256(path.read_bytes())
     except Exception as error:  # skops and zipfile raise many kinds, untrusted types among them
         fail(f"cannot load {path}: {one_line(error)}")
     table = Path(folder, "predictions.csv")
@@ -280,13 +288,16 @@ def load_svm(folder: str, name: str, classes: list[str]) -> Run:
         header = next(csv.reader(table.open(encoding="utf-8", newline="")), []) if table.exists() else []
     except (OSError, ValueError, csv.Error) as error:
         fail(f"cannot read {table}: {one_line(error)}; run run_baseline.py again")
-    names = [column for column in header if column not in ("", "id", "label", "prediction")] or classes
+    names = header[header.index("prediction") + 1 :] if "prediction" in header else []
+    names = names or classes  # without predictions.csv the classes must have the same order
     if set(names) != set(classes) or len(known) < 2 or max(known) >= len(classes):
         own = ", ".join(names) if set(names) != set(classes) else f"{len(known)} numbers up to {max(known)}"
         fail(f"the classes of {folder} ({own}) are not those of the dataset ({', '.join(classes)})")
     places = {names[number]: column for column, number in enumerate(known)}
     columns = [places.get(label, -1) for label in classes]
-    return Run(folder, name, "svm", model, fingerprint, columns, order_free=tuple(counts.ngram_range) == (1, 1))
+    fingerprint.update(b"" if columns == sorted(columns) else repr(columns).encode())
+    order_free = tuple(counts.ngram_range) == (1, 1)
+    return Run(folder, name, "svm", model, fingerprint.hexdigest(), columns, order_free)
 
 
 def load_encoder(folder: str, name: str, classes: list[str], revision: str | None, arguments: ContextArguments) -> Run:
@@ -311,12 +322,13 @@ def load_encoder(folder: str, name: str, classes: list[str], revision: str | Non
     order_free = config.model_type == "eurobert" and not config.num_hidden_layers
     order_free &= getattr(config, "classifier_pooling", None) != "bos"
     columns = [label2id[label] for label in classes]
-    run = Run(folder, name, "encoder", model, "", columns, order_free, commit=getattr(config, "_commit_hash", None))
+    run = Run(folder, name, "encoder", model, "", columns, order_free, commit=model_commit(folder, revision))
     run.tokenizer, run.prefix, run.bf16 = tokenizer, getattr(config, "text_prefix", None) or "", arguments.bf16
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     # RoBERTa counts positions from padding_idx + 1, so its table is longer than the texts that it reads.
     run.position_offset = 0 if getattr(table, "padding_idx", None) is None else table.padding_idx + 1
-    limit = min(getattr(config, "max_position_embeddings", 10**9) - run.position_offset, tokenizer.model_max_length)
+    positions = getattr(config, "max_position_embeddings", None) or -1  # T5 has no such number, XLNet has -1
+    limit = min(positions - run.position_offset if positions > 0 else 10**9, tokenizer.model_max_length)
     if arguments.max_seq_length is not None and not 2 < arguments.max_seq_length <= limit:
         fail(f"--max_seq_length {arguments.max_seq_length} is not between 3 and the {limit} positions of {folder}")
     run.max_length = arguments.max_seq_length or min(limit, getattr(config, "max_seq_length", None) or 256)
@@ -350,6 +362,8 @@ def probe_padding(run: Run) -> None:
         seen = encoder_logits(run, [ids + padding])[0]
     except Exception as error:  # whatever a model raises that does not take token ids and a mask
         fail(f"{run.folder} cannot classify a text: {one_line(error)}; give another model")
+    if not np.isfinite([alone, padded, seen]).all():
+        fail(f"{run.folder} gives NaN or infinite logits; train it again or give another model")
     tolerance = 1e-4 * max(1, np.abs(alone).max())
     ignores_padding = np.abs(seen - alone).max() < tolerance
     run.can_pad = not ignores_padding and bool(np.abs(padded - alone).max() < tolerance)
@@ -361,13 +375,20 @@ def probe_padding(run: Run) -> None:
 def load_runs(arguments: ContextArguments, classes: list[str]) -> list[Run]:
     """Load --model_name_or_path and the runs of --compare, each folder once."""
     folders = list(dict.fromkeys([arguments.model_name_or_path, *arguments.compare]))
-    runs = []
+    runs, columns = [], text_columns(arguments.text_column_names)
     for folder, name in zip(folders, unique_names(folders), strict=True):
         revision = None if runs else arguments.model_revision
         if Path(folder, "model.skops").exists():
             runs.append(load_svm(folder, name, classes))
         else:
             runs.append(load_encoder(folder, name, classes, revision, arguments))
+        if (record := Path(folder, "run_arguments.json")).exists():
+            trained = text_columns(read_json(record).get("text_column_names") or columns)
+            if trained != columns:
+                logger.warning("%s was trained on %s, not on --text_column_names %s", name, trained, columns)
+    for flag in ("max_seq_length", "bf16"):
+        if getattr(arguments, flag) and all(run.kind == "svm" for run in runs):
+            fail(f"--{flag} is for encoders, but all runs are SVMs; leave it out")
     return runs
 
 
@@ -474,7 +495,7 @@ def evaluate(run: Run, inputs: list, folder: Path, batch_size: int, bar: tqdm) -
         bar.update(sum(weights[key] for key in batch))
     place = {key: number for number, key in enumerate(distinct)}
     values = np.concatenate(rows)[[place[key] for key in keys]]
-    if np.isnan(values).any() or np.isposinf(values).any() or (run.kind == "encoder" and np.isinf(values).any()):
+    if not np.isfinite(values[:, np.array(run.columns) >= 0]).all():
         fail(f"{run.folder} gives NaN or infinite scores; train it again or give another run")
     save_array(path, values)
     return values
@@ -634,6 +655,8 @@ def choose_phrases(run: Run, labels: list[int], arguments: ContextArguments) -> 
         reason = f"the tokenizer of {run.name} does not split texts at blanks"
     elif not (arguments.n_phrases or given):
         reason = "--n_phrases is 0"
+    if reason and given:
+        fail(f"--phrases cannot be tested: {reason}")
     if reason:
         return "given", [], [f"The phrase test is left out: {reason}."]
     if given:
