@@ -157,8 +157,8 @@ def test_everything_a_reviewer_asks_for_is_on_the_page(run, study):
     manifest = json.loads((study / "data" / "manifest.json").read_text())
     for words in (
         "A note for A &amp; B.",
-        "300 in 5 classes", "math.AG 48 6 6 60 20.0%", *manifest["sha256"].values(), "notice of withdrawal",
-        "The label is the primary category", "all categories, the primary one first",
+        "300 in 5 classes", "math.AG 48 6 6 60 20.0%", *manifest["sha256"].values(), "whose primary category is",
+        "Stratified split 0.8:0.1:0.1, seed 42.", "Many papers belong to several fields.",
         "tiny/lr-2e-5-seed-1 tiny-bert 2e-05 1 512 1.5 of 2 fp32 2 x cpu 12 min 34 s",
         "5e-5 0.7000 60.00 50.00 2 70.0 s", "Best of 24 settings", "--text_prefix query: ",
         "Table 2", "macro F1: TF-IDF + linear SVM is ", "on 40 documents", "bge-large-en-v1.5 †",
@@ -166,7 +166,7 @@ def test_everything_a_reviewer_asks_for_is_on_the_page(run, study):
         "gradient evaluations 258", "documents that did not converge 1", "undefined",
         "with single words shuffled accuracy falls by 5.00 points", "Phrases are left out for svm: too few.",
         "--num_train_epochs 2.0", "total_train_batch_size 512", "model_commit c0ffee", "--dataset_name data",
-        "--C 0.1 1.0", "3.11.7", "3.12.1 (attribution)",
+        "--C 0.1 1.0", "3.11.7", "3.12.1 (attributions in attribution)",
     ):  # fmt: skip
         assert words in text, words
     for name in ("attribution/attributions.html", "context/context.html", "comparison/pairs.csv"):
@@ -178,6 +178,13 @@ def test_everything_a_reviewer_asks_for_is_on_the_page(run, study):
     assert "data-seed" not in page and "--data_seed" not in page  # it was not set
     for folder in (str(study), "/home/someone", "jane", "/tmp"):
         assert folder not in page
+
+
+def test_limitations_of_an_older_card(run, study):
+    (study / "data" / "README.md").write_text("# A\n\nText.\n\n## Know before use\n\n- One.\n\n## Rebuild\n\nTwo.\n")
+    page = render(run, study)
+    card, limits = page.index("<summary>Dataset card"), page.index('<h2 id="limits">')
+    assert card < page.index("Two.") < limits < page.index("<li>One.</li>") and page.count("One.") == 1
 
 
 def test_same_files_same_bytes(run, study):
@@ -303,7 +310,10 @@ def test_foreign_and_half_written_files(run, study):
             (study / name).write_bytes(broken)
             assert_user_error(run("make_report", *flags(study)), study / name, "again")
         (study / name).write_bytes(content)
+    counts = json.dumps({"counts": {"train": {"a": 0}}, "arguments": {}, "sha256": {}, "versions": {}})
     for name, broken in (
+        ("data/manifest.json", counts),
+        ("svm/predictions.csv", '"\x00'),
         ("comparison/comparison.md", "# t\n\n| a | b |\n| --- | --- |\n| 1"),
         ("comparison/comparison.md", "# t\n\n| a | b |\n| --"),
         ("tiny/learning_rates.csv", "learning_rate,eval_loss\n1,2\n"),
@@ -325,6 +335,13 @@ def test_bad_commands(run, study, tmp_path):
     assert not (tmp_path / "r").exists()
     assert_user_error(run("make_report", *flags(study), "--run", 1), "--runs")
     (tmp_path / "file").write_text("")
+    (study / "page").mkdir()
+    (study / "page" / "index.html").write_text("somebody's page")
+    arguments = ["--output_dir", study / "page", "--runs", study / "svm"]
+    assert_user_error(run("make_report", *arguments), study / "page" / "index.html", "another --output_dir")
+    (study / "full").mkdir()
+    (study / "full" / "index.html.tmp").symlink_to("/dev/full")
+    assert_user_error(run("make_report", "--output_dir", study / "full", "--runs", study / "svm"), "No space left")
     arguments = ["--output_dir", tmp_path / "file" / "report", "--runs", study / "svm"]
     assert_user_error(run("make_report", *arguments), tmp_path / "file", "--output_dir")
 

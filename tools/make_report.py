@@ -88,7 +88,7 @@ def reading(path: Path, script: str) -> Iterator[None]:
         yield
     except OSError as error:
         fail(f"cannot read {error.filename or path}: {error.strerror}; run {script} again")
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, csv.Error) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
         fail(f"{path} is damaged or not a file of {script} ({reason}); run {script} again")
 
@@ -192,7 +192,7 @@ def data_part(folder: Path, made: dict) -> dict:
     card, limits = folder / "README.md", ""
     with reading(card, "the script of the dataset"):
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
-        if found := re.search(r"^## (?:Limitations|Know before use)\n((?:.|\n)*?)(?=^## |\Z)", text, re.MULTILINE):
+        if found := re.search(r"^## (?:.*limitations|Know before use)\n([^\0]*?)(?=^## |\Z)", text, re.MULTILINE):
             limits = markdown(found[1])
             text = text.replace(found[0], "")
         return {"facts": facts, "tables": tables, "card": markdown(text), "limits": limits}
@@ -204,6 +204,8 @@ def confusion_text(path: Path) -> str:
         return "Confusion matrix of the test split"
     with reading(path, "the training script"), path.open(encoding="utf-8", newline="") as file:
         pairs = Counter((row["label"], row["prediction"]) for row in csv.DictReader(file))
+        if not pairs:
+            raise ValueError("it has no rows")
     totals, right = Counter(), Counter()
     for (label, prediction), number in pairs.items():
         totals[label] += number
@@ -236,7 +238,8 @@ def run_part(folder: Path, name: str, embedded: bool, made: dict, link) -> dict:
         best = ""
         if "train_settings" in results:
             best = f"Best of {results['train_settings']} settings on the validation split: C {results['C']:g}, "
-            best += f"n-grams up to {results['ngram_max']}, sublinear term frequency: {results['sublinear_tf']}."
+            best += f"n-grams up to {results['ngram_max']}, {'sublinear' if results['sublinear_tf'] else 'plain'} "
+            best += "term frequency."
         result = [name, loss, *map(percent, metrics)]
     shown, linked = [], []
     for file, alt in (
@@ -307,10 +310,11 @@ def attribution_part(folder: Path, made: dict, link) -> dict:
             "baseline; target": f"{arguments['baseline']}; {target}",
             "device": summary["device"],
         }
-        made["versions"][folder.resolve().name] = dict(summary["versions"])
+        made["versions"][f"attributions in {folder.resolve().name}"] = dict(summary["versions"])
         others = {key: summary.get(key) for key in ("dataset_commit", "model_commit")}
         made["commands"].append(recorded(f"run_attribution.py: {folder.resolve().name}", arguments, **others))
-    part = {"name": name, "facts": facts, "faithfulness": faithfulness_table(folder, summary), "link": None}
+    part = {"name": name, "folder": folder.resolve().name, "facts": facts, "link": None}
+    part["faithfulness"] = faithfulness_table(folder, summary)
     alt = f"Documents explained for {name}, each token coloured by its attribution"
     part["picture"] = picture(folder / "attributions.png", alt)
     page = folder / "attributions.html"
@@ -405,6 +409,9 @@ def main() -> None:
     tried = dict.fromkeys(folder.resolve().parent / "learning_rates.csv" for folder in folders["training"])
     comparison = [comparison_part(folder, made, link) for folder in folders["comparison"]]
     attributions = [attribution_part(folder, made, link) for folder in folders["attributions"]]
+    of_model = Counter(part["name"] for part in attributions)
+    for part in attributions:
+        part["name"] += f" ({part['folder']})" if of_model[part["name"]] > 1 else ""
     context = [context_part(folder, made, link) for folder in folders["context"]]
 
     # 3. The page
@@ -424,14 +431,17 @@ def main() -> None:
         commands=made["commands"],
         versions=version_rows(made["versions"]),
     )
+    path = output / "index.html"
     try:
         output.mkdir(parents=True, exist_ok=True)
+        if path.exists() and "Content-Security-Policy" not in path.read_text(encoding="utf-8", errors="replace"):
+            fail(f"{path} is not a page of this tool; choose another --output_dir")
     except OSError as error:
         fail(f"cannot write into --output_dir {output}: {error.strerror}; choose another folder")
     write_files(output, {"index.html": page.encode("utf-8", "replace")})
     for line in made["left_out"]:
         logger.warning(line)
-    logger.info("wrote %s (%.1f MB); open it in a browser", output / "index.html", len(page) / 1e6)
+    logger.info("wrote %s (%.1f MB); open it in a browser", path, len(page) / 1e6)
 
 
 if __name__ == "__main__":

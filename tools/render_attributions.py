@@ -39,8 +39,14 @@ from common import (
     write_files,
 )
 
-# Shown from summary.json
-FACTS = ("device", "gradient_evaluations", "median_relative_error", "max_relative_error", "truncated", "not_converged")
+FACTS = {
+    "device": "device",
+    "gradient_evaluations": "gradient evaluations",
+    "median_relative_error": "median relative error",
+    "max_relative_error": "largest relative error",
+    "truncated": "truncated documents",
+    "not_converged": "documents that did not converge",
+}  # keys of summary.json as the page names them
 
 
 @dataclass
@@ -97,7 +103,7 @@ def page_document(document: dict, labels: list[str]) -> dict:
 
 def page_facts(summary: dict) -> list[tuple[str, object]]:
     """Return the names and values of what the page says about the whole folder."""
-    facts = [(name.replace("_", " "), summary[name]) for name in FACTS if summary.get(name) is not None]
+    facts = [(text, summary[name]) for name, text in FACTS.items() if summary.get(name) is not None]
     facts = [(name, f"{value:.1e}" if isinstance(value, float) else value) for name, value in facts]
     model = summary.get("arguments", {}).get("model_name_or_path")
     return [*facts, ("model", short_path(model) if model.startswith("/") else model)] if model else facts
