@@ -1,38 +1,60 @@
 #!/usr/bin/env python
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "datasets==5.2.0",
+#     "huggingface_hub==2.4.0",
+#     "matplotlib==3.11.2",
+#     "numpy==2.4.6",
+#     "pandas==3.1.1",
+#     "PyYAML==6.0.3",
+#     "scikit-learn==1.9.1",
+#     "skops==0.16.0",
+#     "tqdm==4.70.1",
+#     "transformers==5.23.0",
+# ]
+# ///
 """TF-IDF and a linear support vector machine: what can be told apart by counting words.
 
     python run_baseline.py --dataset_name data/arxiv --output_dir runs/svm
+    python run_baseline.py --train_file train.csv --test_file test.csv --text_column_names title,body \\
+        --label_column_name kind --output_dir runs/svm
 
-n-grams, sublinear term frequency and C are chosen by macro F1 on the validation split; the vocabulary, the weights and
-the final model come from the training split alone, as an encoder's do. The test split is predicted once, at the end.
+n-grams, sublinear term frequency and C are chosen by macro F1 on the validation split. Vocabulary, weights and the
+final model come from the training split alone, as an encoder's do. The test split is predicted once, at the end.
 
-Writes into --output_dir: model.skops, train_results.json, eval_results.json, predict_results.json, all_results.json,
-trainer_state.json (every setting tried), predictions.csv, top_words.csv, top_words.png, confusion_matrix.png,
-run_arguments.json and README.md (the model card).
+Writes to --output_dir: model.skops, train_results.json, eval_results.json, predict_results.json, all_results.json,
+trainer_state.json (every setting tried), predictions.csv (decision values), top_words.csv, top_words.png,
+confusion_matrix.png, run_arguments.json and README.md (the model card).
 """
 
 import argparse
 import difflib
+import io
 import json
 import logging
 import os
-import subprocess
+import re
+import shlex
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import skops.io
 import yaml
-from datasets import ClassLabel, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from huggingface_hub import EvalResult, HfApi, ModelCardData
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
-from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+from sklearn.metrics import ConfusionMatrixDisplay, accuracy_score, confusion_matrix, precision_recall_fscore_support
+from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.svm import LinearSVC
 from tqdm import tqdm
@@ -40,26 +62,16 @@ from transformers import HfArgumentParser
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 RUN_FILE = "run_arguments.json"
 
 
 @dataclass
 class BaselineArguments:
-    """What to learn from, what to try, where to write."""
+    """Which settings to try, and where to write."""
 
-    dataset_name: str = field(metadata={"help": "Dataset folder written by fetch_arxiv.py, or a Hub dataset id."})
     output_dir: str = field(metadata={"help": "Run folder to write."})
-    text_column_names: list[str] = field(
-        default_factory=lambda: ["abstract"],
-        metadata={"help": "Column or columns of text; several are joined by a blank."},
-    )
-    label_column_name: str = field(default="label", metadata={"help": "Column of the classes."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training documents."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first N validation documents."})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "Use only the first N test documents."})
     ngram_max: list[int] = field(
-        default_factory=lambda: [1, 2], metadata={"help": "Longest n-grams to try: 1 is words, 2 words and pairs."}
+        default_factory=lambda: [1, 2], metadata={"help": "Maximum n-gram lengths to try: 1 is words, 2 also pairs."}
     )
     sublinear_tf: list[int] = field(
         default_factory=lambda: [0, 1], metadata={"help": "Try raw counts (0), 1 + log(count) (1), or both."}
@@ -67,49 +79,56 @@ class BaselineArguments:
     C: list[float] = field(
         default_factory=lambda: [0.1, 0.3, 1.0, 3.0, 10.0, 30.0], metadata={"help": "Values of the SVM's C to try."}
     )
-    min_df: int = field(default=1, metadata={"help": "Leave out n-grams that stand in fewer training documents."})
-    class_weight: str = field(
-        default="none",
-        metadata={"help": "balanced weighs classes by inverse frequency.", "choices": ["none", "balanced"]},
+    min_df: int = field(default=1, metadata={"help": "Ignore n-grams that occur in fewer training documents."})
+    class_weight: Literal["none", "balanced"] = field(
+        default="none", metadata={"help": "balanced weights classes by inverse frequency."}
     )
-    seed: int = field(default=42, metadata={"help": "Seed of the SVM's solver."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar."})
+    seed: int = field(default=42, metadata={"help": "Random seed of the solver and of a validation split."})
+    push_to_hub: bool = field(default=False, metadata={"help": "Push the run folder to the Hub."})
+    hub_model_id: str | None = field(default=None, metadata={"help": "Repository on the Hub; the folder's name."})
+    hub_private_repo: bool = field(default=False, metadata={"help": "Create a private repository."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "Disable the progress bar."})
 
 
+# Copied: the following lines are the same in the four scripts and in tools/common.py; a test compares them.
 def fail(message: str) -> NoReturn:
-    """End the program as every user's mistake ends it: one line on standard error, exit code 2."""
+    """Print a one-line error and exit with status 2."""
+    if int(os.environ.get("RANK", 0)):
+        time.sleep(3)  # the launcher stops this process if the first one has failed, too: one message is enough
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def one_line(error: BaseException) -> str:
-    """A library's message as one line that fits an error line."""
+    """Return the message of an error as one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def parse_arguments(*dataclass_types: type) -> tuple:
-    """Parse the command line; a first argument FILE.json or FILE.yaml stands for flags, later flags override it.
+def parse_arguments(description: str, *dataclass_types: type, adapt: Callable | None = None, **defaults) -> tuple:
+    """Parse the command line into dataclasses. A YAML or JSON file, given first or after --config, stands for flags.
 
-    Ends with exit code 2 on an unreadable file, an unknown flag (the nearest known one is named) or a bad value.
+    Flags override the file. ``adapt(namespace, unknown)`` may change the parsed values and the unknown words in place.
+    Exits with status 2 on an unreadable file, an unknown flag or an invalid value.
     """
-    parser = HfArgumentParser(
-        dataclass_types, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    style, usage = argparse.RawDescriptionHelpFormatter, "%(prog)s [--config FILE.yaml] [flags that override it]"
+    parser = HfArgumentParser(dataclass_types, description=description, usage=usage, formatter_class=style)
+    parser.allow_abbrev = False
+    parser.set_defaults(**defaults)
     parser.error = fail
-    arguments = sys.argv[1:]
-    if arguments and arguments[0].endswith((".json", ".yaml", ".yml")):
+    words = sys.argv[1:]
+    if words and words[0].endswith((".json", ".yaml", ".yml")):
+        words.insert(0, "--config")
+    if "--config" in words[:-1]:
+        place = words.index("--config")
         try:
-            recipe = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))  # JSON is YAML
-            recipe = {key: value for key, value in recipe.items() if value is not None}
-            flags = [
-                word
-                for key, value in recipe.items()
-                for word in (f"--{key}", *map(str, value if isinstance(value, list) else [value]))
-            ]
+            content = yaml.safe_load(Path(words[place + 1]).read_text(encoding="utf-8"))  # JSON is YAML
+            flags = [[f"--{key}", *(v if isinstance(v, list) else [v])] for key, v in content.items() if v is not None]
         except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
-            fail(f"{arguments[0]} is no readable file of arguments (flag: value a line): {one_line(error)}")
-        arguments = flags + arguments[1:]
-    namespace, unknown = parser.parse_known_args(arguments)
+            fail(f"cannot read arguments (a 'flag: value' a line) from {words[place + 1]}: {one_line(error)}")
+        words = [str(word) for flag in flags for word in flag] + words[:place] + words[place + 2 :]
+    namespace, unknown = parser.parse_known_args(words)
+    if adapt:
+        adapt(namespace, unknown)
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
         nearest = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
@@ -120,64 +139,222 @@ def parse_arguments(*dataclass_types: type) -> tuple:
         fail(one_line(error))
 
 
-def load_splits(arguments: BaselineArguments) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Return the three splits as tables with the columns id, text and label (an integer), and the classes' names.
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name and rename it, so that readers see the old file or the whole new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    os.replace(temporary, path)
 
-    Ends with exit code 2 if a split, a column or a text is missing, or if a later split has a class new to training.
+
+# Copied: the following lines are the same in run_baseline.py, run_classification.py and tools/prepare_dataset.py.
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class DataArguments:
+    """Texts and labels: a dataset folder, a Hub dataset or own files."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "Dataset folder, or a dataset id on the Hub."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
+    train_file: str | None = field(default=None, metadata={"help": "Training data: .csv, .json, .jsonl or .parquet."})
+    validation_file: str | None = field(default=None, metadata={"help": "Validation data with the same columns."})
+    test_file: str | None = field(default=None, metadata={"help": "Test data with the same columns."})
+    text_column_names: list[str] = field(default_factory=lambda: ["abstract"], metadata={"help": "Columns of text."})
+    text_column_delimiter: str = field(default=" ", metadata={"help": "Text between joined columns."})
+    label_column_name: str = field(default="label", metadata={"help": "Column of the classes: names or integers."})
+    validation_fraction: float = field(default=0.1, metadata={"help": "Share of training to use without validation."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Truncate the training split."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Truncate the validation split."})
+    max_predict_samples: int | None = field(default=None, metadata={"help": "Truncate the test split."})
+
+
+def load_splits(arguments: DataArguments, needed: list[str], seed: int) -> tuple[DatasetDict, str | None]:
+    """Load splits with the columns id, text and label (a ClassLabel), and the commit of a Hub dataset or None.
+
+    A missing validation split is a stratified share of training. Exits with status 2 if a split, column, text or label
+    is missing, an id is duplicated, or a split has a class that the training split lacks.
     """
-    columns = [name for names in arguments.text_column_names for name in names.split(",")]
+    files = {split: file for split in SPLITS if (file := getattr(arguments, f"{split}_file"))}
+    if bool(arguments.dataset_name) == bool(files):
+        fail("give either --dataset_name or --train_file, --validation_file, --test_file")
+    source, loaded = arguments.dataset_name, {}
     try:
-        dataset = load_dataset(arguments.dataset_name)
-    except Exception as error:  # datasets raises many kinds: no such folder, no network, broken parquet
-        fail(f"cannot load dataset {arguments.dataset_name}: {one_line(error)}")
-    for split in SPLITS:
-        if split not in dataset or len(dataset[split]) == 0:
-            fail(f"dataset {arguments.dataset_name} has no documents in split {split!r}; it has {list(dataset)}")
-        for column in [*columns, arguments.label_column_name]:
-            if column not in dataset[split].column_names:
-                fail(f"column {column!r} is not in split {split!r}; columns are {dataset[split].column_names}")
-    limits = (arguments.max_train_samples, arguments.max_eval_samples, arguments.max_predict_samples)
-    for split, limit in zip(SPLITS, limits, strict=True):
-        if limit is not None:
-            if limit < 1:
-                fail(f"the number of documents of split {split!r} must be at least 1, not {limit}")
-            dataset[split] = dataset[split].select(range(min(limit, len(dataset[split]))))
+        for split, source in files.items():
+            loaded[split] = read_file(source)
+        if not files:
+            loaded = load_dataset(source, arguments.dataset_config_name, revision=arguments.dataset_revision)
+    except Exception as error:  # datasets, pandas and the Hub's client raise many kinds
+        fail(f"cannot load {source}: {one_line(error)}")
+    tables = {split: check_rows(loaded[split], split, arguments) for split in SPLITS if split in loaded}
+    if "validation" in needed and "validation" not in tables and "train" in tables:
+        try:
+            options = {"test_size": arguments.validation_fraction, "stratify": tables["train"]["label"]}
+            tables["train"], tables["validation"] = train_test_split(tables["train"], random_state=seed, **options)
+        except ValueError as error:  # a class with one document, or more classes than validation documents
+            fail(f"cannot take --validation_fraction from training: {one_line(error)}; give a --validation_file")
+        logger.warning("no validation split: %d training documents are used for it", len(tables["validation"]))
+    for split in needed:
+        if split not in tables:
+            fail(f"{source} has no split {split!r}; it has {', '.join(loaded)}")
+    label = next(iter(loaded.values())).features[arguments.label_column_name]
+    if not isinstance(label, ClassLabel):
+        values = set().union(*(table["label"] for table in tables.values()))
+        label = ClassLabel(names=list(map(str, sorted(values, key=lambda value: (isinstance(value, str), value)))))
+        tables = {split: table.astype({"label": str}) for split, table in tables.items()}
+    features = Features({"id": Value("string"), "text": Value("string"), "label": label})
+    splits = DatasetDict()
+    for split, flag in zip(SPLITS, ("train", "eval", "predict"), strict=True):
+        if (limit := getattr(arguments, f"max_{flag}_samples")) is not None and limit < 1:
+            fail(f"the number of documents of split {split!r} must be at least 1, not {limit}")
+        if split in needed:
+            splits[split] = Dataset.from_dict(tables[split][:limit].to_dict("list"), features)
+    known = set(splits["train"]["label"]) if "train" in needed else set(range(label.num_classes))
+    for split in needed:
+        if unseen := set(splits[split]["label"]) - known:
+            fail(f"split {split!r} has documents of class {label.names[min(unseen)]}, the training split has none")
+    if len(known) < 2:
+        fail(f"all training documents are of class {label.names[min(known)]}; at least two classes are needed")
+    cached = next(iter(loaded.values())).cache_files
+    commit = re.search(r"/([0-9a-f]{40})/[^/]+$", cached[0]["filename"]) if cached else None
+    return splits, commit and commit[1]
 
-    feature = dataset["train"].features[arguments.label_column_name]
-    if isinstance(feature, ClassLabel):
-        names = feature.names
-    else:
-        names = sorted({str(label) for label in dataset["train"][arguments.label_column_name]})
-    splits, trained = {}, set()
-    for split in SPLITS:
-        frame = dataset[split].to_pandas()
-        for column in columns:
-            if frame[column].isna().any() or not frame[column].astype(str).str.strip().all():
-                row = int(np.flatnonzero(frame[column].fillna("").astype(str).str.strip() == "")[0])
-                fail(f"row {row} of split {split!r} has an empty {column!r}; remove it or fill it in")
-        if isinstance(feature, ClassLabel):
-            labels = frame[arguments.label_column_name].to_numpy()
-        else:
-            labels = pd.Index(names).get_indexer(frame[arguments.label_column_name].astype(str))
-        trained = trained or set(labels)
-        if unseen := sorted(set(labels) - trained):
-            name = names[unseen[0]] if unseen[0] >= 0 else "a label"
-            fail(f"split {split!r} has documents of {name} but the training split has none; make the splits anew")
-        splits[split] = pd.DataFrame(
-            {
-                "id": frame["id"] if "id" in frame else [f"{split}.{row}" for row in range(len(frame))],
-                "text": frame[columns].astype(str).agg(" ".join, axis=1),
-                "label": labels,
-            }
-        )
-    return splits, names
+
+def read_file(file: str) -> Dataset:
+    """Read a file of texts and labels; a JSON file holds a list of objects or an object a line."""
+    if file.endswith(".parquet"):
+        return Dataset.from_parquet(file)
+    if not file.endswith((".csv", ".json", ".jsonl")):
+        raise ValueError("it is not a .csv, .json, .jsonl or .parquet file")
+    try:
+        text = Path(file).read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{error}; save the file as UTF-8") from error
+    if file.endswith(".csv"):  # "NA" and "None" can be names of classes, and 2001.00010 is an id, not a number
+        frame = pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""], dtype={"id": str})
+        return Dataset.from_pandas(frame, preserve_index=False)
+    return Dataset.from_list(json.loads(text if text[:1] == "[" else "[" + ",\n".join(text.splitlines()) + "]"))
+
+
+def check_rows(part: Dataset, split: str, arguments: DataArguments) -> pd.DataFrame:
+    """Return the columns id, text and label (a class name, or the number of a ClassLabel) of a split, rows checked."""
+    columns, label = ",".join(arguments.text_column_names).split(","), arguments.label_column_name
+    for column in (*columns, label):
+        if column not in part.column_names:
+            fail(f"column {column!r} is not in split {split!r}; its columns are {', '.join(part.column_names)}")
+    if len(part) == 0:
+        fail(f"split {split!r} has no rows")
+    for column in columns:
+        if not str(getattr(part.features[column], "dtype", "")).endswith("string"):
+            fail(f"column {column!r} of split {split!r} is not text but {part.features[column]}")
+    kind = getattr(part.features[label], "dtype", "a list: several labels for one document are not supported")
+    if not re.fullmatch(r"(large_)?string|bool|u?int\d+", kind):
+        fail(f"labels in column {label!r} must be names or integers, not {kind}")
+    frame = part.to_pandas()
+    texts, labels = frame[columns].fillna(""), frame[label]
+    ids = frame["id"].astype(str) if "id" in frame else pd.Series([f"{split}.{row}" for row in range(len(frame))])
+    numbered = isinstance(part.features[label], ClassLabel)
+    problems = {
+        f"has an empty text in {columns}": texts.apply(lambda column: column.str.strip() == "").any(axis=1),
+        f"has no label in column {label!r}": labels.isna() | (numbered & (labels == -1)),
+        "has a duplicated id": ids.duplicated(),
+    }
+    for problem, rows in problems.items():
+        if rows.any():
+            row = int(rows.to_numpy().argmax())
+            fail(f"row {row} (id {ids[row]}) of split {split!r} {problem}; correct or remove it")
+    text = texts.agg(arguments.text_column_delimiter.join, axis=1)
+    return pd.DataFrame({"id": ids, "text": text, "label": labels})
+
+
+# Copied: the following lines are the same in run_baseline.py and run_classification.py.
+METRICS = {"accuracy": "Accuracy", "f1": "Macro F1", "precision": "Macro precision", "recall": "Macro recall"}
+NOT_UPLOADED = ["checkpoint-*", "*.tmp", "*.bin", "_*"]
+
+
+def compute_metrics(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+    """Return accuracy and macro-averaged F1, precision and recall as fractions; undefined values count as 0."""
+    averages = precision_recall_fscore_support(references, predictions, average="macro", zero_division=0)
+    values = (accuracy_score(references, predictions), averages[2], averages[0], averages[1])
+    return dict(zip(METRICS, map(float, values), strict=True))
+
+
+def save_figure(figure: plt.Figure, path: Path) -> None:
+    """Save and close a figure. The file holds no date, so the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    write(path, buffer.getvalue())
+
+
+def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
+    """Plot the confusion matrix of predictions.csv: counts as text, the share of the true class as colour."""
+    counts = confusion_matrix(table["label"], table["prediction"], labels=names)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = plt.subplots(figsize=(1.1 * len(names) + 1.5, len(names) + 1))
+    display = ConfusionMatrixDisplay(shares, display_labels=[name.replace("$", r"\$") for name in names])
+    display.plot(ax=axes, cmap="Blues", im_kw={"vmin": 0, "vmax": 1})
+    for cell, count in zip(display.text_.flat, counts.flat, strict=True):
+        cell.set_text(f"{count:,}")
+    return figure
+
+
+def public_name(source: str) -> str:
+    """Return a Hub id as it is and a local path as its last part, so that a card shows nobody's folders."""
+    return Path(source).name if Path(source).exists() or source.count("/") != 1 else source
+
+
+def write_card(folder: Path, library: str, title: str, record: dict, results: dict, text: str) -> None:
+    """Write README.md: metadata with a model-index, the metrics of the test (else validation) split, and the text."""
+    base, dataset = public_name(record["model_name_or_path"]), public_name(record["dataset_name"])
+    split, prefix = ("test", "predict") if "predict_accuracy" in results else ("validation", "eval")
+    measured = {key: round(results[f"{prefix}_{key}"], 4) for key in METRICS if f"{prefix}_{key}" in results}
+    source = {"dataset_type": dataset, "dataset_name": dataset, "dataset_split": split}
+    task = {"task_type": "text-classification", "task_name": "Text classification"}
+    data = ModelCardData(
+        language="en",
+        library_name=library,
+        pipeline_tag="text-classification",
+        tags=["text-classification", "skops" if library == "sklearn" else "generated_from_trainer"],
+        model_name=title,
+        base_model=base if "/" in base else None,
+        datasets=[dataset] if "/" in dataset else None,
+        eval_results=[
+            EvalResult(metric_type=key, metric_name=METRICS[key], metric_value=value, **task, **source)
+            for key, value in measured.items()
+        ],
+    )
+    head = f"| {results.get(f'{prefix}_samples')} {split} documents | per cent |\n|---|---:|\n" if measured else ""
+    rows = "".join(f"| {METRICS[key]} | {100 * value:.2f} |\n" for key, value in measured.items())
+    write(folder / "README.md", f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{head}{rows}\n{text}\n")
+
+
+def push_folder(folder: Path, repo_id: str, private: bool | None, revision: str | None = None) -> None:
+    """Upload a run folder to the Hub. If that fails, exit with status 2 and name the command that repeats it."""
+    flags = [word for pattern in NOT_UPLOADED for word in ("--exclude", pattern)]
+    flags += ["--private"] * bool(private) + ["--revision", str(revision)] * bool(revision)
+    try:
+        api = HfApi()
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        # A pickle that the Trainer uploads during training is deleted.
+        options = {"ignore_patterns": NOT_UPLOADED, "delete_patterns": ["training_args.bin"], "revision": revision}
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="End of training", **options)
+    except Exception as error:  # the client raises its own kinds, those of its HTTP library, and OSError
+        command = shlex.join(["hf", "upload", repo_id, str(folder), ".", *flags])
+        fail(f"{folder} is complete but could not be pushed ({one_line(error)}); to try again: {command}")
+    logger.info("pushed to %s", repo_id)
+
+
+# End of the copied lines.
 
 
 def search(train: pd.DataFrame, validation: pd.DataFrame, arguments: BaselineArguments) -> tuple[Pipeline, list[dict]]:
-    """Try every setting; return the fitted pipeline with the best macro F1 on validation, and a row for each setting.
+    """Fit every setting; return the pipeline with the best macro F1 on validation, and the metrics of every setting.
 
-    Counts are made once per n-gram length and weighted once per setting, not once per C. A tie goes to the setting
-    tried first: shorter n-grams, raw counts, smaller C.
+    The texts are counted once per n-gram length and weighted once per setting, not once per C. Among equals the first
+    setting wins: shorter n-grams, raw counts, smaller C.
     """
     counted = []
     for ngram_max in sorted(arguments.ngram_max):
@@ -214,26 +391,10 @@ def search(train: pd.DataFrame, validation: pd.DataFrame, arguments: BaselineArg
     return best, rows
 
 
-def compute_metrics(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Accuracy and macro-averaged precision, recall and F1, as fractions; a class never predicted has precision 0."""
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        references, predictions, average="macro", zero_division=0
-    )
-    accuracy = accuracy_score(references, predictions)
-    return {"accuracy": accuracy, "f1": f1, "precision": precision, "recall": recall}
-
-
 def decision_values(model: Pipeline, texts: pd.Series) -> np.ndarray:
-    """Decision values of shape (documents, classes); with two classes scikit-learn gives one column, here two."""
+    """Return decision values of shape (documents, classes); for two classes scikit-learn returns a single column."""
     values = model.decision_function(texts)
     return np.column_stack([-values, values]) if values.ndim == 1 else values
-
-
-def write(path: Path, content: str) -> None:
-    """Write text under a temporary name and rename it, so that no file is ever half there."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(content, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def write_results(folder: Path, **results: dict) -> None:
@@ -243,20 +404,12 @@ def write_results(folder: Path, **results: dict) -> None:
         write(folder / f"{name}_results.json", json.dumps(result, indent=2, sort_keys=True) + "\n")
 
 
-def save_figure(figure: plt.Figure, path: Path) -> None:
-    """Save and close a figure; no date goes into the file, so the same figure gives the same bytes."""
-    temporary = path.with_name("tmp." + path.name)
-    figure.savefig(temporary, dpi=150, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
-    os.replace(temporary, path)
-
-
 def top_words(model: Pipeline, names: list[str], n: int = 20) -> pd.DataFrame:
-    """The n n-grams with the largest weight of each class: columns class, rank, word, coefficient."""
+    """Return the n n-grams with the largest coefficient of each class: columns class, rank, word, coefficient."""
     words = model["counts"].get_feature_names_out()
     weights = model["svm"].coef_
     weights = np.vstack([-weights, weights]) if len(weights) == 1 else weights
-    # The SVM knows the classes that occur in training, in the order of their numbers.
+    # The SVM has the classes that occur in training, in the order of their numbers.
     rows = []
     for label, weight in zip(model["svm"].classes_, weights, strict=True):
         for rank, feature in enumerate(np.argsort(-weight, kind="stable")[:n], start=1):
@@ -265,11 +418,11 @@ def top_words(model: Pipeline, names: list[str], n: int = 20) -> pd.DataFrame:
 
 
 def plot_top_words(table: pd.DataFrame) -> plt.Figure:
-    """One panel a class, the strongest word on top."""
+    """Plot the words of each class in a panel of its own, the largest coefficient on top."""
     groups = list(table.groupby("class", sort=False))
     figure, panels = plt.subplots(1, len(groups), figsize=(2.6 * len(groups), 5), sharex=True, squeeze=False)
     for axes, (name, rows) in zip(panels[0], groups, strict=True):
-        # A word from the data may hold a $: it is text here, not the start of a formula.
+        # A $ in a word does not start a formula.
         axes.barh([word.replace("$", r"\$") for word in rows["word"]], rows["coefficient"], color="#1b7837")
         axes.invert_yaxis()
         axes.set_title(name)
@@ -280,33 +433,81 @@ def plot_top_words(table: pd.DataFrame) -> plt.Figure:
     return figure
 
 
+def describe_run(folder: Path, model_id: str | None) -> None:
+    """Draw the confusion matrix and write the model card from the files of a finished run."""
+    files = (RUN_FILE, "all_results.json", "trainer_state.json")
+    record, results, state = (json.loads((folder / name).read_text(encoding="utf-8")) for name in files)
+    table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
+    names = list(table.columns[3:])
+    save_figure(plot_confusion_matrix(table, names), folder / "confusion_matrix.png")
+    dataset = public_name(record["dataset_name"])
+    columns = {"ngram_max": "n-grams up to", "sublinear_tf": "sublinear tf", "C": "C"}
+    columns |= {"eval_accuracy": "validation accuracy", "eval_f1": "validation macro F1"}
+    tried = pd.DataFrame(state["log_history"]).sort_values("eval_f1", ascending=False, kind="stable")
+    rows = "".join("| " + " | ".join(f"{row[key]:.4g}" for key in columns) + " |\n" for _, row in tried.iterrows())
+    text = f"""TF-IDF and a linear SVM that classify texts of `{dataset}` as {", ".join(names)}.
+The validation split chose the setting. `predictions.csv` has the decision values of every test document.
+
+```python
+import skops.io
+model = skops.io.load("model.skops")
+names = {names}
+print(names[model.predict(["We classify compact manifolds whose Ricci form is positive."])[0]])
+```
+
+![confusion matrix](confusion_matrix.png)
+
+## Settings
+
+| {" | ".join(columns.values())} |
+|{"---|" * len(columns)}
+{rows}
+Versions: {", ".join(f"{name} {number}" for name, number in record["versions"].items())}."""
+    title = model_id.split("/")[-1] if model_id else f"TF-IDF and linear SVM on {dataset.split('/')[-1]}"
+    write_card(folder, "sklearn", title, record, results, text)
+
+
 def main() -> None:
     # 1. Arguments and output folder
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout
     )
-    (arguments,) = parse_arguments(BaselineArguments)
-    if min(arguments.C, default=0) <= 0:
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # otherwise a line for every request to the Hub
+    arguments, data_arguments = parse_arguments(__doc__, BaselineArguments, DataArguments)
+    if min(arguments.C, default=0) <= 0 or not np.isfinite(arguments.C).all():
         fail(f"--C needs positive numbers, not {arguments.C}")
-    if not arguments.ngram_max or min(arguments.ngram_max) < 1 or not set(arguments.sublinear_tf) <= {0, 1}:
-        fail("--ngram_max needs whole numbers from 1, --sublinear_tf needs 0, 1 or both")
+    if min(arguments.ngram_max, default=0) < 1 or not set(arguments.sublinear_tf) <= {0, 1} or arguments.min_df < 1:
+        fail("--ngram_max and --min_df need integers from 1, --sublinear_tf needs 0, 1 or both")
+    if not arguments.sublinear_tf or not 0 <= arguments.seed < 2**32:
+        fail("--sublinear_tf needs 0, 1 or both, and --seed an integer from 0")
     folder = Path(arguments.output_dir)
+    packages = ("scikit-learn", "skops", "datasets", "numpy", "scipy")
+    record = {
+        "script": "run_baseline.py",
+        "model_name_or_path": "TF-IDF + linear SVM",
+        "dataset_name": data_arguments.dataset_name or data_arguments.train_file,
+        "seed": arguments.seed,
+        "arguments": asdict(arguments) | asdict(data_arguments),
+        "versions": {"python": sys.version.split()[0]} | {package: version(package) for package in packages},
+    }
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()) and not (folder / RUN_FILE).exists():
-            fail(f"{folder} holds something else than a run of this script; choose another --output_dir")
-        write(folder / RUN_FILE, run_record(arguments))
+            fail(f"{folder} holds something other than a run of this script; choose another --output_dir")
+        write(folder / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     except OSError as error:
         fail(f"cannot write into --output_dir {folder}: {error.strerror}")
 
-    # 2. Data
-    splits, names = load_splits(arguments)
-    sizes = {split: len(table) for split, table in splits.items()}
+    # 2. Texts and labels
+    splits, record["dataset_commit"] = load_splits(data_arguments, list(SPLITS), arguments.seed)
+    names = splits["train"].features["label"].names
+    tables = {split: part.to_pandas() for split, part in splits.items()}
+    sizes = {split: len(table) for split, table in tables.items()}
     logger.info("%s training, %s validation, %s test documents, %d classes", *sizes.values(), len(names))
 
     # 3. The setting with the best macro F1 on validation
     start = time.perf_counter()
-    model, rows = search(splits["train"], splits["validation"], arguments)
+    model, rows = search(tables["train"], tables["validation"], arguments)
     best = max(rows, key=lambda row: row["eval_f1"])
     train_results = {
         "train_runtime": round(time.perf_counter() - start, 2),
@@ -318,27 +519,22 @@ def main() -> None:
     eval_results["eval_samples"] = sizes["validation"]
 
     # 4. The test split, once
-    scores = decision_values(model, splits["test"]["text"])
-    classes = model["svm"].classes_
+    scores, classes = decision_values(model, tables["test"]["text"]), model["svm"].classes_
     predictions = classes[scores.argmax(axis=1)]
-    predict_results = {
-        f"predict_{key}": value for key, value in compute_metrics(splits["test"]["label"], predictions).items()
-    }
+    metrics = compute_metrics(tables["test"]["label"], predictions)
+    predict_results = {f"predict_{key}": value for key, value in metrics.items()}
     predict_results["predict_samples"] = sizes["test"]
-
-    # 5. The run folder; predict_results.json comes last, since shell scripts take it for "finished"
-    table = pd.DataFrame(
-        {
-            "id": splits["test"]["id"],
-            "label": [names[label] for label in splits["test"]["label"]],
-            "prediction": [names[label] for label in predictions],
-        }
-    )
+    table = tables["test"][["id", "label"]].assign(prediction=predictions)
+    for column in ("label", "prediction"):
+        table[column] = [names[label] for label in table[column]]
     columns = dict(zip(classes, scores.T, strict=True))
     for label, name in enumerate(names):
         table[name] = columns.get(label, np.full(len(table), -np.inf))
+
+    # 5. The run folder; predict_results.json comes last, since shell scripts take it for "finished"
     words = top_words(model, names)
     try:
+        write(folder / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         skops.io.dump(model, folder / "model.skops.tmp", compression=zipfile.ZIP_DEFLATED)
         os.replace(folder / "model.skops.tmp", folder / "model.skops")
         write(folder / "predictions.csv", table.to_csv(index=False, float_format="%.6f"))
@@ -347,39 +543,18 @@ def main() -> None:
         state = {"best_metric": best["eval_f1"], "best_metric_name": "eval_f1", "log_history": rows}
         write(folder / "trainer_state.json", json.dumps(state, indent=2) + "\n")
         write_results(folder, train=train_results, eval=eval_results, predict=predict_results)
+        repo_id = arguments.hub_model_id or folder.absolute().name
+        describe_run(folder, repo_id if arguments.push_to_hub else None)
     except OSError as error:
         fail(f"cannot write into {folder}: {error.strerror}; free some space and run the command again")
-
-    # 6. Confusion matrix and model card, from the files
-    make_card = Path(__file__).with_name("make_card.py")
-    if make_card.exists():
-        subprocess.run([sys.executable, make_card, "--run_dir", folder], check=True)
-    else:
-        logger.warning("no make_card.py beside this script: no confusion matrix and no model card are written")
-
-    # 7. What came out
     logger.info("chosen: n-grams up to %d, sublinear_tf=%s, C=%g", best["ngram_max"], best["sublinear_tf"], best["C"])
-    logger.info(
-        "test accuracy %.4f, macro F1 %.4f on %d documents; everything is in %s",
-        predict_results["predict_accuracy"],
-        predict_results["predict_f1"],
-        sizes["test"],
-        folder,
-    )
+    summary = (metrics["accuracy"], metrics["f1"], sizes["test"])
+    logger.info("predict: accuracy %.4f, macro F1 %.4f on %d documents", *summary)
 
-
-def run_record(arguments: BaselineArguments) -> str:
-    """What made this run: arguments, seed and versions, as JSON."""
-    packages = ("scikit-learn", "skops", "datasets", "numpy", "scipy")
-    record = {
-        "script": "run_baseline.py",
-        "model_name_or_path": "TF-IDF + linear SVM",
-        "dataset_name": arguments.dataset_name,
-        "seed": arguments.seed,
-        "arguments": asdict(arguments),
-        "versions": {"python": sys.version.split()[0]} | {package: version(package) for package in packages},
-    }
-    return json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    # 6. Hub
+    if arguments.push_to_hub:
+        push_folder(folder, repo_id, arguments.hub_private_repo)
+    logger.info("next: python run_classification.py --model_name_or_path ... --output_dir ... with the same data")
 
 
 if __name__ == "__main__":

@@ -130,9 +130,9 @@ def test_dataset_that_is_not_there(run, tmp_path):
 
 def test_dataset_without_a_split(run, tmp_path):
     write_dataset(tmp_path / "data")
-    (tmp_path / "data" / "data" / "validation-00000-of-00001.parquet").unlink()
+    (tmp_path / "data" / "data" / "test-00000-of-00001.parquet").unlink()
     result = run("run_baseline", "--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run")
-    assert_user_error(result, "validation", tmp_path / "data")
+    assert_user_error(result, "'test'", tmp_path / "data")
 
 
 def test_dataset_without_the_column(run, tiny_dataset, tmp_path):

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Collection
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +33,8 @@ MIN_INTERVAL_DOCUMENTS = 10  # with fewer, a 95 % interval is not reported
 # Copied: the following lines are the same in the four scripts and in tools/common.py; a test compares them.
 def fail(message: str) -> NoReturn:
     """Print a one-line error and exit with status 2."""
+    if int(os.environ.get("RANK", 0)):
+        time.sleep(3)  # the launcher stops this process if the first one has failed, too: one message is enough
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -42,39 +45,28 @@ def one_line(error: BaseException) -> str:
 
 
 def parse_arguments(description: str, *dataclass_types: type, adapt: Callable | None = None, **defaults) -> tuple:
-    """Parse the command line into dataclasses. A YAML or JSON file of arguments may come first or after --config.
+    """Parse the command line into dataclasses. A YAML or JSON file, given first or after --config, stands for flags.
 
-    Flags override the file. ``adapt(namespace, unknown)`` may change the parsed values and the unknown words in place
-    before the dataclasses are made. Exits with status 2 on an unreadable file, an unknown flag or an invalid value.
+    Flags override the file. ``adapt(namespace, unknown)`` may change the parsed values and the unknown words in place.
+    Exits with status 2 on an unreadable file, an unknown flag or an invalid value.
     """
-    parser = HfArgumentParser(
-        dataclass_types,
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", metavar="FILE", help="YAML or JSON file of arguments; flags override it.")
+    style, usage = argparse.RawDescriptionHelpFormatter, "%(prog)s [--config FILE.yaml] [flags that override it]"
+    parser = HfArgumentParser(dataclass_types, description=description, usage=usage, formatter_class=style)
+    parser.allow_abbrev = False
     parser.set_defaults(**defaults)
-    config_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    config_parser.add_argument("--config")
-    parser.error = config_parser.error = fail
-    first_is_file = sys.argv[1:] and sys.argv[1].endswith((".json", ".yaml", ".yml"))
-    config, words = config_parser.parse_known_args(["--config"] * bool(first_is_file) + sys.argv[1:])
-    if config.config:
+    parser.error = fail
+    words = sys.argv[1:]
+    if words and words[0].endswith((".json", ".yaml", ".yml")):
+        words.insert(0, "--config")
+    if "--config" in words[:-1]:
+        place = words.index("--config")
         try:
-            content = yaml.safe_load(Path(config.config).read_text(encoding="utf-8"))  # JSON is YAML
-            flags = [
-                [f"--{key}", *map(str, value)]
-                if isinstance(value, list)
-                else [f"--{key}={json.dumps(value) if isinstance(value, dict) else value}"]
-                for key, value in content.items()
-                if value is not None
-            ]
+            content = yaml.safe_load(Path(words[place + 1]).read_text(encoding="utf-8"))  # JSON is YAML
+            flags = [[f"--{key}", *(v if isinstance(v, list) else [v])] for key, v in content.items() if v is not None]
         except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
-            fail(f"cannot read arguments from {config.config} (one 'flag: value' a line): {one_line(error)}")
-        words = [word for flag in flags for word in flag] + words
+            fail(f"cannot read arguments (a 'flag: value' a line) from {words[place + 1]}: {one_line(error)}")
+        words = [str(word) for flag in flags for word in flag] + words[:place] + words[place + 2 :]
     namespace, unknown = parser.parse_known_args(words)
-    del namespace.config
     if adapt:
         adapt(namespace, unknown)
     if unknown:
