@@ -11,7 +11,7 @@ import scipy
 import torch
 from conftest import assert_user_error, write_tiny_model
 from test_render_attributions import call
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 TEXTS = ["we prove that the ricci curvature of a compact polytope is convex .", "every scheme bounds a floer volume"]
 WORDS = "convex floer scheme polytope ricci bundle geodesic boundary moduli volume".split()
@@ -173,15 +173,39 @@ def test_an_interrupted_measurement_continues(run, folder, monkeypatch):
     assert not (folder / "partial-faithfulness").exists()
 
 
+SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 3}
+SMALL |= {"intermediate_size": 32, "initializer_range": 0.5, "pad_token_id": 1}
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "gpt2", "llama"])
+def test_pad_in_the_place_of_a_word_is_not_padding(family):
+    """Positions and the token that a decoder classifies stay; computed once more from the embeddings themselves."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **SMALL)
+    model = AutoModelForSequenceClassification.from_config(config).eval().requires_grad_(False)
+    evaluator = measure_faithfulness.Evaluator(model, pad_token_id=1, batch_size=4)
+    document = {"input_ids": torch.tensor([5, 9, 13, 21, 8]), "word_ids": [None, 0, 1, 1, 2], "target_id": 2}
+    document |= {"versus_id": None, "words": list("abc")}
+    removed = np.array([[False, False, False], [False, False, True], [True, False, True], [False, True, False]])
+    found = evaluator.without_words(document, removed)
+    for row, gone in zip(found, ([], [4], [1, 4], [2, 3]), strict=True):
+        ids = document["input_ids"].clone()
+        ids[gone] = 1
+        embedded = model.get_input_embeddings()(ids[None])
+        logits = model(inputs_embeds=embedded, attention_mask=torch.ones(1, 5, dtype=torch.long)).logits[0]
+        assert row == pytest.approx([logits[2].item(), logits.softmax(0)[2].item()], abs=1e-5)
+    assert len(evaluator.gradient_times_input(document)) == 3
+
+
 def test_out_of_memory_halves_the_batch(run, small_folder, monkeypatch):
     assert run("measure_faithfulness", "--attribution_dir", small_folder).code == 0
     whole, logits, sizes = measured(small_folder), measure_faithfulness.Evaluator.logits, []
 
-    def small_memory(evaluator, ids):
+    def small_memory(evaluator, ids, text):
         sizes.append(len(ids))
         if len(ids) > 20:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
-        return logits(evaluator, ids)
+        return logits(evaluator, ids, text)
 
     monkeypatch.setattr(measure_faithfulness.Evaluator, "logits", small_memory)
     assert run("measure_faithfulness", "--attribution_dir", small_folder).code == 0

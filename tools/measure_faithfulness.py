@@ -32,6 +32,7 @@ table to summary.json. An interrupted measurement continues.
 import hashlib
 import json
 import math
+import shlex
 import shutil
 import time
 from dataclasses import asdict, dataclass, field
@@ -103,15 +104,34 @@ class Evaluator:
     batch_size: int
     evaluations: int = 0
 
-    def logits(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return logits (rows, classes) of texts (rows, tokens) in which PAD stands for a word, not for padding."""
-        ids = ids.to(self.model.device)
-        embeddings = getattr(self.model.base_model, "embeddings", None)
-        padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    def __post_init__(self):
+        base = self.model.base_model
+        self.embedding_layer = getattr(base, "embeddings", None) or base.get_input_embeddings()
+
+    def logits(self, ids: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Return the logits (rows, classes) of ids (rows, tokens), which are text (tokens,) with PAD in some places.
+
+        PAD stands for a word there, not for padding: only the embedding layer reads ids. Attention mask, positions and
+        the token that a decoder classifies are those of text.
+        """
+        ids, text = ids.to(self.model.device), text.to(self.model.device).expand_as(ids)
+
+        def change(value):
+            same = isinstance(value, torch.Tensor) and value.dtype == text.dtype and torch.equal(value, text)
+            return ids if same else value
+
+        def substitute(module, args, kwargs):
+            return tuple(map(change, args)), {name: change(value) for name, value in kwargs.items()}
+
+        padding = getattr(getattr(self.embedding_layer, "position_embeddings", None), "padding_idx", None)
         extra = {}
-        if padding is not None:  # RoBERTa and its relatives count positions over the tokens that are not PAD
-            extra["position_ids"] = (torch.arange(ids.shape[1], device=ids.device) + padding + 1).expand_as(ids)
-        return self.model(input_ids=ids, attention_mask=torch.ones_like(ids), **extra).logits.float()
+        if padding is not None:  # RoBERTa and its relatives count the positions of the tokens that are not PAD
+            extra["position_ids"] = (torch.arange(len(text[0]), device=text.device) + padding + 1).expand_as(text)
+        hook = self.embedding_layer.register_forward_pre_hook(substitute, with_kwargs=True)
+        try:
+            return self.model(input_ids=text, attention_mask=torch.ones_like(text), **extra).logits.float()
+        finally:
+            hook.remove()
 
     def explained(self, ids: torch.Tensor, document: dict) -> torch.Tensor:
         """Return the explained logit and its probability, (rows, 2), in double precision.
@@ -119,7 +139,8 @@ class Evaluator:
         With a class to compare with, they are the difference of the two logits and the probability of the target
         among the two classes.
         """
-        logits, target, versus = self.logits(ids), document["target_id"], document["versus_id"]
+        logits = self.logits(ids, document["input_ids"])
+        target, versus = document["target_id"], document["versus_id"]
         if versus is None:
             return torch.stack([logits[:, target], logits.softmax(1)[:, target]], 1).double()
         difference = logits[:, target] - logits[:, versus]
@@ -149,14 +170,13 @@ class Evaluator:
 
     def gradient_times_input(self, document: dict) -> np.ndarray:
         """Return scores (words,) of the simplest gradient method, grad F(x) * x in the embedding output."""
-        layer = getattr(self.model.base_model, "embeddings", None) or self.model.get_input_embeddings()
         captured = []
 
         def detach(module, inputs, output):
             captured.append(output.detach().requires_grad_(True))
             return captured[0]
 
-        hook = layer.register_forward_hook(detach)
+        hook = self.embedding_layer.register_forward_hook(detach)
         explained = self.explained(document["input_ids"][None], document)[0, 0]
         hook.remove()
         (gradient,) = torch.autograd.grad(explained, captured[0])
@@ -238,6 +258,8 @@ def load_model(name: str, revision: str | None, batch_size: int) -> tuple:
         fail(f"cannot load the model {name} of the attributions: {one_line(error)}; give it as --model_name_or_path")
     if tokenizer.pad_token_id is None:
         fail(f"the tokenizer of {name} has no PAD token to put in place of a word")
+    if model.config.get_text_config().pad_token_id is None:  # with None, a decoder rejects batches
+        model.config.get_text_config().pad_token_id = -1
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     model = model.requires_grad_(False).eval().to("cuda" if torch.cuda.is_available() else "cpu")
     return Evaluator(model, tokenizer.pad_token_id, batch_size), tokenizer
@@ -364,7 +386,7 @@ def main() -> None:
     for ranking, cells in table.items():
         shown = ", ".join(f"{measure} {cell['mean']:.3f}" for measure, cell in cells.items() if cell)
         logger.info("%s: %s", ranking, shown)
-    logger.info("next: python tools/render_attributions.py --attribution_dir %s", folder)
+    logger.info("next: python tools/render_attributions.py --attribution_dir %s", shlex.quote(str(folder)))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ and prints.
 
 import json
 import math
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,6 +77,8 @@ def page_document(document: dict, labels: list[str]) -> dict:
     def short(value: float) -> float:
         return float(f"{value:.4g}")
 
+    if not all(isinstance(document[name], str) for name in ("id", "text", "prediction", "target")):
+        raise TypeError(f"id, text, prediction or target of document {document['id']} is not a text")
     words = zip(document["words"], document["word_attributions"], strict=True)
     words = [[word, short(score)] for word, score in words]
     for word, span in zip(words, document.get("word_spans") or [], strict=False):
@@ -125,7 +128,13 @@ def main() -> None:
         shown = [page_document(document, labels) for document in documents]
         data = {"labels": labels, "steps": [low, high], "documents": shown}
         text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:  # also NaN and infinite scores
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        ValueError,
+        ArithmeticError,
+    ) as error:  # also NaN and infinite scores
         reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
         fail(f"attributions.jsonl or summary.json in {folder} is damaged ({reason}); run run_attribution.py again")
 
@@ -149,7 +158,8 @@ def main() -> None:
     )
     write_files(folder, {"attributions.html": page.encode("utf-8", "replace")})
     logger.info("wrote %s", folder / "attributions.html")
-    logger.info("next: python tools/make_report.py --output_dir report --attribution_dirs %s", folder)
+    quoted = shlex.quote(str(folder))
+    logger.info("next: python tools/make_report.py --output_dir report --attribution_dirs %s", quoted)
 
 
 if __name__ == "__main__":
