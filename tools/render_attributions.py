@@ -134,7 +134,7 @@ def main() -> None:
         AttributeError,
         ValueError,
         ArithmeticError,
-    ) as error:  # also NaN and infinite scores
+    ) as error:  # also NaN, infinity
         reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
         fail(f"attributions.jsonl or summary.json in {folder} is damaged ({reason}); run run_attribution.py again")
 
