@@ -266,9 +266,9 @@ def bootstrap(
     return np.concatenate(accuracies), np.concatenate(scores)
 
 
-def percentile_interval(draws: np.ndarray) -> tuple[float, float]:
-    """Return the 95 % percentile interval of bootstrap draws, leaving out NaN."""
-    low, high = np.quantile(draws[~np.isnan(draws)], [ALPHA / 2, 1 - ALPHA / 2])
+def percentile_interval(draws: np.ndarray, alpha: float = ALPHA) -> tuple[float, float]:
+    """Return the percentile interval of bootstrap draws with level 1 - alpha, leaving out NaN."""
+    low, high = np.quantile(draws[~np.isnan(draws)], [alpha / 2, 1 - alpha / 2])
     return float(low), float(high)
 
 
