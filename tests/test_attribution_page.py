@@ -133,6 +133,35 @@ def test_printing_shows_all_chosen_documents(page):
     assert not page.locator("form").is_visible() and not page.locator("#more").is_visible()
 
 
+def explained_classes():
+    """A document as run_attribution.py --target all writes it: the scores of every class."""
+    keys = "attributions word_attributions method n_steps relative_error f_input f_baseline gradient_evaluations"
+    classes = {label: {key: document()[key] for key in keys.split()} for label in ("math.AG", "math.DG", "math.SG")}
+    classes["math.SG"] |= {"word_attributions": [0.1, -0.2], "relative_error": 3e-3, "converged": False}
+    return document(classes=classes)
+
+
+def test_contrast_and_all_classes(run, tmp_path, browser):  # noqa: F811
+    folder = write_folder(tmp_path / "versus", [document(versus="math.DG")])
+    assert run("render_attributions", "--attribution_dir", folder).code == 0
+    with open_page(browser, folder / "attributions.html") as page:
+        assert "target math.AG rather than math.DG" in page.locator("article").text_content()
+        assert "minus the logit of the class" in page.locator("p").first.text_content()
+        assert page.locator("#target").count() == 0
+    folder = write_folder(tmp_path / "all", [explained_classes(), document("alone")])
+    assert run("render_attributions", "--attribution_dir", folder).code == 0
+    with open_page(browser, folder / "attributions.html") as page:
+        article = page.locator("article").first
+        article.locator(".text span").first.hover()
+        assert page.locator("#tip").text_content().startswith("kähler: +0.750 =")
+        page.select_option("#target", "math.SG")
+        article.locator(".text span").first.hover()
+        assert page.locator("#tip").text_content().startswith("kähler: +0.100 =")
+        assert "target math.SG, predicted math.AG" in article.text_content()
+        assert "3.0e-3" in article.text_content() and "NOT CONVERGED" in article.text_content()
+        assert "target math.AG" in page.locator("article").nth(1).text_content()
+
+
 def test_wide_and_narrow_light_and_dark(folder, browser):  # noqa: F811
     check_page(browser, folder / "attributions.html")
 

@@ -131,7 +131,7 @@ def test_an_old_folder_stays_readable(run, tmp_path):
     folder = write_folder(tmp_path / "out", [old])
     (folder / "summary.json").write_text("{}")
     (shown,) = data_of(render(run, folder))["documents"]
-    assert shown["probabilities"] == [1.0] and shown["converged"] is True
+    assert shown["probabilities"] == [1.0] and shown["explanations"]["math.AG"]["converged"] is True
 
 
 def test_hostile_names_are_text(run, tmp_path):
@@ -149,13 +149,16 @@ def test_hostile_names_are_text(run, tmp_path):
     [
         ({"attributions": [0.0, float("nan"), 0.25, -0.75, 0.0]}, ["JSON"]),
         ({"f_input": float("inf")}, ["JSON"]),
-        ({"attributions": [0.0]}, ["zip"]),
-        ({"words": ["one"]}, ["zip"]),
+        ({"attributions": [0.0]}, ["one score"]),
+        ({"words": ["one"]}, ["one score"]),
+        ({"classes": {"math.SG": {"attributions": [0.0]}}}, []),
         ({"word_attributions": None}, []),
         ({"relative_error": "<"}, []),
         ({"gaps": ["a", "b"]}, []),
         ({"probabilities": [0.5]}, []),
         ({"text": None}, ["text"]),
+        ({"word_spans": [[0, 6]]}, ["span"]),
+        ({"word_spans": [None, [0, 6]]}, []),
         ({"f_input": 10**400}, []),
     ],
 )

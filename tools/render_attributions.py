@@ -71,37 +71,50 @@ def shown_tokens(document: dict) -> list[str]:
     ]
 
 
+def short(value: float) -> float:
+    """Return a value with four significant digits, so that the page of 500 documents stays small."""
+    return float(f"{value:.4g}")
+
+
+def page_explanation(found: dict) -> dict:
+    """Return what the page needs of the attributions of a document to one class."""
+    shown = {name: found[name] for name in ("method", "n_steps", "gradient_evaluations")} | {
+        "words": list(map(short, found["word_attributions"])),
+        "tokens": list(map(short, found["attributions"])),
+        "converged": found.get("converged", True),
+        "difference": short(found["f_input"] - found["f_baseline"]),
+        "relative_error": None if found["relative_error"] is None else short(found["relative_error"]),
+    }
+    if len(found.get("gaps") or []) > 1:
+        shown["gaps"] = [round(math.log10(max(gap, 1e-12)), 2) for gap in found["gaps"]]
+    return shown
+
+
 def page_document(document: dict, labels: list[str]) -> dict:
-    """Return what the page needs of a document, scores to four digits, so that 500 documents stay small."""
-
-    def short(value: float) -> float:
-        return float(f"{value:.4g}")
-
+    """Return what the page needs of a document, with an explanation for each class that was explained."""
     if not all(isinstance(document[name], str) for name in ("id", "text", "prediction", "target")):
         raise TypeError(f"id, text, prediction or target of document {document['id']} is not a text")
-    words = zip(document["words"], document["word_attributions"], strict=True)
-    words = [[word, short(score)] for word, score in words]
-    for word, span in zip(words, document.get("word_spans") or [], strict=False):
-        word += span
-    tokens = zip(shown_tokens(document), document["attributions"], strict=True)
+    classes = {document["target"]: document} | document.get("classes", {})
+    explanations = {name: page_explanation(found) for name, found in classes.items()}
+    for found in explanations.values():
+        if (len(found["words"]), len(found["tokens"])) != (len(document["words"]), len(document["tokens"])):
+            raise ValueError(f"document {document['id']} does not have one score for each word and token")
+    spans = [[start, end] for start, end in document.get("word_spans") or []]
+    if spans and len(spans) != len(document["words"]):
+        raise ValueError(f"document {document['id']} does not have one span for each word")
     probabilities = document.get("probabilities") or {document["prediction"]: 1.0}
     second, first = sorted([0.0, *probabilities.values()])[-2:]
-    names = "id text label prediction target method n_steps gradient_evaluations"
-    shown = {name: document[name] for name in names.split()} | {
-        "relative_error": None if document["relative_error"] is None else short(document["relative_error"]),
+    shown = {name: document[name] for name in ("id", "text", "label", "prediction", "target", "words")}
+    return shown | {
         "versus": document.get("versus"),
-        "words": words,
-        "tokens": [[token, short(score)] for token, score in tokens],
+        "tokens": shown_tokens(document),
         "word_ids": document.get("word_ids") or [],
+        "word_spans": spans or None,
         "truncated": bool(document.get("truncated")),
-        "converged": document.get("converged", True),
         "probabilities": [round(probabilities.get(label, 0.0), 4) for label in labels],
         "margin": first - second,
-        "difference": short(document["f_input"] - document["f_baseline"]),
+        "explanations": explanations,
     }
-    if len(document.get("gaps") or []) > 1:
-        shown["gaps"] = [round(math.log10(max(gap, 1e-12)), 2) for gap in document["gaps"]]
-    return shown
 
 
 def page_facts(summary: dict) -> list[tuple[str, object]]:
@@ -139,21 +152,18 @@ def main() -> None:
         fail(f"attributions.jsonl or summary.json in {folder} is damaged ({reason}); run run_attribution.py again")
 
     # 3. The page
-    contrasts = {document.get("versus") for document in documents}
-    several = len({document["id"] for document in documents}) < len(documents)
+    versus = {document.get("versus") for document in documents}
     page = render(
         "attributions.html",
         source=attributions_digest(folder),
-        number=len({document["id"] for document in documents}),
-        explained="the logit of the target class"
-        if contrasts == {None}
-        else "the logit of the target class minus that of the other class",
+        number=len(documents),
+        contrast=versus != {None},
         baseline=baseline.upper(),
         searched=low < high,
         facts=facts,
         faithfulness=faithfulness,
         labels=labels,
-        targets=sorted({document["target"] for document in documents}) if several else [],
+        choose_class=any(len(document["explanations"]) > 1 for document in shown),
         data=text.replace("<", "\\u003c"),  # "</script>" in a text would end the script element
     )
     write_files(folder, {"attributions.html": page.encode("utf-8", "replace")})
