@@ -140,14 +140,9 @@ def main() -> None:
         facts, baseline = page_facts(summary), summary.get("arguments", {}).get("baseline", "pad")
         shown = [page_document(document, labels) for document in documents]
         data = {"labels": labels, "steps": [low, high], "documents": shown}
+        # NaN and infinite scores raise a ValueError: JSON does not have them.
         text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    except (
-        LookupError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        ArithmeticError,
-    ) as error:  # also NaN, infinity
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
         fail(f"attributions.jsonl or summary.json in {folder} is damaged ({reason}); run run_attribution.py again")
 
