@@ -312,7 +312,6 @@ def write_card(folder: Path, library: str, title: str, record: dict, results: di
     source = {"dataset_type": dataset, "dataset_name": dataset, "dataset_split": split}
     task = {"task_type": "text-classification", "task_name": "Text classification"}
     data = ModelCardData(
-        language="en",
         library_name=library,
         pipeline_tag="text-classification",
         tags=["text-classification", "skops" if library == "sklearn" else "generated_from_trainer"],

@@ -359,7 +359,6 @@ def write_card(folder: Path, library: str, title: str, record: dict, results: di
     source = {"dataset_type": dataset, "dataset_name": dataset, "dataset_split": split}
     task = {"task_type": "text-classification", "task_name": "Text classification"}
     data = ModelCardData(
-        language="en",
         library_name=library,
         pipeline_tag="text-classification",
         tags=["text-classification", "skops" if library == "sklearn" else "generated_from_trainer"],
@@ -595,11 +594,10 @@ def describe_run(folder: Path, model_id: str | None) -> None:
         pictures = "![confusion matrix](confusion_matrix.png) " + pictures
     base, dataset = public_name(record["model_name_or_path"]), public_name(record["dataset_name"])
     prefix, limit = arguments["text_prefix"], arguments["max_seq_length"]
-    note = f"In training every text was preceded by `{prefix}`: do the same." if prefix else ""
+    note = f"\nIn training every text was preceded by `{prefix}`: do the same." if prefix else ""
     metric = f"best validation {arguments['metric_for_best_model']}" if best else "last step"
     batch, versions = record["total_train_batch_size"], ", ".join(f"{k} {v}" for k, v in record["versions"].items())
-    text = f"""`{base}`, fine-tuned to classify texts of `{dataset}` as {", ".join(names)}.
-{note}
+    text = f"""`{base}`, fine-tuned to classify texts of `{dataset}` as {", ".join(names)}.{note}
 
 ```python
 from transformers import pipeline
@@ -694,8 +692,8 @@ def main() -> None:
             compute_loss_func=compute_loss,
             callbacks=callbacks,
         )
-    except (ImportError, RuntimeError, ValueError) as error:  # no package for --report_to, --optim or --deepspeed
-        fail(one_line(error))
+    except Exception as error:  # no package for --report_to, --optim or --deepspeed, no access to the Hub
+        fail(f"cannot start{f' or push to {repo_id} (see hf auth login)' if push else ''}: {one_line(error)}")
     record["precision"] = trainer.accelerator.mixed_precision.replace("no", "fp32")  # whatever switched it on
     record["model_commit"] = getattr(model.config, "_commit_hash", None)
 
@@ -748,6 +746,8 @@ def main() -> None:
         # torch has no kinds of its own for a CPU without memory and for a checkpoint that cannot be written
         if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
             fail("out of memory: lower --per_device_train_batch_size (accumulation follows) or --max_seq_length")
+        if "size mismatch" in str(error):
+            fail(f"the checkpoint in {folder} is one of another model; delete the folder")
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise
         fail(f"cannot write into {folder}: {one_line(error)}; free some space, then the same command continues")

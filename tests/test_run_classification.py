@@ -203,30 +203,6 @@ def test_text_prefix_is_used_and_stored(run, tiny_model, tiny_dataset, tmp_path)
     np.testing.assert_allclose(row[LABELS].astype(float), probabilities, atol=1e-5)
 
 
-def test_texts_are_tokenised_once(run, tiny_model, tiny_dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    kept = []
-    for rate, prefix in ((0.001, ""), (0.002, ""), (0.002, "query: ")):
-        more = ("--num_train_epochs", 1, "--learning_rate", rate, "--text_prefix", prefix, *NO_TEST)
-        result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / f"{rate}{prefix}", *more))
-        assert result.code == 0, result.err
-        kept.append({path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "tokenised").iterdir()})
-    assert len(kept[0]) == 2  # training and validation split
-    assert kept[1] == kept[0]
-    assert len(kept[2]) == 4
-
-
-def test_training_from_a_configuration(run, tiny_model, tiny_dataset, tmp_path):
-    settings = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    (tmp_path / "config.json").write_text(json.dumps(settings | {"intermediate_size": 32}))
-    arguments = ("--config_name", tmp_path / "config.json", "--tokenizer_name", tiny_model)
-    arguments += ("--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run", *FAST, *EVERYTHING)
-    more = ("--init_embeddings_from", tiny_model, "--num_train_epochs", 1, *NO_TEST)
-    result = run("run_classification", *arguments, *more)
-    assert result.code == 0, result.err
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["num_hidden_layers"] == 1
-
-
 def test_class_weights_change_the_loss(run, tiny_model, tmp_path):
     records = [record for row, record in enumerate(make_records(40)) if record["label"] < 2 or row % 3 == 0]
     write_dataset(tmp_path / "data", records)
@@ -247,7 +223,7 @@ def test_accumulation_comes_near_the_studys_batch_and_says_how_near(run, tiny_mo
     result = run("run_classification", *arguments, "--per_device_train_batch_size", 24)
     assert result.code == 0, result.err
     assert json.loads((tmp_path / "run" / "run_arguments.json").read_text())["total_train_batch_size"] == 21 * 24
-    assert "504 documents an update (the study: 512)" in result.log
+    assert "effective batch size 504 (the study: 512)" in result.log
 
 
 def test_attention_dropout_is_an_option_and_part_of_the_run(run, tiny_model, tiny_dataset, tmp_path):
@@ -257,50 +233,41 @@ def test_attention_dropout_is_an_option_and_part_of_the_run(run, tiny_model, tin
     assert_user_error(run("run_classification", *arguments), "attention_dropout")
 
 
-# Own data (what prepare_dataset.py makes of it: test_prepare_dataset.py)
+# Own data (every kind of bad row: test_prepare_dataset.py, which reads by the same lines)
 
 
-def test_two_column_files_without_a_validation_split(run, tiny_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    flags = (*write_own_files(tmp_path, texts=["body"]), "--validation_fraction", 0.2, *FAST, *EVERYTHING)
-    result = run("run_classification", "--model_name_or_path", tiny_model, *flags, "--output_dir", tmp_path / "run")
+@pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
+def test_own_files_without_a_validation_split(run, tiny_model, tmp_path, script):
+    flags = (*write_own_files(tmp_path, texts=["body"]), "--validation_fraction", 0.2, "--output_dir", tmp_path / "run")
+    if script == "run_classification":
+        flags = ("--model_name_or_path", tiny_model, *flags, *FAST, *EVERYTHING)
+    result = run(script, *flags)
     assert result.code == 0, result.err
-    assert "no validation split" in result.out
+    assert "no validation split: 16 training documents" in result.log
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
     assert (results["train_samples"], results["eval_samples"], results["predict_samples"]) == (64, 16, 20)
     assert results["predict_accuracy"] > 0.5
     predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
     assert list(predictions["id"]) == [f"test.{row}" for row in range(20)]
-
-    # The same files are not prepared again, other content under the same names is. The model is loaded after that.
-    def prepared():
-        return {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "prepared").rglob("*.parquet")}
-
-    flags = ("--model_name_or_path", "no-such-owner/model", *flags, "--output_dir", tmp_path / "second")
-    once = prepared()
-    assert_user_error(run("run_classification", *flags), "no-such-owner/model")
-    assert prepared() == once and len(once) == 3
-    lines = (tmp_path / "test.csv").read_text().splitlines(keepends=True)
-    (tmp_path / "test.csv").write_text("".join(lines[:-1]))
-    assert_user_error(run("run_classification", *flags), "no-such-owner/model")
-    assert len(prepared()) == 6
+    assert "train.csv" in (tmp_path / "run" / "README.md").read_text()
 
 
-def test_error_of_prepare_dataset_is_the_error_of_the_run(run, tiny_model, tmp_path):
-    flags = (*write_own_files(tmp_path), "--model_name_or_path", tiny_model, "--do_train")
-    result = run("run_classification", *flags, "--label_column_name", "field", "--output_dir", tmp_path / "run")
-    assert_user_error(result, "field", "train", "title")
-
-
-def test_copied_alone_it_reads_dataset_folders_and_says_what_it_lacks_for_files(
-    run, tiny_model, tiny_dataset, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("run_classification.__file__", str(tmp_path / "run_classification.py"))
-    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1))
-    assert result.code == 0, result.err
-    assert (tmp_path / "run" / "predictions.csv").exists()
-    flags = (*write_own_files(tmp_path), "--model_name_or_path", tiny_model, "--do_train")
-    assert_user_error(run("run_classification", *flags, "--output_dir", tmp_path / "own"), "prepare_dataset.py")
+@pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda frame: frame.drop(columns="kind"), ["kind", "train", "title"]),
+        (lambda frame: frame[:0], ["train", "no rows"]),
+        (lambda frame: frame.assign(kind=frame["kind"].where(frame.index != 7)), ["row 7", "no label", "kind"]),
+        (lambda frame: frame.assign(kind=range(len(frame))), ["--validation_fraction", "--validation_file"]),
+    ],
+)
+def test_bad_own_files(run, tiny_model, tmp_path, script, spoil, words):
+    flags = (*write_own_files(tmp_path), "--output_dir", tmp_path / "run")
+    spoil(pd.read_csv(tmp_path / "train.csv")).to_csv(tmp_path / "train.csv", index=False)
+    if script == "run_classification":
+        flags = ("--model_name_or_path", tiny_model, *flags, *EVERYTHING)
+    assert_user_error(run(script, *flags), *words)
 
 
 # Several processes, mixed precision, interruptions
@@ -465,11 +432,11 @@ def test_checkpoint_cut_off_while_written_is_passed_over(tiny_model, tiny_datase
     weights.write_bytes(weights.read_bytes()[:-1000])
     result = finish(start(arguments))
     assert result.code == 0, result.err
-    assert f"{newest} was cut off" in result.out
+    assert f"{newest} is incomplete" in result.out
     assert same_weights(uninterrupted, tmp_path / "run")
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tiny_model, tiny_dataset, tmp_path, start, long_run):
+def test_ctrl_c_says_how_to_continue(tiny_model, tiny_dataset, tmp_path, start, long_run):
     more, uninterrupted = long_run
     arguments = command(tiny_model, tiny_dataset, tmp_path / "run", *more)
     process = start(arguments)
@@ -615,7 +582,7 @@ def test_output_folder_that_holds_something_else(run, tiny_model, tiny_dataset, 
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_loss_that_is_no_number_ends_the_run_and_names_the_step(run, tiny_dataset, tmp_path):
+def test_nan_loss_ends_the_run_and_names_the_step(run, tiny_dataset, tmp_path):
     folder = write_tiny_model(tmp_path / "model")
     weights = AutoModelForSequenceClassification.from_pretrained(folder)
     weights.classifier.weight.data.fill_(float("nan"))

@@ -1,11 +1,11 @@
-"""The run folder on the Hub: created, pushed while training and at the end, loaded back; every failure keeps the run.
+"""Run folders on the Hub: pushed during training and at the end, loaded back; a failed push keeps the run.
 
 The real client talks to a Hub on loopback (hub_server.py).
 """
 
 import json
+import os
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
@@ -13,9 +13,8 @@ import time
 from pathlib import Path
 
 import huggingface_hub
-import pandas as pd
 import pytest
-from conftest import LABELS, assert_user_error
+from conftest import LABELS, ROOT, assert_user_error
 from hub_server import TOKEN, hub_server
 from test_run_classification import EVERYTHING, FAST
 from transformers import pipeline
@@ -41,52 +40,6 @@ def use_hub(monkeypatch, url):
     }.items():
         monkeypatch.setattr(huggingface_hub.constants, name, value)
     monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # keeps the Hub that it was first used with
-
-
-@pytest.fixture(scope="module")
-def trained(tiny_model, tiny_dataset, tmp_path_factory):
-    """A run folder without card and pictures, as it is when make_card.py starts; do not write into it."""
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    folder.mkdir()
-    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(tiny_model / name, folder)
-    scores = [[0.6, 0.1, 0.1, 0.1, 0.1], [0.1, 0.6, 0.1, 0.1, 0.1]]
-    table = pd.DataFrame(scores, columns=LABELS)
-    table.insert(0, "id", ["ag.00001", "cv.00001"])
-    table.insert(1, "label", LABELS[:2])
-    table.insert(2, "prediction", LABELS[:2])
-    table.to_csv(folder / "predictions.csv", index=False)
-    results = {f"predict_{key}": 1.0 for key in ("accuracy", "f1", "precision", "recall")} | {"predict_samples": 2}
-    history = [
-        {"epoch": 1.0, "step": 10, "loss": 1.2, "learning_rate": 1e-3},
-        {"epoch": 1.0, "step": 10, "eval_loss": 1.1, "eval_accuracy": 0.9, "eval_f1": 0.8},
-        {"epoch": 2.0, "step": 20, "eval_loss": 1.3, "eval_accuracy": 0.8, "eval_f1": 0.7},
-    ]
-    record = {
-        "script": "run_classification.py",
-        "model_name_or_path": str(tiny_model),
-        "dataset_name": str(tiny_dataset),
-        "seed": 42,
-        "learning_rate": 1e-3,
-        "total_train_batch_size": 8,
-        "arguments": {"text_prefix": "query: ", "max_seq_length": 64},
-        "device": "cpu",
-        "precision": "fp32",
-        "processes": 1,
-        "versions": {"python": "3.11"},
-    }
-    for name, content in {
-        "all_results.json": results,
-        "trainer_state.json": {"log_history": history, "best_global_step": 10},
-        "run_arguments.json": record,
-    }.items():
-        (folder / name).write_text(json.dumps(content))
-    return folder
-
-
-@pytest.fixture
-def folder(trained, tmp_path):
-    return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
 def contents(folder):
@@ -133,6 +86,16 @@ def test_pushed_while_training_and_at_the_end_and_loaded_back_by_id(run, hub, ti
     assert answer["label"] in LABELS
 
 
+def pushed_again(result, folder):
+    """Run the hf upload command that the error line names, with the real client."""
+    line = next(line for line in result.err.splitlines() if line.startswith("error: "))
+    words = shlex.split(line.split("to try again: ")[1])
+    assert words[:2] == ["hf", "upload"] and str(folder) in words
+    hf = Path(sys.executable).with_name("hf")
+    done = subprocess.run([hf, *words[1:]], env=os.environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_hub_that_breaks_down_half_way_does_not_lose_the_run(run, hub, tiny_model, tiny_dataset, tmp_path):
     def break_down():
         while not any(path.endswith("/commit/main") for _, path in hub.log):
@@ -141,23 +104,44 @@ def test_hub_that_breaks_down_half_way_does_not_lose_the_run(run, hub, tiny_mode
 
     threading.Thread(target=break_down, daemon=True).start()
     folder = tmp_path / "run"
-    result = run(
-        "run_classification", "--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, *FAST, *EVERYTHING,
+    arguments = (
+        "--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, *FAST, *EVERYTHING,
         "--output_dir", folder, "--num_train_epochs", 2, "--push_to_hub", "--hub_model_id", "tester/tiny",
     )  # fmt: skip
-    assert_user_error(
-        result, folder, "complete", "storage quota exceeded", "make_card.py", "--hub_model_id tester/tiny"
-    )
+    result = run("run_classification", *arguments)
+    assert_user_error(result, folder, "complete", "storage quota exceeded", "hf upload tester/tiny")
     assert json.loads((folder / "predict_results.json").read_text())["predict_samples"] == 10
     assert "model-index" in (folder / "README.md").read_text()
-
     hub.refuse = None
-    line = next(line for line in result.err.splitlines() if line.startswith("error: "))
-    again = shlex.split(line.split("to try again: ")[1])
-    assert again[:2] == ["python", "make_card.py"]
-    assert run("make_card", *again[2:]).code == 0
-    assert hub.files("model", "tester/tiny")["model.safetensors"] == (folder / "model.safetensors").read_bytes()
-    assert "training_args.bin" not in hub.files("model", "tester/tiny")
+    pushed_again(result, folder)
+    pushed = hub.files("model", "tester/tiny")
+    assert pushed["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert pushed["README.md"] == (folder / "README.md").read_bytes()
+
+    # The same command again: nothing is trained, the Hub is brought up to date.
+    (folder / "predictions.csv").write_bytes((folder / "predictions.csv").read_bytes() + b"\n")
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    result = run("run_classification", *arguments)
+    assert result.code == 0, result.err
+    assert "finished" in result.log and before == (folder / "model.safetensors").stat().st_mtime_ns
+    pushed = hub.files("model", "tester/tiny")
+    assert pushed["predictions.csv"] == (folder / "predictions.csv").read_bytes()
+    assert not [name for name in pushed if name.startswith("checkpoint-") or name == "training_args.bin"]
+
+
+def test_best_model_and_card_are_pushed_without_predictions(run, hub, tiny_model, tiny_dataset, tmp_path):
+    folder = tmp_path / "run"
+    result = run(
+        "run_classification", "--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, *FAST, "--do_train",
+        "--do_eval", "--output_dir", folder, "--num_train_epochs", 1, "--push_to_hub", "--hub_model_id", "tester/tiny",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    pushed = hub.files("model", "tester/tiny")
+    assert pushed["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    card = huggingface_hub.ModelCard.load(folder / "README.md")
+    assert pushed["README.md"] == (folder / "README.md").read_bytes()
+    assert {entry.dataset_split for entry in card.data.eval_results} == {"validation"}
+    assert "training_curve.png" in pushed and "confusion_matrix.png" not in pushed
 
 
 @pytest.mark.parametrize(
@@ -169,24 +153,22 @@ def test_hub_that_breaks_down_half_way_does_not_lose_the_run(run, hub, tiny_mode
         ("refused", ["onnect"]),
     ],
 )
-def test_push_that_fails(run, hub, folder, monkeypatch, refusal, words):
+def test_push_of_the_baseline_that_fails(run, hub, tiny_dataset, tmp_path, monkeypatch, refusal, words):
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # the client's pauses
     if refusal == "refused":
         use_hub(monkeypatch, "http://127.0.0.1:9")  # nobody listens there
     else:
         hub.refuse = refusal
-    before = contents(folder)
-    result = run("make_card", "--run_dir", folder, "--push_to_hub", "--hub_model_id", "tester/tiny")
-    again = f"python make_card.py --run_dir {folder} --push_to_hub --hub_model_id tester/tiny"
-    assert_user_error(result, folder, *words, again)
+    folder = tmp_path / "a run"
+    flags = ("--dataset_name", tiny_dataset, "--output_dir", folder, "--C", 1, "--disable_tqdm")
+    result = run("run_baseline", *flags, "--push_to_hub", "--hub_model_id", "tester/svm")
+    assert_user_error(result, folder, *words, "hf upload tester/svm")
     assert TOKEN not in result.out + result.err + result.log
-    after = contents(folder)
-    assert {name: after[name] for name in before} == before
-    assert {str(name) for name in after.keys() - before.keys()} == {
-        "README.md",
-        "confusion_matrix.png",
-        "training_curve.png",
-    }
+    assert {"README.md", "confusion_matrix.png", "model.skops"} <= {path.name for path in folder.iterdir()}
+    hub.refuse = None
+    if refusal != "refused":
+        pushed_again(result, folder)
+        assert hub.files("model", "tester/svm")["model.skops"] == (folder / "model.skops").read_bytes()
 
 
 def test_hub_that_refuses_is_found_before_training(run, hub, tiny_model, tiny_dataset, tmp_path):
@@ -201,23 +183,33 @@ def test_hub_that_refuses_is_found_before_training(run, hub, tiny_model, tiny_da
     assert_user_error(result, "two words")
 
 
-def test_hub_that_cannot_be_reached_is_tried_again_after_training(
-    run, hub, tiny_model, tiny_dataset, tmp_path, monkeypatch
-):
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
-    use_hub(monkeypatch, "http://127.0.0.1:9")  # make_card.py, started anew, finds the real one
-    result = run(
-        "run_classification", "--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, *FAST, *EVERYTHING,
-        "--output_dir", tmp_path / "run", "--num_train_epochs", 1, "--push_to_hub", "--hub_model_id", "tester/tiny",
-    )  # fmt: skip
-    assert result.code == 0, result.err
-    assert "will be pushed at its end" in result.log
-    messages = [commit["message"] for commit in hub.repos["model", "tester/tiny"]]
-    assert messages[1:] == ["End of training"]
+def test_revisions_are_recorded_with_their_commits(hub, tiny_model, tiny_dataset, tmp_path):
+    """In processes of their own: the libraries read the Hub's address once."""
+    api = huggingface_hub.HfApi()
+    commits = {}
+    for kind, folder in (("model", tiny_model), ("dataset", tiny_dataset)):
+        api.create_repo("tester/tiny", repo_type=kind)
+        commits[kind] = api.upload_folder(repo_id="tester/tiny", repo_type=kind, folder_path=folder).oid
+        api.upload_file(  # the main branch moves on
+            path_or_fileobj=b"later", path_in_repo="later.txt", repo_id="tester/tiny", repo_type=kind
+        )
 
+    def call(script, *flags):
+        command = [sys.executable, ROOT / f"{script}.py", "--dataset_name", "tester/tiny", *flags]
+        environment = hub.environment(tmp_path / "home")
+        return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=240)
 
-def test_push_without_a_name_and_a_folder_that_is_no_run(run, folder, tmp_path):
-    assert_user_error(run("make_card", "--run_dir", folder, "--push_to_hub"), "--hub_model_id")
-    assert_user_error(run("make_card", "--run_dir", tmp_path / "nowhere"), tmp_path / "nowhere")
-    (folder / "trainer_state.json").write_text("[]")
-    assert_user_error(run("make_card", "--run_dir", folder), folder)
+    for script, more in (
+        ("run_baseline", ()),
+        ("run_classification", ("--model_name_or_path", "tester/tiny", "--model_revision", commits["model"], *FAST,
+                                *EVERYTHING, "--num_train_epochs", 1)),
+    ):  # fmt: skip
+        result = call(script, "--dataset_revision", commits["dataset"], "--output_dir", tmp_path / script, *more)
+        assert result.returncode == 0, result.stderr
+        record = json.loads((tmp_path / script / "run_arguments.json").read_text())
+        assert record["dataset_commit"] == commits["dataset"]
+        assert record["arguments"]["dataset_revision"] == commits["dataset"]
+    assert record["model_commit"] == commits["model"]
+    result = call("run_baseline", "--dataset_revision", "nowhere", "--output_dir", tmp_path / "none")
+    assert result.returncode == 2 and result.stderr.count("error: ") == 1
+    assert "tester/tiny" in result.stderr and "Traceback" not in result.stderr
