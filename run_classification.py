@@ -28,9 +28,8 @@
 The defaults are the study's: 256 tokens, batch size 32, 16 accumulation steps, AdamW, early stopping on the validation
 loss with patience 3. The same command continues an interrupted run; a FILE.yaml of arguments may come first.
 
-Writes to --output_dir: the model and tokenizer, train_results.json, eval_results.json, predict_results.json,
-all_results.json, trainer_state.json, predictions.csv (probabilities, in dataset order), confusion_matrix.png,
-training_curve.png, run_arguments.json and README.md (the model card).
+Writes to --output_dir: model, tokenizer, {train,eval,predict,all}_results.json, trainer_state.json, predictions.csv
+(probabilities), confusion_matrix.png, training_curve.png, run_arguments.json and README.md (the model card).
 """
 
 import argparse
@@ -57,7 +56,7 @@ import torch
 import transformers
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
-from huggingface_hub import EvalResult, HfApi, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCardData, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from scipy.special import softmax
 from sklearn.metrics import ConfusionMatrixDisplay, accuracy_score, confusion_matrix, precision_recall_fscore_support
@@ -113,7 +112,6 @@ RENAMED = {  # flags of transformers 4 and of its example script
     "no_cuda": "use --use_cpu",
     "save_safetensors": "safetensors is the only format",
     "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
-    "token": "use --hub_token, or log in with 'hf auth login'",
     "trust_remote_code": "code from the Hub is not run",
     "pad_to_max_length": "batches are padded to their longest text, or with --pad_to_multiple_of",
     "config_name": "tools/make_model.py writes an untrained model from a configuration",
@@ -695,7 +693,9 @@ def main() -> None:
     except Exception as error:  # no package for --report_to, --optim or --deepspeed, no access to the Hub
         fail(f"cannot start{f' or push to {repo_id} (see hf auth login)' if push else ''}: {one_line(error)}")
     record["precision"] = trainer.accelerator.mixed_precision.replace("no", "fp32")  # whatever switched it on
-    record["model_commit"] = getattr(model.config, "_commit_hash", None)
+    name, revision = arguments.model_name_or_path, arguments.model_revision
+    cached = None if Path(name).exists() else try_to_load_from_cache(name, "config.json", revision=revision)
+    record["model_commit"] = Path(cached).parent.name if cached else None
 
     try:
         if trainer.is_world_process_zero() and (training.do_train or not (folder / RUN_FILE).exists()):
