@@ -97,8 +97,8 @@ IDENTITY = (
     "label_smoothing_factor neftune_noise_alpha eval_steps eval_delay load_best_model_at_end metric_for_best_model "
     "greater_is_better train_sampling_strategy total_train_batch_size"
 ).split()
-POSITIVE = "learning_rate per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps".split()
-NOT_NEGATIVE = "warmup_steps weight_decay max_grad_norm attention_dropout early_stopping_patience seed".split()
+POSITIVE = "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps".split()
+NOT_NEGATIVE = "learning_rate warmup_steps weight_decay attention_dropout early_stopping_patience seed".split()
 # Arguments of the Trainer that would break the predictions, the metrics or the record of what ran.
 REFUSED = (
     "prediction_loss_only batch_eval_metrics dataloader_drop_last auto_find_batch_size include_for_metrics "

@@ -1,5 +1,5 @@
-"""configs/shallow: the depth ladder. Without a layer the network is a deep averaging network, with layers it reads
-order; all are trained and explained by the scripts that serve any encoder."""
+"""configs/shallow: the bag-of-embeddings classifier and shallow transformers, made by tools/make_model.py, trained and
+explained by the scripts that serve any encoder."""
 
 import json
 
@@ -15,7 +15,7 @@ from transformers import (
 
 CONFIGS = sorted((ROOT / "configs" / "shallow").glob("*.json"))
 FAST = ["--per_device_train_batch_size", 8, "--gradient_accumulation_steps", 1, "--max_seq_length", 64]
-FAST += ["--learning_rate", 1e-2, "--num_train_epochs", 3, "--disable_tqdm", "true", "--report_to", "none"]
+FAST += ["--learning_rate", 3e-3, "--num_train_epochs", 3, "--disable_tqdm", "true", "--report_to", "none"]
 EVERYTHING = ["--do_train", "--do_eval", "--do_predict"]
 
 
@@ -76,54 +76,76 @@ def test_saves_and_loads(tmp_path):
     model.save_pretrained(tmp_path)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path).double().eval()
     assert again.config.num_hidden_layers == 0
-    assert torch.equal(logits(model, [[1, 2, 3, 4]]), logits(again, [[1, 2, 3, 4]]))
+    # Weights elsewhere in memory may take another path through the BLAS: the last digit differs.
+    assert torch.allclose(logits(model, [[1, 2, 3, 4]]), logits(again, [[1, 2, 3, 4]]), atol=1e-12)
+
+
+def make_model(run, folder, tokenizer, *more, layers=0):
+    """Write an untrained model of configs/shallow by tools/make_model.py."""
+    config = ROOT / "configs" / "shallow" / f"layers-{layers}.json"
+    return run("make_model", "--config_name", config, "--tokenizer_name", tokenizer, "--output_dir", folder, *more)
 
 
 @pytest.mark.parametrize("layers", [0, 1])
 def test_trains_and_is_explained_through_the_scripts(run, tiny_dataset, tiny_model, tmp_path, layers):
-    folder = tmp_path / "run"
+    model, folder = tmp_path / f"layers-{layers}", tmp_path / "run"
+    result = make_model(run, model, tiny_model, layers=layers)
+    assert result.code == 0, result.err
     result = run(
-        "run_classification", "--config_name", ROOT / "configs" / "shallow" / f"layers-{layers}.json",
-        "--tokenizer_name", tiny_model, "--dataset_name", tiny_dataset, "--output_dir", folder, *EVERYTHING, *FAST,
+        "run_classification", "--model_name_or_path", model, "--dataset_name", tiny_dataset, "--output_dir", folder,
+        *EVERYTHING, *FAST,
     )  # fmt: skip
     assert result.code == 0, result.err
     config = json.loads((folder / "config.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert (config["vocab_size"], config["num_hidden_layers"]) == (len(tokenizer), layers)
     assert (config["pad_token_id"], config["mask_token_id"]) == (tokenizer.pad_token_id, tokenizer.mask_token_id)
-    # Each class has a word of its own: ten documents are told apart by counting.
+    # Each class has a word of its own: counting words tells ten documents apart.
     assert json.loads((folder / "predict_results.json").read_text())["predict_accuracy"] >= 0.9
     result = run(
         "run_attribution", "--model_name_or_path", folder, "--dataset_name", tiny_dataset, "--output_dir",
-        tmp_path / "attribution", "--disable_tqdm", "--render", "false", "--max_samples", 2, "--n_steps", 1000,
+        tmp_path / "attribution", "--disable_tqdm", "--max_samples", 2, "--n_steps", 1000,
     )  # fmt: skip
     assert result.code == 0, result.err
     for line in (tmp_path / "attribution" / "attributions.jsonl").read_text().splitlines():
         document = json.loads(line)
         strongest = max(zip(document["word_attributions"], document["words"], strict=True))[1]
         assert strongest == OWN_WORDS[document["prediction"]]
-        # PAD is the vector 0 here, where RMSNorm is steepest: such a path takes more points than a BERT's.
+        # PAD is the zero vector here, where RMSNorm is steepest: such a path needs more steps than a BERT's.
         assert document["relative_error"] < 0.05
 
 
-def test_embeddings_are_taken_over_when_sizes_agree(run, tiny_dataset, tmp_path):
+def test_embeddings_are_copied_if_their_sizes_agree(run, tmp_path):
     given = write_tiny_model(tmp_path / "given", hidden_size=384, num_attention_heads=6)
     other = write_tiny_model(tmp_path / "other")
-    arguments = ["--config_name", ROOT / "configs" / "shallow" / "layers-0.json", "--tokenizer_name", given]
-    arguments += ["--dataset_name", tiny_dataset, *EVERYTHING, *FAST, "--max_steps", 1, "--eval_strategy", "steps"]
-    arguments += ["--save_strategy", "steps", "--eval_steps", 1, "--save_steps", 1, "--learning_rate", 0]
-    result = run("run_classification", *arguments, "--init_embeddings_from", given, "--output_dir", tmp_path / "run")
+    result = make_model(run, tmp_path / "model", given, "--init_embeddings_from", given)
     assert result.code == 0, result.err
     source = AutoModelForSequenceClassification.from_pretrained(given).get_input_embeddings().weight
-    trained = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").get_input_embeddings().weight
-    assert torch.equal(source, trained)  # the learning rate is 0
-    result = run("run_classification", *arguments, "--init_embeddings_from", other, "--output_dir", tmp_path / "bad")
+    copied = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").get_input_embeddings().weight
+    assert torch.equal(source, copied)
+    result = make_model(run, tmp_path / "bad", given, "--init_embeddings_from", other)
     assert_user_error(result, "embeddings", "384", "tokenizer")
 
 
-def test_another_tokenizer_is_another_run(run, tiny_dataset, tmp_path):
-    first, second = (write_tiny_model(tmp_path / name) for name in ("first", "second"))
-    arguments = ["--config_name", ROOT / "configs" / "shallow" / "layers-0.json", "--dataset_name", tiny_dataset]
-    arguments += ["--output_dir", tmp_path / "run", "--do_train", *FAST, "--num_train_epochs", 1]
-    assert run("run_classification", *arguments, "--tokenizer_name", first).code == 0
-    assert_user_error(run("run_classification", *arguments, "--tokenizer_name", second), "tokenizer_name")
+def test_weights_depend_on_the_seed(run, tiny_model, tmp_path):
+    weights = []
+    for number, seed in enumerate((1, 1, 2)):
+        assert make_model(run, tmp_path / str(number), tiny_model, "--seed", seed, layers=1).code == 0
+        weights.append((tmp_path / str(number) / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_configuration_and_tokenizer_that_cannot_be_loaded(run, tiny_model, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    flags = ("--tokenizer_name", tiny_model, "--output_dir", tmp_path / "model")
+    assert_user_error(run("make_model", "--config_name", tmp_path / "config.json", *flags), "--config_name")
+    assert_user_error(make_model(run, tmp_path / "model", tmp_path / "none"), "--tokenizer_name", "none")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("precious")
+    assert_user_error(make_model(run, tmp_path / "thesis", tiny_model), "thesis.tex")
+
+
+def test_flag_that_moved_is_named(run, tiny_model, tiny_dataset, tmp_path):
+    flags = ("--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
+    result = run("run_classification", *flags, "--do_train", "--config_name", "x.json")
+    assert_user_error(result, "--config_name", "tools/make_model.py")
