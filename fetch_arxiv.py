@@ -1,19 +1,36 @@
 #!/usr/bin/env python
-"""arXiv abstracts, labelled with their primary category, as a dataset folder that datasets.load_dataset opens.
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "arxiv==4.0.2",
+#     "datasets==5.2.0",
+#     "filelock==4.2.12",
+#     "huggingface_hub==2.4.0",
+#     "lxml==6.1.3",
+#     "orjson==3.13.0",
+#     "PyYAML==6.0.3",
+#     "requests==2.34.2",
+#     "scikit-learn==1.9.1",
+#     "tqdm==4.70.1",
+#     "transformers==5.23.0",
+#     "urllib3==2.8.0",
+# ]
+# ///
+"""Make a dataset folder of arXiv abstracts, labelled with their primary category, that datasets.load_dataset opens.
 
-    python fetch_arxiv.py --source snapshot --snapshot_file sample_data/abstracts.jsonl --output_dir data/sample
     python fetch_arxiv.py --source snapshot --snapshot_file arxiv-metadata-oai-snapshot.json --output_dir data/arxiv
-    python fetch_arxiv.py --source api --output_dir data/arxiv                      from arXiv's search API, resumable
-    python fetch_arxiv.py --ids_from manifest.json --output_dir data/arxiv          the papers and splits of a manifest
-    python fetch_arxiv.py ... --push_to_hub --hub_dataset_id NAME                   and publish the folder
+    python fetch_arxiv.py --output_dir data/arxiv                           arXiv's search API, about an hour
+    python fetch_arxiv.py --ids_from manifest.json --output_dir data/arxiv  the papers and splits of a manifest
+    python fetch_arxiv.py ... --push_to_hub --hub_dataset_id NAME           publish the folder, too
 
-The defaults are the study's: five fields of mathematics, 2014 to 2023, split 8 : 1 : 1. snapshot reads the metadata
-file that Cornell publishes on Kaggle (plain or .gz, no network); api and oai run harvest_arxiv.py, which keeps what it
-fetched in the folder .fetch of --output_dir, and read its file in the same way.
+The defaults are the study's: five fields of mathematics, 2014 to 2023, split 8:1:1. ``--source snapshot`` reads the
+metadata file that Cornell publishes on Kaggle (plain or gzip, no network) or a file of tools/harvest_oai.py.
+``--source api`` keeps finished windows of time in OUTPUT_DIR/.fetch, and the same command continues an interrupted
+harvest. If a window does not arrive completely, the command names it, exits with status 1 and writes no dataset.
 
 Writes into --output_dir: data/{train,validation,test}-00000-of-00001.parquet (id, title, abstract, label, categories,
-published), README.md (the dataset card) and manifest.json (arguments, counts, arXiv ids of every split). The same
-records, arguments and seed give the same parquet files byte for byte, in whatever order the records arrive.
+published), README.md (dataset card) and manifest.json (arguments, counts, arXiv ids of every split). The same records,
+arguments and seed give the same parquet files byte for byte, whatever the order of the records.
 """
 
 import argparse
@@ -25,38 +42,44 @@ import json
 import logging
 import os
 import re
-import runpy
 import shlex
 import shutil
+import signal
 import sys
+import time
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, date, datetime
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from email.utils import format_datetime
 from importlib.metadata import version
-from itertools import count
+from itertools import chain, count
 from operator import itemgetter
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
+import arxiv
 import datasets
 import filelock
 import huggingface_hub
 import orjson
+import requests
 import yaml
+from lxml import etree
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
-from transformers import HfArgumentParser
+from transformers.hf_argparser import HfArg, HfArgumentParser
+from urllib3 import Retry
+from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
 
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-FILES = ("manifest.json", "README.md", *(f"data/{split}-00000-of-00001.parquet" for split in SPLITS))
+FILES = (*(f"data/{split}-00000-of-00001.parquet" for split in SPLITS), "README.md", "manifest.json")
 STUDY_COUNTS = {"math.AG": 19250, "math.CV": 6179, "math.DG": 15678, "math.MG": 3808, "math.SG": 2435}
 STUDY_DATES = ("2014-01-01", "2023-12-31")
-FIRST_DAY = date(1991, 8, 14)  # arXiv's first day
-# An abstract is a notice of withdrawal if its opening says so; later on the word belongs to a sentence of its own.
+# An abstract is a withdrawal notice if it opens with such words; later in a text they usually mean something else.
 WITHDRAWN = re.compile(
     r"\bwithdr(?:aw|awn|ew|awing)\b"
     r"|\b(?:paper|article|manuscript|note|preprint|submission) (?:has|is|was)(?: \w+){0,2} (?:removed|retracted)\b",
@@ -65,102 +88,102 @@ WITHDRAWN = re.compile(
 WITHDRAWN_WITHIN = 160  # characters
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 ARXIV_ID = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7}")
-# archive: its subject classes (arxiv.org/category_taxonomy)
-TAXONOMY = {
-    "astro-ph": "CO EP GA HE IM SR",
-    "cond-mat": "dis-nn mes-hall mtrl-sci other quant-gas soft stat-mech str-el supr-con",
-    "cs": "AI AR CC CE CG CL CR CV CY DB DC DL DM DS ET FL GL GR GT HC IR IT LG LO MA MM MS NA NE NI OH OS PF PL RO "
-    "SC SD SE SI SY",
-    "econ": "EM GN TH",
-    "eess": "AS IV SP SY",
-    "math": "AC AG AP AT CA CO CT CV DG DS FA GM GN GR GT HO IT KT LO MG MP NA NT OA OC PR QA RA RT SG SP ST",
-    "nlin": "AO CD CG PS SI",
-    "physics": "acc-ph ao-ph app-ph atm-clus atom-ph bio-ph chem-ph class-ph comp-ph data-an ed-ph flu-dyn gen-ph "
-    "geo-ph hist-ph ins-det med-ph optics plasm-ph pop-ph soc-ph space-ph",
-    "q-bio": "BM CB GN MN NC OT PE QM SC TO",
-    "q-fin": "CP EC GN MF PM PR RM ST TR",
-    "stat": "AP CO ME ML OT TH",
-} | dict.fromkeys("gr-qc hep-ex hep-lat hep-ph hep-th math-ph nucl-ex nucl-th quant-ph".split(), "")
-CATEGORIES = [f"{a}.{c}" for a, names in TAXONOMY.items() for c in names.split()] + [a for a in TAXONOMY if "-" in a]
+# Archives with their categories (arxiv.org/category_taxonomy)
+TAXONOMY = """
+astro-ph CO EP GA HE IM SR; cond-mat dis-nn mes-hall mtrl-sci other quant-gas soft stat-mech str-el supr-con;
+cs AI AR CC CE CG CL CR CV CY DB DC DL DM DS ET FL GL GR GT HC IR IT LG LO MA MM MS NA NE NI OH OS PF PL RO SC SD SE
+SI SY; econ EM GN TH; eess AS IV SP SY; math AC AG AP AT CA CO CT CV DG DS FA GM GN GR GT HO IT KT LO MG MP NA NT OA
+OC PR QA RA RT SG SP ST; nlin AO CD CG PS SI; physics acc-ph ao-ph app-ph atm-clus atom-ph bio-ph chem-ph class-ph
+comp-ph data-an ed-ph flu-dyn gen-ph geo-ph hist-ph ins-det med-ph optics plasm-ph pop-ph soc-ph space-ph; q-bio BM CB
+GN MN NC OT PE QM SC TO; q-fin CP EC GN MF PM PR RM ST TR; stat AP CO ME ML OT TH; gr-qc; hep-ex; hep-lat; hep-ph;
+hep-th; math-ph; nucl-ex; nucl-th; quant-ph
+"""
+ARCHIVES = [archive.split() for archive in TAXONOMY.split(";")]
+CATEGORIES = [f"{archive}.{name}" for archive, *names in ARCHIVES for name in names]
+CATEGORIES += [archive for archive, *_ in ARCHIVES if "-" in archive]
 
-
-HARVEST_FLAGS = "page_size max_window delay_seconds timeout_seconds num_retries api_url oai_url".split()
-PRIVATE_FLAGS = "output_dir disable_tqdm push_to_hub hub_dataset_id".split()  # not the data's
+PAGE_LIMIT, QUERY_LIMIT, TERMS_DELAY = 2000, 30000, 3.0  # arXiv's: entries per page and query, seconds per request
+RETRY_OPTIONS = {"connect": 0, "read": 0, "other": 0, "status_forcelist": [429, *range(500, 600)]}
+RETRY_OPTIONS |= {"backoff_max": 300, "retry_after_max": 3600}  # seconds
+IDS_PER_REQUEST = 400  # the address stays shorter than 8 KB
+EMPTY_ANSWERS = 3  # the API sometimes reports no entries for a window that has some: believed the third time
+UNREACHABLE = (ConnectTimeoutError, NewConnectionError, ProxyError, SSLError)
+API_FLAGS = "page_size max_window delay_seconds timeout_seconds num_retries api_url".split()
+SNAPSHOT_FLAGS = "snapshot_file skip_bad_lines".split()
+MANIFEST_FLAGS = "categories start_date end_date split_ratios max_records_per_category seed".split()
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")  # the Hub's
 
 
 @dataclass
 class FetchArguments:
     """What to fetch, from where, and how to split it."""
 
-    output_dir: str = field(metadata={"help": "Dataset folder to write."})
-    source: str = field(
-        default="api",
-        metadata={"help": "arXiv's search API, OAI-PMH or a metadata file.", "choices": ["api", "oai", "snapshot"]},
-    )
-    snapshot_file: str | None = field(
-        default=None, metadata={"help": "Metadata snapshot: one JSON object a line, plain or gzip."}
-    )
-    skip_bad_lines: bool = field(default=False, metadata={"help": "Count broken snapshot lines instead of stopping."})
+    output_dir: str = HfArg(help="Dataset folder to write.")
+    source: Literal["api", "snapshot"] = HfArg(default="api", help="Search API, or a file (see tools/harvest_oai.py).")
+    snapshot_file: str | None = HfArg(default=None, help="snapshot: metadata file, an object per line, plain or gzip.")
+    skip_bad_lines: bool = HfArg(default=False, help="snapshot: count invalid lines instead of stopping.")
     categories: list[str] = field(
         default_factory=lambda: list(STUDY_COUNTS),
-        metadata={"help": "Primary categories to keep; their order is that of the labels."},
+        metadata={"help": "Primary categories to keep, in the order of the labels."},
     )
-    start_date: str = field(default=STUDY_DATES[0], metadata={"help": "First day of version 1 to keep, UTC."})
-    end_date: str = field(default=STUDY_DATES[1], metadata={"help": "Last day of version 1 to keep, UTC."})
+    start_date: str = HfArg(default=STUDY_DATES[0], help="First day of version 1 of the papers to keep, UTC.")
+    end_date: str = HfArg(default=STUDY_DATES[1], help="Last day of version 1 of the papers to keep, UTC.")
     split_ratios: list[float] = field(
-        default_factory=lambda: [0.8, 0.1, 0.1], metadata={"help": "Shares of training, validation and test."}
+        default_factory=lambda: [0.8, 0.1, 0.1], metadata={"help": "Fractions of training, validation and test set."}
     )
-    max_records_per_category: int | None = field(
-        default=None, metadata={"help": "Keep a random sample of this size of every larger category."}
-    )
-    seed: int = field(default=42, metadata={"help": "Seed of the sample and of the split."})
-    ids_from: str | None = field(
-        default=None,
-        metadata={"help": "Rebuild the dataset of this manifest.json: its papers, labels, splits and their order."},
-    )
-    page_size: int = field(default=2000, metadata={"help": "api: entries a request, at most 2000."})
-    max_window: int = field(default=30000, metadata={"help": "api: entries a query, at most 30000."})
-    delay_seconds: float = field(default=3.0, metadata={"help": "Least time between two requests."})
-    timeout_seconds: float = field(default=120.0, metadata={"help": "Give a silent connection up after this time."})
-    num_retries: int = field(default=10, metadata={"help": "Times that a failed request or window is asked again."})
-    api_url: str = field(default="https://export.arxiv.org/api/query", metadata={"help": "Address of the search API."})
-    oai_url: str = field(default="https://oaipmh.arxiv.org/oai", metadata={"help": "Address of the OAI-PMH service."})
-    push_to_hub: bool = field(default=False, metadata={"help": "Publish the folder on the Hugging Face Hub."})
-    hub_dataset_id: str | None = field(default=None, metadata={"help": "Dataset id there, as user/name."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress."})
+    max_records_per_category: int | None = HfArg(default=None, help="Keep a random sample of larger categories.")
+    seed: int = HfArg(default=42, help="Random seed of the sample and of the split.")
+    ids_from: str | None = HfArg(default=None, help="manifest.json: rebuild its dataset, with its labels and splits.")
+    page_size: int = HfArg(default=PAGE_LIMIT, help="api: entries per request, at most 2000.")
+    max_window: int = HfArg(default=QUERY_LIMIT, help="api: halve windows of time with more entries, at most 30000.")
+    delay_seconds: float = HfArg(default=TERMS_DELAY, help="api: pause between two requests.")
+    timeout_seconds: float = HfArg(default=120.0, help="api: time after which an unanswered request has failed.")
+    num_retries: int = HfArg(default=10, help="api: number of fruitless retries before the command gives up.")
+    api_url: str = HfArg(default="https://export.arxiv.org/api/query", help="api: address of the search API.")
+    push_to_hub: bool = HfArg(default=False, help="Publish the folder on the Hugging Face Hub.")
+    hub_dataset_id: str | None = HfArg(default=None, help="Dataset id on the Hub, as user/name.")
+    disable_tqdm: bool = HfArg(default=False, help="Show no progress bars.")
 
 
+# Copied: the following lines are the same in the four scripts and in tools/common.py; a test compares them.
 def fail(message: str) -> NoReturn:
-    """End the program as every user's mistake ends it: one line on standard error, exit code 2."""
+    """Print a one-line error and exit with status 2."""
+    if int(os.environ.get("RANK", 0)):
+        time.sleep(3)  # the launcher stops this process if the first one has failed, too: one message is enough
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
-def parse_arguments(*dataclass_types: type) -> tuple:
-    """Parse the command line; a first argument FILE.json or FILE.yaml stands for flags, later flags override it.
+def one_line(error: BaseException) -> str:
+    """Return the message of an error as one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
-    Ends with exit code 2 on an unreadable file, an unknown flag (the nearest known one is named) or a bad value.
+
+def parse_arguments(description: str, *dataclass_types: type, adapt: Callable | None = None, **defaults) -> tuple:
+    """Parse the command line into dataclasses. A YAML or JSON file, given first or after --config, stands for flags.
+
+    Flags override the file. ``adapt(namespace, unknown)`` may change the parsed values and the unknown words in place.
+    Exits with status 2 on an unreadable file, an unknown flag or an invalid value.
     """
-    parser = HfArgumentParser(
-        dataclass_types, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    style, usage = argparse.RawDescriptionHelpFormatter, "%(prog)s [--config FILE.yaml] [flags that override it]"
+    parser = HfArgumentParser(dataclass_types, description=description, usage=usage, formatter_class=style)
+    parser.allow_abbrev = False
+    parser.set_defaults(**defaults)
     parser.error = fail
-    arguments = sys.argv[1:]
-    if arguments and arguments[0].endswith((".json", ".yaml", ".yml")):
+    words = sys.argv[1:]
+    if words and words[0].endswith((".json", ".yaml", ".yml")):
+        words.insert(0, "--config")
+    if "--config" in words[:-1]:
+        place = words.index("--config")
         try:
-            recipe = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))  # JSON is YAML
-            recipe = {key: value for key, value in recipe.items() if value is not None}
-            flags = [
-                word
-                for key, value in recipe.items()
-                for word in (f"--{key}", *map(str, value if isinstance(value, list) else [value]))
-            ]
+            content = yaml.safe_load(Path(words[place + 1]).read_text(encoding="utf-8"))  # JSON is YAML
+            flags = [[f"--{key}", *(v if isinstance(v, list) else [v])] for key, v in content.items() if v is not None]
         except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
-            fail(
-                f"{arguments[0]} is no readable file of arguments (flag: value a line): {' '.join(str(error).split())}"
-            )
-        arguments = flags + arguments[1:]
-    namespace, unknown = parser.parse_known_args(arguments)
+            fail(f"cannot read arguments (a 'flag: value' a line) from {words[place + 1]}: {one_line(error)}")
+        words = [str(word) for flag in flags for word in flag] + words[:place] + words[place + 2 :]
+    namespace, unknown = parser.parse_known_args(words)
+    if adapt:
+        adapt(namespace, unknown)
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
         nearest = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
@@ -168,50 +191,79 @@ def parse_arguments(*dataclass_types: type) -> tuple:
     try:
         return parser.parse_dict(vars(namespace))
     except (ValueError, ImportError) as error:
-        fail(" ".join(str(error).split()))
+        fail(one_line(error))
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name and rename it, so that readers see the old file or the whole new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    os.replace(temporary, path)
+
+
+# End of the copied lines.
+
+
+def changed_flags(arguments: FetchArguments) -> dict[str, object]:
+    """Return the flags that differ from their defaults, with their values."""
+    defaults = asdict(FetchArguments(output_dir=""))
+    return {name: value for name, value in asdict(arguments).items() if value != defaults[name]}
 
 
 def check_arguments(arguments: FetchArguments) -> None:
-    """End with exit code 2 on values that cannot be meant, before anything is read or written."""
+    """Exit with status 2 on invalid or contradictory arguments, before anything is read or written."""
     for name in arguments.categories:
         if name not in CATEGORIES:
             nearest = difflib.get_close_matches(name, CATEGORIES, n=1, cutoff=0.0)[0]
             fail(f"arXiv has no category {name!r}; did you mean {nearest}? (https://arxiv.org/category_taxonomy)")
     names, ratios, limit = arguments.categories, arguments.split_ratios, arguments.max_records_per_category
-    if len(set(names)) != len(names) or len(names) < 2:
-        fail(f"--categories {' '.join(names)}: give at least two, each once")
     try:
         first, last = date.fromisoformat(arguments.start_date), date.fromisoformat(arguments.end_date)
     except ValueError as error:
-        fail(f"--start_date {arguments.start_date!r} --end_date {arguments.end_date}: write YYYY-MM-DD ({error})")
-    if last < first:
-        fail(f"--end_date {last} comes before --start_date {first}")
-    if first < FIRST_DAY or last > datetime.now(UTC).date():
-        fail(f"dates {first} to {last}: arXiv has papers from {FIRST_DAY} to today")
-    if len(ratios) != 3 or min(ratios) <= 0 or abs(sum(ratios) - 1) > 1e-6:
-        fail(f"--split_ratios {' '.join(map(str, ratios))}: give three positive shares that add to 1, as 0.8 0.1 0.1")
-    if limit is not None and limit < 10:
-        fail(f"--max_records_per_category {limit}: give at least 10")
-    if (arguments.source == "snapshot") != bool(arguments.snapshot_file):
-        fail("--source snapshot and --snapshot_file FILE go together: one needs the other")
-    if arguments.push_to_hub and not arguments.hub_dataset_id:
-        fail("--push_to_hub needs --hub_dataset_id USER/NAME")
+        fail(f"--start_date {arguments.start_date!r} --end_date {arguments.end_date!r}: write YYYY-MM-DD ({error})")
+    arguments.start_date, arguments.end_date = first.isoformat(), last.isoformat()  # 20140101 is a date, too
+    if len(set(names)) != len(names) or len(names) < 2:
+        fail(f"--categories {' '.join(names)}: give at least two categories, each once")
+    if not date(1991, 8, 14) <= first <= last <= datetime.now(UTC).date():
+        fail(f"--start_date {first} --end_date {last}: give the earlier day first, from 1991-08-14 to today")
+    if len(ratios) != 3 or not min(ratios) > 0 or not abs(sum(ratios) - 1) <= 1e-6:
+        fail(f"--split_ratios {' '.join(map(str, ratios))}: give three positive numbers that sum to 1, as 0.8 0.1 0.1")
+    if not (10 if limit is None else limit) >= 10 or not 0 <= arguments.seed < 2**32:
+        fail("--max_records_per_category must be at least 10, --seed from 0 to 4294967295")
+    if arguments.push_to_hub != bool(arguments.hub_dataset_id):
+        fail("--push_to_hub and --hub_dataset_id USER/NAME need each other")
+    if arguments.source == "snapshot" and not arguments.snapshot_file:
+        fail("--source snapshot needs --snapshot_file FILE")
+    for source, flags in (("snapshot", SNAPSHOT_FLAGS), ("api", API_FLAGS)):
+        if source != arguments.source and (unused := changed_flags(arguments).keys() & flags):
+            fail(f"--{min(unused)} needs --source {source}")
+    # arXiv's limits and terms of use
+    if not 1 <= arguments.page_size <= PAGE_LIMIT:
+        fail(f"--page_size {arguments.page_size}: arXiv returns 1 to {PAGE_LIMIT} entries per page")
+    if not arguments.page_size <= arguments.max_window <= QUERY_LIMIT:
+        fail(f"--max_window {arguments.max_window}: give --page_size ({arguments.page_size}) to {QUERY_LIMIT}")
+    if not (arguments.num_retries >= 0 and 0 <= arguments.delay_seconds < 1e6 and 0 < arguments.timeout_seconds < 1e6):
+        fail("--num_retries and --delay_seconds must not be negative, --timeout_seconds must be positive")
+    address = re.fullmatch(r"https?://([\w.-]+)(:\d{1,5})?(/[^\s{}?#]*)?", arguments.api_url)
+    if not address:
+        fail(f"--api_url {arguments.api_url} is not an http address")
+    if re.search(r"(^|\.)arxiv\.org$", address[1].lower()) and arguments.delay_seconds < TERMS_DELAY:
+        fail(f"--delay_seconds {arguments.delay_seconds:g}: arXiv's terms of use ask for {TERMS_DELAY:g} s")
 
 
 @contextlib.contextmanager
-def owned_folder(folder: Path) -> Iterator[Path]:
-    """Lock the dataset folder for this process and give its hidden work folder; refuse one that holds other things.
+def locked_folder(folder: Path) -> Iterator[Path]:
+    """Lock the dataset folder for this process and yield its hidden work folder; leave no empty folders behind.
 
-    What did not exist before and stayed empty is removed again, so a run that failed leaves nothing behind.
+    Exits with status 2 if the folder holds files that this script did not write, or if another process has locked it.
     """
     work = folder / ".fetch"
     try:
         names = {path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("data/*"))}
-        manifest = folder / "manifest.json"
-        written_here = manifest.is_file() and '"script": "fetch_arxiv.py"' in manifest.read_text(errors="replace")
-        foreign = names - {"data", ".fetch", *(FILES if written_here else [])}
-        if foreign or (folder.exists() and not folder.is_dir()):
-            fail(f"{folder} holds {min(foreign, default='no folder')}, not written here; give another --output_dir")
+        manifests = [path for path in (folder / FILES[-1], work / "partial" / FILES[-1]) if path.is_file()]
+        is_own = any('"script": "fetch_arxiv.py"' in path.read_text(errors="replace") for path in manifests)
+        if foreign := names - {"data", ".fetch", *(FILES if is_own else [])}:
+            fail(f"{folder} holds {min(foreign)}, which this script did not write; give another --output_dir")
         work.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(work / "lock")
         lock.acquire(timeout=0)
@@ -226,48 +278,247 @@ def owned_folder(folder: Path) -> Iterator[Path]:
         (work / "lock").unlink(missing_ok=True)
         lock.release()
         for path in (work, folder):
-            with contextlib.suppress(OSError):  # not empty: it stays
+            with contextlib.suppress(OSError):  # not empty
                 path.rmdir()
 
 
+class Harvest:
+    """A resumable harvest through arXiv's search API: paced requests on one connection, a file per finished window.
+
+    The arxiv package downloads and parses the pages. Its public interface shows neither how many entries arXiv
+    announces nor the headers of a failed response. ``count`` asks for these in a request of its own, so that after a
+    failure the server's Retry-After is known before the download goes on.
+    """
+
+    def __init__(self, arguments: FetchArguments, folder: Path, ids: list[str]):
+        self.arguments, self.delay = arguments, arguments.delay_seconds
+        self.earliest, self.connected = 0.0, False  # when the next request may be sent; whether arXiv ever answered
+        self.numbers = {"requests": 0, "waited_seconds": 0.0}
+        asked = ids or [*arguments.categories, arguments.start_date, arguments.end_date]
+        self.folder = folder / hashlib.sha256(" ".join([arguments.api_url, *asked]).encode()).hexdigest()[:16]
+        with contextlib.suppress(OSError, ValueError):  # of the requests before an interruption
+            self.numbers |= json.loads((self.folder / "numbers.json").read_text())
+        self.bar = tqdm(desc="arXiv", unit=" papers", total=len(ids) or None, disable=arguments.disable_tqdm)
+        signal.signal(signal.SIGALRM, interrupt_request)
+
+    def wait(self, seconds: float = 0.0) -> None:
+        """Sleep until the next request may be sent, at least the given seconds, and count the request."""
+        pause = max(seconds, self.earliest - time.monotonic(), 0.0)
+        time.sleep(pause)
+        self.numbers["waited_seconds"] = round(self.numbers["waited_seconds"] + pause, 2)
+        self.numbers["requests"] += 1
+
+    def count(self, search: arxiv.Search) -> int:
+        """Return the number of entries that arXiv announces for a search.
+
+        Raises RetryError if arXiv stays busy, arxiv.HTTPError on another status than 200, RequestException,
+        XMLSyntaxError or ValueError if the connection fails or the answer is not a feed.
+        """
+        harvest = self
+
+        class PoliteRetry(Retry):
+            def sleep(self, response=None):  # urllib3's own does not pause before the first retry
+                harvest.wait(max(harvest.delay, self.get_backoff_time(), self.get_retry_after(response) or 0.0))
+
+        retry = PoliteRetry(self.arguments.num_retries, backoff_factor=self.delay, **RETRY_OPTIONS)
+        query = {"search_query": search.query, "id_list": ",".join(search.id_list), "start": 0, "max_results": 1}
+        query |= {"sortBy": search.sort_by.value, "sortOrder": search.sort_order.value}
+        self.wait()
+        with requests.Session() as session:  # closed before the arxiv package opens its connection
+            session.mount(self.arguments.api_url, requests.adapters.HTTPAdapter(max_retries=retry))
+            session.headers["User-Agent"] = "arxiv-confusable-classification (fetch_arxiv.py; requests)"
+            response = session.get(self.arguments.api_url, params=query, timeout=self.arguments.timeout_seconds)
+        self.earliest, self.connected = time.monotonic() + self.delay, True
+        if response.status_code != 200:
+            raise arxiv.HTTPError(response.url, 0, response.status_code)
+        feed = etree.fromstring(response.content, etree.XMLParser(resolve_entities=False, no_network=True))
+        total = feed.findtext("{*}totalResults")
+        if total is None or "/api/errors" in feed.findtext("{*}entry/{*}id", ""):
+            raise ValueError(f"not a feed of papers: {' '.join(feed.itertext())}")
+        return int(total)
+
+    def records(self, search: arxiv.Search, offset: int) -> Iterator[dict]:
+        """Yield the entries of a search from offset on, in the layout of the metadata snapshot.
+
+        Raises arxiv.ArxivError, OSError (requests' errors are OSErrors) or ValueError if a page fails.
+        """
+        harvest = self
+
+        class PoliteClient(arxiv.Client):
+            @property
+            def query_url_format(self) -> str:  # read before every request
+                harvest.wait()
+                signal.setitimer(signal.ITIMER_REAL, harvest.arguments.timeout_seconds)
+                return harvest.arguments.api_url + "?{}"
+
+        for result in PoliteClient(self.arguments.page_size, delay_seconds=0, num_retries=0).results(search, offset):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            self.earliest, self.connected = time.monotonic() + self.delay, True
+            if not result.primary_category:
+                raise ValueError(f"a feed that ends within {result.entry_id}")
+            others = [name for name in result.categories if name != result.primary_category]
+            yield {
+                "id": re.sub(r"v\d+$", "", result.get_short_id()),
+                "title": result.title,
+                "categories": " ".join([result.primary_category, *others]),
+                "abstract": result.summary,
+                "versions": [{"version": "v1", "created": format_datetime(result.published, usegmt=True)}],
+            }
+
+    def fetch(self, search: arxiv.Search, most: int, expected: int | None) -> tuple[int, dict[str, dict] | None]:
+        """Return how many entries arXiv announces for a search, and the records by id, or None if above ``most``.
+
+        A failed page is asked for again. As many papers must come as are announced, in one or several passes that
+        alternate the order. If the same papers come in both orders, the announced number includes entries that are
+        listed twice or that the arxiv package skips because they have no date. ``expected`` is that number if known.
+        Raises RequestException or arxiv.ArxivError on a refusal or after num_retries retries that bring nothing new.
+        """
+        everything, fresh, previous, offset, failures = {}, {}, None, 0, 0
+        while failures <= self.arguments.num_retries:
+            before, backoff, total, fault = len(everything), self.delay, None, None
+            try:
+                total, expected = self.count(search) if expected is None else expected, None
+                if total > most:
+                    return total, None
+                for record in self.records(search, offset) if offset < total else ():
+                    offset += 1
+                    fresh[record["id"]] = everything[record["id"]] = record
+            except requests.exceptions.RetryError as error:
+                raise requests.RequestException(f"{self.arguments.api_url}: {error.args[0].reason}") from error
+            except (arxiv.ArxivError, etree.XMLSyntaxError, OSError, ValueError) as error:
+                status, fault = getattr(error, "status", 500), one_line(error)
+                reason = getattr(error.args[0], "reason", None) if error.args else None
+                if (status < 500 and status != 429) or (isinstance(reason, UNREACHABLE) and not self.connected):
+                    raise
+                backoff *= 16 if status in (429, 503) else 1  # only count() will see the server's Retry-After
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            is_believed = total or failures >= min(EMPTY_ANSWERS - 1, self.arguments.num_retries)
+            if total is not None and offset >= total and is_believed:
+                if len(everything) == total or (total and fresh.keys() == previous):
+                    return total, everything
+                previous, fresh, offset = fresh.keys(), {}, 0
+                search.sort_order = next(order for order in arxiv.SortOrder if order != search.sort_order)
+            fault = fault or f"{len(everything)} of {total} papers came"
+            failures = failures + 1 if len(everything) == before else 0
+            self.earliest = time.monotonic() + min(RETRY_OPTIONS["backoff_max"], backoff * 2**failures)
+        raise requests.RequestException(f"{failures} failures in a row, the last: {fault}")
+
+    def keep(self, name: str, search: arxiv.Search, most: int = QUERY_LIMIT) -> tuple[int, Path | None]:
+        """Fetch the papers of a window into a file; return the number that arXiv announced, and the file if not empty.
+
+        If that number is above ``most``, the file is an empty one for a halved window. Exits with status 2 if arXiv
+        cannot be reached or the file cannot be written, with status 1 if arXiv does not send what it announces.
+        """
+        for path in self.folder.glob(f"{name}.*.gz"):
+            return int(path.name.split(".")[1]), path
+        try:
+            total, records = self.fetch(search, most, len(search.id_list) or None)
+            self.folder.mkdir(exist_ok=True)
+            write(self.folder / "numbers.json", json.dumps(self.numbers))
+            if records == {}:
+                return total, None
+            path = self.folder / f"{name}.{total}.{'halved' if records is None else 'jsonl'}.gz"
+            lines = b"".join(orjson.dumps(record) + b"\n" for _, record in sorted((records or {}).items()))
+            write(path, gzip.compress(lines, mtime=0))
+        except (requests.RequestException, arxiv.ArxivError, KeyboardInterrupt) as error:
+            if isinstance(error, requests.ConnectionError) and not self.connected:
+                fail(f"no connection to {self.arguments.api_url}: {one_line(error)}; use --source snapshot instead")
+            give_up(f"window {name} is missing: {one_line(error)}")
+        except OSError as error:
+            fail(f"cannot write into {self.folder}: {error.strerror or error}; run the same command again to continue")
+        self.bar.total = self.bar.total or total
+        self.bar.update(len(records or ()))
+        self.bar.set_postfix_str(f"window {name}, {self.numbers['requests']} requests")
+        return total, path
+
+
+def interrupt_request(*_) -> NoReturn:
+    """Signal handler: end a request that has taken --timeout_seconds."""
+    raise TimeoutError("no answer within --timeout_seconds")
+
+
+def give_up(message: str) -> NoReturn:
+    """Print in one line why a harvest is incomplete and exit with status 1."""
+    print(f"incomplete: {message}; run the same command again to continue", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def fetch_window(harvest: Harvest, start: datetime, end: datetime) -> tuple[int, list[Path]]:
+    """Fetch the papers of a window of time, in halves if there are more than --max_window; return number and files.
+
+    The halves share one minute, so that no paper is lost whether arXiv includes the end of a window or not. Together
+    they must have as many papers as arXiv announces for the window; otherwise it is asked once more about empty ones.
+    """
+    name, middle = f"{start:%Y%m%d%H%M}-{end:%Y%m%d%H%M}", (start + (end - start) / 2).replace(second=0)
+    categories = " OR ".join(f"cat:{category}" for category in harvest.arguments.categories)
+    query = f"({categories}) AND submittedDate:[{name.replace('-', ' TO ')}]"
+    announced = found = 0
+    for _ in range(2):
+        search = arxiv.Search(query, None, None, arxiv.SortCriterion.SubmittedDate, arxiv.SortOrder.Ascending)
+        total, path = harvest.keep(name, search, QUERY_LIMIT if middle == start else harvest.arguments.max_window)
+        if announced and not total:
+            break
+        if path is None or ".jsonl" in path.name:
+            return total, [path] if path else []
+        if middle == start:
+            give_up(f"window {name} is missing: more than {QUERY_LIMIT} papers in one minute")
+        first, second = fetch_window(harvest, start, middle), fetch_window(harvest, middle, end)
+        announced, found = total, first[0] + second[0]
+        if found >= announced:
+            return announced, first[1] + second[1]
+        path.unlink()
+    give_up(f"window {name} is missing: its halves have {found} papers, but arXiv announces {announced}")
+
+
+def run_harvest(arguments: FetchArguments, folder: Path, ids: list[str]) -> tuple[list[Path], dict]:
+    """Fetch the windows that are not in the folder yet; return all their files and the numbers for the manifest."""
+    harvest, start = Harvest(arguments, folder, ids), datetime.fromisoformat(arguments.start_date)
+    with harvest.bar:
+        if not ids:
+            paths = fetch_window(harvest, start, datetime.fromisoformat(arguments.end_date) + timedelta(days=1))[1]
+            return paths, harvest.numbers
+        groups = {
+            f"{i}-{i + IDS_PER_REQUEST}": ids[i : i + IDS_PER_REQUEST] for i in range(0, len(ids), IDS_PER_REQUEST)
+        }
+        windows = [harvest.keep(name, arxiv.Search("", group, None)) for name, group in groups.items()]
+        return [path for _, path in windows if path], harvest.numbers
+
+
 def parse_record(line: bytes) -> dict:
-    """Return a snapshot line's record: the other categories sorted, the date in ISO form, the texts as they stand."""
+    """Return the record of a snapshot line: white space collapsed, other categories sorted, date in ISO format."""
     entry = orjson.loads(line)
     first, *others = entry["categories"].split()
     _, day, month, year, clock, zone = entry["versions"][0]["created"].split()
     moment = f"{year}-{MONTHS.index(month) + 1:02d}-{day:0>2}T{clock}{zone.replace('GMT', '+00:00')}"
     return {
         "id": entry["id"],
-        "title": entry["title"].strip(),
-        "abstract": (entry["abstract"] or "").strip(),
+        "title": " ".join(entry["title"].split()),
+        "abstract": " ".join((entry["abstract"] or "").split()),
         "categories": [first, *sorted(set(others) - {first})],
         "published": datetime.fromisoformat(moment).astimezone(UTC).isoformat(),
     }
 
 
-def collapse(record: dict) -> dict:
-    """Collapse the white space of the texts, in place; only worth its time for records that are wanted."""
-    record["title"], record["abstract"] = " ".join(record["title"].split()), " ".join(record["abstract"].split())
-    return record
-
-
 def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: Counter) -> Iterator[dict]:
-    """Yield the records that may be wanted, or all if ids are wanted; count the others and broken lines.
+    """Yield the records of the asked categories, or all records if there are ids; count other and invalid lines.
 
-    A whole line whose primary category is seen to be another is passed over unparsed. That is safe: within JSON text a
-    quotation mark is escaped, so the marker only matches the key, which stands once in a record; and no JSON writer
-    escapes the letters of a category. A line of other spacing or without an end is parsed.
+    A complete line with another primary category is skipped without parsing it. That is safe: quotation marks inside
+    JSON strings are escaped, so the marker matches only the key, which occurs once in a record, and no JSON writer
+    escapes the letters of a category. Other lines are parsed. Exits with status 2 on a damaged or different file.
     """
     number = parsed = 0
+    remedy = "" if arguments.source == "snapshot" else "; delete it and run the same command again"
     try:
         with contextlib.ExitStack() as stack:
             raw = stack.enter_context(path.open("rb", buffering=2**18))
-            size, zipped = os.fstat(raw.fileno()).st_size, raw.peek(2)[:2] == b"\x1f\x8b"
-            if path.suffix == ".gz" and not zipped:
-                fail(f"{path} is not gzip data, in spite of its name")
-            stream = stack.enter_context(gzip.open(raw)) if zipped else raw
+            size, is_gzip = os.fstat(raw.fileno()).st_size, raw.peek(2)[:2] == b"\x1f\x8b"
+            if path.suffix == ".gz" and not is_gzip:
+                fail(f"{path} is not gzip data, in spite of its name{remedy}")
+            stream = stack.enter_context(gzip.open(raw)) if is_gzip else raw
+            stream.read(3 if stream.peek(3)[:3] == b"\xef\xbb\xbf" else 0)  # a byte order mark
             if stream.peek(4096).lstrip()[:1] != b"{":
-                fail(f"{path} does not start with a JSON object; the snapshot has one object a line (unpack a .zip)")
+                fail(f"{path} does not start with a JSON object; the snapshot has one object per line (unpack a .zip)")
             bar = tqdm(total=size, unit="B", unit_scale=True, desc=path.name, disable=arguments.disable_tqdm)
             marker = (re.search(rb'"categories"\s*:\s*"', stream.peek(2**16)) or [b'"categories": "'])[0]
             wanted, width = tuple(b"" if ids else name.encode() for name in arguments.categories), len(marker)
@@ -281,7 +532,9 @@ def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: 
                         yield parse_record(line)
                 except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
                     if not arguments.skip_bad_lines:
-                        fail(f"{path} line {number} is no arXiv record ({error!r}); --skip_bad_lines passes over such")
+                        fail(
+                            f"{path} line {number} is not an arXiv record ({error!r}){remedy or '; --skip_bad_lines skips it'}"
+                        )
                     counts["bad lines"] += 1
                 if not parsed % 1000:
                     bar.update(raw.tell() - bar.n)
@@ -290,23 +543,22 @@ def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: 
             counts["other primary category"] += number - parsed
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        fail(f"cannot read snapshot {path}, after {number} lines: {reason}; is it whole?")
+        fail(f"cannot read snapshot {path}, after {number} lines: {reason}; is the file complete?{remedy}")
 
 
 def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) -> list[dict]:
-    """Return the records to keep, labelled and sorted by id; counts gets what is dropped, by reason.
+    """Return the records to keep, labelled and sorted by id, and count what is dropped by reason.
 
-    The result does not depend on the order of the records: of two with one id or one abstract a fixed one stays.
+    The result does not depend on the order of the records: which of two with the same id or abstract stays is fixed.
     """
     labels = {name: label for label, name in enumerate(arguments.categories)}
     by_id = {}
     for record in records:
-        day = record["published"][:10]
         if record["categories"][0] not in labels:
             counts["other primary category"] += 1
-        elif not arguments.start_date <= day <= arguments.end_date:
+        elif not arguments.start_date <= record["published"][:10] <= arguments.end_date:
             counts["out of the dates"] += 1
-        elif not collapse(record)["abstract"]:
+        elif not record["abstract"]:
             counts["empty abstract"] += 1
         elif WITHDRAWN.search(record["abstract"][:WITHDRAWN_WITHIN]):
             counts["withdrawn"] += 1
@@ -321,7 +573,7 @@ def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) 
     counts["duplicate abstract"] = len(by_id) - len(by_abstract)
     kept = sorted(by_abstract.values(), key=itemgetter("id"))
     if limit := arguments.max_records_per_category:
-        # A hash of seed and id orders each class: a larger sample contains the smaller one.
+        # A hash of seed and id orders each class, so a larger sample contains the smaller one.
         kept.sort(key=lambda record: hashlib.sha256(f"{arguments.seed} {record['id']}".encode()).digest())
         ranks = defaultdict(count)
         sample = [record for record in kept if next(ranks[record["label"]]) < limit]
@@ -331,43 +583,23 @@ def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) 
 
 
 def split_records(records: list[dict], arguments: FetchArguments) -> dict[str, list[dict]]:
-    """Return the three splits, stratified by label and shuffled by the seed.
+    """Return the three splits, stratified by label and shuffled with the seed.
 
-    Ends with exit code 2 if a class has under 10 records, or too few to stand in every split.
+    Exits with status 2 if a class has fewer than 10 records, or too few for one in every split.
     """
     least = max(10, round(1 / min(arguments.split_ratios)))
     sizes = Counter(record["label"] for record in records)
     for label, name in enumerate(arguments.categories):
         if sizes[label] < least:
             fail(f"category {name} has {sizes[label]} records, at least {least} are needed; check dates and source")
-    validation, test = (round(len(records) * ratio) for ratio in arguments.split_ratios[1:])
-    train, rest = split_in_two(records, validation + test, arguments.seed)
-    validation, test = split_in_two(rest, test, arguments.seed)
-    return dict(zip(SPLITS, (train, validation, test), strict=True))
 
+    def divide(items: list[dict], size: int) -> list[list[dict]]:
+        labels = [record["label"] for record in items]
+        return train_test_split(items, test_size=size, stratify=labels, random_state=arguments.seed)
 
-def split_in_two(records: list[dict], size: int, seed: int) -> list[list[dict]]:
-    """Return the records but a stratified random sample of this size, and the sample."""
-    labels = [record["label"] for record in records]
-    return train_test_split(records, test_size=size, stratify=labels, random_state=seed)
-
-
-def counts_table(splits: dict[str, list[dict]], arguments: FetchArguments) -> str:
-    """Return records per class and split as a Markdown table, beside the study's counts if they are comparable."""
-    study = [arguments.categories, (arguments.start_date, arguments.end_date), arguments.max_records_per_category]
-    study = study == [list(STUDY_COUNTS), STUDY_DATES, None]
-    everything, everything_study = sum(map(len, splits.values())), sum(STUDY_COUNTS.values())
-    rows = [["label", *SPLITS, "all", "share", *(["study", "share"] if study else [])]]
-    for name in [*arguments.categories, "all"]:
-        cells = [sum(name in ("all", arguments.categories[r["label"]]) for r in splits[split]) for split in SPLITS]
-        rows.append([name, *(f"{n:,}" for n in (*cells, sum(cells))), f"{sum(cells) / everything:.1%}"])
-        if study:
-            number = STUDY_COUNTS.get(name, everything_study)
-            rows[-1] += [f"{number:,}", f"{number / everything_study:.1%}"]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * (width - 1) + (":" if place else "-") for place, width in enumerate(widths)])
-    cells = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+    validation_size, test_size = (round(len(records) * ratio) for ratio in arguments.split_ratios[1:])
+    train, rest = divide(records, validation_size + test_size)
+    return dict(zip(SPLITS, (train, *divide(rest, test_size)), strict=True))
 
 
 def rebuild_splits(records: Iterator[dict], manifest: dict, counts: Counter) -> tuple[dict, list[str]]:
@@ -375,47 +607,49 @@ def rebuild_splits(records: Iterator[dict], manifest: dict, counts: Counter) -> 
     wanted = {name for split in manifest["ids"].values() for name in split}
     by_id, splits = {}, {}
     for record in records:
-        counts["other id"] += collapse(record)["id"] not in wanted
+        counts["other id"] += record["id"] not in wanted
         by_id[record["id"]] = min(record, by_id.get(record["id"], record), key=orjson.dumps)
     for name in SPLITS:
         pairs = zip(manifest["ids"][name], manifest["labels"][name], strict=True)
         splits[name] = [by_id[identifier] | {"label": label} for identifier, label in pairs if identifier in by_id]
         if not splits[name]:
-            fail(f"none of the papers of split {name} was found; is this the source of that manifest?")
+            fail(f"no paper of the {name} split was found; is this the source of that manifest?")
     return splits, sorted(wanted - set(by_id))
 
 
+def counts_table(splits: dict[str, list[dict]], arguments: FetchArguments) -> str:
+    """Return records per class and split as a Markdown table, next to the study's counts if they are comparable."""
+    selection = {"categories", "start_date", "end_date", "max_records_per_category"}
+    is_study = not selection & changed_flags(arguments).keys()
+    everything, everything_study = sum(map(len, splits.values())), sum(STUDY_COUNTS.values())
+    rows = [["label", *SPLITS, "all", "share", *(["study", "share"] if is_study else [])]]
+    for name in [*arguments.categories, "all"]:
+        cells = [sum(name in ("all", arguments.categories[r["label"]]) for r in splits[split]) for split in SPLITS]
+        rows.append([name, *(f"{n:,}" for n in (*cells, sum(cells))), f"{sum(cells) / everything:.1%}"])
+        if is_study:
+            number = STUDY_COUNTS.get(name, everything_study)
+            rows[-1] += [f"{number:,}", f"{number / everything_study:.1%}"]
+    rows.insert(1, ["-" * 10, *["-" * 9 + ":"] * (len(rows[0]) - 1)])
+    return "\n".join(f"| {row[0]:10} | {' | '.join(f'{cell:>10}' for cell in row[1:])} |" for row in rows)
+
+
 def dataset_card(splits: dict[str, list[dict]], arguments: FetchArguments, counts: Counter, digests: dict) -> str:
-    """Return README.md, for the Hub and its readers: origin, counts, what was dropped, caveats, how to rebuild."""
-    everything = [record for name in SPLITS for record in splits[name]]
-    foreign = sum(not ARXIV_ID.fullmatch(record["id"]) for record in everything)
-    sizes = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")
-    source = {"api": "arXiv's search API", "oai": "arXiv's OAI-PMH service"}.get(arguments.source)
-    source = source or f"the metadata snapshot {Path(arguments.snapshot_file).name}"
-    origin = (
-        "arXiv offers this metadata under CC0 1.0; the papers have licences\nof their own. arXiv does not endorse it."
-    )
+    """Return README.md: source, counts, what was dropped, limitations and how to rebuild the dataset."""
+    records = [record for name in SPLITS for record in splits[name]]
+    foreign = sum(not ARXIV_ID.fullmatch(record["id"]) for record in records)
+    origin = "arXiv offers this metadata under CC0 1.0; the papers have licences of their own."
     if foreign:
-        origin = (
-            f"**{foreign:,} of the {len(everything):,} records carry ids that are not arXiv's**: the licence is that"
-        )
-        origin += "\nof the file they were read from."
-    command = ["python", "fetch_arxiv.py"]
-    for item in fields(arguments):
-        value = getattr(arguments, item.name)
-        default = item.default_factory() if callable(item.default_factory) else item.default
-        if value != default and item.name not in (*PRIVATE_FLAGS, *HARVEST_FLAGS):
-            value = Path(value).name if item.name in ("snapshot_file", "ids_from") else value
-            command += [f"--{item.name}", *map(str, value if isinstance(value, list) else [value])]
-    dropped = "\n".join(f"| {reason} | {number:,} |" for reason, number in sorted(counts.items()))
-    # load_dataset's cache knows a local folder by its name and its configuration: without the digest, which the
-    # description brings into that, it would give the records of an earlier dataset of the same name.
+        origin = f"**{foreign:,} of the {len(records):,} records carry ids that are not arXiv's**: see its licence."
+    file = Path(arguments.snapshot_file or "").name
+    dropped = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items())) or "none"
+    # datasets' cache knows a local folder by its name and configuration. With the digest in the description, another
+    # dataset in a folder of the same name is not confused with this one.
     return f"""---
 license: {"other" if foreign else "cc0-1.0"}
 language: en
 pretty_name: arXiv abstracts in {len(arguments.categories)} categories
 task_categories: [text-classification]
-size_categories: [{sizes[max(0, len(str(len(everything))) - 3)]}]
+size_categories: [{SIZES[max(0, len(str(len(records))) - 3)]}]
 tags: [arxiv, abstracts]
 configs:
 - config_name: default
@@ -425,61 +659,38 @@ configs:
 
 # arXiv abstracts: {", ".join(arguments.categories)}
 
-Title and abstract of the papers whose *primary* category is one of {len(arguments.categories)} and whose first
-version is dated {arguments.start_date} to {arguments.end_date}, for single-label classification.
-Read from {source}. {origin}
-
-| column | content |
-| --- | --- |
-| id | arXiv id without version |
-| title, abstract | text as the authors wrote it, LaTeX included, white space collapsed |
-| label | primary category |
-| categories | all categories, the primary one first, the others in alphabetical order |
-| published | time of version 1, UTC; 00:00 where the source knows only the day |
-
-## Records
+Title and abstract of the papers whose *primary* category is one of {len(arguments.categories)} and whose first version
+is dated {arguments.start_date} to {arguments.end_date}, for single-label text classification. Read from
+{f"the metadata snapshot {file}" if file else "arXiv's search API"}. {origin}
 
 {counts_table(splits, arguments)}
 
 Stratified split {":".join(f"{ratio:g}" for ratio in arguments.split_ratios)}, seed {arguments.seed}.
+Records dropped: {dropped}. An abstract is taken for a withdrawal notice if its first {WITHDRAWN_WITHIN} characters say
+that the paper is withdrawn, removed or retracted. Of records with the same abstract only the earliest is kept.
 
-| dropped because | records |
-| --- | ---: |
-{dropped}
+## Columns and limitations
 
-An abstract is a notice of withdrawal when its first {WITHDRAWN_WITHIN} characters hold withdraw, withdrawn, withdrew
-or withdrawing, or say that the paper (article, manuscript, note, preprint, submission) is removed or retracted.
-Of two records with the same abstract the earlier one stays, so that no text stands in two splits.
+- id: arXiv id without version. title, abstract: as the authors wrote them, LaTeX included, white space collapsed.
+- label: the primary category, chosen by authors and moderators. Many papers belong to several fields.
+- categories: the primary one first, the others in alphabetical order. They contain the label, so are not an input.
+- published: time of version 1 (UTC), 00:00 if the source has only the day. The abstract is that of the latest version.
 
-## Know before use
-
-- The label is the primary category, chosen by authors and moderators; many papers belong to several fields.
-- The column categories gives the label away: it is there to study cross-listing, not to predict from.
-- The abstract is that of the latest version known to the source, the date that of the first version.
-
-## Rebuild
-
-```bash
-{shlex.join(command)} --output_dir DIR
-```
-
-manifest.json holds all arguments, the counts, the SHA-256 of each parquet file and the arXiv ids of every split; with
-`--ids_from manifest.json` the same papers are fetched again into the same splits.
+`python fetch_arxiv.py --ids_from manifest.json --output_dir DIR` fetches the same papers again into the same splits.
+manifest.json holds all arguments.
 """
 
 
-def write_dataset(
-    folder: Path, work: Path, splits: dict[str, list[dict]], arguments: FetchArguments, counts: Counter, extra: dict
-) -> dict[str, str]:
-    """Write the dataset folder, every file whole under work first and then renamed; return the parquet files' SHA-256.
+def write_dataset(folder: Path, splits: dict, arguments: FetchArguments, counts: Counter, extra: dict) -> dict:
+    """Write the dataset folder and return the SHA-256 of the parquet files.
 
-    Ends with exit code 2 if that fails, a full disk say; an earlier dataset is then as it was.
+    Every file is complete before it is renamed. Exits with status 2 if that fails; an earlier dataset stays as it was.
     """
     text = datasets.Value("string")
     label, moment = datasets.ClassLabel(names=arguments.categories), datasets.Value("timestamp[ms, tz=UTC]")
     columns = {"id": text, "title": text, "abstract": text, "label": label, "categories": datasets.List(text)}
-    features = datasets.Features(columns | {"published": moment})
-    partial = work / "partial"
+    features = datasets.Features(**columns, published=moment)
+    partial = folder / ".fetch/partial"
     datasets.disable_progress_bars()
     recorded = asdict(arguments) | {"output_dir": folder.name}
     recorded |= {name: recorded[name] and Path(recorded[name]).name for name in ("snapshot_file", "ids_from")}
@@ -491,23 +702,23 @@ def write_dataset(
             values["published"] = [datetime.fromisoformat(moment) for moment in values["published"]]
             table = datasets.Dataset.from_dict(values, features=features)
             table.to_parquet(partial / f"data/{name}-00000-of-00001.parquet")
-        digests = {file: hashlib.sha256((partial / file).read_bytes()).hexdigest() for file in FILES[2:]}
-        counted = {name: Counter(arguments.categories[record["label"]] for record in splits[name]) for name in SPLITS}
+        digests = {file: hashlib.sha256((partial / file).read_bytes()).hexdigest() for file in FILES[:3]}
+        labels = {name: [record["label"] for record in splits[name]] for name in SPLITS}
         manifest = {
             "script": "fetch_arxiv.py",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "arguments": recorded,
-            "counts": {name: {c: counted[name][c] for c in arguments.categories} for name in SPLITS},
+            "counts": {s: {c: labels[s].count(k) for k, c in enumerate(arguments.categories)} for s in SPLITS},
             "dropped": dict(sorted(counts.items())),
             **extra,
             "sha256": digests,
             "versions": {name: version(name) for name in ("arxiv", "datasets", "pyarrow", "requests", "scikit-learn")},
             "ids": {name: [record["id"] for record in splits[name]] for name in SPLITS},
-            "labels": {name: [record["label"] for record in splits[name]] for name in SPLITS},
+            "labels": labels,
         }
-        written = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
-        (partial / "manifest.json").write_text(written, encoding="utf-8")
-        (partial / "README.md").write_text(dataset_card(splits, arguments, counts, digests), encoding="utf-8")
+        write(partial / "manifest.json", json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
+        write(partial / "README.md", dataset_card(splits, arguments, counts, digests))
+        (folder / FILES[-1]).unlink(missing_ok=True)  # the manifest comes last: it marks a complete dataset
         for file in FILES:
             os.replace(partial / file, folder / file)
     except OSError as error:
@@ -516,71 +727,58 @@ def write_dataset(
 
 
 def read_manifest(arguments: FetchArguments) -> dict:
-    """Return the manifest that --ids_from names, and take from it the arguments that say what the dataset is."""
+    """Return the manifest of --ids_from and take from it the arguments that define the dataset.
+
+    Exits with status 2 if it cannot be read or if one of these arguments was given with another value.
+    """
     try:
         manifest = json.loads(Path(arguments.ids_from).read_text(encoding="utf-8"))
-        for name in ("categories", "start_date", "end_date", "split_ratios", "max_records_per_category", "seed"):
-            setattr(arguments, name, manifest["arguments"][name])
+        recorded = {name: manifest["arguments"][name] for name in MANIFEST_FLAGS}
         if any(len(manifest["ids"][name]) != len(manifest["labels"][name]) for name in SPLITS):
             raise ValueError("ids and labels differ in number")
-        return manifest
     except (OSError, ValueError, KeyError, TypeError) as error:
-        fail(f"cannot read {arguments.ids_from} ({error!r}); give the manifest.json of a dataset of fetch_arxiv.py")
-
-
-def run_harvest(arguments: FetchArguments, folder: Path) -> dict:
-    """Run harvest_arxiv.py, in this process so that both end together, and return what its harvest.json says."""
-    script = Path(__file__).with_name("harvest_arxiv.py")
-    if not script.is_file():
-        fail(f"--source {arguments.source} needs {script}; copy it beside this script")
-    command = [str(script), "--output_dir", str(folder), *(["--disable_tqdm"] if arguments.disable_tqdm else [])]
-    more = ["ids_from"] if arguments.ids_from and arguments.source == "api" else []
-    for name in ("source", "categories", "start_date", "end_date", *HARVEST_FLAGS, *more):
-        value = getattr(arguments, name)
-        command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    previous, sys.argv = sys.argv, command
-    try:
-        runpy.run_path(str(script), run_name="__main__")
-    finally:
-        sys.argv = previous
-    return json.loads((folder / "harvest.json").read_text(encoding="utf-8"))
+        fail(f"cannot read {arguments.ids_from} ({one_line(error)}); give the manifest.json that fetch_arxiv.py wrote")
+    given = changed_flags(arguments)
+    if other := [name for name in MANIFEST_FLAGS if name in given and given[name] != recorded[name]]:
+        fail(f"--{other[0]} differs from {arguments.ids_from}; leave it out")
+    vars(arguments).update(recorded)
+    return manifest
 
 
 def push(folder: Path, arguments: FetchArguments) -> None:
-    """Put the folder on the Hub as it is; end with exit code 2 if that fails, the folder is kept."""
-    kept = f"the dataset is kept in {folder}, the same command goes on from it"
-    if not huggingface_hub.get_token():
-        fail(f"no token for the Hub: run `hf auth login` or set HF_TOKEN; {kept}")
+    """Upload the folder to the Hub. Exit with status 2 if that fails; the folder is kept."""
+    name = arguments.hub_dataset_id
+    command = shlex.join(["hf", "upload", name, str(folder), "--repo-type", "dataset", "--exclude", ".fetch/*"])
     try:
+        if not huggingface_hub.get_token():
+            raise ValueError("no token: run `hf auth login` or set HF_TOKEN")
         api = huggingface_hub.HfApi()
-        repo_id = api.create_repo(arguments.hub_dataset_id, repo_type="dataset", exist_ok=True).repo_id
+        repo_id = api.create_repo(name, repo_type="dataset", exist_ok=True).repo_id
         commit = api.upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=folder, allow_patterns=FILES)
-    except Exception as error:  # huggingface_hub raises many kinds: refused, no such user, no network, offline mode
-        fail(f"cannot push to {arguments.hub_dataset_id}: {' '.join(str(error).split())[:300]}; {kept}")
+    except Exception as error:  # huggingface_hub raises many types: refused, no such user, no network, offline mode
+        fail(f"cannot push to {name}: {one_line(error)}; the dataset is kept in {folder}, upload it with: {command}")
     logger.info("pushed: %s", commit.commit_url)
 
 
 def main() -> None:
     # 1. Arguments
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout
-    )
-    (arguments,) = parse_arguments(FetchArguments)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout)
+    logging.getLogger("arxiv").setLevel(logging.WARNING)
+    (arguments,) = parse_arguments(__doc__, FetchArguments)
     manifest = read_manifest(arguments) if arguments.ids_from else None
     check_arguments(arguments)
     folder = Path(arguments.output_dir)
 
-    with owned_folder(folder) as work:
+    with locked_folder(folder) as work:
         # 2. Records from the source
         counts, extra = Counter(), {}
-        path = Path(arguments.snapshot_file or work / "harvest/records.jsonl.gz")
-        if arguments.source != "snapshot":
-            plan = run_harvest(arguments, path.parent)
-            extra["harvest"] = {key: plan[key] for key in ("records", "requests", "waited_seconds")}
         ids = {name for split in manifest["ids"].values() for name in split} if manifest else set()
-        records = read_snapshot(path, arguments, ids, counts)
+        paths = [Path(arguments.snapshot_file or "")]
+        if arguments.source == "api":
+            paths, extra["harvest"] = run_harvest(arguments, work, sorted(ids))
+        records = chain.from_iterable(read_snapshot(path, arguments, ids, counts) for path in paths)
 
-        # 3. What is kept, and the split
+        # 3. Selection and split
         if manifest:
             splits, extra["gone"] = rebuild_splits(records, manifest, counts)
         else:
@@ -588,9 +786,9 @@ def main() -> None:
         counts = +counts  # without the reasons that did not occur
 
         # 4. The dataset folder
-        digests = write_dataset(folder, work, splits, arguments, counts, extra)
+        digests = write_dataset(folder, splits, arguments, counts, extra)
 
-    # 5. What came out
+    # 5. Summary and upload
     print("dropped:", ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items())) or "none")
     print(counts_table(splits, arguments))
     if manifest:
@@ -599,6 +797,7 @@ def main() -> None:
     logger.info("wrote %s", folder)
     if arguments.push_to_hub:
         push(folder, arguments)
+    logger.info("next: python run_baseline.py --dataset_name %s --output_dir runs/svm", shlex.quote(str(folder)))
 
 
 if __name__ == "__main__":

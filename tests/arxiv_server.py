@@ -112,6 +112,16 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def handle(self):
+        with self.server.guard:
+            self.server.open_connections += 1
+            self.server.most_connections = max(self.server.most_connections, self.server.open_connections)
+        try:
+            super().handle()
+        finally:
+            with self.server.guard:
+                self.server.open_connections -= 1
+
     def do_GET(self):
         server = self.server
         path, query = urlsplit(self.path).path, urlsplit(self.path).query
@@ -121,12 +131,19 @@ class Handler(BaseHTTPRequestHandler):
             server.log.append({"time": time.monotonic(), "agent": self.headers["User-Agent"], **query})
         fault = server.fault(number, query)
         if fault == "silence":
-            server.stopping.wait(20)
+            self.connection.settimeout(20)
+            with contextlib.suppress(OSError):
+                self.connection.recv(1)  # until the client gives up
+            self.close_connection = True
             return
         if fault == "reset":  # closing with SO_LINGER 0 sends RST
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.close_connection = True
             self.connection.close()
+            return
+        if fault == "no headers":  # bytes that are not HTTP
+            self.wfile.write(b"<feed>")
+            self.close_connection = True
             return
         if fault and fault[:3].isdigit():
             headers = {"Retry-After": fault.split()[1]} if " " in fault else {}
@@ -164,13 +181,13 @@ class Handler(BaseHTTPRequestHandler):
         else:
             pattern = r"\((cat:[\w.-]+(?: OR cat:[\w.-]+)*)\) AND submittedDate:\[(\d{12}) TO (\d{12})\]"
             match = re.fullmatch(pattern, query["search_query"])
-            if not match or query["sortBy"] != "submittedDate" or query["sortOrder"] != "ascending":
+            if not match or query["sortBy"] != "submittedDate":
                 return 400, "<error>query</error>"
             categories = set(match[1].replace("cat:", "").split(" OR "))
             low, high = (datetime.strptime(text + "+0000", "%Y%m%d%H%M%z") for text in match.groups()[1:])
             found = [r for r in self.server.records if categories & set(r["categories"].split())]
             found = [r for r in found if low <= published(r) <= high]
-        found.sort(key=lambda record: (published(record), record["id"]))
+        found.sort(key=lambda record: (published(record), record["id"]), reverse=query["sortOrder"] == "descending")
         total = len(found) + {"one more": 1, "one less": -1}.get(fault, 0)
         page = found[start : start + size]
         if fault == "empty":
@@ -185,7 +202,10 @@ class Handler(BaseHTTPRequestHandler):
             page[1:2] = page[:1]
         elif fault == "twice, counted":
             page, total = [*page[:1], *page], total + 1
-        entries = "".join(atom_entry(r, fault if k == 1 else None) for k, r in enumerate(page))
+        faults = [
+            "no date" if r["id"] in self.server.undated else fault if k == 1 else None for k, r in enumerate(page)
+        ]
+        entries = "".join(map(atom_entry, page, faults))
         return 200, (
             f"{ATOM_HEAD}<opensearch:itemsPerPage>{size}</opensearch:itemsPerPage>"
             f"<opensearch:totalResults>{total}</opensearch:totalResults>"
@@ -222,6 +242,8 @@ def arxiv_server(records):
     server.daemon_threads = True
     server.records, server.log, server.faults = records, [], {}
     server.guard, server.stopping = threading.Lock(), threading.Event()
+    server.undated = set()  # ids of papers that are sent without a date
+    server.open_connections = server.most_connections = 0
     server.fault = lambda number, query: server.faults.get(number)
     server.oai_page, server.longest_address = 15, 60000
     server.api_url = f"http://127.0.0.1:{server.server_address[1]}/api/query"

@@ -1,20 +1,29 @@
-"""fetch_arxiv.py: the dataset folder, the split, what is dropped, and what a user may get wrong."""
+"""fetch_arxiv.py: the dataset folder, the harvest through the search API, user errors, the Hub."""
 
 import gzip
 import json
+import math
 import random
 import resource
+import shlex
+import signal
 import subprocess
 import sys
+import time
+from itertools import pairwise
 from types import SimpleNamespace
 
+import arxiv
 import filelock
 import pytest
 import yaml
-from arxiv_server import parquet_hashes, snapshot_entry, study_entries, text_of, write_snapshot
+from arxiv_server import arxiv_server, parquet_hashes, snapshot_entry, study_entries, text_of, write_snapshot
 from conftest import LABELS, ROOT, assert_user_error
 from datasets import load_dataset
 from hub_server import hub_server
+
+# The script's timer for silent connections is the one that pytest-timeout takes by default.
+pytestmark = pytest.mark.timeout(method="thread")
 
 
 @pytest.fixture
@@ -87,8 +96,9 @@ def test_card_can_be_read_by_the_hub(fetch_snapshot, tmp_path):
     assert card["size_categories"] == ["n<1K"]
     paths = {item["split"]: item["path"] for item in card["configs"][0]["data_files"]}
     assert paths == {name: f"data/{name}-*" for name in ("train", "validation", "test")}
-    assert "| math.SG |" in body
-    assert "--snapshot_file snapshot.jsonl" in body
+    assert "| math.SG " in body
+    assert "the metadata snapshot snapshot.jsonl" in body
+    assert "--ids_from manifest.json" in body
 
 
 def test_sample_ids_are_not_called_arxiv(fetch_snapshot, tmp_path):
@@ -198,14 +208,19 @@ def test_arguments_from_a_yaml_file(run, snapshot, tmp_path):
         (["--categories", "math.AG", "math.DQ"], ["math.DQ", "did you mean math.QA"]),
         (["--categories", "math.AG"], ["at least two"]),
         (["--categories", "math.AG", "math.AG"], ["each once"]),
-        (["--start_date", "2023-12-31", "--end_date", "2014-01-01"], ["2014-01-01 comes before --start_date"]),
+        (["--start_date", "2023-12-31", "--end_date", "2014-01-01"], ["--end_date 2014-01-01", "earlier day first"]),
         (["--start_date", "2014"], ["--start_date '2014'", "YYYY-MM-DD"]),
         (["--start_date", "1971-01-01"], ["1971-01-01", "1991-08-14"]),
         (["--end_date", "2991-01-01"], ["2991-01-01", "today"]),
-        (["--split_ratios", "0.8", "0.1", "0.2"], ["0.8 0.1 0.2", "add to 1"]),
-        (["--split_ratios", "0.9", "0.1"], ["three positive shares"]),
-        (["--split_ratios", "0.9", "0.1", "0.0"], ["three positive shares"]),
+        (["--split_ratios", "0.8", "0.1", "0.2"], ["0.8 0.1 0.2", "sum to 1"]),
+        (["--split_ratios", "0.9", "0.1"], ["three positive numbers"]),
+        (["--split_ratios", "0.9", "0.1", "0.0"], ["three positive numbers"]),
+        (["--split_ratios", "nan", "0.1", "0.1"], ["three positive numbers"]),
         (["--max_records_per_category", "9"], ["at least 10"]),
+        (["--seed", "-1"], ["--seed", "4294967295"]),
+        (["--page_size", "100"], ["--page_size", "--source api"]),
+        (["--api_url", "http://127.0.0.1/"], ["--api_url", "--source api"]),
+        (["--hub_dataset_id", "user/name"], ["--hub_dataset_id", "--push_to_hub"]),
         (["--sead", "1"], ["--sead", "--seed"]),
         (["--seed", "x"], ["--seed", "x"]),
         (["--source", "sanpshot"], ["sanpshot"]),
@@ -264,13 +279,13 @@ def spoil(path, kind, data):
     [
         ("missing", "no.jsonl", ["cannot read snapshot", "No such file"]),
         ("truncated", "cut.jsonl", ["line 100"]),
-        ("truncated gzip", "cut.jsonl.gz", ["cannot read snapshot", "whole"]),
+        ("truncated gzip", "cut.jsonl.gz", ["cannot read snapshot", "complete"]),
         ("gzip in name only", "plain.jsonl.gz", ["not gzip data"]),
         ("spoilt gzip", "spoilt.jsonl.gz", ["cannot read snapshot"]),
-        ("array", "array.json", ["one object a line"]),
+        ("array", "array.json", ["one object per line"]),
         ("empty", "empty.json", ["does not start with a JSON object"]),
         ("folder", "folder", ["cannot read snapshot", "directory"]),
-        ("other json", "other.json", ["line 1 is no arXiv record", "categories"]),
+        ("other json", "other.json", ["line 1 is not an arXiv record", "categories"]),
     ],
 )
 def test_bad_snapshot_files(fetch_snapshot, snapshot, tmp_path, kind, name, words):
@@ -351,6 +366,470 @@ def test_full_disk_leaves_the_old_dataset(fetch_snapshot, snapshot, tmp_path):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
+# The harvest through the search API
+
+
+OTHER = ["math.GT", "math.AP", "cs.CG", "math-ph"]
+
+
+def cross_lists(number=30):
+    """Papers of other fields that cross-list one of the five: a query for the five finds them too."""
+    return [
+        snapshot_entry(5000 + k, OTHER[k % 4], categories=f"{OTHER[k % 4]} {LABELS[k % 5]}") for k in range(number)
+    ]
+
+
+@pytest.fixture(scope="module")
+def records():
+    return study_entries() + cross_lists()
+
+
+@pytest.fixture
+def server(records):
+    with arxiv_server(records) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def expected(records, tmp_path_factory):
+    """The parquet files' hashes that the snapshot source gives for the same records."""
+    folder = tmp_path_factory.mktemp("expected")
+    snapshot = write_snapshot(folder / "snapshot.jsonl", records)
+    command = [sys.executable, ROOT / "fetch_arxiv.py", "--source", "snapshot", "--snapshot_file", snapshot]
+    subprocess.run([*command, "--output_dir", folder / "dataset"], check=True, capture_output=True)
+    return parquet_hashes(folder / "dataset")
+
+
+def api_flags(server, folder, *more, page_size=20):
+    return [
+        *["--output_dir", folder, "--api_url", server.api_url, "--page_size", page_size, "--delay_seconds", 0.01],
+        *["--timeout_seconds", 0.5, "--disable_tqdm", *more],
+    ]
+
+
+@pytest.fixture
+def fetch(run, server, tmp_path):
+    """Run fetch_arxiv.py against the local arXiv."""
+
+    def call(*more, folder=tmp_path / "dataset", **options):
+        return run("fetch_arxiv", *api_flags(server, folder, *more, **options))
+
+    return call
+
+
+def windows_of(folder, state="jsonl"):
+    """The names of the windows that are finished (or halved) and the numbers of entries that arXiv announced."""
+    names = [path.name.split(".") for path in folder.glob(f".fetch/*/*.{state}.gz")]
+    return {name: int(total) for name, total, *_ in names}
+
+
+def interval(window):
+    return f"[{window.replace('-', ' TO ')}]"
+
+
+# Everything comes, with few requests
+
+
+def test_api_gives_the_bytes_of_the_snapshot(fetch, server, expected, tmp_path):
+    result = fetch()
+    assert result.code == 0, result.err
+    assert parquet_hashes(tmp_path / "dataset") == expected
+    assert len(server.log) == 1 + math.ceil(130 / 20), "one request for the number of entries, one per page"
+    assert "arxiv-confusable" in server.log[0]["agent"]
+    assert server.most_connections == 1
+    manifest = json.loads((tmp_path / "dataset/manifest.json").read_text())
+    assert manifest["harvest"]["requests"] == len(server.log)
+    assert manifest["harvest"]["waited_seconds"] == pytest.approx(0.01 * (len(server.log) - 1), abs=0.05)
+    assert manifest["dropped"] == {"other primary category": 30}
+
+
+def test_few_requests_when_a_query_is_too_large(run, tmp_path):
+    """A field that doubles within ten years, far more entries than a query may have: 1.25 x the fewest requests."""
+    entries = []
+    for number in range(4000):
+        year, rest = divmod(10 * math.log2(1 + number / 4000), 1)
+        moment = f"{1 + int(28 * rest)} Jun {2014 + int(year)} {number % 24:02d}:{number % 60:02d}:30 GMT"
+        versions = [{"version": "v1", "created": f"Mon, {moment}"}]
+        entries.append(snapshot_entry(number, LABELS[number % 5], abstract=f"Number {number}.", versions=versions))
+    with arxiv_server(entries) as server:
+        result = run("fetch_arxiv", *api_flags(server, tmp_path / "dataset", "--max_window", 1500, page_size=100))
+        assert result.code == 0, result.err
+        manifest = json.loads((tmp_path / "dataset/manifest.json").read_text())
+        assert sum(map(len, manifest["ids"].values())) == 4000
+        assert len(server.log) <= 1.25 * 4000 / 100
+        assert max(int(request["start"]) for request in server.log) < 1500
+        assert len(windows_of(tmp_path / "dataset")) > 1
+        assert server.most_connections == 1
+
+
+def test_times_of_day_survive_windows(run, tmp_path):
+    """Entries at the very edges of windows and within one minute are neither lost nor doubled."""
+    entries = study_entries()
+    for k, entry in enumerate(entries):
+        hour = ["00:00:00", "00:00:30", "23:59:59", "12:00:00"][k % 4]
+        entry["versions"][0]["created"] = f"Mon, {1 + k // 10} Mar 2015 {hour} GMT"
+    with arxiv_server(entries) as server:
+        days = ["--start_date", "2015-03-01", "--end_date", "2015-03-10", "--max_window", 20]
+        result = run("fetch_arxiv", *api_flags(server, tmp_path / "dataset", *days, page_size=10))
+    assert result.code == 0, result.err
+    snapshot = write_snapshot(tmp_path / "snapshot.jsonl", entries)
+    again = ["--source", "snapshot", "--snapshot_file", snapshot, "--output_dir", tmp_path / "again", *days[:4]]
+    assert run("fetch_arxiv", *again).code == 0
+    assert parquet_hashes(tmp_path / "dataset") == parquet_hashes(tmp_path / "again")
+
+
+def test_requests_keep_their_distance(fetch, server):
+    server.faults = {1: "503", 2: "429 0", 3: "reset", 4: "cut", 5: "empty"}
+    assert fetch("--delay_seconds", 0.15, page_size=50).code == 0
+    times = [request["time"] for request in server.log]
+    assert len(times) >= 8
+    assert min(b - a for a, b in pairwise(times)) >= 0.15
+
+
+# Faults
+
+
+FAULTS = [
+    *["503", "429", "503 1", "429 1", "500", "html", "empty", "nothing", "cut", "cut feed", "reset", "silence"],
+    *["no headers", "503 soon", "429 Thu, 01 Jan 1970 00:00:00 GMT"],
+    *["one more", "one less", "twice", "short", "out of order"],
+]
+
+
+@pytest.mark.parametrize("place", [0, 3, 6])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_one_fault(fetch, server, expected, tmp_path, fault, place):
+    server.faults = {place: fault}
+    result = fetch()
+    assert result.code == 0, result.err
+    assert parquet_hashes(tmp_path / "dataset") == expected
+    assert server.most_connections == 1
+    manifest = json.loads((tmp_path / "dataset/manifest.json").read_text())
+    assert manifest["harvest"]["requests"] == len(server.log)
+
+
+def test_all_faults_in_one_fetch(fetch, server, expected, tmp_path):
+    server.faults = {2 * k: fault for k, fault in enumerate(FAULTS)}
+    result = fetch("--max_window", 60, page_size=10)
+    assert result.code == 0, result.err
+    assert len(server.log) > max(server.faults), "every fault was met"
+    assert parquet_hashes(tmp_path / "dataset") == expected
+
+
+def test_retry_after_is_kept(fetch, server):
+    server.faults = {0: "503 2"}
+    assert fetch().code == 0
+    assert server.log[1]["time"] - server.log[0]["time"] >= 2
+
+
+def test_busy_server_is_asked_once_or_twice_before_its_retry_after_is_known(fetch, server):
+    """A failed page does not show Retry-After: one more request learns it, the next comes when the server wants it."""
+    until = []
+
+    def rule(number, query):
+        if number == 3:
+            until.append(time.monotonic() + 2)
+        return f"429 {math.ceil(until[0] - time.monotonic())}" if until and time.monotonic() < until[0] else None
+
+    server.fault = rule
+    assert fetch().code == 0
+    early = [request for request in server.log[4:] if request["time"] < until[0]]
+    assert len(early) <= 1
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_pauses_grow(fetch, server, place):
+    """Of refused requests (503), and of pages that do not arrive while the number of entries does."""
+    server.fault = lambda number, query: "503" if place == 0 and number < 5 else None
+    if place:
+        server.fault = lambda number, query: "html" if query["max_results"] != "1" and number < 10 else None
+    assert fetch("--delay_seconds", 0.05).code == 0
+    times = [request["time"] for request in server.log]
+    if place:
+        times = times[:11:2]
+    assert times[5] - times[4] >= 0.8 > times[1] - times[0]
+
+
+def test_entry_without_summary_is_counted_as_empty(fetch, server, tmp_path):
+    server.fault = lambda number, query: "no summary"
+    assert fetch(page_size=2000).code == 0
+    assert json.loads((tmp_path / "dataset/manifest.json").read_text())["dropped"]["empty abstract"] == 1
+
+
+def test_entry_without_date_does_not_stop_the_rest(fetch, server, records, tmp_path):
+    """The package cannot read such an entry; the count of what came must still agree with what arXiv announces."""
+    server.undated = {records[7]["id"]}
+    assert fetch(page_size=2000).code == 0
+    assert windows_of(tmp_path / "dataset") == {"201401010000-202401010000": 130}
+    manifest = json.loads((tmp_path / "dataset/manifest.json").read_text())
+    assert sum(map(len, manifest["ids"].values())) + manifest["dropped"]["other primary category"] == 129
+
+
+def test_entry_that_arxiv_lists_and_counts_twice(fetch, server, expected, tmp_path):
+    server.fault = lambda number, query: "twice, counted"
+    result = fetch(page_size=2000)
+    assert result.code == 0, result.err
+    assert parquet_hashes(tmp_path / "dataset") == expected
+    assert len(server.log) == 4, "the number of entries and one page, in either order"
+
+
+def test_window_without_entries_is_believed_only_after_asking_again(fetch, server, tmp_path):
+    early = [{"version": "v1", "created": "Mon, 3 Feb 2014 10:00:00 GMT"}]
+    server.records = [record | {"versions": early} for record in server.records]
+    result = fetch("--max_window", 20)
+    assert result.code == 0, result.err
+    second_half = interval("201901010000-202401010000")
+    assert sum(second_half in request["search_query"] for request in server.log) == 3
+
+
+@pytest.mark.parametrize("fault", ["503", "nothing", "empty", "one more", "html", "silence"])
+def test_missing_window_is_named_and_the_same_command_goes_on(fetch, server, expected, tmp_path, fault):
+    server.fault = lambda number, query: fault if number > 5 else None
+    result = fetch("--max_window", 60, "--num_retries", 1)
+    assert result.code == 1
+    assert len([line for line in result.err.splitlines() if line.startswith("incomplete: ")]) == 1
+    assert "Traceback" not in result.err
+    # A window that is said to be empty again and again is given away by the sum.
+    assert ("but arXiv announces" if fault == "nothing" else "is missing") in result.err
+    assert not (tmp_path / "dataset/manifest.json").exists()
+
+    finished = [interval(window) for window in windows_of(tmp_path / "dataset")]
+    assert finished
+    asked = len(server.log)
+    server.fault = lambda number, query: None
+    result = fetch("--max_window", 60)
+    assert result.code == 0, result.err
+    assert parquet_hashes(tmp_path / "dataset") == expected
+    later = " ".join(request["search_query"] for request in server.log[asked:])
+    assert not any(window in later for window in finished), "a finished window was asked for again"
+
+
+def test_refusal_is_reported(fetch, server):
+    server.fault = lambda number, query: "403"
+    result = fetch()
+    assert result.code == 1
+    assert "403" in result.err
+    assert len(server.log) == 1, "a refusal is not asked again"
+
+
+# Interruption
+
+
+def test_killed_at_any_moment_it_goes_on(server, expected, tmp_path):
+    command = [sys.executable, ROOT / "fetch_arxiv.py"]
+    command += [*api_flags(server, tmp_path / "dataset", "--max_window", 40, "--delay_seconds", 0.1, page_size=10)]
+    kills = 0
+    for seconds in (0.05, 0.8):  # after the first request
+        asked = len(server.log)
+        process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        while len(server.log) == asked and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(seconds)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate()
+    assert kills == 2
+    finished = [interval(window) for window in windows_of(tmp_path / "dataset")]
+    assert finished
+    asked = len(server.log)
+    subprocess.run([*map(str, command)], check=True, capture_output=True)
+    assert parquet_hashes(tmp_path / "dataset") == expected
+    later = " ".join(request["search_query"] for request in server.log[asked:])
+    assert not any(window in later for window in finished)
+
+
+def test_another_split_needs_no_request(fetch, server, expected, tmp_path):
+    fetch()
+    asked = len(server.log)
+    assert fetch("--seed", 1, "--split_ratios", 0.6, 0.2, 0.2).code == 0
+    assert parquet_hashes(tmp_path / "dataset") != expected
+    assert fetch().code == 0
+    assert parquet_hashes(tmp_path / "dataset") == expected
+    assert len(server.log) == asked
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--categories", "math.AG", "math.CV"], ["--end_date", "2022-12-31"], ["--start_date", "2015-01-01"]],
+)
+def test_other_arguments_do_not_use_the_cache(fetch, server, expected, tmp_path, more):
+    fetch()
+    asked = len(server.log)
+    fetch(*more)
+    assert len(server.log) > asked
+    assert parquet_hashes(tmp_path / "dataset") != expected
+    asked = len(server.log)
+    assert fetch().code == 0
+    assert len(server.log) == asked, "the earlier windows are still there"
+    assert parquet_hashes(tmp_path / "dataset") == expected
+
+
+@pytest.mark.parametrize("content", [b"", b"spoilt", gzip.compress(b'{"id": "1')])
+def test_spoilt_window_is_named_and_asked_for_again(fetch, expected, tmp_path, content):
+    fetch("--max_window", 60)
+    window = min(tmp_path.glob("dataset/.fetch/*/*.jsonl.gz"))
+    window.write_bytes(content)
+    assert_user_error(fetch("--max_window", 60), window, "delete it")
+    window.unlink()
+    result = fetch("--max_window", 60)
+    assert result.code == 0, result.err
+    assert parquet_hashes(tmp_path / "dataset") == expected
+
+
+def test_full_disk_keeps_finished_windows(server, expected, tmp_path):
+    command = [sys.executable, ROOT / "fetch_arxiv.py", *api_flags(server, tmp_path / "dataset", "--max_window", 30)]
+    result = subprocess.run(
+        [*map(str, command)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1400, 1400)),
+    )
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: cannot write")
+    assert len(result.stderr.splitlines()) == 1
+    subprocess.run([*map(str, command)], check=True, capture_output=True)
+    assert parquet_hashes(tmp_path / "dataset") == expected
+
+
+# A published manifest
+
+
+@pytest.fixture
+def fetch_again(fetch, run, server, tmp_path):
+    """Fetch the papers of the manifest of the dataset in dataset/ into again/, from the API or from a snapshot."""
+
+    def call(source):
+        more = ["--ids_from", tmp_path / "dataset/manifest.json"]
+        if source == "api":
+            return fetch(*more, folder=tmp_path / "again")
+        file = write_snapshot(tmp_path / "all.jsonl", server.records)
+        more += ["--source", "snapshot", "--snapshot_file", file, "--disable_tqdm"]
+        return run("fetch_arxiv", *more, "--output_dir", tmp_path / "again")
+
+    return call
+
+
+@pytest.mark.parametrize("source", ["api", "snapshot"])
+def test_ids_from_rebuilds_the_dataset(fetch, fetch_again, server, expected, tmp_path, source):
+    fetch("--seed", 5, "--max_records_per_category", 15)
+    published = parquet_hashes(tmp_path / "dataset")
+    assert published != expected
+    server.log.clear()
+    result = fetch_again(source)
+    assert result.code == 0, result.err
+    assert parquet_hashes(tmp_path / "again") == published
+    assert "parquet files: those of the manifest" in result.out
+    assert "gone: 0 papers" in result.out
+    if source == "api":
+        assert len(server.log) == math.ceil(75 / 20), "the number of entries is known: no request for it"
+
+
+@pytest.mark.parametrize("source", ["api", "snapshot"])
+def test_ids_from_reports_papers_that_are_gone(fetch, fetch_again, server, records, tmp_path, source):
+    fetch()
+    manifest = json.loads((tmp_path / "dataset/manifest.json").read_text())
+    gone = sorted(manifest["ids"]["train"][:2] + manifest["ids"]["test"][:1])
+    moved = manifest["ids"]["train"][5]
+    server.records = [
+        record | ({"categories": "math.GT"} if record["id"] == moved else {})
+        for record in records
+        if record["id"] not in gone
+    ]
+    result = fetch_again(source)
+    assert result.code == 0, result.err
+    assert f"gone: 3 papers {' '.join(gone)}" in result.out
+    assert "others than those of the manifest" in result.out
+    again = json.loads((tmp_path / "again/manifest.json").read_text())
+    assert again["gone"] == gone
+    for name, ids in manifest["ids"].items():
+        labels = dict(zip(ids, manifest["labels"][name], strict=True))
+        assert again["ids"][name] == [i for i in ids if i not in gone]
+        assert again["labels"][name] == [labels[i] for i in again["ids"][name]], "labels are those published"
+
+
+def test_addresses_with_ids_stay_short(fetch, fetch_again, server, tmp_path):
+    server.records = study_entries(100)
+    fetch(page_size=2000)
+    server.longest_address = 8000
+    asked = len(server.log)
+    result = fetch_again("api")
+    assert result.code == 0, result.err
+    assert parquet_hashes(tmp_path / "again") == parquet_hashes(tmp_path / "dataset")
+    sizes = [len(request["id_list"].split(",")) for request in server.log[asked:] if request["start"] == "0"]
+    assert sizes == [400, 100]
+
+
+@pytest.mark.parametrize("flag", [("--seed", 1), ("--categories", "math.AG", "math.CV"), ("--end_date", "2020-01-01")])
+def test_ids_from_with_other_arguments_than_the_manifest(fetch, tmp_path, flag):
+    fetch()
+    result = fetch("--ids_from", tmp_path / "dataset/manifest.json", *flag, folder=tmp_path / "again")
+    assert_user_error(result, flag[0], "differs", "manifest.json")
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"ids": 3}', "no json", "[]"])
+def test_ids_from_something_else(fetch, tmp_path, content):
+    (tmp_path / "some.json").write_text(content)
+    assert_user_error(fetch("--ids_from", tmp_path / "some.json"), "some.json", "manifest.json")
+    assert_user_error(fetch("--ids_from", tmp_path / "none.json"), "none.json")
+
+
+# What a user may get wrong
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--page_size", 2001], ["--page_size 2001", "1 to 2000"]),
+        (["--page_size", 0], ["--page_size 0"]),
+        (["--max_window", 30001], ["--max_window 30001"]),
+        (["--num_retries", -1], ["--num_retries"]),
+        (["--timeout_seconds", 0], ["--timeout_seconds"]),
+        (["--timeout_seconds", "nan"], ["--timeout_seconds"]),
+        (["--delay_seconds", "inf"], ["--delay_seconds"]),
+        (["--api_url", "export.arxiv.org/api/query"], ["--api_url", "not an http address"]),
+        (["--api_url", "http://127.0.0.1/{}"], ["--api_url", "not an http address"]),
+        (["--api_url", "http://127.0.0.1:123456/api"], ["--api_url", "not an http address"]),
+        (["--api_url", "https://export.arxiv.org/api/query", "--delay_seconds", 2.9], ["2.9", "terms"]),
+        (["--api_url", "https://Export.arXiv.org/api/query", "--delay_seconds", 2.9], ["2.9", "terms"]),
+        (["--snapshot_file", "x.jsonl"], ["--snapshot_file", "--source snapshot"]),
+        (["--skip_bad_lines"], ["--skip_bad_lines", "--source snapshot"]),
+        (["--source", "oai"], ["oai", "snapshot"]),
+    ],
+)
+def test_bad_flags_of_the_api(fetch, server, tmp_path, more, words):
+    assert_user_error(fetch(*more), *words)
+    assert not server.log
+    assert not (tmp_path / "dataset").exists()
+
+
+@pytest.mark.parametrize("url", ["http://no-such-host.invalid/api/query", "http://127.0.0.1:9/api/query"])
+def test_no_network_says_what_to_do(fetch, tmp_path, url):
+    result = fetch("--api_url", url)
+    assert_user_error(result, "no connection", "--source snapshot")
+    assert not (tmp_path / "dataset/manifest.json").exists()
+
+
+def test_network_lost_on_the_way_is_asked_again_later(run, records, tmp_path):
+    with arxiv_server(records) as server:
+        server.fault = lambda number, query: number > 2 and (server.socket.close() or "reset")
+        more = api_flags(server, tmp_path / "dataset", "--num_retries", 2, "--max_window", 40)
+        result = run("fetch_arxiv", *more)
+    assert result.code == 1
+    assert "is missing" in result.err
+
+
+def test_only_public_names_of_the_arxiv_package_are_used():
+    import ast
+
+    tree = ast.parse((ROOT / "fetch_arxiv.py").read_text())
+    names = [node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    assert not [name for name in names if name.startswith("_") and not name.startswith("__")][1:], (
+        "but parser._actions"
+    )
+    assert isinstance(arxiv.Client.query_url_format, str)
+
+
 # The Hub
 
 
@@ -427,6 +906,8 @@ def test_failed_push_keeps_the_dataset(fetch_snapshot, monkeypatch, tmp_path, ca
         name = {"other owner": "somebody/abstracts", "bad name": "a b//c"}.get(case, "abstracts")
         result = fetch_snapshot("--push_to_hub", "--hub_dataset_id", name)
     assert_user_error(result, tmp_path / "dataset", "kept", *words)
+    upload = shlex.join(["hf", "upload", name, str(tmp_path / "dataset"), "--repo-type", "dataset"])
+    assert upload in result.err
     assert token not in result.err or not token
     assert load_dataset(str(tmp_path / "dataset"))["train"].num_rows == 80
 

@@ -1,0 +1,292 @@
+"""tools/harvest_oai.py: everything that OAI-PMH sends is in the file, whatever a local arXiv does wrong."""
+
+import gzip
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+
+import filelock
+import pytest
+from arxiv_server import arxiv_server, parquet_hashes, snapshot_entry, study_entries, write_snapshot
+from conftest import LABELS, ROOT, assert_user_error
+from datasets import load_dataset
+
+OTHER = ["math.GT", "math.AP", "cs.CG", "math-ph"]
+
+
+def cross_lists(number=30):
+    """Papers of other fields that cross-list one of the five."""
+    return [
+        snapshot_entry(5000 + k, OTHER[k % 4], categories=f"{OTHER[k % 4]} {LABELS[k % 5]}") for k in range(number)
+    ]
+
+
+@pytest.fixture(scope="module")
+def records():
+    return study_entries() + cross_lists()
+
+
+@pytest.fixture
+def server(records):
+    with arxiv_server(records) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def expected(records, tmp_path_factory):
+    """The hashes of the parquet files that the snapshot of the same records gives."""
+    folder = tmp_path_factory.mktemp("expected")
+    snapshot = write_snapshot(folder / "snapshot.jsonl", records)
+    command = [sys.executable, ROOT / "fetch_arxiv.py", "--source", "snapshot", "--snapshot_file", snapshot]
+    subprocess.run([*command, "--output_dir", folder / "dataset"], check=True, capture_output=True)
+    return parquet_hashes(folder / "dataset")
+
+
+def oai_flags(server, file, *more):
+    return [
+        *["--output_file", file, "--oai_url", server.oai_url, "--delay_seconds", 0.01, "--timeout_seconds", 0.5],
+        *["--disable_tqdm", *more],
+    ]
+
+
+@pytest.fixture
+def harvest(run, server, tmp_path):
+    """Run tools/harvest_oai.py against the local arXiv."""
+
+    def call(*more, file=tmp_path / "oai.jsonl.gz"):
+        return run("harvest_oai", *oai_flags(server, file, *more))
+
+    return call
+
+
+@pytest.fixture
+def hashes_of(run, tmp_path):
+    """Make a dataset folder of a file of records and return the hashes of its parquet files."""
+
+    def call(file=tmp_path / "oai.jsonl.gz", folder=tmp_path / "dataset"):
+        flags = ["--source", "snapshot", "--snapshot_file", file, "--output_dir", folder, "--disable_tqdm"]
+        result = run("fetch_arxiv", *flags)
+        assert result.code == 0, result.err
+        return parquet_hashes(folder)
+
+    return call
+
+
+def lines_of(file):
+    data = file.read_bytes()
+    return (gzip.decompress(data) if file.suffix == ".gz" else data).splitlines()
+
+
+def test_file_gives_the_dataset_of_the_snapshot(harvest, server, hashes_of, expected, tmp_path):
+    result = harvest()
+    assert result.code == 0, result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["oai.jsonl.gz"], "the work files are removed"
+    assert len({json.loads(line)["id"] for line in lines_of(tmp_path / "oai.jsonl.gz")}) == 130
+    assert f"python fetch_arxiv.py --source snapshot --snapshot_file {tmp_path / 'oai.jsonl.gz'}" in result.log
+    assert hashes_of() == expected
+    assert [request["set"] for request in server.log if "set" in request] == [
+        f"math:math:{name.split('.')[1]}" for name in LABELS
+    ]
+    assert all(request["from"] == "2014-01-01" for request in server.log if "set" in request)
+    assert all("arxiv-confusable" in request["agent"] for request in server.log)
+    assert server.most_connections == 1
+
+
+def test_plain_file(harvest, tmp_path):
+    assert harvest().code == 0
+    assert harvest(file=tmp_path / "a folder" / "oai.jsonl").code == 0
+    assert lines_of(tmp_path / "a folder/oai.jsonl") == lines_of(tmp_path / "oai.jsonl.gz")
+
+
+def test_paper_of_several_sets_is_written_once(run, tmp_path):
+    entries = [snapshot_entry(k, LABELS[k % 5], categories=" ".join(LABELS)) for k in range(40)]
+    with arxiv_server(entries) as server:
+        assert run("harvest_oai", *oai_flags(server, tmp_path / "oai.jsonl")).code == 0
+    ids = [json.loads(line)["id"] for line in lines_of(tmp_path / "oai.jsonl")]
+    assert sorted(ids) == sorted(entry["id"] for entry in entries)
+
+
+def test_only_papers_within_the_dates_are_kept(harvest, server, tmp_path):
+    assert harvest("--start_date", "20160101", "--end_date", "2017-12-31").code == 0
+    years = {json.loads(line)["versions"][0]["created"].split()[3] for line in lines_of(tmp_path / "oai.jsonl.gz")}
+    assert years == {"2016", "2017"}
+    assert all(request["from"] == "2016-01-01" for request in server.log if "set" in request)
+
+
+def test_dates_before_the_first_datestamp(harvest, server):
+    assert harvest("--start_date", "1991-08-14").code == 0
+    assert server.log[0]["from"] == "2005-09-16"
+
+
+def test_oai_has_only_the_day(run, records, tmp_path):
+    """For papers with a time of day, OAI-PMH gives the same dataset but for that time."""
+    moment = [{"version": "v1", "created": "Mon, 2 Jun 2014 17:05:09 GMT"}]
+    entries = [entry | {"versions": moment} if number % 2 else entry for number, entry in enumerate(records)]
+    with arxiv_server(entries) as server:
+        assert run("harvest_oai", *oai_flags(server, tmp_path / "oai.jsonl")).code == 0
+    write_snapshot(tmp_path / "snapshot.jsonl", entries)
+    rows = {}
+    for name in ("oai", "snapshot"):
+        flags = ["--source", "snapshot", "--snapshot_file", tmp_path / f"{name}.jsonl", "--disable_tqdm"]
+        assert run("fetch_arxiv", *flags, "--output_dir", tmp_path / name).code == 0
+        rows[name] = [row for split in load_dataset(str(tmp_path / name)).values() for row in split]
+    assert any(row["published"].hour for row in rows["snapshot"])
+    midnight = {"hour": 0, "minute": 0, "second": 0}
+    without_time = [row | {"published": row["published"].replace(**midnight)} for row in rows["snapshot"]]
+    assert without_time == rows["oai"]
+
+
+# Faults
+
+
+FAULTS = ["503", "429 1", "500", "503 soon", "html", "cut", "cut feed", "reset", "silence", "no headers", "nothing"]
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "bad token"])
+def test_faults(harvest, server, hashes_of, expected, fault):
+    server.faults = {0: fault, 1: fault, 4: fault}
+    result = harvest()
+    assert result.code == 0, result.err
+    assert hashes_of() == expected
+
+
+def test_requests_keep_their_distance(harvest, server):
+    server.faults = {1: "503", 2: "429 0", 3: "reset", 5: "cut", 7: "html"}
+    assert harvest("--delay_seconds", 0.1).code == 0
+    times = [request["time"] for request in server.log]
+    assert min(b - a for a, b in pairwise(times)) >= 0.1
+
+
+def test_retry_after_is_kept(harvest, server):
+    server.faults = {1: "503 2"}
+    assert harvest().code == 0
+    assert server.log[2]["time"] - server.log[1]["time"] >= 2
+
+
+@pytest.mark.parametrize("fault", ["503", "html"])
+def test_pauses_grow(harvest, server, fault):
+    server.faults = dict.fromkeys(range(5), fault)
+    assert harvest("--delay_seconds", 0.05).code == 0
+    times = [request["time"] for request in server.log]
+    assert times[5] - times[4] >= 0.8 > times[1] - times[0]
+
+
+@pytest.mark.parametrize("fault", ["503", "html", "silence", "reset", "bad token"])
+def test_missing_page_is_named_and_the_same_command_goes_on(harvest, server, hashes_of, expected, tmp_path, fault):
+    server.fault = lambda number, query: fault if number > 4 else None
+    result = harvest("--num_retries", 1)
+    assert result.code == 1, result.err
+    assert len(result.err.splitlines()) == 1
+    assert "of math." in result.err and "is missing" in result.err
+    assert not (tmp_path / "oai.jsonl.gz").exists()
+    asked = len(server.log)
+    server.fault = lambda number, query: None
+    assert harvest().code == 0
+    assert hashes_of() == expected
+    if fault != "bad token":
+        whole = sum(-(-26 // server.oai_page) for _ in LABELS)
+        assert len(server.log) - asked == whole - 5
+
+
+def test_refusal_is_reported(harvest, server):
+    server.fault = lambda number, query: "403"
+    result = harvest()
+    assert result.code == 1
+    assert "403" in result.err
+    assert len(server.log) == 1, "a refusal is not asked again"
+
+
+def test_killed_at_any_moment_it_goes_on(server, harvest, tmp_path):
+    assert harvest(file=tmp_path / "whole.jsonl.gz").code == 0
+    requests = len(server.log)
+    command = [sys.executable, ROOT / "tools/harvest_oai.py", *oai_flags(server, tmp_path / "oai.jsonl.gz")]
+    command = [*map(str, command), "--delay_seconds", "0.2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while len(server.log) < requests + 4 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert (tmp_path / "oai.jsonl.gz.work/state.json").exists()
+    assert harvest().code == 0
+    assert len(server.log) <= 2 * requests + 1
+    assert (tmp_path / "oai.jsonl.gz").read_bytes() == (tmp_path / "whole.jsonl.gz").read_bytes()
+
+
+def test_full_disk_keeps_finished_pages(server, harvest, tmp_path):
+    command = [sys.executable, ROOT / "tools/harvest_oai.py", *oai_flags(server, tmp_path / "oai.jsonl")]
+    # A limit on the size of a file stands for the full disk: the pages are smaller, the whole file is not.
+    result = subprocess.run(
+        [*map(str, command)],
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)),
+    )
+    assert result.returncode == 2, result.stderr
+    assert result.stderr.startswith("error: cannot write")
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "oai.jsonl").exists()
+    asked = len(server.log)
+    assert harvest(file=tmp_path / "oai.jsonl").code == 0
+    assert len(server.log) == asked
+    assert len(lines_of(tmp_path / "oai.jsonl")) == 130
+
+
+# User errors
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--start_date", "x"], ["--start_date x", "YYYY-MM-DD"]),
+        (["--end_date", "2013-01-01"], ["--end_date 2013-01-01", "before"]),
+        (["--categories", "Mathematics!"], ["--categories Mathematics!", "math.AG"]),
+        (["--num_retries", -1], ["--num_retries"]),
+        (["--timeout_seconds", 0], ["--timeout_seconds"]),
+        (["--delay_seconds", "nan"], ["--delay_seconds"]),
+        (["--oai_url", "oaipmh.arxiv.org/oai"], ["--oai_url", "not an http address"]),
+        (["--oai_url", "https://oaipmh.arxiv.org/oai", "--delay_seconds", 1], ["--delay_seconds 1", "terms"]),
+        (["--oai_url", "http://127.0.0.1:9/oai"], ["no connection"]),
+        (["--oai_url", "http://no-such-host.invalid/oai"], ["no connection"]),
+        (["--page_size", 5], ["--page_size"]),
+    ],
+)
+def test_user_errors(harvest, server, tmp_path, more, words):
+    assert_user_error(harvest(*more), *words)
+    assert not server.log
+    assert not list(tmp_path.iterdir())
+
+
+def test_existing_file_is_left_alone(harvest, server, tmp_path):
+    (tmp_path / "oai.jsonl.gz").write_text("mine")
+    assert_user_error(harvest(), "oai.jsonl.gz exists")
+    assert (tmp_path / "oai.jsonl.gz").read_text() == "mine"
+    assert not server.log
+
+
+@pytest.mark.parametrize("word", ["categories", "end_date", "start_date"])
+def test_work_files_of_other_arguments_are_refused(harvest, server, word):
+    server.fault = lambda number, query: "503" if number > 4 else None
+    assert harvest("--num_retries", 0).code == 1
+    other = {"categories": ["math.AG"], "end_date": ["2022-12-31"], "start_date": ["2015-01-01"]}[word]
+    assert_user_error(harvest(f"--{word}", *other), f"other {word}", "delete")
+
+
+@pytest.mark.parametrize("name", ["state.json", "000-00000.jsonl.gz"])
+def test_damaged_work_files_are_named(harvest, server, tmp_path, name):
+    server.fault = lambda number, query: "503" if number > 4 else None
+    assert harvest("--num_retries", 0).code == 1
+    (tmp_path / "oai.jsonl.gz.work" / name).write_bytes(b"{")
+    server.fault = lambda number, query: None
+    assert_user_error(harvest(), name, "delete")
+    assert not (tmp_path / "oai.jsonl.gz").exists()
+
+
+def test_second_process_on_one_file_stops(harvest, server, tmp_path):
+    (tmp_path / "oai.jsonl.gz.work").mkdir()
+    with filelock.FileLock(tmp_path / "oai.jsonl.gz.work/lock"):
+        assert_user_error(harvest(), "another process")
+    assert not server.log
