@@ -29,7 +29,11 @@ Writes into --output_dir: comparison.json (everything), pairs.csv (the tests), p
 hard_documents.csv (documents that every run gets wrong), table2.md, .tex, .csv and .png (accuracy and macro F1 with
 95 % intervals), comparison.md (every test as a sentence) and, if a run has probabilities, calibration.png. With
 --paper the study's own table is added as marked rows, and study.json holds the bounds that its accuracies set to the
-tests that cannot be made without its predictions. Below 20 documents no tests are made.
+tests that cannot be made without its predictions. With --margin equivalence and non-inferiority are tested, too.
+
+All models are tested against the reference and against the SVM. Training counts as random only if both models of a
+pair have several seeds; every result names its population. Below 20 documents no tests are made, and below 150 the
+bootstrap of macro F1 is left out.
 """
 
 import json
@@ -37,7 +41,9 @@ import math
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import combinations, combinations_with_replacement, pairwise, product
 from pathlib import Path
 
@@ -81,19 +87,29 @@ OUTPUTS = (
 ).split()
 BASELINE_NAME = "TF-IDF + linear SVM"
 MIN_TEST_DOCUMENTS = 20
+MIN_BOOTSTRAP_DOCUMENTS = 150
 CALIBRATION_BINS = 15
+CALIBRATION_DRAWS = 1000
 POWER = 0.8
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1"}
+FAMILIES = {"p": "distinguishable", "p_non_inferior": "non_inferior", "p_equivalent": "equivalent"}
 HEADER = ["model", "seeds", "accuracy", "95 % interval", "macro F1", "95 % interval"]
 SHOWN_HARD_DOCUMENTS = 10
 CLASS_COLUMNS = ("class", "documents")
 HARD_COLUMNS = "id label majority_prediction runs_that_agree mean_confidence categories cross_listed".split()
 TEST_NOTES = (
-    "The exact McNemar test uses the documents that exactly one of two models gets right. The paired bootstrap draws "
-    "{resamples:,} samples of the documents and compares macro F1 on each. Both are about these trained models, not "
-    "about training them again. Where a model has several seeds, documents and seeds are random effects "
-    "(Obuchowski-Rockette analysis with Hillis's degrees of freedom). p-values are corrected by Holm's method over "
-    "all pairs of one metric, intervals are not. Distinguishable means p < 0.05 after correction."
+    "Two models of one seed each are compared by the exact McNemar test with Tango's score interval (accuracy) and by "
+    "a paired bootstrap with {resamples:,} samples of the documents (macro F1); one seed against several by a paired "
+    "t-test over documents (accuracy) and the same bootstrap. These tests are about new documents and these trained "
+    "models, not about training them again. Where both models have several seeds, documents and seeds are random "
+    "effects (Obuchowski-Rockette analysis with Hillis's degrees of freedom). p-values are corrected by Holm's method "
+    "over all {family} tests. Each 95 % interval is for one comparison. The simultaneous intervals (Bonferroni's, for "
+    "the same tests) hold together with 95 %. Distinguishable means p < 0.05 after correction."
+)
+MARGIN_NOTES = (
+    " With the margin of {margin:g} points, non-inferior means that a one-sided test rejects a difference of "
+    "-{margin:g} points or less, and equivalent that a second one also rejects {margin:g} points or more, with "
+    "p < 0.05 after Holm's correction over the {family} tests of each kind."
 )
 # Nakada & Masada, table 2: accuracy and macro F1 in per cent, one run each; the test split is a tenth of 47,350.
 STUDY_DOCUMENTS = 4735
@@ -139,6 +155,13 @@ class CompareArguments:
             "right. Default: 0.08."
         },
     )
+    margin: float | None = field(
+        default=None,
+        metadata={
+            "help": "Margin in points, such as 1: also test whether the models of a pair are equivalent within the "
+            "margin and whether the first is non-inferior to the reference."
+        },
+    )
     n_resamples: int = field(default=10_000, metadata={"help": "Number of bootstrap samples of the documents."})
     seed: int = field(default=42, metadata={"help": "Seed of the bootstrap."})
 
@@ -147,6 +170,8 @@ class CompareArguments:
             raise ValueError(f"--n_resamples must be at least 100, not {self.n_resamples}")
         if self.seed < 0:
             raise ValueError(f"--seed must not be negative, not {self.seed}")
+        if self.margin is not None and not 0 < self.margin < 100:
+            raise ValueError(f"--margin is in points, above 0 and below 100, not {self.margin:g}")
         if self.dataset_revision and not self.dataset_name:
             raise ValueError("--dataset_revision needs --dataset_name")
         if self.disagreement_rate is None:
@@ -329,106 +354,196 @@ def mcnemar_test(only_first: int, only_second: int) -> float:
     return float(mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
 
 
-def pooled_test(groups: list[tuple[int, np.ndarray]]) -> dict[str, float]:
-    """Return a signed sum of models' means with its 95 % interval and p (of 0); documents and seeds are random.
+def tango_score(only_first: int, only_second: int, documents: int, null: float) -> float:
+    """Return Tango's score statistic (Statistics in Medicine 17:891-908, 1998); for null = 0 it is McNemar's.
+
+    It is about standard normal if null is the difference of two accuracies on the same documents. only_first and
+    only_second count the documents that exactly one model gets right.
+    """
+    linear = (2 * documents - only_first + only_second) * null - only_first - only_second
+    root = np.sqrt(max(0.0, linear**2 + 8 * documents * only_second * null * (1 - null)))
+    share = max(0.0, (root - linear) / (4 * documents))  # the likeliest share of only_second, given null
+    surplus, variance = only_first - only_second - documents * null, documents * (2 * share + null * (1 - null))
+    if variance > 0:
+        return surplus / np.sqrt(variance)
+    return 0.0 if surplus == 0 else np.copysign(np.inf, surplus)
+
+
+def accuracy_test(only_first: int, only_second: int, documents: int, null: float = 0.0, alpha: float = ALPHA) -> dict:
+    """Return the difference of two accuracies on the same documents, its interval and the p-value of null.
+
+    The interval inverts Tango's score test. p is that of the exact McNemar test if null is 0, else of the score test.
+    """
+    z, edge = stats.norm.ppf(1 - alpha / 2), 1 - 1e-6
+    bounds = []
+    for bound, sign in ((-1.0, 1), (1.0, -1)):
+
+        def excess(difference: float, sign: int = sign) -> float:
+            return sign * tango_score(only_first, only_second, documents, difference) - z
+
+        inside = excess(bound * edge) <= 0  # only if one model alone is right on all documents
+        bounds.append(bound if inside else optimize.brentq(excess, -edge, edge))
+    if null == 0:
+        p = mcnemar_test(only_first, only_second)
+    else:
+        p = 2 * stats.norm.sf(abs(tango_score(only_first, only_second, documents, null)))
+    return {"difference": (only_first - only_second) / documents, "low": bounds[0], "high": bounds[1], "p": float(p)}
+
+
+def documents_test(differences: np.ndarray, null: float = 0.0, alpha: float = ALPHA) -> dict:
+    """Return the mean of the documents' differences with its interval and the p-value of null (paired t-test)."""
+    mean = float(differences.mean())
+    if np.ptp(differences) == 0:
+        return {"difference": mean, "low": mean, "high": mean, "p": float(mean == null)}
+    found = stats.ttest_1samp(differences, null)
+    low, high = found.confidence_interval(1 - alpha)
+    return {"difference": mean, "low": float(low), "high": float(high), "p": float(found.pvalue)}
+
+
+def bootstrap_test(differences: np.ndarray, null: float = 0.0, alpha: float = ALPHA) -> dict:
+    """Return a difference (first entry) with the percentile interval of its resamples and the p-value of null."""
+    low, high = percentile_interval(differences[1:], alpha)
+    return {
+        "difference": float(differences[0]),
+        "low": low,
+        "high": high,
+        "p": difference_test(differences - null)["p"],
+    }
+
+
+def pooled_test(groups: list[tuple[int, np.ndarray]], null: float = 0.0, alpha: float = ALPHA) -> dict:
+    """Return a signed sum of models' means with its interval and the p-value of null; documents and seeds are random.
 
     Each group is (sign, the metric of every seed, (1 + resamples, seeds)): first on the documents, then on resamples
-    of them. Seeds are nested in models and crossed with documents, as readers with cases in diagnostic imaging, and
-    this is the analysis made for that: the variance of Obuchowski & Rockette (Communications in Statistics B
-    24:285-308, 1995) for readers nested in treatments, error covariances from the bootstrap, t distribution with
-    Hillis's degrees of freedom (Statistics in Medicine 26:596-619, 2007). A bootstrap over seeds, too, is the common
-    alternative; with the usual three to five seeds its error rate depends on how much seeds differ. A group of one
-    seed adds no seed variance.
+    of them. A group needs two seeds. Seeds are nested in models and crossed with documents, as readers with cases in
+    diagnostic imaging, and this is the analysis made for that: the variance of Obuchowski & Rockette (Communications
+    in Statistics B 24:285-308, 1995) for readers nested in treatments, error covariances from the bootstrap, t
+    distribution with Hillis's degrees of freedom (Statistics in Medicine 26:596-619, 2007). A bootstrap over seeds,
+    too, is the common alternative; with the usual three to five seeds its error rate depends on how much seeds differ.
     """
-    estimate = sum(sign * values[0].mean() for sign, values in groups)
+    estimate = float(sum(sign * values[0].mean() for sign, values in groups))
     document_variance = np.var(sum(sign * values[1:].mean(axis=1) for sign, values in groups), ddof=1)
     seed_variance, inverse_freedom = 0.0, 0.0
     for _, values in groups:
-        if (n := values.shape[1]) > 1:
-            variance = np.var(values[0], ddof=1) / n
-            covariance = np.cov(values[1:].T)
-            shared = (covariance.sum() - np.trace(covariance)) / (n * (n - 1))
-            # What one seed does on one document moves both variances: it is taken out of the documents' part.
-            document_variance -= (np.trace(covariance) / n - shared) / n
-            seed_variance += variance
-            inverse_freedom += variance**2 / (n - 1)
+        n = values.shape[1]
+        variance = np.var(values[0], ddof=1) / n
+        covariance = np.cov(values[1:].T)
+        shared = (covariance.sum() - np.trace(covariance)) / (n * (n - 1))
+        # What one seed does on one document moves both variances: it is taken out of the documents' part.
+        document_variance -= (np.trace(covariance) / n - shared) / n
+        seed_variance += variance
+        inverse_freedom += variance**2 / (n - 1)
     total = seed_variance + max(0.0, document_variance)
     if total == 0:
         # Every resample gives the same difference: the smallest p that so many resamples can show.
-        half, p = 0.0, 1.0 if estimate == 0 else 1 / len(groups[0][1])
+        half, p = 0.0, 1.0 if estimate == null else 1 / len(groups[0][1])
     else:
-        t = stats.t(total**2 / inverse_freedom if inverse_freedom > 0 else np.inf)
-        half, p = t.ppf(1 - ALPHA / 2) * np.sqrt(total), 2 * t.sf(abs(estimate) / np.sqrt(total))
-    return {
-        "difference": float(estimate),
-        "low": float(estimate - half),
-        "high": float(estimate + half),
-        "p": float(p),
-    }
+        freedom, error = total**2 / inverse_freedom if inverse_freedom > 0 else np.inf, np.sqrt(total)
+        half = stats.t.ppf(1 - alpha / 2, freedom) * error
+        p = 2 * stats.t.sf(abs(estimate - null) / error, freedom)
+    return {"difference": estimate, "low": float(estimate - half), "high": float(estimate + half), "p": float(p)}
 
 
 def measure(model: dict, draws: dict, correct: np.ndarray) -> None:
     """Add mean, standard deviation over seeds and 95 % interval of both metrics to a row of the table.
 
-    draws are the metrics (1 + resamples, runs), correct says which run is right on which document.
+    draws are the metrics (1 + resamples, runs), correct says which run is right on which document. Where there are too
+    few documents for an interval, its bounds are None.
     """
-    members = model["runs"]
+    members, documents = model["runs"], correct.shape[1]
     model["source"], model["seeds"] = "run", len(members)
     for metric in METRICS:
-        values = draws[metric][:, members]
-        if len(members) > 1:
+        values, interval = draws[metric][:, members], None
+        if len(members) > 1 and documents >= MIN_TEST_DOCUMENTS:
             test = pooled_test([(1, values)])
             interval = test["low"], test["high"]
-        elif metric == "accuracy":
-            interval = proportion_confint(int(correct[members].sum()), correct.shape[1], alpha=ALPHA, method="wilson")
-        else:
+        elif len(members) == 1 and metric == "accuracy":
+            interval = proportion_confint(int(correct[members].sum()), documents, alpha=ALPHA, method="wilson")
+        elif len(members) == 1 and documents >= MIN_BOOTSTRAP_DOCUMENTS:
             interval = percentile_interval(values[1:, 0])
         model[metric] = float(values[0].mean())
         model[f"{metric}_sd"] = float(values[0].std(ddof=1)) if len(members) > 1 else None
-        model[f"{metric}_low"], model[f"{metric}_high"] = (float(min(1, max(0, bound))) for bound in interval)
+        low, high = np.clip(interval, 0, 1).tolist() if interval else (None, None)
+        model |= {f"{metric}_low": low, f"{metric}_high": high}
 
 
-def compare_pair(first: dict, second: dict, draws: dict, correct: np.ndarray) -> list[dict]:
-    """Return two rows, accuracy and macro F1, on how the first model differs from the second, without correction."""
-    rows, single = [], len(first["runs"]) == len(second["runs"]) == 1
-    for metric in METRICS:
-        values = draws[metric]
-        row = {"model": first["name"], "reference": second["name"], "metric": metric, "documents": correct.shape[1]}
-        row |= {"seeds": len(first["runs"]), "reference_seeds": len(second["runs"])}
-        row |= {"only_model_right": None, "only_reference_right": None}
-        if single:
-            (a,), (b,) = first["runs"], second["runs"]
-            test, found = "paired bootstrap", difference_test(values[:, a] - values[:, b])
-            row["only_model_right"] = int((correct[a] & ~correct[b]).sum())
-            row["only_reference_right"] = int((correct[b] & ~correct[a]).sum())
-            if metric == "accuracy":
-                test = "exact McNemar"
-                found["p"] = mcnemar_test(row["only_model_right"], row["only_reference_right"])
-        else:
-            test = "Obuchowski-Rockette"
-            found = pooled_test([(1, values[:, first["runs"]]), (-1, values[:, second["runs"]])])
-        p = found.pop("p")
-        rows.append(row | found | {"test": test, "p": p})
-    return rows
+def choose_test(first: dict, second: dict, metric: str, draws: dict, correct: np.ndarray) -> dict | None:
+    """Return the test of two models that suits their numbers of seeds: a function of null and alpha with its name.
+
+    population says what is random: only with several seeds on both sides is it also the training. None if there are
+    too few documents for the bootstrap.
+    """
+    a, b = (model["runs"] for model in (first, second))
+    values = draws[metric][:, a], draws[metric][:, b]
+    chosen = {"test": "paired bootstrap", "population": "new documents and these trained models"}
+    chosen |= {"only_model_right": None, "only_reference_right": None}
+    if min(len(a), len(b)) > 1:
+        chosen |= {"test": "Obuchowski-Rockette", "population": "new documents and new seeds"}
+        chosen["function"] = partial(pooled_test, [(1, values[0]), (-1, values[1])])
+    elif metric == "accuracy" and len(a) == len(b) == 1:
+        counts = [int((correct[m] & ~correct[n]).sum()) for m, n in ((a[0], b[0]), (b[0], a[0]))]
+        chosen |= {"test": "exact McNemar", "only_model_right": counts[0], "only_reference_right": counts[1]}
+        chosen["function"] = partial(accuracy_test, *counts, correct.shape[1])
+    elif metric == "accuracy":
+        chosen["test"] = "paired t-test"
+        chosen["function"] = partial(documents_test, correct[a].mean(axis=0) - correct[b].mean(axis=0))
+    elif correct.shape[1] >= MIN_BOOTSTRAP_DOCUMENTS:
+        chosen["function"] = partial(bootstrap_test, values[0].mean(axis=1) - values[1].mean(axis=1))
+    return chosen if "function" in chosen else None
 
 
-def run_tests(models: list[dict], reference: int, draws: dict, correct: np.ndarray) -> tuple[list[dict], list[str]]:
-    """Return the tests of all models against the reference and against the baseline, or a note why there are none."""
-    compared = []
+def margin_tests(test: Callable, found: dict, margin: float) -> dict:
+    """Return the p-values of non-inferiority and of equivalence within a margin (two one-sided tests).
+
+    They are 1 if nothing varies, since then the documents cannot say how large a difference might be.
+    """
+    if found["low"] == found["high"]:
+        return {"p_non_inferior": 1.0, "p_equivalent": 1.0}
+    above, below = test(-margin)["p"] / 2, test(margin)["p"] / 2
+    above = above if found["difference"] > -margin else 1 - above
+    below = below if found["difference"] < margin else 1 - below
+    return {"p_non_inferior": above, "p_equivalent": max(above, below)}
+
+
+def run_tests(
+    models: list[dict], reference: int, draws: dict, correct: np.ndarray, margin: float | None
+) -> tuple[list[dict], list[str]]:
+    """Return the tests of all models against the reference and against the baseline, and notes on what is not tested.
+
+    All tests that are made are one family: Holm's method corrects their p-values, and the simultaneous intervals are
+    Bonferroni's. Non-inferiority and equivalence within margin are a family each.
+    """
+    compared, pairs, notes = [], [], []
     for target in dict.fromkeys([reference, *(n for n, model in enumerate(models) if model["is_baseline"])]):
         compared += [(n, target) for n in range(len(models)) if n != target and (target, n) not in compared]
-    if correct.shape[1] < MIN_TEST_DOCUMENTS:
-        return [], [f"No tests: {correct.shape[1]} documents are fewer than {MIN_TEST_DOCUMENTS}."]
+    if (documents := correct.shape[1]) < MIN_TEST_DOCUMENTS:
+        return [], [f"No tests: {documents} documents are fewer than {MIN_TEST_DOCUMENTS}."]
     if not compared:
         return [], ["No tests: all runs are seeds of one model."]
-    pairs = [
-        row for number, target in compared for row in compare_pair(models[number], models[target], draws, correct)
-    ]
-    for metric in METRICS:
-        add_holm([row for row in pairs if row["metric"] == metric])
-    for row in pairs:
-        row["distinguishable"] = bool(row["p_holm"] < ALPHA)
-    return pairs, []
+    chosen = {
+        (*pair, metric): choose_test(models[pair[0]], models[pair[1]], metric, draws, correct)
+        for pair, metric in product(compared, METRICS)
+    }
+    made = {key: test for key, test in chosen.items() if test}
+    if left_out := len(chosen) - len(made):
+        notes.append(
+            f"{left_out} of {len(chosen)} tests are left out, all of macro F1: the paired bootstrap needs "
+            f"{MIN_BOOTSTRAP_DOCUMENTS} documents, and there are {documents}."
+        )
+    for (first, second, metric), chosen_test in made.items():
+        row = {"model": models[first]["name"], "reference": models[second]["name"], "metric": metric}
+        row |= {"documents": documents, "seeds": models[first]["seeds"], "reference_seeds": models[second]["seeds"]}
+        test = chosen_test.pop("function")
+        found, wide = test(), test(alpha=ALPHA / len(made))
+        row |= chosen_test | found | {"low_simultaneous": wide["low"], "high_simultaneous": wide["high"]}
+        row |= margin_tests(test, found, margin) if margin else {}
+        pairs.append(row)
+    for name, verdict in FAMILIES.items():
+        tests = [{"p": row[name]} for row in pairs if name in row]
+        add_holm(tests)
+        for row, test in zip(pairs, tests, strict=False):
+            row[f"{name}_holm"], row[verdict] = test["p_holm"], bool(test["p_holm"] < ALPHA)
+    return pairs, notes
 
 
 def agreement_table(models: list[dict], predictions: np.ndarray, correct: np.ndarray) -> tuple[pd.DataFrame, list]:
@@ -517,15 +632,29 @@ def confidence(run: dict) -> np.ndarray:
     return run["scores"].to_numpy()[np.arange(len(columns)), columns]
 
 
-def calibration(confidences: np.ndarray, correct: np.ndarray) -> dict:
-    """Return the expected calibration error over bins of equal width (Guo et al., ICML 2017) and each bin's means."""
+def calibration(confidences: np.ndarray, correct: np.ndarray, seed: int) -> dict:
+    """Return the expected calibration error over bins of equal width (Guo et al., ICML 2017) and each bin's means.
+
+    calibrated_low and calibrated_high are the 95 % band of the error that a calibrated model with these confidences
+    shows on so many documents: right and wrong are drawn with the probabilities that are stated (Bröcker & Smith,
+    Weather and Forecasting 22:651-661, 2007).
+    """
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    count, right, stated = (
-        np.histogram(confidences, edges, weights=weights)[0] for weights in (None, correct.astype(float), confidences)
+    bins = np.clip(np.searchsorted(edges, confidences, side="right") - 1, 0, CALIBRATION_BINS - 1)
+    count, stated, right = (
+        np.bincount(bins, weights, minlength=CALIBRATION_BINS) for weights in (None, confidences, correct)
     )
+    generator = np.random.default_rng(seed)
+    errors = [
+        np.abs(np.bincount(bins, generator.random(len(bins)) < confidences, CALIBRATION_BINS) - stated).sum()
+        for _ in range(CALIBRATION_DRAWS)
+    ]
+    low, high = percentile_interval(np.array(errors) / len(bins))
     filled = count > 0
     return {
-        "ece": float(np.abs(right - stated).sum() / count.sum()),
+        "ece": float(np.abs(right - stated).sum() / len(bins)),
+        "calibrated_low": low,
+        "calibrated_high": high,
         "mean_confidence": float(confidences.mean()),
         "bins": [
             {"documents": int(n), "confidence": float(s / n), "accuracy": float(r / n)}
@@ -534,19 +663,42 @@ def calibration(confidences: np.ndarray, correct: np.ndarray) -> dict:
     }
 
 
-def calibrate(models: list[dict], runs: list[dict], correct: np.ndarray) -> tuple[dict[str, dict], list[str]]:
-    """Return the calibration of every model that has probabilities and a note on each run that has none."""
+def calibrate(
+    models: list[dict], runs: list[dict], correct: np.ndarray, seed: int
+) -> tuple[dict[str, dict], list[str]]:
+    """Return the calibration of every model that has probabilities and a note on each run that has none.
+
+    The numbers of a model are the means over its seeds; runs holds the calibration of each.
+    """
     results, notes = {}, []
     for model in models:
-        members = [number for number in model["runs"] if runs[number]["probabilities"]]
-        if members:
-            stated = np.concatenate([confidence(runs[number]) for number in members])
-            results[model["name"]] = calibration(stated, correct[members].ravel())
+        found = []
         for number in model["runs"]:
-            kind = "it has no scores" if runs[number]["scores"] is None else "its scores are not probabilities"
-            if number not in members:
+            if runs[number]["probabilities"]:
+                found.append(calibration(confidence(runs[number]), correct[number], seed))
+            else:
+                kind = "it has no scores" if runs[number]["scores"] is None else "its scores are not probabilities"
                 notes.append(f"Calibration is left out for {runs[number]['label']}: {kind}.")
+        if found:
+            means = {key: float(np.mean([run[key] for run in found])) for key in found[0] if key != "bins"}
+            results[model["name"]] = means | {"runs": found}
     return results, notes
+
+
+def calibration_sentence(name: str, result: dict) -> str:
+    """Return the calibration of a model in words."""
+    count = len(result["runs"])
+    above = sum(run["ece"] > run["calibrated_high"] for run in result["runs"])
+    below = sum(run["ece"] < run["calibrated_low"] for run in result["runs"])
+    if count == 1:
+        verdict = "above this band" if above else "below this band" if below else "within this band"
+    else:
+        verdict = f"means of {count} seeds, of which {above} are above their band and {below} below"
+    return (
+        f"{name}: expected calibration error {percent(result['ece'])} points, mean confidence "
+        f"{percent(result['mean_confidence'])} %; a calibrated model would have {percent(result['calibrated_low'])} "
+        f"to {percent(result['calibrated_high'])} points here ({verdict})."
+    )
 
 
 def detectable_difference(documents: int, disagreement: float) -> float | None:
@@ -626,20 +778,32 @@ def study_sentences(rows: list[dict], disagreement: float, observed: float | Non
     return sentences
 
 
-def pair_sentence(row: dict) -> str:
-    """Return what a row of compare_pair says, in words."""
+def pair_sentence(row: dict, margin: float | None = None) -> str:
+    """Return what a test found, in words; margin is in points."""
     shown = percent(abs(row["difference"]))
     word = "better than" if row["difference"] > 0 else "worse than"
     text = "as good as" if shown == "0.00" else f"{shown} points {word}"
     verdict = "distinguishable" if row["distinguishable"] else "not distinguishable"
     alone = [row[name] for name, n in (("model", "seeds"), ("reference", "reference_seeds")) if row[n] == 1]
-    pooled = max(row["seeds"], row["reference_seeds"]) > 1
-    caveat = f" (one seed of {' and '.join(alone)}: how much seeds would differ there is not in the interval)"
-    return (
+    caveat = f" ({' and '.join(alone)}: one seed)" if max(row["seeds"], row["reference_seeds"]) > 1 and alone else ""
+    sentence = (
         f"{METRICS[row['metric']]}: {row['model']} is {text} {row['reference']}, 95 % interval {percent(row['low'])} "
-        f"to {percent(row['high'])} ({row['test']}, p {p_text(row['p'])}, after Holm {p_text(row['p_holm'])}): "
-        f"{verdict} on {row['documents']:,} documents{caveat if pooled and alone else ''}."
+        f"to {percent(row['high'])}, simultaneous {percent(row['low_simultaneous'])} to "
+        f"{percent(row['high_simultaneous'])} ({row['test']}, p {p_text(row['p'])}, after Holm "
+        f"{p_text(row['p_holm'])}): {verdict} on {row['documents']:,} documents, for {row['population']}{caveat}."
     )
+    if margin:
+        if row["equivalent"]:
+            kind = "equivalent"
+        else:
+            kind = (
+                "non-inferior, not shown to be equivalent" if row["non_inferior"] else "not shown to be non-inferior"
+            )
+        sentence += (
+            f" Within {margin:g} points: {kind} (after Holm: non-inferior p {p_text(row['p_non_inferior_holm'])}, "
+            f"equivalent p {p_text(row['p_equivalent_holm'])})."
+        )
+    return sentence
 
 
 def detectable_sentence(documents: int, observed: float | None) -> str:
@@ -670,16 +834,6 @@ def table_texts(row: dict) -> list[str]:
     return texts
 
 
-def best_cells(rows: list[dict]) -> set[tuple[int, int]]:
-    """Return row and column of the best accuracy and macro F1 of the compared models, which are set in bold."""
-    cells = set()
-    for metric, column in (("accuracy", 2), ("macro_f1", 4)):
-        shown = [percent(row[metric]) if row["source"] == "run" else "" for row in rows]
-        best = percent(max(row[metric] for row in rows if row["source"] == "run"))
-        cells |= {(number, column) for number, text in enumerate(shown) if text == best}
-    return cells
-
-
 def latex(texts: list[list[str]], bold: set[tuple[int, int]]) -> str:
     """Return table 2 as a booktabs tabular of escaped text."""
     frame = pd.DataFrame(texts, columns=range(len(HEADER)))
@@ -690,11 +844,6 @@ def latex(texts: list[list[str]], bold: set[tuple[int, int]]) -> str:
     style = style.format_index(lambda column: HEADER[column].replace("%", r"\%"), axis="columns")
     text = style.to_latex(hrules=True, column_format="l" + "r" * (len(HEADER) - 1))
     return text.replace("±", r"$\pm$").replace("†", r"$^\dagger$")
-
-
-def shorten(name: str) -> str:
-    """Return a name that leaves room for the picture."""
-    return name if len(name) <= 50 else f"{name[:49]}…"
 
 
 def plot_table(rows: list[dict], documents: int) -> bytes:
@@ -711,7 +860,7 @@ def plot_table(rows: list[dict], documents: int) -> bytes:
         axes.set_xlabel(f"{title}, per cent (95 % interval)")
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    names = [plain(shorten(row["name"])) + (" (study)" if row["source"] == "study" else "") for row in rows]
+    names = [plain(row["name"][:50]) + (" (study)" if row["source"] == "study" else "") for row in rows]
     panels[0].set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.5))
     figure.suptitle(f"{documents:,} test documents")
     figure.tight_layout()
@@ -719,14 +868,20 @@ def plot_table(rows: list[dict], documents: int) -> bytes:
 
 
 def plot_calibration(results: dict[str, dict]) -> bytes:
-    """Draw the reliability diagram: one line per model; a marker's area grows with the bin's number of documents."""
+    """Draw the reliability diagram: a line per run, a colour per model; larger markers have more documents."""
     figure, axes = plt.subplots(figsize=(6.4, 5.6))
     axes.plot([0, 1], [0, 1], "--", color="#888888", linewidth=1)
-    for name, result in results.items():
-        x, y, n = (np.array([part[key] for part in result["bins"]]) for key in ("confidence", "accuracy", "documents"))
-        label = plain(f"{shorten(name)} (ECE {100 * result['ece']:.1f})")
-        (line,) = axes.plot(x, y, linewidth=1.4, label=label)
-        axes.scatter(x, y, s=8 + 120 * n / n.sum(), color=line.get_color(), alpha=0.7)
+    colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    for number, (name, result) in enumerate(results.items()):
+        colour = colours[number % len(colours)]
+        label = plain(f"{name[:50]} (ECE {100 * result['ece']:.1f})")
+        for run in result["runs"]:
+            x, y, n = (
+                np.array([part[key] for part in run["bins"]]) for key in ("confidence", "accuracy", "documents")
+            )
+            axes.plot(x, y, linewidth=1.4, color=colour, label=label)
+            axes.scatter(x, y, s=8 + 120 * n / n.sum(), color=colour, alpha=0.7)
+            label = None
     axes.set(xlim=(0, 1.01), ylim=(-0.01, 1.01), xlabel="probability of the prediction", ylabel="share that is right")
     axes.legend(loc="best", fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -740,10 +895,15 @@ def bullets(sentences: list[str]) -> str:
 
 def tests_text(result: dict) -> list[str]:
     """Return the paragraphs of comparison.md on the tests."""
-    parts = ["## Tests", bullets([pair_sentence(row) for row in result["pairs"]]) or "None was made."]
-    if result["pairs"]:
-        parts.append(TEST_NOTES.format(resamples=result["arguments"]["n_resamples"]))
-        if result["arguments"]["reference"] is None:
+    arguments, family = result["arguments"], len(result["pairs"])
+    sentences = [pair_sentence(row, arguments["margin"]) for row in result["pairs"]]
+    parts = ["## Tests", bullets(sentences) or "None was made."]
+    if family:
+        text = TEST_NOTES.format(resamples=arguments["n_resamples"], family=family)
+        if arguments["margin"]:
+            text += MARGIN_NOTES.format(margin=arguments["margin"], family=family)
+        parts.append(text)
+        if arguments["reference"] is None:
             parts.append(
                 f"{escape_markdown(result['reference'])} is the reference because it is the most accurate on these "
                 "very documents, which favours it a little. A reference that is chosen beforehand is fairer."
@@ -794,11 +954,7 @@ def summary(result: dict, table: str, study: list[str], hard: pd.DataFrame) -> s
     header = ["models", "Cohen's kappa", "same prediction, %", "exactly one right, %"]
     parts += ["## Agreement", markdown_table(header, rows)]
     parts += hard_documents_text(result, hard)
-    sentences = [
-        f"{name}: expected calibration error {percent(part['ece'])} points, mean confidence "
-        f"{percent(part['mean_confidence'])} %."
-        for name, part in result["calibration"].items()
-    ]
+    sentences = [calibration_sentence(name, part) for name, part in result["calibration"].items()]
     parts += ["## Calibration", bullets(sentences) or "Left out: no run has probabilities."]
     if result["notes"]:
         parts += ["## Notes", bullets(result["notes"])]
@@ -857,7 +1013,14 @@ def main() -> None:
     for model in models:
         measure(model, draws, correct)
     reference = find_reference(arguments.reference, models, runs)
-    pairs, notes = run_tests(models, reference, draws, correct)
+    margin = arguments.margin and arguments.margin / 100
+    pairs, notes = run_tests(models, reference, draws, correct, margin)
+    if len(labels) < MIN_BOOTSTRAP_DOCUMENTS:
+        notes.append(
+            f"Intervals of macro F1 are left out for one seed: fewer than {MIN_BOOTSTRAP_DOCUMENTS} documents."
+        )
+    if len(labels) < MIN_TEST_DOCUMENTS:
+        notes.append(f"Intervals are left out for several seeds: fewer than {MIN_TEST_DOCUMENTS} documents.")
 
     # 4. Classes, agreement, documents that every run gets wrong, calibration
     per_class, unused = per_class_table(models, classes, labels, f1[0], predictions)
@@ -869,7 +1032,7 @@ def main() -> None:
     else:
         other = [bool(set(names) & set(classes) - {name}) for names, name in zip(categories, truth, strict=True)]
         hard_summary |= {"cross_listed": int(hard["cross_listed"].sum()), "share_of_all_with_another": np.mean(other)}
-    calibrations, uncalibrated = calibrate(models, runs, correct)
+    calibrations, uncalibrated = calibrate(models, runs, correct, arguments.seed)
     for model in models:
         model["runs"] = [
             {"folder": runs[number]["label"], "seed": runs[number]["seed"]}
@@ -896,7 +1059,10 @@ def main() -> None:
 
     # 5. Table 2, with the study's rows
     rows = [*models, *(study_rows() if arguments.paper else [])]
-    texts, bold = [table_texts(row) for row in rows], best_cells(rows)
+    texts, bold = [table_texts(row) for row in rows], set()
+    for metric, column in (("accuracy", 2), ("macro_f1", 4)):
+        best = percent(max(model[metric] for model in models))
+        bold |= {(number, column) for number, model in enumerate(models) if percent(model[metric]) == best}
     about = f"{len(labels):,} test documents, per cent. 95 % intervals; ± is the standard deviation over seeds."
     if arguments.paper:
         about += f" † As the study reports it: one run, about {STUDY_DOCUMENTS:,} other documents, Wilson's interval."
@@ -930,7 +1096,7 @@ def main() -> None:
 
     # 7. What was found
     logger.info("written to %s: %s", output, ", ".join(name for name, content in outputs.items() if content))
-    for sentence in [*result["notes"], *(pair_sentence(row) for row in pairs)]:
+    for sentence in [*result["notes"], *(pair_sentence(row, arguments.margin) for row in pairs)]:
         logger.info(sentence)
     logger.info(detectable_sentence(len(labels), result["median_disagreement"]))
     width = max(len(model["name"]) for model in models)
