@@ -311,7 +311,9 @@ def test_foreign_and_half_written_files(run, study):
             assert_user_error(run("make_report", *flags(study)), study / name, "again")
         (study / name).write_bytes(content)
     counts = json.dumps({"counts": {"train": {"a": 0}}, "arguments": {}, "sha256": {}, "versions": {}})
+    none = json.dumps({"counts": {}, "arguments": {}, "sha256": {}, "versions": {}})
     for name, broken in (
+        ("data/manifest.json", none),
         ("data/manifest.json", counts),
         ("svm/predictions.csv", '"\x00'),
         ("comparison/comparison.md", "# t\n\n| a | b |\n| --- | --- |\n| 1"),

@@ -181,7 +181,8 @@ def test_bad_folders(run, tmp_path):
         (broken / "attributions.jsonl").write_text(content, encoding="latin-1")
         assert_user_error(run("render_attributions", "--attribution_dir", broken), "attributions.jsonl", *words)
     folder = write_folder(tmp_path / "out", [document()])
-    for content in ("", "{", "[]", '{"steps": 1}', '{"labels": 1}', '{"arguments": []}'):
+    for content in ("", "{", "[]", '{"steps": 1}', '{"labels": 1}', '{"arguments": []}', '{"steps": [null, 1]}',
+                    '{"arguments": {"baseline": null}}'):  # fmt: skip
         (folder / "summary.json").write_text(content)
         assert_user_error(run("render_attributions", "--attribution_dir", folder), folder, "again")
     (folder / "summary.json").write_text("{}")

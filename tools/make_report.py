@@ -170,7 +170,7 @@ def data_part(folder: Path, made: dict) -> dict:
     manifest = read_json(path)
     with reading(path, "the script of the dataset"):
         counts, arguments = manifest["counts"], manifest["arguments"]
-        labels = list(next(iter(counts.values())))
+        labels = list(next(iter(counts.values()), ()))
         total = sum(sum(split.values()) for split in counts.values())
         rows = []
         for name in [*labels, "all"]:

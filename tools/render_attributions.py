@@ -137,7 +137,8 @@ def main() -> None:
     try:
         labels = summary.get("labels") or sorted({document["prediction"] for document in documents})
         low, high = summary.get("steps", [1, 1])
-        facts, baseline = page_facts(summary), summary.get("arguments", {}).get("baseline", "pad")
+        searched, facts = low < high, page_facts(summary)
+        baseline = summary.get("arguments", {}).get("baseline", "pad").upper()
         shown = [page_document(document, labels) for document in documents]
         data = {"labels": labels, "steps": [low, high], "documents": shown}
         # NaN and infinite scores raise a ValueError: JSON does not have them.
@@ -153,8 +154,8 @@ def main() -> None:
         source=attributions_digest(folder),
         number=len(documents),
         contrast=versus != {None},
-        baseline=baseline.upper(),
-        searched=low < high,
+        baseline=baseline,
+        searched=searched,
         facts=facts,
         faithfulness=faithfulness,
         labels=labels,
