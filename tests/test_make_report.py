@@ -155,13 +155,16 @@ def test_everything_a_reviewer_asks_for_is_on_the_page(run, study):
     assert re.findall(r'<a href="#([^"]+)">', page) == list(PARTS)
     text = text_of(page)
     manifest = json.loads((study / "data" / "manifest.json").read_text())
+    comparison = (study / "comparison" / "comparison.md").read_text()
+    sentences = [re.sub(r"\\(.)", r"\1", line) for line in re.findall("^- (.*)$", comparison, re.MULTILINE)]
+    assert len(sentences) > 2
     for words in (
         "A note for A &amp; B.",
         "300 in 5 classes", "math.AG 48 6 6 60 20.0%", *manifest["sha256"].values(), "whose primary category is",
         "Stratified split 0.8:0.1:0.1, seed 42.", "Many papers belong to several fields.",
         "tiny/lr-2e-5-seed-1 tiny-bert 2e-05 1 512 1.5 of 2 fp32 2 x cpu 12 min 34 s",
         "5e-5 0.7000 60.00 50.00 2 70.0 s", "Best of 24 settings", "--text_prefix query: ",
-        "Table 2", "macro F1: TF-IDF + linear SVM is ", "on 40 documents", "bge-large-en-v1.5 †",
+        "Table 2", *sentences, "40 test documents", "bge-large-en-v1.5 †",
         "tau leave one out integrated gradients 0.500 (0.250 to 0.750)",
         "gradient evaluations 258", "documents that did not converge 1", "undefined",
         "with single words shuffled accuracy falls by 5.00 points", "Phrases are left out for svm: too few.",
