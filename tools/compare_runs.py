@@ -103,8 +103,8 @@ TEST_NOTES = (
     "t-test over documents (accuracy) and the same bootstrap. These tests are about new documents and these trained "
     "models, not about training them again. Where both models have several seeds, documents and seeds are random "
     "effects (Obuchowski-Rockette analysis with Hillis's degrees of freedom). p-values are corrected by Holm's method "
-    "over all {family} tests. Each 95 % interval is for one comparison. The simultaneous intervals (Bonferroni's, for "
-    "the same tests) hold together with 95 %. Distinguishable means p < 0.05 after correction."
+    "over all {family} tests. Each 95 % interval is for one comparison. The simultaneous intervals (Bonferroni) cover "
+    "all {family} differences together with 95 %. Distinguishable means p < 0.05 after correction."
 )
 MARGIN_NOTES = (
     " With the margin of {margin:g} points, non-inferior means that a one-sided test rejects a difference of "
@@ -158,8 +158,8 @@ class CompareArguments:
     margin: float | None = field(
         default=None,
         metadata={
-            "help": "Margin in points, such as 1: also test whether the models of a pair are equivalent within the "
-            "margin and whether the first is non-inferior to the reference."
+            "help": "Margin in points, such as 1: also test whether each model is equivalent to its reference within "
+            "the margin and whether it is non-inferior."
         },
     )
     n_resamples: int = field(default=10_000, metadata={"help": "Number of bootstrap samples of the documents."})
