@@ -148,12 +148,11 @@ def main() -> None:
         fail(f"attributions.jsonl or summary.json in {folder} is damaged ({reason}); run run_attribution.py again")
 
     # 3. The page
-    versus = {document.get("versus") for document in documents}
     page = render(
         "attributions.html",
         source=attributions_digest(folder),
         number=len(documents),
-        contrast=versus != {None},
+        contrast=any(document.get("versus") for document in documents),
         baseline=baseline,
         searched=searched,
         facts=facts,
