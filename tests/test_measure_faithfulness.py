@@ -242,6 +242,27 @@ def test_undefined_values_are_valid_json(run, folder):
     assert run("render_attributions", "--attribution_dir", folder).code == 0
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"word_ids": None},
+        {"word_ids": [0]},
+        {"word_attributions": [1.0]},
+        {"word_attributions": "x"},
+        {"f_input": float("nan")},
+        {"text": 3},
+        {"target": ["math.DG"]},
+    ],
+)
+def test_a_damaged_document(run, small_folder, changes):
+    lines = [json.loads(line) for line in (small_folder / "attributions.jsonl").read_text().splitlines()]
+    content = json.dumps(lines[0]) + "\n" + json.dumps(lines[1] | changes) + "\n"
+    (small_folder / "attributions.jsonl").write_text(content)
+    result = run("measure_faithfulness", "--attribution_dir", small_folder)
+    assert_user_error(result, f"document {lines[1]['id']} of {small_folder}", "again")
+    assert not (small_folder / "faithfulness.json").exists()
+
+
 def test_bad_folders(run, folder, tmp_path, tiny_model):
     assert_user_error(run("measure_faithfulness", "--attribution_dir", tmp_path / "none"), "none")
     base = ["measure_faithfulness", "--attribution_dir", folder]

@@ -265,25 +265,40 @@ def load_model(name: str, revision: str | None, batch_size: int) -> tuple:
     return Evaluator(model, tokenizer.pad_token_id, batch_size), tokenizer
 
 
-def prepare(documents: list[dict], evaluator: Evaluator, tokenizer, max_length: int) -> None:
-    """Add input_ids, target_id and versus_id to the documents. Exit with status 2 if the model is another one."""
+def prepare(document: dict, evaluator: Evaluator, tokenizer, max_length: int) -> None:
+    """Add input_ids, target_id and versus_id to the document. Exit with status 2 if it is of another model.
+
+    Raises a LookupError, TypeError or ValueError if it is damaged.
+    """
     name, label2id = evaluator.model.name_or_path, evaluator.model.config.label2id
-    for document in documents:
-        unknown = {document["target"], document.get("versus") or document["target"]} - set(label2id)
-        if unknown:
-            fail(f"the model {name} has no class {min(unknown)}; give the model of the attributions")
-        ids = tokenizer(document["text"], truncation=True, max_length=max_length)["input_ids"]
-        if tokenizer.convert_ids_to_tokens(ids) != document["tokens"]:
-            fail(f"{name} splits document {document['id']} into other tokens than those attributed; wrong model")
-        document["input_ids"] = torch.tensor(ids)
-        document["target_id"] = label2id[document["target"]]
-        document["versus_id"] = label2id.get(document.get("versus"))
-    first = documents[0]
+    scores, words = np.array(document["word_attributions"], float), len(document["words"])
+    word_ids = document["word_ids"]
+    if (
+        scores.shape != (words,)
+        or not np.isfinite(scores).all()
+        or len(word_ids) != len(document["tokens"])
+        or not set(word_ids) <= {None, *range(words)}
+        or not math.isfinite(document["f_input"])
+    ):
+        raise ValueError("words, tokens and scores do not fit together")
+    for label in filter(None, (document["target"], document.get("versus"))):
+        if label not in label2id:
+            fail(f"the model {name} has no class {label}; give the model of the attributions")
+    ids = tokenizer(document["text"], truncation=True, max_length=max_length)["input_ids"]
+    if tokenizer.convert_ids_to_tokens(ids) != document["tokens"]:
+        fail(f"{name} splits document {document['id']} into other tokens than those attributed; wrong model")
+    document["input_ids"] = torch.tensor(ids)
+    document["target_id"] = label2id[document["target"]]
+    document["versus_id"] = label2id.get(document.get("versus"))
+
+
+def check_model(evaluator: Evaluator, document: dict) -> None:
+    """Exit with status 2 if the model gives the document another logit than the attributed one."""
     with torch.no_grad():
-        explained = evaluator.explained(first["input_ids"][None], first)[0, 0].item()
-    expected = first["f_input"]
+        explained = evaluator.explained(document["input_ids"][None], document)[0, 0].item()
+    name, expected = evaluator.model.name_or_path, document["f_input"]
     if not abs(explained - expected) <= 0.1 * max(1, abs(expected)):  # in bfloat16 it differs by a few per cent
-        fail(f"{name} gives document {first['id']} the logit {explained:.4g}, not {expected:.4g}; wrong model")
+        fail(f"{name} gives document {document['id']} the logit {explained:.4g}, not {expected:.4g}; wrong model")
 
 
 def read_results(path: Path) -> list[dict]:
@@ -332,7 +347,12 @@ def main() -> None:
     if revision is None and arguments.model_name_or_path is None:
         revision = summary.get("model_commit") or recorded.get("model_revision")
     evaluator, tokenizer = load_model(name, revision, arguments.internal_batch_size)
-    prepare(documents, evaluator, tokenizer, max_length)
+    for document in documents:
+        try:
+            prepare(document, evaluator, tokenizer, max_length)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            fail(f"document {document['id']} of {folder} is damaged ({one_line(error)}); run run_attribution.py again")
+    check_model(evaluator, documents[0])
 
     # 3. Measures of every document; those that an interrupted call measured are kept
     key = hashlib.sha256(json.dumps([run, name, revision, arguments.random_orders, arguments.seed]).encode())
