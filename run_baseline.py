@@ -432,12 +432,11 @@ def plot_top_words(table: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def describe_run(folder: Path, model_id: str | None) -> None:
+def describe_run(folder: Path, names: list[str], model_id: str | None) -> None:
     """Draw the confusion matrix and write the model card from the files of a finished run."""
     files = (RUN_FILE, "all_results.json", "trainer_state.json")
     record, results, state = (json.loads((folder / name).read_text(encoding="utf-8")) for name in files)
     table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
-    names = list(table.columns[3:])
     save_figure(plot_confusion_matrix(table, names), folder / "confusion_matrix.png")
     dataset = public_name(record["dataset_name"])
     columns = {"ngram_max": "n-grams up to", "sublinear_tf": "sublinear tf", "C": "C"}
@@ -526,9 +525,9 @@ def main() -> None:
     table = tables["test"][["id", "label"]].assign(prediction=predictions)
     for column in ("label", "prediction"):
         table[column] = [names[label] for label in table[column]]
-    columns = dict(zip(classes, scores.T, strict=True))
-    for label, name in enumerate(names):
-        table[name] = columns.get(label, np.full(len(table), -np.inf))
+    values = np.full((len(table), len(names)), -np.inf)  # a class without training documents is never predicted
+    values[:, classes] = scores
+    table = pd.concat([table, pd.DataFrame(values, columns=names)], axis=1)  # a class may be called label
 
     # 5. The run folder; predict_results.json comes last, since shell scripts take it for "finished"
     words = top_words(model, names)
@@ -543,7 +542,7 @@ def main() -> None:
         write(folder / "trainer_state.json", json.dumps(state, indent=2) + "\n")
         write_results(folder, train=train_results, eval=eval_results, predict=predict_results)
         repo_id = arguments.hub_model_id or folder.absolute().name
-        describe_run(folder, repo_id if arguments.push_to_hub else None)
+        describe_run(folder, names, repo_id if arguments.push_to_hub else None)
     except OSError as error:
         fail(f"cannot write into {folder}: {error.strerror}; free some space and run the command again")
     logger.info("chosen: n-grams up to %d, sublinear_tf=%s, C=%g", best["ngram_max"], best["sublinear_tf"], best["C"])

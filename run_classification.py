@@ -101,8 +101,8 @@ POSITIVE = "per_device_train_batch_size per_device_eval_batch_size gradient_accu
 NOT_NEGATIVE = "learning_rate warmup_steps weight_decay attention_dropout early_stopping_patience seed".split()
 # Arguments of the Trainer that would break the predictions, the metrics or the record of what ran.
 REFUSED = (
-    "prediction_loss_only batch_eval_metrics dataloader_drop_last auto_find_batch_size include_for_metrics "
-    "label_names use_liger_kernel"
+    "prediction_loss_only batch_eval_metrics dataloader_drop_last auto_find_batch_size include_for_metrics label_names "
+    "use_liger_kernel remove_unused_columns length_column_name eval_do_concat_batches"
 ).split()
 RENAMED = {  # flags of transformers 4 and of its example script
     "evaluation_strategy": "use --eval_strategy",
@@ -439,9 +439,8 @@ def adapt_to_machine(namespace: argparse.Namespace, unknown: list[str]) -> None:
 def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
     """Exit with status 2 on arguments that cannot be honoured or have no meaning."""
     arguments = asdict(model) | vars(training)
-    fixed = dict.fromkeys(REFUSED) | {"remove_unused_columns": True, "length_column_name": "length"}
-    for name, value in fixed.items():
-        if (arguments[name] or value) != value:
+    for name in REFUSED:
+        if arguments[name] != getattr(TrainingArguments, name, []):
             fail(f"--{name} {arguments[name]} is not supported: predictions, metrics or the record would be wrong")
     for name in (*POSITIVE, *NOT_NEGATIVE):
         value, least = arguments[name], "0 or more" if name in NOT_NEGATIVE else "positive"
@@ -649,8 +648,8 @@ def main() -> None:
         encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
         return encoded
 
-    columns, workers = ["id", "text", "label"], arguments.preprocessing_num_workers
-    encoded = splits.map(preprocess, batched=True, remove_columns=columns, num_proc=workers, desc="Tokenizing")
+    options = {"remove_columns": ["id", "text", "label"], "num_proc": arguments.preprocessing_num_workers}
+    encoded = splits.map(preprocess, batched=True, desc="Tokenizing", **options)
     for split, part in encoded.items():
         long = np.mean(np.array(part["length"]) >= arguments.max_seq_length)
         logger.info("%s: %s documents, %.0f %% have the maximum length", split, f"{len(part):,}", 100 * long)
@@ -725,10 +724,10 @@ def main() -> None:
         if training.do_predict:
             logits = predict_in_order(trainer, encoded["test"], "predict")
             probabilities = softmax(logits.astype(np.float64), axis=1)
-            table = splits["test"].to_pandas()[["id", "label"]]
-            table["label"] = [names[label] for label in table["label"]]
+            table = splits["test"].to_pandas()[["id", "label"]].replace({"label": dict(enumerate(names))})
             table["prediction"] = [id2label[label] for label in probabilities.argmax(axis=1)]
-            table[[id2label[label] for label in range(len(id2label))]] = probabilities
+            columns = [id2label[label] for label in range(len(id2label))]  # a class may be called label
+            table = pd.concat([table, pd.DataFrame(probabilities, columns=columns)], axis=1)
             if trainer.is_world_process_zero():
                 write(folder / "predictions.csv", table.to_csv(index=False, float_format="%.6f"))
 

@@ -612,3 +612,18 @@ def test_recipes_are_read_as_command_lines(run, tiny_dataset, tmp_path, recipe):
     assert_user_error(
         run("run_classification", ROOT / "configs" / "recipes" / recipe, *arguments), "cannot load model"
     )
+
+
+@pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
+def test_classes_named_like_columns_keep_every_column(run, tiny_model, tmp_path, script):
+    names = ["id", "label", "prediction", "=1+1", "<script>"]
+    write_dataset(tmp_path / "data", labels=names, records=make_records())
+    flags = ("--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run")
+    more = ("--model_name_or_path", tiny_model, *FAST, *EVERYTHING, "--num_train_epochs", 1)
+    result = run(script, *flags, *(more if script == "run_classification" else ()))
+    assert result.code == 0, result.err
+    header = (tmp_path / "run" / "predictions.csv").read_text().splitlines()[0]
+    assert header == ",".join(["id", "label", "prediction", *names])
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    assert list(table["id"]) == list(load_dataset(str(tmp_path / "data"))["test"]["id"])
+    assert set(table["label"]) <= set(names)

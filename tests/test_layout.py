@@ -1,0 +1,226 @@
+"""The rules of the repository: whole scripts, tools that share one module, equal copies, exact pins."""
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+
+import pandas as pd
+import pytest
+from conftest import ROOT, write_own_files
+
+SCRIPTS = ("fetch_arxiv", "run_attribution", "run_baseline", "run_classification")
+TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py") if path.stem != "common")
+PATHS = {name: ROOT / f"{name}.py" for name in SCRIPTS} | {name: ROOT / "tools" / f"{name}.py" for name in TOOLS}
+# Names under which a package is imported, where they are not those of its distribution.
+DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "PyYAML", "markdown_it": "markdown-it-py"}
+# transformers loads models by torch, and its Trainer needs accelerate.
+NEEDED_BY = {
+    "Trainer": {"torch", "accelerate"},
+    "AutoModel": {"torch"},
+    "AutoModelForSequenceClassification": {"torch"},
+}
+
+
+def imports(path):
+    """The modules that a file imports, without their submodules, and all names that occur in it."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    modules, names = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules.add(node.module.split(".")[0])
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute):
+            names.add(node.attr)
+    return modules, names
+
+
+def pins():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def copied_blocks(path):
+    """The copied lines of a file by their first line, which names the files that share them."""
+    text = path.read_text(encoding="utf-8")
+    pattern = r"(# Copied: the following lines[^\n]*\n)(.*?)(?=\n+# (?:Copied: the following|End of the copied) lines)"
+    return dict(re.findall(pattern, text, re.DOTALL))
+
+
+def test_top_level_has_the_four_scripts_and_nothing_else_that_runs():
+    assert sorted(path.stem for path in ROOT.glob("*.py")) == sorted(SCRIPTS)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_script_is_whole(name):
+    modules, _ = imports(PATHS[name])
+    own = {"common"} if name in TOOLS else set()
+    assert not modules & ({*PATHS, "common", "tools"} - own), "no script imports another"
+    assert not modules & {"pickle", "joblib", "dill", "cloudpickle", "subprocess", "runpy"}
+    assert ast.get_docstring(ast.parse(PATHS[name].read_text(encoding="utf-8"))), "a script says what it does"
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_inline_metadata_has_the_packages_that_are_imported_with_their_pins(name):
+    text = PATHS[name].read_text(encoding="utf-8")
+    block = re.search(r"^# /// script\n((?:#(?: .*)?\n)+?)# ///$", text, re.MULTILINE)
+    metadata = tomllib.loads("".join(line[2:] + "\n" for line in block[1].splitlines()))
+    assert metadata["requires-python"] == ">=3.11"
+    modules, names = imports(PATHS[name])
+    if "common" in modules:
+        shared_modules, shared_names = imports(ROOT / "tools" / "common.py")
+        modules, names = modules | shared_modules, names | shared_names
+    packages = {DISTRIBUTIONS.get(module, module) for module in modules - set(sys.stdlib_module_names) - {"common"}}
+    packages = packages.union(*(NEEDED_BY[key] for key in NEEDED_BY if key in names))
+    expected = [f"{package}=={pins()[package]}" for package in sorted(packages, key=str.lower)]
+    assert metadata["dependencies"] == expected
+
+
+@pytest.mark.parametrize("name", [*PATHS, "common"])
+def test_copied_lines_are_equal(name):
+    path = PATHS.get(name, ROOT / "tools" / "common.py")
+    for first, body in copied_blocks(path).items():
+        files = [ROOT / file for file in re.findall(r"[\w/]+\.py", first)]
+        files += [PATHS[script] for script in SCRIPTS] if "the four scripts" in first else []
+        assert path in files
+        for file in files:
+            assert copied_blocks(file)[first] == body, f"{file.name} differs from {path.name}"
+
+
+def test_scripts_have_the_copied_lines():
+    assert all(len(copied_blocks(PATHS[name])) >= 1 for name in SCRIPTS)
+    assert len(copied_blocks(PATHS["run_classification"])) == len(copied_blocks(PATHS["run_baseline"])) == 3
+
+
+@pytest.mark.parametrize("name", [*PATHS, "common"])
+def test_scripts_and_functions_are_not_too_long(name):
+    path = PATHS.get(name, ROOT / "tools" / "common.py")
+    text = path.read_text(encoding="utf-8")
+    if name in SCRIPTS:
+        assert text.count("\n") <= 760, "transformers' own example has about as many lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef) and node.name != "main":
+            assert node.end_lineno - node.lineno < 60, node.name
+
+
+def test_no_six_lines_are_repeated_in_the_tools():
+    places = {}
+    for path in (ROOT / "tools").glob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        lines = text.splitlines()
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
+        lines = [line.strip() for line in lines if len(line.strip()) > 3 and not line.startswith("#")]
+        for start in range(len(lines) - 5):
+            places.setdefault(tuple(lines[start : start + 6]), []).append(path.name)
+    assert not {key: where for key, where in places.items() if len(where) > 1}
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_requirements_are_exact_pins(name):
+    lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-r"))]
+    assert lines
+    for line in lines:
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][^ ]*", line), line
+
+
+# Each of the four, copied alone into an empty folder, makes every file of its contract
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """``alone(name, *arguments)`` runs a copy of a script in a folder of its own, outside of the project."""
+
+    def run_alone(name, *arguments):
+        folder = tmp_path_factory.mktemp("alone")
+        shutil.copy(PATHS[name], folder)
+        command = [sys.executable, f"{name}.py", *map(str, arguments)]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result
+
+    return run_alone
+
+
+@pytest.fixture(scope="module")
+def sample(alone, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sample") / "data"
+    snapshot = ROOT / "sample_data" / "abstracts.jsonl"
+    alone("fetch_arxiv", "--source", "snapshot", "--snapshot_file", snapshot, "--output_dir", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(alone, sample, tiny_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    flags = ("--model_name_or_path", tiny_model, "--dataset_name", sample, "--output_dir", folder, "--max_steps", 2)
+    flags += ("--do_train", "--do_eval", "--do_predict", "--max_seq_length", 32, "--gradient_accumulation_steps", 1)
+    flags += ("--eval_strategy", "steps", "--eval_steps", 1, "--save_strategy", "steps", "--save_steps", 1)
+    alone("run_classification", *flags)
+    return folder
+
+
+def written(folder):
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return {name for name in names if not name.startswith("checkpoint-")}
+
+
+def test_fetch_alone_writes_the_dataset_folder(sample):
+    parquet = {f"data/{split}-00000-of-00001.parquet" for split in ("train", "validation", "test")}
+    assert written(sample) == {"README.md", "manifest.json", *parquet}
+
+
+RESULTS = {f"{name}_results.json" for name in ("train", "eval", "predict", "all")}
+RUN_FILES = RESULTS | {
+    "trainer_state.json",
+    "run_arguments.json",
+    "predictions.csv",
+    "confusion_matrix.png",
+    "README.md",
+}
+
+
+def test_baseline_alone_writes_the_run_folder(alone, sample, tmp_path):
+    alone("run_baseline", "--dataset_name", sample, "--output_dir", tmp_path / "svm", "--C", 1)
+    assert written(tmp_path / "svm") == RUN_FILES | {"model.skops", "top_words.csv", "top_words.png"}
+
+
+def test_classification_alone_writes_the_run_folder(trained):
+    model = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+    assert written(trained) == RUN_FILES | model | {"training_curve.png"}
+
+
+def test_training_alone_reads_own_files(alone, tiny_model, tmp_path):
+    flags = write_own_files(tmp_path)
+    alone("run_baseline", *flags, "--output_dir", tmp_path / "svm", "--C", 1)
+    assert len(pd.read_csv(tmp_path / "svm" / "predictions.csv")) == 20
+
+
+def test_attribution_alone_writes_the_attribution_folder(alone, trained, sample, tmp_path):
+    flags = ("--model_name_or_path", trained, "--dataset_name", sample, "--output_dir", tmp_path / "attributions")
+    alone("run_attribution", *flags, "--max_samples", 2, "--n_steps", 8)
+    assert written(tmp_path / "attributions") == {
+        "attributions.jsonl", "summary.json", "attributions.png", "attributions.tex",
+    }  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed")
+@pytest.mark.timeout(600)
+def test_uv_runs_a_script_with_its_inline_metadata(tmp_path):
+    """uv makes an environment of the pins in the file; with no other copy of the project around."""
+    shutil.copy(PATHS["run_baseline"], tmp_path)
+    flags = write_own_files(tmp_path)
+    environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    command = ["uv", "run", "--no-project", "run_baseline.py", *map(str, flags), "--output_dir", "svm", "--C", "1"]
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=580)
+    if result.returncode and re.search(r"error sending request|dns error|Failed to fetch|timed out", result.stderr):
+        pytest.skip(f"no package index: {result.stderr.strip().splitlines()[-1]}")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert written(tmp_path / "svm") >= RUN_FILES
