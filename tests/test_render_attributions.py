@@ -186,7 +186,10 @@ def test_bad_folders(run, tmp_path):
         (folder / "summary.json").write_text(content)
         assert_user_error(run("render_attributions", "--attribution_dir", folder), folder, "again")
     (folder / "summary.json").write_text("{}")
-    for content in ("", "{", "[]", "{}", '{"run": null}', '{"run": null, "rankings": {}, "note": ""}'):
+    for rankings in ("{}", '{"a": [1]}', '{"a": {"b": {"mean": 1%s}}}' % (400 * "0")):
+        (folder / "faithfulness.json").write_text(f'{{"run": null, "rankings": {rankings}, "note": ""}}')
+        assert_user_error(run("render_attributions", "--attribution_dir", folder), "faithfulness.json", "again")
+    for content in ("", "{", "[]", "{}", '{"run": null}', '{"run": null, "rankings": {"a": {}}, "note": 3}'):
         (folder / "faithfulness.json").write_text(content)
         assert_user_error(run("render_attributions", "--attribution_dir", folder), "faithfulness.json", "again")
     (folder / "faithfulness.json").unlink()

@@ -180,12 +180,13 @@ def faithfulness_table(folder: Path, summary: dict) -> dict | None:
         rankings, note = measured["rankings"], measured["note"]
         measures = list(next(iter(rankings.values())))
         rows = [[name, *(interval_text(values[key]) for key in measures)] for name, values in rankings.items()]
-    except (KeyError, TypeError, AttributeError, ValueError, StopIteration) as error:
+        if not any("to" in cell for row in rows for cell in row[1:]):
+            note = note.replace(" with 95 % bootstrap intervals", "")
+            note += f" Intervals are not reported for fewer than {MIN_INTERVAL_DOCUMENTS} documents."
+        header = ["words ranked by", *(key.replace("_", " ") for key in measures)]
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, StopIteration) as error:
         fail(f"{path} is damaged ({one_line(error)}); run tools/measure_faithfulness.py again")
-    if not any("to" in cell for row in rows for cell in row[1:]):
-        note = note.replace(" with 95 % bootstrap intervals", "")
-        note += f" Intervals are not reported for fewer than {MIN_INTERVAL_DOCUMENTS} documents."
-    return {"header": ["words ranked by", *(key.replace("_", " ") for key in measures)], "rows": rows, "note": note}
+    return {"header": header, "rows": rows, "note": note}
 
 
 def load_split(name: str, split: str, columns: list[str], revision: str | None = None) -> datasets.Dataset:
