@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transformers
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser, prepare_multi_gpu_env
 from conftest import LABELS, ROOT, assert_user_error, make_records, write_dataset, write_own_files, write_tiny_model
@@ -238,7 +239,13 @@ def test_attention_dropout_is_an_option_and_part_of_the_run(run, tiny_model, tin
 
 @pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
 def test_own_files_without_a_validation_split(run, tiny_model, tmp_path, script):
-    flags = (*write_own_files(tmp_path, texts=["body"]), "--validation_fraction", 0.2, "--output_dir", tmp_path / "run")
+    flags = (
+        *write_own_files(tmp_path, texts=["body"]),
+        "--validation_fraction",
+        0.2,
+        "--output_dir",
+        tmp_path / "run",
+    )
     if script == "run_classification":
         flags = ("--model_name_or_path", tiny_model, *flags, *FAST, *EVERYTHING)
     result = run(script, *flags)
@@ -300,6 +307,41 @@ def test_two_processes_train_the_studys_batch_and_predict_as_one_does(run, tiny_
     for split, key in product(("eval", "predict"), ("loss", "accuracy", "f1")):
         results = [json.loads((tmp_path / name / f"{split}_results.json").read_text()) for name in ("one", "two")]
         assert results[0][f"{split}_{key}"] == pytest.approx(results[1][f"{split}_{key}"], abs=1e-5)
+
+
+@pytest.mark.parametrize("launched", ["bf16", "no"])
+def test_precision_that_the_launcher_switches_on_is_recorded(
+    run, tiny_model, tiny_dataset, tmp_path, monkeypatch, launched
+):
+    """accelerate launch --mixed_precision and its configuration files set this variable."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+    lengths = []
+    collate = transformers.DataCollatorWithPadding.__call__
+
+    def spy(self, features):
+        batch = collate(self, features)
+        lengths.append(batch["input_ids"].shape[1])
+        return batch
+
+    monkeypatch.setattr(transformers.DataCollatorWithPadding, "__call__", spy)
+    folder = tmp_path / "run"
+    result = run("run_classification", *command(tiny_model, tiny_dataset, folder, "--num_train_epochs", 1))
+    assert result.code == 0, result.err
+    precision = {"no": "fp32"}.get(launched, launched)
+    assert json.loads((folder / "run_arguments.json").read_text())["precision"] == precision
+    assert f"{precision}, seed" in (folder / "README.md").read_text()
+    assert all(length % 8 == 0 for length in lengths) == (launched == "bf16")
+    weights = load_file(folder / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_error_in_two_processes_is_shown_once_and_ends_both(tiny_model, tiny_dataset, tmp_path):
+    arguments = command(tiny_model, tiny_dataset, tmp_path / "run", "--max_seq_length", 10_000)
+    start = time.monotonic()
+    result = launch(*arguments, config=ROOT / "configs" / "accelerate_cpu.yaml", processes=2)
+    assert result.returncode != 0
+    assert (result.stdout + result.stderr).count("error: --max_seq_length") == 1
+    assert time.monotonic() - start < 120  # most of it is the start of the processes
 
 
 @pytest.mark.parametrize(

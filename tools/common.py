@@ -34,7 +34,7 @@ MIN_INTERVAL_DOCUMENTS = 10  # with fewer, a 95 % interval is not reported
 def fail(message: str) -> NoReturn:
     """Print a one-line error and exit with status 2."""
     if int(os.environ.get("RANK", 0)):
-        time.sleep(3)  # the launcher stops this process if the first one has failed, too: one message is enough
+        time.sleep(10)  # the launcher stops this process if the first one has failed, too: one message is enough
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
