@@ -101,8 +101,8 @@ POSITIVE = "per_device_train_batch_size per_device_eval_batch_size gradient_accu
 NOT_NEGATIVE = "learning_rate warmup_steps weight_decay attention_dropout early_stopping_patience seed".split()
 # Arguments of the Trainer that would break the predictions, the metrics or the record of what ran.
 REFUSED = (
-    "prediction_loss_only batch_eval_metrics dataloader_drop_last auto_find_batch_size include_for_metrics label_names "
-    "use_liger_kernel remove_unused_columns length_column_name eval_do_concat_batches"
+    "prediction_loss_only batch_eval_metrics dataloader_drop_last auto_find_batch_size include_for_metrics "
+    "label_names use_liger_kernel remove_unused_columns length_column_name eval_do_concat_batches"
 ).split()
 RENAMED = {  # flags of transformers 4 and of its example script
     "evaluation_strategy": "use --eval_strategy",
@@ -461,13 +461,12 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
 
 
 def load_model(arguments: ModelArguments, names: list[str], training: bool) -> tuple:
-    """Return classifier and tokenizer; the weights are fp32 in any case, which mixed precision needs.
-
-    For training the classes become id2label and label2id; otherwise the model's classes must cover the dataset's.
-    """
+    """Return the classifier, in fp32 for mixed precision, and its tokenizer; training sets the dataset's classes."""
     source, revision, step = arguments.model_name_or_path, arguments.model_revision, "model"
     try:
         config = transformers.AutoConfig.from_pretrained(source, revision=revision)
+        if config.is_encoder_decoder:
+            raise ValueError("it is an encoder-decoder model; choose an encoder or a decoder")
         if training:
             config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
             config.text_prefix, config.max_seq_length = arguments.text_prefix, arguments.max_seq_length
@@ -485,8 +484,9 @@ def load_model(arguments: ModelArguments, names: list[str], training: bool) -> t
         )
         step, source = "tokenizer", arguments.tokenizer_name or source
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision)
-        if tokenizer.vocab_size <= len(tokenizer.all_special_ids):  # transformers makes an empty one without files
-            raise ValueError("its files are missing; give --tokenizer_name")
+        # Without files transformers makes an empty tokenizer.
+        if tokenizer.vocab_size <= len(tokenizer.all_special_ids) or tokenizer.pad_token is None:
+            raise ValueError("it has no files or no padding token; give --tokenizer_name")
     except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
         fail(f"cannot load {step} {source}: {one_line(error)}")
     positions = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]

@@ -104,7 +104,7 @@ class BenchArguments:
     )
     tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if it is not the model's."})
     text_column_name: str = field(default="abstract", metadata={"help": "Column of the texts."})
-    max_seq_length: int = field(default=256, metadata={"help": "Word pieces of a text that the model sees."})
+    max_seq_length: int = field(default=256, metadata={"help": "Maximum number of tokens of a text."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Documents a step."})
     steps: int = field(default=4, metadata={"help": "Measured steps a setting, after warm-up steps of all lengths."})
     settings: list[str] | None = field(

@@ -579,6 +579,18 @@ def test_model_without_a_tokenizer(run, tiny_dataset, tmp_path):
     assert_user_error(result, folder, "tokenizer")
 
 
+def test_encoder_decoder_and_tokenizer_without_padding(run, tiny_dataset, tmp_path):
+    folder = write_tiny_model(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    assert_user_error(
+        run("run_classification", *command(folder, tiny_dataset, tmp_path / "a")), "padding token", folder
+    )
+    transformers.BartConfig(d_model=32, encoder_layers=1, decoder_layers=1).save_pretrained(folder)
+    assert_user_error(run("run_classification", *command(folder, tiny_dataset, tmp_path / "b")), "encoder-decoder")
+
+
 def test_model_with_other_labels_than_the_dataset(run, tiny_dataset, tmp_path):
     folder = write_tiny_model(tmp_path / "model", labels=["spam", "ham"])
     arguments = ("--model_name_or_path", folder, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")

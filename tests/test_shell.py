@@ -1,4 +1,4 @@
-"""The shell scripts: set-up, the quick start from any folder, nothing done twice."""
+"""The shell scripts: set-up, the quick start from any folder, completed steps are skipped."""
 
 import os
 import shutil
@@ -53,7 +53,7 @@ def test_quick_start_runs_the_whole_chain_and_a_second_call_repeats_nothing(tmp_
     for name in (*pages, "comparison/comparison.md"):
         assert str(tmp_path / "q" / name) in table
     page = (tmp_path / "q" / "report" / "index.html").read_text()
-    assert "Quote no figure" in page and "has no" not in page and str(tmp_path) not in page
+    assert "Do not cite these numbers" in page and "has no" not in page and str(tmp_path) not in page
     names = "data/manifest.json svm/model.skops minilm/model.safetensors layers-0/model.safetensors "
     names += "attribution/attributions.jsonl attribution-layers-0/attributions.jsonl context/context.json"
     done = [tmp_path / "q" / name for name in names.split()]
