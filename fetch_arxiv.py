@@ -21,16 +21,14 @@
     python fetch_arxiv.py --source snapshot --snapshot_file arxiv-metadata-oai-snapshot.json --output_dir data/arxiv
     python fetch_arxiv.py --output_dir data/arxiv                           arXiv's search API, about an hour
     python fetch_arxiv.py --ids_from manifest.json --output_dir data/arxiv  the papers and splits of a manifest
-    python fetch_arxiv.py ... --push_to_hub --hub_dataset_id NAME           publish the folder, too
 
 The defaults are the study's: five fields of mathematics, 2014 to 2023, split 8:1:1. ``--source snapshot`` reads the
 metadata file that Cornell publishes on Kaggle (plain or gzip, no network) or a file of tools/harvest_oai.py.
 ``--source api`` keeps finished windows of time in OUTPUT_DIR/.fetch, and the same command continues an interrupted
 harvest. If a window does not arrive completely, the command names it, exits with status 1 and writes no dataset.
 
-Writes into --output_dir: data/{train,validation,test}-00000-of-00001.parquet (id, title, abstract, label, categories,
-published), README.md (dataset card) and manifest.json (arguments, counts, arXiv ids of every split). The same records,
-arguments and seed give the same parquet files byte for byte, whatever the order of the records.
+Writes data/{train,validation,test}-00000-of-00001.parquet, README.md (dataset card) and manifest.json (arguments,
+counts, ids). The same records, arguments and seed give the same parquet files byte for byte, in whatever order.
 """
 
 import argparse
@@ -76,9 +74,8 @@ from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyErr
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-FILES = (*(f"data/{split}-00000-of-00001.parquet" for split in SPLITS), "README.md", "manifest.json")
+FILES = ("README.md", *(f"data/{split}-00000-of-00001.parquet" for split in SPLITS), "manifest.json")
 STUDY_COUNTS = {"math.AG": 19250, "math.CV": 6179, "math.DG": 15678, "math.MG": 3808, "math.SG": 2435}
-STUDY_DATES = ("2014-01-01", "2023-12-31")
 # An abstract is a withdrawal notice if it opens with such words; later in a text they usually mean something else.
 WITHDRAWN = re.compile(
     r"\bwithdr(?:aw|awn|ew|awing)\b"
@@ -103,14 +100,12 @@ CATEGORIES = [f"{archive}.{name}" for archive, *names in ARCHIVES for name in na
 CATEGORIES += [archive for archive, *_ in ARCHIVES if "-" in archive]
 
 PAGE_LIMIT, QUERY_LIMIT, TERMS_DELAY = 2000, 30000, 3.0  # arXiv's: entries per page and query, seconds per request
-RETRY_OPTIONS = {"connect": 0, "read": 0, "other": 0, "status_forcelist": [429, *range(500, 600)]}
-RETRY_OPTIONS |= {"backoff_max": 300, "retry_after_max": 3600}  # seconds
+RETRY_OPTIONS = {"connect": 0, "read": 0, "other": 0, "status_forcelist": [429, *range(500, 600)], "backoff_max": 300}
 IDS_PER_REQUEST = 400  # the address stays shorter than 8 KB
 EMPTY_ANSWERS = 3  # the API sometimes reports no entries for a window that has some: believed the third time
 UNREACHABLE = (ConnectTimeoutError, NewConnectionError, ProxyError, SSLError)
 API_FLAGS = "page_size max_window delay_seconds timeout_seconds num_retries api_url".split()
-SNAPSHOT_FLAGS = "snapshot_file skip_bad_lines".split()
-MANIFEST_FLAGS = "categories start_date end_date split_ratios max_records_per_category seed".split()
+MANIFEST_FLAGS = "categories start_date end_date max_records_per_category split_ratios seed".split()
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")  # the Hub's
 
 
@@ -122,15 +117,10 @@ class FetchArguments:
     source: Literal["api", "snapshot"] = HfArg(default="api", help="Search API, or a file (see tools/harvest_oai.py).")
     snapshot_file: str | None = HfArg(default=None, help="snapshot: metadata file, an object per line, plain or gzip.")
     skip_bad_lines: bool = HfArg(default=False, help="snapshot: count invalid lines instead of stopping.")
-    categories: list[str] = field(
-        default_factory=lambda: list(STUDY_COUNTS),
-        metadata={"help": "Primary categories to keep, in the order of the labels."},
-    )
-    start_date: str = HfArg(default=STUDY_DATES[0], help="First day of version 1 of the papers to keep, UTC.")
-    end_date: str = HfArg(default=STUDY_DATES[1], help="Last day of version 1 of the papers to keep, UTC.")
-    split_ratios: list[float] = field(
-        default_factory=lambda: [0.8, 0.1, 0.1], metadata={"help": "Fractions of training, validation and test set."}
-    )
+    categories: list[str] = field(default_factory=lambda: [*STUDY_COUNTS], metadata={"help": "Primary categories."})
+    start_date: str = HfArg(default="2014-01-01", help="First day of version 1 of the papers to keep, UTC.")
+    end_date: str = HfArg(default="2023-12-31", help="Last day of version 1 of the papers to keep, UTC.")
+    split_ratios: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1], metadata={"help": "Split fractions."})
     max_records_per_category: int | None = HfArg(default=None, help="Keep a random sample of larger categories.")
     seed: int = HfArg(default=42, help="Random seed of the sample and of the split.")
     ids_from: str | None = HfArg(default=None, help="manifest.json: rebuild its dataset, with its labels and splits.")
@@ -149,7 +139,7 @@ class FetchArguments:
 def fail(message: str) -> NoReturn:
     """Print a one-line error and exit with status 2."""
     if int(os.environ.get("RANK", 0)):
-        time.sleep(3)  # the launcher stops this process if the first one has failed, too: one message is enough
+        time.sleep(10)  # the launcher stops this process if the first one has failed, too: one message is enough
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -219,13 +209,13 @@ def check_arguments(arguments: FetchArguments) -> None:
     names, ratios, limit = arguments.categories, arguments.split_ratios, arguments.max_records_per_category
     try:
         first, last = date.fromisoformat(arguments.start_date), date.fromisoformat(arguments.end_date)
+        arguments.start_date, arguments.end_date = first.isoformat(), last.isoformat()  # 20140101 is a date, too
+        if not date(1991, 8, 14) <= first <= last <= datetime.now(UTC).date():
+            raise ValueError("give the earlier day first, from 1991-08-14 to today")
     except ValueError as error:
-        fail(f"--start_date {arguments.start_date!r} --end_date {arguments.end_date!r}: write YYYY-MM-DD ({error})")
-    arguments.start_date, arguments.end_date = first.isoformat(), last.isoformat()  # 20140101 is a date, too
+        fail(f"--start_date {arguments.start_date} --end_date {arguments.end_date}: {error}; write YYYY-MM-DD")
     if len(set(names)) != len(names) or len(names) < 2:
         fail(f"--categories {' '.join(names)}: give at least two categories, each once")
-    if not date(1991, 8, 14) <= first <= last <= datetime.now(UTC).date():
-        fail(f"--start_date {first} --end_date {last}: give the earlier day first, from 1991-08-14 to today")
     if len(ratios) != 3 or not min(ratios) > 0 or not abs(sum(ratios) - 1) <= 1e-6:
         fail(f"--split_ratios {' '.join(map(str, ratios))}: give three positive numbers that sum to 1, as 0.8 0.1 0.1")
     if not (10 if limit is None else limit) >= 10 or not 0 <= arguments.seed < 2**32:
@@ -234,10 +224,9 @@ def check_arguments(arguments: FetchArguments) -> None:
         fail("--push_to_hub and --hub_dataset_id USER/NAME need each other")
     if arguments.source == "snapshot" and not arguments.snapshot_file:
         fail("--source snapshot needs --snapshot_file FILE")
-    for source, flags in (("snapshot", SNAPSHOT_FLAGS), ("api", API_FLAGS)):
+    for source, flags in (("snapshot", ["snapshot_file", "skip_bad_lines"]), ("api", API_FLAGS)):
         if source != arguments.source and (unused := changed_flags(arguments).keys() & flags):
             fail(f"--{min(unused)} needs --source {source}")
-    # arXiv's limits and terms of use
     if not 1 <= arguments.page_size <= PAGE_LIMIT:
         fail(f"--page_size {arguments.page_size}: arXiv returns 1 to {PAGE_LIMIT} entries per page")
     if not arguments.page_size <= arguments.max_window <= QUERY_LIMIT:
@@ -253,15 +242,12 @@ def check_arguments(arguments: FetchArguments) -> None:
 
 @contextlib.contextmanager
 def locked_folder(folder: Path) -> Iterator[Path]:
-    """Lock the dataset folder for this process and yield its hidden work folder; leave no empty folders behind.
-
-    Exits with status 2 if the folder holds files that this script did not write, or if another process has locked it.
-    """
+    """Lock the dataset folder and yield its work folder. Exit with status 2 if it is in use or not this script's."""
     work = folder / ".fetch"
     try:
         names = {path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("data/*"))}
-        manifests = [path for path in (folder / FILES[-1], work / "partial" / FILES[-1]) if path.is_file()]
-        is_own = any('"script": "fetch_arxiv.py"' in path.read_text(errors="replace") for path in manifests)
+        text = "".join(p.read_text(errors="replace") for p in (folder / FILES[0], folder / FILES[-1]) if p.is_file())
+        is_own = '"script": "fetch_arxiv.py"' in text or "fetch_arxiv.py --ids_from" in text
         if foreign := names - {"data", ".fetch", *(FILES if is_own else [])}:
             fail(f"{folder} holds {min(foreign)}, which this script did not write; give another --output_dir")
         work.mkdir(parents=True, exist_ok=True)
@@ -285,9 +271,8 @@ def locked_folder(folder: Path) -> Iterator[Path]:
 class Harvest:
     """A resumable harvest through arXiv's search API: paced requests on one connection, a file per finished window.
 
-    The arxiv package downloads and parses the pages. Its public interface shows neither how many entries arXiv
-    announces nor the headers of a failed response. ``count`` asks for these in a request of its own, so that after a
-    failure the server's Retry-After is known before the download goes on.
+    The arxiv package downloads the pages. Its public interface shows neither how many entries arXiv announces nor the
+    headers of a failed response. ``count`` asks for these, so that after a failure a Retry-After is known and kept.
     """
 
     def __init__(self, arguments: FetchArguments, folder: Path, ids: list[str]):
@@ -309,15 +294,10 @@ class Harvest:
         self.numbers["requests"] += 1
 
     def count(self, search: arxiv.Search) -> int:
-        """Return the number of entries that arXiv announces for a search.
-
-        Raises RetryError if arXiv stays busy, arxiv.HTTPError on another status than 200, RequestException,
-        XMLSyntaxError or ValueError if the connection fails or the answer is not a feed.
-        """
-        harvest = self
+        """Return how many entries arXiv announces. Raises RequestException, HTTPError, XMLSyntaxError, ValueError."""
 
         class PoliteRetry(Retry):
-            def sleep(self, response=None):  # urllib3's own does not pause before the first retry
+            def sleep(self, response=None, harvest=self):  # urllib3's own does not pause before the first retry
                 harvest.wait(max(harvest.delay, self.get_backoff_time(), self.get_retry_after(response) or 0.0))
 
         retry = PoliteRetry(self.arguments.num_retries, backoff_factor=self.delay, **RETRY_OPTIONS)
@@ -338,15 +318,11 @@ class Harvest:
         return int(total)
 
     def records(self, search: arxiv.Search, offset: int) -> Iterator[dict]:
-        """Yield the entries of a search from offset on, in the layout of the metadata snapshot.
-
-        Raises arxiv.ArxivError, OSError (requests' errors are OSErrors) or ValueError if a page fails.
-        """
-        harvest = self
+        """Yield the entries of a search in the snapshot's layout. Raises ArxivError, OSError or ValueError."""
 
         class PoliteClient(arxiv.Client):
             @property
-            def query_url_format(self) -> str:  # read before every request
+            def query_url_format(self, harvest=self) -> str:  # read before every request
                 harvest.wait()
                 signal.setitimer(signal.ITIMER_REAL, harvest.arguments.timeout_seconds)
                 return harvest.arguments.api_url + "?{}"
@@ -383,12 +359,11 @@ class Harvest:
                 for record in self.records(search, offset) if offset < total else ():
                     offset += 1
                     fresh[record["id"]] = everything[record["id"]] = record
-            except requests.exceptions.RetryError as error:
-                raise requests.RequestException(f"{self.arguments.api_url}: {error.args[0].reason}") from error
             except (arxiv.ArxivError, etree.XMLSyntaxError, OSError, ValueError) as error:
                 status, fault = getattr(error, "status", 500), one_line(error)
                 reason = getattr(error.args[0], "reason", None) if error.args else None
-                if (status < 500 and status != 429) or (isinstance(reason, UNREACHABLE) and not self.connected):
+                is_refused = isinstance(error, requests.exceptions.RetryError) or (status < 500 and status != 429)
+                if is_refused or (isinstance(reason, UNREACHABLE) and not self.connected):
                     raise
                 backoff *= 16 if status in (429, 503) else 1  # only count() will see the server's Retry-After
             finally:
@@ -407,8 +382,8 @@ class Harvest:
     def keep(self, name: str, search: arxiv.Search, most: int = QUERY_LIMIT) -> tuple[int, Path | None]:
         """Fetch the papers of a window into a file; return the number that arXiv announced, and the file if not empty.
 
-        If that number is above ``most``, the file is an empty one for a halved window. Exits with status 2 if arXiv
-        cannot be reached or the file cannot be written, with status 1 if arXiv does not send what it announces.
+        The file of a window with more than ``most`` papers is empty. Exits with status 2 if arXiv cannot be reached or
+        the file cannot be written, with status 1 if arXiv does not send what it announces.
         """
         for path in self.folder.glob(f"{name}.*.gz"):
             return int(path.name.split(".")[1]), path
@@ -423,8 +398,8 @@ class Harvest:
             write(path, gzip.compress(lines, mtime=0))
         except (requests.RequestException, arxiv.ArxivError, KeyboardInterrupt) as error:
             if isinstance(error, requests.ConnectionError) and not self.connected:
-                fail(f"no connection to {self.arguments.api_url}: {one_line(error)}; use --source snapshot instead")
-            give_up(f"window {name} is missing: {one_line(error)}")
+                fail(f"no connection to {self.arguments.api_url} ({error.args[0].reason}); use --source snapshot")
+            give_up(f"window {name} is missing: {getattr([*error.args, ''][0], 'reason', one_line(error))}")
         except OSError as error:
             fail(f"cannot write into {self.folder}: {error.strerror or error}; run the same command again to continue")
         self.bar.total = self.bar.total or total
@@ -447,8 +422,8 @@ def give_up(message: str) -> NoReturn:
 def fetch_window(harvest: Harvest, start: datetime, end: datetime) -> tuple[int, list[Path]]:
     """Fetch the papers of a window of time, in halves if there are more than --max_window; return number and files.
 
-    The halves share one minute, so that no paper is lost whether arXiv includes the end of a window or not. Together
-    they must have as many papers as arXiv announces for the window; otherwise it is asked once more about empty ones.
+    The halves share one minute: no paper is lost whether arXiv includes the end of a window or not. If they have fewer
+    papers than arXiv announces for the whole window, both are asked for again, unless they have a file.
     """
     name, middle = f"{start:%Y%m%d%H%M}-{end:%Y%m%d%H%M}", (start + (end - start) / 2).replace(second=0)
     categories = " OR ".join(f"cat:{category}" for category in harvest.arguments.categories)
@@ -456,13 +431,11 @@ def fetch_window(harvest: Harvest, start: datetime, end: datetime) -> tuple[int,
     announced = found = 0
     for _ in range(2):
         search = arxiv.Search(query, None, None, arxiv.SortCriterion.SubmittedDate, arxiv.SortOrder.Ascending)
-        total, path = harvest.keep(name, search, QUERY_LIMIT if middle == start else harvest.arguments.max_window)
+        total, path = harvest.keep(name, search, harvest.arguments.max_window if start < middle else sys.maxsize)
         if announced and not total:
             break
         if path is None or ".jsonl" in path.name:
             return total, [path] if path else []
-        if middle == start:
-            give_up(f"window {name} is missing: more than {QUERY_LIMIT} papers in one minute")
         first, second = fetch_window(harvest, start, middle), fetch_window(harvest, middle, end)
         announced, found = total, first[0] + second[0]
         if found >= announced:
@@ -478,10 +451,8 @@ def run_harvest(arguments: FetchArguments, folder: Path, ids: list[str]) -> tupl
         if not ids:
             paths = fetch_window(harvest, start, datetime.fromisoformat(arguments.end_date) + timedelta(days=1))[1]
             return paths, harvest.numbers
-        groups = {
-            f"{i}-{i + IDS_PER_REQUEST}": ids[i : i + IDS_PER_REQUEST] for i in range(0, len(ids), IDS_PER_REQUEST)
-        }
-        windows = [harvest.keep(name, arxiv.Search("", group, None)) for name, group in groups.items()]
+        groups = {i: ids[i : i + IDS_PER_REQUEST] for i in range(0, len(ids), IDS_PER_REQUEST)}
+        windows = [harvest.keep(f"ids-{i}", arxiv.Search("", group, None)) for i, group in groups.items()]
         return [path for _, path in windows if path], harvest.numbers
 
 
@@ -492,7 +463,7 @@ def parse_record(line: bytes) -> dict:
     _, day, month, year, clock, zone = entry["versions"][0]["created"].split()
     moment = f"{year}-{MONTHS.index(month) + 1:02d}-{day:0>2}T{clock}{zone.replace('GMT', '+00:00')}"
     return {
-        "id": entry["id"],
+        "id": entry["id"].strip(),
         "title": " ".join(entry["title"].split()),
         "abstract": " ".join((entry["abstract"] or "").split()),
         "categories": [first, *sorted(set(others) - {first})],
@@ -532,9 +503,8 @@ def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: 
                         yield parse_record(line)
                 except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
                     if not arguments.skip_bad_lines:
-                        fail(
-                            f"{path} line {number} is not an arXiv record ({error!r}){remedy or '; --skip_bad_lines skips it'}"
-                        )
+                        skip = remedy or "; --skip_bad_lines skips it"
+                        fail(f"{path} line {number} is not an arXiv record ({error!r}){skip}")
                     counts["bad lines"] += 1
                 if not parsed % 1000:
                     bar.update(raw.tell() - bar.n)
@@ -547,14 +517,10 @@ def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: 
 
 
 def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) -> list[dict]:
-    """Return the records to keep, labelled and sorted by id, and count what is dropped by reason.
-
-    The result does not depend on the order of the records: which of two with the same id or abstract stays is fixed.
-    """
-    labels = {name: label for label, name in enumerate(arguments.categories)}
+    """Return the records to keep, labelled and sorted by id, whatever their order; count what is dropped."""
     by_id = {}
     for record in records:
-        if record["categories"][0] not in labels:
+        if record["categories"][0] not in arguments.categories:
             counts["other primary category"] += 1
         elif not arguments.start_date <= record["published"][:10] <= arguments.end_date:
             counts["out of the dates"] += 1
@@ -563,7 +529,7 @@ def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) 
         elif WITHDRAWN.search(record["abstract"][:WITHDRAWN_WITHIN]):
             counts["withdrawn"] += 1
         else:
-            record["label"] = labels[record["categories"][0]]
+            record["label"] = arguments.categories.index(record["categories"][0])
             if record["id"] in by_id:
                 counts["duplicate id"] += 1
                 record = min(record, by_id[record["id"]], key=orjson.dumps)
@@ -583,23 +549,19 @@ def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) 
 
 
 def split_records(records: list[dict], arguments: FetchArguments) -> dict[str, list[dict]]:
-    """Return the three splits, stratified by label and shuffled with the seed.
-
-    Exits with status 2 if a class has fewer than 10 records, or too few for one in every split.
-    """
+    """Return the splits, stratified by label and shuffled. Exit with status 2 if a class is too small for that."""
     least = max(10, round(1 / min(arguments.split_ratios)))
     sizes = Counter(record["label"] for record in records)
     for label, name in enumerate(arguments.categories):
         if sizes[label] < least:
             fail(f"category {name} has {sizes[label]} records, at least {least} are needed; check dates and source")
-
-    def divide(items: list[dict], size: int) -> list[list[dict]]:
-        labels = [record["label"] for record in items]
-        return train_test_split(items, test_size=size, stratify=labels, random_state=arguments.seed)
-
     validation_size, test_size = (round(len(records) * ratio) for ratio in arguments.split_ratios[1:])
-    train, rest = divide(records, validation_size + test_size)
-    return dict(zip(SPLITS, (train, *divide(rest, test_size)), strict=True))
+    parts, rest = [], records
+    for size in (validation_size + test_size, test_size):
+        labels = [record["label"] for record in rest]
+        part, rest = train_test_split(rest, test_size=size, stratify=labels, random_state=arguments.seed)
+        parts.append(part)
+    return dict(zip(SPLITS, (*parts, rest), strict=True))
 
 
 def rebuild_splits(records: Iterator[dict], manifest: dict, counts: Counter) -> tuple[dict, list[str]]:
@@ -607,8 +569,9 @@ def rebuild_splits(records: Iterator[dict], manifest: dict, counts: Counter) -> 
     wanted = {name for split in manifest["ids"].values() for name in split}
     by_id, splits = {}, {}
     for record in records:
+        if record["id"] in wanted:
+            by_id[record["id"]] = min(record, by_id.get(record["id"], record), key=orjson.dumps)
         counts["other id"] += record["id"] not in wanted
-        by_id[record["id"]] = min(record, by_id.get(record["id"], record), key=orjson.dumps)
     for name in SPLITS:
         pairs = zip(manifest["ids"][name], manifest["labels"][name], strict=True)
         splits[name] = [by_id[identifier] | {"label": label} for identifier, label in pairs if identifier in by_id]
@@ -619,8 +582,7 @@ def rebuild_splits(records: Iterator[dict], manifest: dict, counts: Counter) -> 
 
 def counts_table(splits: dict[str, list[dict]], arguments: FetchArguments) -> str:
     """Return records per class and split as a Markdown table, next to the study's counts if they are comparable."""
-    selection = {"categories", "start_date", "end_date", "max_records_per_category"}
-    is_study = not selection & changed_flags(arguments).keys()
+    is_study = not changed_flags(arguments).keys() & set(MANIFEST_FLAGS[:4])
     everything, everything_study = sum(map(len, splits.values())), sum(STUDY_COUNTS.values())
     rows = [["label", *SPLITS, "all", "share", *(["study", "share"] if is_study else [])]]
     for name in [*arguments.categories, "all"]:
@@ -673,23 +635,18 @@ that the paper is withdrawn, removed or retracted. Of records with the same abst
 
 - id: arXiv id without version. title, abstract: as the authors wrote them, LaTeX included, white space collapsed.
 - label: the primary category, chosen by authors and moderators. Many papers belong to several fields.
-- categories: the primary one first, the others in alphabetical order. They contain the label, so are not an input.
+- categories: primary first, then alphabetical. They contain the label, so they must not be an input of a classifier.
 - published: time of version 1 (UTC), 00:00 if the source has only the day. The abstract is that of the latest version.
 
 `python fetch_arxiv.py --ids_from manifest.json --output_dir DIR` fetches the same papers again into the same splits.
-manifest.json holds all arguments.
 """
 
 
 def write_dataset(folder: Path, splits: dict, arguments: FetchArguments, counts: Counter, extra: dict) -> dict:
-    """Write the dataset folder and return the SHA-256 of the parquet files.
-
-    Every file is complete before it is renamed. Exits with status 2 if that fails; an earlier dataset stays as it was.
-    """
-    text = datasets.Value("string")
-    label, moment = datasets.ClassLabel(names=arguments.categories), datasets.Value("timestamp[ms, tz=UTC]")
-    columns = {"id": text, "title": text, "abstract": text, "label": label, "categories": datasets.List(text)}
-    features = datasets.Features(**columns, published=moment)
+    """Write the dataset folder and return the SHA-256 of the parquet files. Exit with status 2 if that fails."""
+    text, categories = datasets.Value("string"), arguments.categories
+    columns = {"id": text, "title": text, "abstract": text, "label": datasets.ClassLabel(names=categories)}
+    columns |= {"categories": datasets.List(text), "published": datasets.Value("timestamp[ms, tz=UTC]")}
     partial = folder / ".fetch/partial"
     datasets.disable_progress_bars()
     recorded = asdict(arguments) | {"output_dir": folder.name}
@@ -698,17 +655,17 @@ def write_dataset(folder: Path, splits: dict, arguments: FetchArguments, counts:
         (partial / "data").mkdir(parents=True, exist_ok=True)
         (folder / "data").mkdir(exist_ok=True)
         for name in SPLITS:
-            values = {column: [record[column] for record in splits[name]] for column in features}
+            values = {column: [record[column] for record in splits[name]] for column in columns}
             values["published"] = [datetime.fromisoformat(moment) for moment in values["published"]]
-            table = datasets.Dataset.from_dict(values, features=features)
+            table = datasets.Dataset.from_dict(values, features=datasets.Features(columns))
             table.to_parquet(partial / f"data/{name}-00000-of-00001.parquet")
-        digests = {file: hashlib.sha256((partial / file).read_bytes()).hexdigest() for file in FILES[:3]}
+        digests = {file: hashlib.sha256((partial / file).read_bytes()).hexdigest() for file in FILES[1:4]}
         labels = {name: [record["label"] for record in splits[name]] for name in SPLITS}
         manifest = {
             "script": "fetch_arxiv.py",
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "arguments": recorded,
-            "counts": {s: {c: labels[s].count(k) for k, c in enumerate(arguments.categories)} for s in SPLITS},
+            "counts": {s: {c: labels[s].count(k) for k, c in enumerate(categories)} for s in SPLITS},
             "dropped": dict(sorted(counts.items())),
             **extra,
             "sha256": digests,
@@ -727,20 +684,18 @@ def write_dataset(folder: Path, splits: dict, arguments: FetchArguments, counts:
 
 
 def read_manifest(arguments: FetchArguments) -> dict:
-    """Return the manifest of --ids_from and take from it the arguments that define the dataset.
-
-    Exits with status 2 if it cannot be read or if one of these arguments was given with another value.
-    """
+    """Return the manifest of --ids_from and take over its arguments. Exit with status 2 if they contradict others."""
     try:
         manifest = json.loads(Path(arguments.ids_from).read_text(encoding="utf-8"))
         recorded = {name: manifest["arguments"][name] for name in MANIFEST_FLAGS}
-        if any(len(manifest["ids"][name]) != len(manifest["labels"][name]) for name in SPLITS):
-            raise ValueError("ids and labels differ in number")
+        pairs = [pair for name in SPLITS for pair in zip(manifest["ids"][name], manifest["labels"][name], strict=True)]
+        if not {label for _, label in pairs} <= set(range(len(recorded["categories"]))):
+            raise ValueError("it has labels without a category")
     except (OSError, ValueError, KeyError, TypeError) as error:
         fail(f"cannot read {arguments.ids_from} ({one_line(error)}); give the manifest.json that fetch_arxiv.py wrote")
-    given = changed_flags(arguments)
-    if other := [name for name in MANIFEST_FLAGS if name in given and given[name] != recorded[name]]:
-        fail(f"--{other[0]} differs from {arguments.ids_from}; leave it out")
+    for name, value in changed_flags(arguments).items():
+        if value != recorded.get(name, value):
+            fail(f"--{name} differs from {arguments.ids_from}; leave it out")
     vars(arguments).update(recorded)
     return manifest
 
@@ -771,9 +726,8 @@ def main() -> None:
 
     with locked_folder(folder) as work:
         # 2. Records from the source
-        counts, extra = Counter(), {}
+        counts, extra, paths = Counter(), {}, [Path(arguments.snapshot_file or "")]
         ids = {name for split in manifest["ids"].values() for name in split} if manifest else set()
-        paths = [Path(arguments.snapshot_file or "")]
         if arguments.source == "api":
             paths, extra["harvest"] = run_harvest(arguments, work, sorted(ids))
         records = chain.from_iterable(read_snapshot(path, arguments, ids, counts) for path in paths)
@@ -793,8 +747,9 @@ def main() -> None:
     print(counts_table(splits, arguments))
     if manifest:
         print(f"gone: {len(extra['gone']):,} papers", *extra["gone"][:10], "..." if extra["gone"][10:] else "")
-        print("parquet files:", "those" if digests == manifest["sha256"] else "others than those", "of the manifest")
-    logger.info("wrote %s", folder)
+        print(
+            "parquet files:", "those" if digests == manifest.get("sha256") else "others than those", "of the manifest"
+        )
     if arguments.push_to_hub:
         push(folder, arguments)
     logger.info("next: python run_baseline.py --dataset_name %s --output_dir runs/svm", shlex.quote(str(folder)))

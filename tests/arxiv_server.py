@@ -15,6 +15,7 @@ import random
 import re
 import socket
 import struct
+import sys
 import threading
 import time
 from datetime import datetime
@@ -23,6 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 from xml.sax.saxutils import escape
 
+import pytest
 from conftest import LABELS
 
 ATOM_HEAD = (
@@ -70,6 +72,18 @@ def write_snapshot(path, entries):
 
 def parquet_hashes(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("data/*"))}
+
+
+def hashes_from_snapshot(entries, folder):
+    """The hashes of the parquet files that fetch_arxiv.py makes of a snapshot with these entries."""
+    import fetch_arxiv
+
+    file = write_snapshot(folder / "snapshot.jsonl", entries)
+    command = ["fetch_arxiv.py", "--source", "snapshot", "--snapshot_file", str(file), "--disable_tqdm"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [*command, "--output_dir", str(folder / "dataset")])
+        fetch_arxiv.main()
+    return parquet_hashes(folder / "dataset")
 
 
 moment = functools.cache(parsedate_to_datetime)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -17,7 +18,15 @@ import arxiv
 import filelock
 import pytest
 import yaml
-from arxiv_server import arxiv_server, parquet_hashes, snapshot_entry, study_entries, text_of, write_snapshot
+from arxiv_server import (
+    arxiv_server,
+    hashes_from_snapshot,
+    parquet_hashes,
+    snapshot_entry,
+    study_entries,
+    text_of,
+    write_snapshot,
+)
 from conftest import LABELS, ROOT, assert_user_error
 from datasets import load_dataset
 from hub_server import hub_server
@@ -190,10 +199,11 @@ def test_larger_sample_contains_the_smaller(fetch_snapshot, tmp_path):
     assert ids[10] < ids[15] < ids[20]
 
 
-def test_arguments_from_a_yaml_file(run, snapshot, tmp_path):
+@pytest.mark.parametrize("flag", [[], ["--config"]])
+def test_arguments_from_a_yaml_file(run, snapshot, tmp_path, flag):
     recipe = {"source": "snapshot", "snapshot_file": str(snapshot), "seed": 1, "categories": LABELS[:3]}
     (tmp_path / "fetch.yaml").write_text(yaml.safe_dump(recipe))
-    result = run("fetch_arxiv", tmp_path / "fetch.yaml", "--output_dir", tmp_path / "dataset", "--seed", 2)
+    result = run("fetch_arxiv", *flag, tmp_path / "fetch.yaml", "--output_dir", tmp_path / "dataset", "--seed", 2)
     assert result.code == 0, result.err
     arguments = json.loads((tmp_path / "dataset/manifest.json").read_text())["arguments"]
     assert (arguments["seed"], arguments["categories"]) == (2, LABELS[:3])
@@ -209,7 +219,7 @@ def test_arguments_from_a_yaml_file(run, snapshot, tmp_path):
         (["--categories", "math.AG"], ["at least two"]),
         (["--categories", "math.AG", "math.AG"], ["each once"]),
         (["--start_date", "2023-12-31", "--end_date", "2014-01-01"], ["--end_date 2014-01-01", "earlier day first"]),
-        (["--start_date", "2014"], ["--start_date '2014'", "YYYY-MM-DD"]),
+        (["--start_date", "2014"], ["--start_date 2014", "YYYY-MM-DD"]),
         (["--start_date", "1971-01-01"], ["1971-01-01", "1991-08-14"]),
         (["--end_date", "2991-01-01"], ["2991-01-01", "today"]),
         (["--split_ratios", "0.8", "0.1", "0.2"], ["0.8 0.1 0.2", "sum to 1"]),
@@ -324,6 +334,83 @@ def test_folder_with_other_things_is_left_alone(fetch_snapshot, tmp_path, name):
     assert path.read_text() == "{}"
 
 
+@pytest.mark.parametrize("moment", range(6))
+def test_stopped_while_files_are_renamed_it_goes_on(fetch_snapshot, monkeypatch, tmp_path, moment):
+    """Whichever files have been renamed, the folder stays this script's, and only a complete one has a manifest."""
+    import fetch_arxiv
+
+    def stop_at(number):
+        calls = iter(range(100))
+
+        def replace(source, target, original=fetch_arxiv.os.replace):
+            if "dataset/.fetch" not in str(target) and next(calls) == number:
+                raise KeyboardInterrupt
+            original(source, target)
+
+        return replace
+
+    folder = tmp_path / "dataset"
+    for seed in (1, 2):  # a new folder, and one with an earlier dataset
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) if moment < 5 else nullcontext():
+            patch.setattr(fetch_arxiv.os, "replace", stop_at(moment))
+            assert fetch_snapshot("--seed", seed).code == 0
+        assert (folder / "manifest.json").exists() == (moment == 5)
+        result = fetch_snapshot("--seed", seed)
+        assert result.code == 0, result.err
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert {f"data/{name}": digest for name, digest in parquet_hashes(folder).items()} == manifest["sha256"]
+
+
+def test_killed_at_any_moment_the_snapshot_gives_the_same_bytes(snapshot, fetch_snapshot, tmp_path):
+    assert fetch_snapshot().code == 0
+    command = [sys.executable, ROOT / "fetch_arxiv.py", "--source", "snapshot", "--snapshot_file", snapshot]
+    process = subprocess.Popen(
+        [*map(str, command), "--output_dir", str(tmp_path / "killed")], stdout=subprocess.DEVNULL
+    )
+    while process.poll() is None and not (tmp_path / "killed/.fetch/partial").exists():
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert fetch_snapshot(folder=tmp_path / "killed").code == 0
+    assert parquet_hashes(tmp_path / "killed") == parquet_hashes(tmp_path / "dataset")
+
+
+def test_folder_that_cannot_be_written(fetch_snapshot, tmp_path):
+    assert_user_error(fetch_snapshot(folder="/proc/dataset"), "cannot write into /proc/dataset")
+
+
+@pytest.mark.parametrize("change", ["byte order mark", "carriage returns", "no newline at the end"])
+def test_files_of_other_systems_give_the_same_bytes(fetch_snapshot, snapshot, tmp_path, change):
+    fetch_snapshot()
+    data = snapshot.read_bytes()
+    changed = {
+        "byte order mark": b"\xef\xbb\xbf" + data,
+        "carriage returns": data.replace(b"\n", b"\r\n"),
+        "no newline at the end": data.rstrip(b"\n"),
+    }
+    file = tmp_path / "a folder" / "päpers.jsonl"
+    file.parent.mkdir()
+    file.write_bytes(changed[change])
+    result = fetch_snapshot(file=file, folder=tmp_path / "a folder" / "dataset")
+    assert result.code == 0, result.err
+    assert parquet_hashes(tmp_path / "a folder/dataset") == parquet_hashes(tmp_path / "dataset")
+    assert f"--dataset_name '{tmp_path / 'a folder/dataset'}'" in result.log
+
+
+@pytest.mark.parametrize("line", ["null", "[1]", '{"id": 704.1}', '"id"'])
+def test_line_of_another_type_is_named(fetch_snapshot, snapshot, tmp_path, line):
+    complete = {
+        "title": "t",
+        "categories": "math.AG",
+        "abstract": "a",
+        "versions": [{"created": "Mon, 2 Apr 2017 19:18:42 GMT"}],
+    }
+    value = json.loads(line)
+    text = json.dumps(value | complete) if isinstance(value, dict) else line
+    (tmp_path / "other.jsonl").write_text(snapshot.read_text() + text + "\n")
+    assert_user_error(fetch_snapshot(file=tmp_path / "other.jsonl"), "line 101 is not an arXiv record")
+
+
 def test_output_dir_that_is_a_file(fetch_snapshot, tmp_path):
     (tmp_path / "dataset").write_text("mine")
     assert_user_error(fetch_snapshot(), tmp_path / "dataset")
@@ -393,11 +480,7 @@ def server(records):
 @pytest.fixture(scope="module")
 def expected(records, tmp_path_factory):
     """The parquet files' hashes that the snapshot source gives for the same records."""
-    folder = tmp_path_factory.mktemp("expected")
-    snapshot = write_snapshot(folder / "snapshot.jsonl", records)
-    command = [sys.executable, ROOT / "fetch_arxiv.py", "--source", "snapshot", "--snapshot_file", snapshot]
-    subprocess.run([*command, "--output_dir", folder / "dataset"], check=True, capture_output=True)
-    return parquet_hashes(folder / "dataset")
+    return hashes_from_snapshot(records, tmp_path_factory.mktemp("expected"))
 
 
 def api_flags(server, folder, *more, page_size=20):
@@ -480,10 +563,10 @@ def test_times_of_day_survive_windows(run, tmp_path):
 
 def test_requests_keep_their_distance(fetch, server):
     server.faults = {1: "503", 2: "429 0", 3: "reset", 4: "cut", 5: "empty"}
-    assert fetch("--delay_seconds", 0.15, page_size=50).code == 0
+    assert fetch("--delay_seconds", 0.1, page_size=50).code == 0
     times = [request["time"] for request in server.log]
     assert len(times) >= 8
-    assert min(b - a for a, b in pairwise(times)) >= 0.15
+    assert min(b - a for a, b in pairwise(times)) >= 0.1
 
 
 # Faults
@@ -509,8 +592,8 @@ def test_one_fault(fetch, server, expected, tmp_path, fault, place):
 
 
 def test_all_faults_in_one_fetch(fetch, server, expected, tmp_path):
-    server.faults = {2 * k: fault for k, fault in enumerate(FAULTS)}
-    result = fetch("--max_window", 60, page_size=10)
+    server.faults = {3 * k: fault for k, fault in enumerate(FAULTS)}
+    result = fetch("--max_window", 60, page_size=5)
     assert result.code == 0, result.err
     assert len(server.log) > max(server.faults), "every fault was met"
     assert parquet_hashes(tmp_path / "dataset") == expected
@@ -615,7 +698,7 @@ def test_refusal_is_reported(fetch, server):
 # Interruption
 
 
-def test_killed_at_any_moment_it_goes_on(server, expected, tmp_path):
+def test_killed_at_any_moment_it_goes_on(fetch, server, expected, tmp_path):
     command = [sys.executable, ROOT / "fetch_arxiv.py"]
     command += [*api_flags(server, tmp_path / "dataset", "--max_window", 40, "--delay_seconds", 0.1, page_size=10)]
     kills = 0
@@ -633,7 +716,7 @@ def test_killed_at_any_moment_it_goes_on(server, expected, tmp_path):
     finished = [interval(window) for window in windows_of(tmp_path / "dataset")]
     assert finished
     asked = len(server.log)
-    subprocess.run([*map(str, command)], check=True, capture_output=True)
+    assert fetch("--max_window", 40, page_size=10).code == 0
     assert parquet_hashes(tmp_path / "dataset") == expected
     later = " ".join(request["search_query"] for request in server.log[asked:])
     assert not any(window in later for window in finished)
@@ -677,7 +760,7 @@ def test_spoilt_window_is_named_and_asked_for_again(fetch, expected, tmp_path, c
     assert parquet_hashes(tmp_path / "dataset") == expected
 
 
-def test_full_disk_keeps_finished_windows(server, expected, tmp_path):
+def test_full_disk_keeps_finished_windows(fetch, server, expected, tmp_path):
     command = [sys.executable, ROOT / "fetch_arxiv.py", *api_flags(server, tmp_path / "dataset", "--max_window", 30)]
     result = subprocess.run(
         [*map(str, command)],
@@ -688,7 +771,7 @@ def test_full_disk_keeps_finished_windows(server, expected, tmp_path):
     assert result.returncode == 2, result.stderr
     assert result.stderr.startswith("error: cannot write")
     assert len(result.stderr.splitlines()) == 1
-    subprocess.run([*map(str, command)], check=True, capture_output=True)
+    assert fetch("--max_window", 30).code == 0
     assert parquet_hashes(tmp_path / "dataset") == expected
 
 
@@ -765,6 +848,26 @@ def test_ids_from_with_other_arguments_than_the_manifest(fetch, tmp_path, flag):
     fetch()
     result = fetch("--ids_from", tmp_path / "dataset/manifest.json", *flag, folder=tmp_path / "again")
     assert_user_error(result, flag[0], "differs", "manifest.json")
+
+
+def test_ids_from_a_manifest_with_labels_of_no_category(fetch, tmp_path):
+    fetch()
+    path = tmp_path / "dataset/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["labels"]["test"][0] = 9
+    path.write_text(json.dumps(manifest))
+    assert_user_error(fetch("--ids_from", path, folder=tmp_path / "again"), "manifest.json", "labels")
+
+
+def test_two_processes_on_one_folder(fetch, server, expected, tmp_path):
+    command = [sys.executable, ROOT / "fetch_arxiv.py", *api_flags(server, tmp_path / "dataset")]
+    process = subprocess.Popen([*map(str, command), "--delay_seconds", "0.3"], stdout=subprocess.DEVNULL)
+    while not server.log and process.poll() is None:
+        time.sleep(0.01)
+    assert_user_error(fetch(), "another process is writing into", tmp_path / "dataset")
+    assert process.wait() == 0
+    assert parquet_hashes(tmp_path / "dataset") == expected
+    assert server.most_connections == 1
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"ids": 3}', "no json", "[]"])
