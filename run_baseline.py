@@ -439,10 +439,11 @@ def describe_run(folder: Path, names: list[str], model_id: str | None) -> None:
     table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
     save_figure(plot_confusion_matrix(table, names), folder / "confusion_matrix.png")
     dataset = public_name(record["dataset_name"])
-    columns = {"ngram_max": "n-grams up to", "sublinear_tf": "sublinear tf", "C": "C"}
-    columns |= {"eval_accuracy": "validation accuracy", "eval_f1": "validation macro F1"}
-    tried = pd.DataFrame(state["log_history"]).sort_values("eval_f1", ascending=False, kind="stable")
-    rows = "".join("| " + " | ".join(f"{row[key]:.4g}" for key in columns) + " |\n" for _, row in tried.iterrows())
+    rows = "".join(
+        f"| {row['ngram_max']} | {'yes' if row['sublinear_tf'] else 'no'} | {row['C']:g} | "
+        f"{100 * row['eval_accuracy']:.2f} | {100 * row['eval_f1']:.2f} |\n"
+        for row in sorted(state["log_history"], key=lambda row: -row["eval_f1"])
+    )
     text = f"""TF-IDF and a linear SVM that classify texts of `{dataset}` as {", ".join(names)}.
 The validation split chose the setting. `predictions.csv` has the decision values of every test document.
 
@@ -457,8 +458,8 @@ print(names[model.predict(["We classify compact manifolds whose Ricci form is po
 
 ## Settings
 
-| {" | ".join(columns.values())} |
-|{"---|" * len(columns)}
+| n-grams up to | sublinear tf | C | validation accuracy | validation macro F1 |
+|---|---|---|---|---|
 {rows}
 Versions: {", ".join(f"{name} {number}" for name, number in record["versions"].items())}."""
     title = model_id.split("/")[-1] if model_id else f"TF-IDF and linear SVM on {dataset.split('/')[-1]}"

@@ -584,6 +584,7 @@ def describe_run(folder: Path, model_id: str | None) -> None:
             log.dropna(subset=key).plot("epoch", key, ax=axes, style=style, label=label, ylabel="loss")
     for epoch in log[log["step"] == best]["epoch"][:1]:
         axes.axvline(epoch, color="0.7", linestyle="--", label="best")
+    axes.legend()
     save_figure(figure, folder / "training_curve.png")
     if (folder / "predictions.csv").exists():
         table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
-# Sets everything up in .venv (once) and runs the checks and the tests, offline.
+# Sets everything up in .venv (once), then runs the checks and the tests, offline and on all cores.
 #   bash run_tests.sh                      everything
 #   bash run_tests.sh tests/test_x.py -x   arguments go to pytest
-#   PYTHON=python3.12 bash run_tests.sh    picks the interpreter for a new .venv
+#   PYTHON=python3.12 bash run_tests.sh    chooses the interpreter of a new .venv
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./setup_env.sh
 export HF_HUB_OFFLINE=1
 ruff check .
 ruff format --check .
-exec python -m pytest "$@"
+# A worker a core, one thread each; a file's tests share their fixtures, so they stay in one worker.
+export OMP_NUM_THREADS=1
+exec python -m pytest --numprocesses auto --dist loadfile --durations 10 "$@"
