@@ -128,7 +128,7 @@ class FetchArguments:
     max_window: int = HfArg(default=QUERY_LIMIT, help="api: halve windows of time with more entries, at most 30000.")
     delay_seconds: float = HfArg(default=TERMS_DELAY, help="api: pause between two requests.")
     timeout_seconds: float = HfArg(default=120.0, help="api: time after which an unanswered request has failed.")
-    num_retries: int = HfArg(default=10, help="api: number of fruitless retries before the command gives up.")
+    num_retries: int = HfArg(default=10, help="api: retries without progress before the command gives up.")
     api_url: str = HfArg(default="https://export.arxiv.org/api/query", help="api: address of the search API.")
     push_to_hub: bool = HfArg(default=False, help="Publish the folder on the Hugging Face Hub.")
     hub_dataset_id: str | None = HfArg(default=None, help="Dataset id on the Hub, as user/name.")

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""How fast fetch_arxiv.py reads a metadata snapshot, and in how much memory, beside the obvious ways.
+"""How fast fetch_arxiv.py reads a metadata snapshot, and in how much memory, compared with the obvious ways.
 
     python benchmarks/bench_fetch.py --records ../shared/data/arxiv-metadata-dev.jsonl.gz
     python benchmarks/bench_fetch.py --records ../shared/data/arxiv-metadata-dev.jsonl.gz --size_mb 50 --repeats 1
 
 The file read (1 GB by default, made once in benchmarks/work, which git ignores) repeats the lines of --records with
-new ids, in the mix of the real snapshot: 1.6 % of the lines have one of the five primary categories. Every way is run
-in a process of its own, the file being in the page cache: it reads the file, keeps the records of the five categories
+new ids in the proportions of the real snapshot: 1.6 % of the lines have one of the five primary categories. Every way
+runs in its own process with the file in the page cache. It reads the file, keeps the records of the five categories
 from 2014 to 2023, and reports its time without the imports and its peak memory with them. Writes
 benchmarks/results/fetch.json.
 """
