@@ -15,13 +15,14 @@
 #     "transformers==5.23.0",
 # ]
 # ///
-"""Measure whether a model uses context, in four tests on documents that it was not trained on.
+"""Measure whether a model uses context, on documents that it was not trained on.
 
 Word order: how much accuracy and macro F1 does the model lose when the words are shuffled, in blocks of k words or by
-sentence? Phrases: does a phrase contribute more than its words, more than other neighboring words do, and more than
-the same words moved apart? Attribution in context (--attributions): how much of the variance of a word's attribution
-lies between words, and how much between the documents that contain them? Agreement (--attributions and an SVM among
-the runs): do the mean attributions rank the words as the SVM's coefficients do?
+sentence? Attention window: how much does it lose when a token sees only w tokens on either side? Additive surrogate:
+how much of the logit is a sum over words? Phrases: does a phrase contribute more than its words, more than other
+neighboring words do, and more than the same words moved apart? Attribution in context (--attributions): how much of
+the variance of a word's attribution lies between words, and how much between the documents that contain them?
+Agreement (--attributions and an SVM among the runs): do the mean attributions rank the words as the SVM does?
 
 Laptop:    python tools/measure_context.py --model_name_or_path runs/minilm --dataset_name data --output_dir context \\
                --compare runs/svm runs/layers-0 --attributions attributions/minilm attributions/layers-0
@@ -97,17 +98,28 @@ PACKAGES = ("torch", "transformers", "datasets", "numpy", "scipy", "scikit-learn
 # The flags that --statistics_only may change.
 STATISTICS_FLAGS = ("output_dir", "attributions", "n_permutations", "n_resamples", "min_occurrences", "disable_tqdm")
 MIN_DOCUMENTS = 20
-MIN_PHRASE_DOCUMENTS = 3  # with fewer, a permutation test has almost no power
-MAX_OCCURRENCES = 20  # documents in which a phrase is tested
+MIN_CHOICE_DOCUMENTS = 3  # that contain a phrase, where phrases are chosen
+MIN_PHRASE_DOCUMENTS = 6  # with fewer, a sign-flip test cannot reach p < 0.05
+MAX_PHRASE_DOCUMENTS = 50  # in which a phrase is tested
 MIN_GAP = 3  # words between the words of a phrase that are moved apart
 PHRASE_WORDS = range(2, 5)  # length of the phrases that are taken from attributions
-MIN_WORDS = 10  # for a rank correlation
+MIN_WORDS = 20  # for a rank correlation
 STORED_WORDS, SHOWN_WORDS, SHOWN_PHRASES = 10, 5, 12
 ROUNDING = 1e-5  # of logits in single precision
 SENTENCE = "sentence"
+EARLIER = "evaluations/ is from an earlier version of this tool."
 COLORS = ("#1b7837", "#762a83", "#2166ac", "#b35806", "#666666", "#c51b7d", "#35978f", "#000000")
 MARKERS = "osD^vPX*"
-PARTS = ("Word order", "Phrases", "Attribution in context", "Agreement with the SVM")
+PARTS = (
+    "Word order",
+    "Attention window",
+    "Additive surrogate",
+    "Phrases",
+    "Attribution in context",
+    "Agreement with the SVM",
+)
+METRIC_HEADER = ("accuracy", "difference", "95 % interval", "p (Holm)", "macro F1", "difference", "95 % interval")
+METRIC_HEADER += ("p (Holm)",)
 WORD_KINDS = {"all": "all words", "content": "content words", "function": "function words"}
 
 
@@ -145,9 +157,19 @@ class ContextArguments:
         metadata={"help": "Numbers of words that stay together in the word order test."},
     )
     n_shuffles: int = field(default=5, metadata={"help": "Shuffles of each document for each block size."})
+    window_sizes: list[int] = field(
+        default_factory=lambda: [0, 1, 2, 4],
+        metadata={"help": "Numbers of neighboring tokens on either side that a token sees in the attention test."},
+    )
+    n_surrogate_documents: int = field(
+        default=30, metadata={"help": "Documents for the additive surrogate; 0 leaves it out."}
+    )
     phrases: list[str] = field(
         default_factory=list,
-        metadata={"help": "Phrases to test. Default: the strongest in --attributions, or n-grams typical of a class."},
+        metadata={"help": "Phrases to test. Default: strong n-grams of --attributions, or typical ones."},
+    )
+    phrase_split: str = field(
+        default="validation", metadata={"help": "Split on which phrases are chosen; they are tested on --split."}
     )
     n_phrases: int = field(default=50, metadata={"help": "Phrases to search for; 0 leaves the phrase test out."})
     n_controls: int = field(
@@ -156,7 +178,7 @@ class ContextArguments:
     n_permutations: int = field(default=9999, metadata={"help": "Permutations of each permutation test."})
     n_resamples: int = field(default=10_000, metadata={"help": "Bootstrap resamples of the documents."})
     min_occurrences: int = field(
-        default=20, metadata={"help": "Minimum number of documents in which a word is attributed to the same class."}
+        default=10, metadata={"help": "Minimum number of documents in which a word is attributed to the same class."}
     )
     per_device_eval_batch_size: int = field(default=32, metadata={"help": "Batch size."})
     bf16: bool = field(default=False, metadata={"help": "Use bfloat16 mixed precision."})
@@ -170,11 +192,19 @@ class ContextArguments:
     def __post_init__(self):
         if not self.model_name_or_path or not self.dataset_name:
             raise ValueError("--model_name_or_path and --dataset_name are required without --statistics_only")
-        least = {"max_samples": 1, "n_shuffles": 1, "n_phrases": 0, "n_controls": 2, "seed": 0}
-        least |= {"n_permutations": 99, "n_resamples": 100, "min_occurrences": 2, "per_device_eval_batch_size": 1}
+        least = {"max_samples": 1, "n_shuffles": 1, "n_surrogate_documents": 0, "n_phrases": 0, "n_controls": 2}
+        least |= {
+            "seed": 0,
+            "n_permutations": 99,
+            "n_resamples": 100,
+            "min_occurrences": 2,
+            "per_device_eval_batch_size": 1,
+        }
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"--{name} must be at least {bound}, not {getattr(self, name)}")
+        if not self.window_sizes or min(self.window_sizes) < 0:
+            raise ValueError("--window_sizes needs whole numbers from 0")
         if not self.block_sizes or min(self.block_sizes) < 1:
             raise ValueError("--block_sizes needs whole numbers from 1")
         for phrase in self.phrases:
@@ -240,13 +270,13 @@ def text_columns(names: str | list[str]) -> list[str]:
     return [name.strip() for name in (names if isinstance(names, str) else ",".join(names)).split(",")]
 
 
-def read_documents(arguments: ContextArguments) -> tuple[list[dict], list[str], str | None]:
+def read_documents(arguments: ContextArguments, split: str) -> tuple[list[dict], list[str], str | None]:
     """Return the documents (id, words split at white space, label as a number), the class names, the Hub's commit.
 
     Exits with status 2 if there are fewer than MIN_DOCUMENTS, duplicated ids, or documents without text or label.
     """
     name, columns = arguments.dataset_name, text_columns(arguments.text_column_names)
-    part = load_split(name, arguments.split, [*columns, "id", "label"], arguments.dataset_revision)
+    part = load_split(name, split, [*columns, "id", "label"], arguments.dataset_revision)
     if not isinstance(part.features["label"], datasets.ClassLabel):
         fail(f"column 'label' of {name} is not a ClassLabel; prepare the dataset with tools/prepare_dataset.py")
     documents = [
@@ -254,10 +284,10 @@ def read_documents(arguments: ContextArguments) -> tuple[list[dict], list[str], 
         for row in part.select(range(min(arguments.max_samples, len(part))))
     ]
     if len(documents) < MIN_DOCUMENTS:
-        fail(f"{len(documents)} documents are too few for a test; give at least {MIN_DOCUMENTS}")
+        fail(f"{len(documents)} documents of split {split} are too few; give at least {MIN_DOCUMENTS}")
     for name, count in Counter(document["id"] for document in documents).items():
         if count > 1:
-            fail(f"id {name} is duplicated in split {arguments.split}; make the ids unique")
+            fail(f"id {name} is duplicated in split {split}; make the ids unique")
     for document in documents:
         if not document["words"] or document["label"] is None or document["label"] < 0:
             fail(f"document {document['id']} has no {'label' if document['words'] else 'text'}; remove it")
@@ -470,12 +500,14 @@ def batches(run: Run, inputs: list, size: int) -> Iterator[list]:
         yield from (items[start : start + size] for start in range(0, len(items), size))
 
 
-def evaluate(run: Run, inputs: list, folder: Path, batch_size: int, bar: tqdm) -> np.ndarray:
-    """Return logits or decision values (inputs, classes). Equal inputs are computed once.
+def evaluate(
+    run: Run, inputs: list, folder: Path, batch_size: int, bar: tqdm, window: int | str | None = None
+) -> np.ndarray:
+    """Return logits or decision values (inputs, classes). Equal inputs are computed once. For window, see window_mask.
 
     The values are kept in folder under the hash of model and inputs, so that nothing is computed again.
     """
-    digest = hashlib.sha256(run.fingerprint.encode())
+    digest = hashlib.sha256((run.fingerprint + ("" if window is None else f"window {window}")).encode())
     for item in inputs:
         digest.update(repr(item).encode())
     path = folder / f"{digest.hexdigest()[:32]}.npy"
@@ -491,7 +523,7 @@ def evaluate(run: Run, inputs: list, folder: Path, batch_size: int, bar: tqdm) -
     distinct = sorted(set(keys), key=lambda key: (-len(key), key))
     weights, rows = Counter(keys), []
     for batch in batches(run, distinct, batch_size):
-        rows.append(svm_values(run, batch) if run.kind == "svm" else encoder_logits(run, batch))
+        rows.append(svm_values(run, batch) if run.kind == "svm" else encoder_logits(run, batch, window))
         bar.update(sum(weights[key] for key in batch))
     place = {key: number for number, key in enumerate(distinct)}
     values = np.concatenate(rows)[[place[key] for key in keys]]
@@ -508,17 +540,44 @@ def svm_values(run: Run, texts: list[str]) -> np.ndarray:
     return np.column_stack([scores, np.full(len(texts), -np.inf)])[:, run.columns]
 
 
-def encoder_logits(run: Run, batch: list[tuple[int, ...]]) -> np.ndarray:
+def window_mask(lengths: list[int], window: int | str, has_first: bool, has_last: bool) -> torch.Tensor:
+    """Return an attention mask (texts, 1, queries, keys), true where a token sees another one.
+
+    A token sees itself and window tokens on either side ("all": all tokens). The first special token, which encoders
+    classify, sees all tokens and is seen by none: otherwise it would pass the whole text on to every token in the next
+    layer. The last special token sees only itself, so it carries nothing, and is seen by all: encoders attend to it
+    where they attend to nothing. With "full", all tokens see all.
+    """
+    size = max(lengths)
+    places, length = torch.arange(size), torch.tensor(lengths)[:, None, None]
+    mask = torch.ones((len(lengths), size, size), dtype=torch.bool)
+    if window != "full":
+        last = (places == length - 1) if has_last else torch.zeros_like(mask)
+        distance = (places[:, None] - places).abs()
+        mask &= (distance <= (size if window == "all" else window)) | last
+        mask &= ~last.transpose(1, 2) | (distance == 0)
+        if has_first:
+            mask[:, :, 0] = False
+            mask[:, 0, :] = True
+    is_padding = places[:, None] >= length  # what padding sees does not matter, but it must see something
+    return ((mask | is_padding) & (places < length))[:, None]
+
+
+def encoder_logits(run: Run, batch: list[tuple[int, ...]], window: int | str | None = None) -> np.ndarray:
     """Return the logits of one batch by the dataset's classes."""
-    length, device = max(map(len, batch)), run.model.device
-    ids = torch.full((len(batch), length), run.pad_id or 0)
-    mask = torch.zeros((len(batch), length), dtype=torch.long)
+    lengths, device = list(map(len, batch)), run.model.device
+    ids = torch.full((len(batch), max(lengths)), run.pad_id or 0)
+    mask = torch.zeros(ids.shape, dtype=torch.long)
     for row, item in enumerate(batch):
         ids[row, : len(item)] = torch.tensor(item)
         mask[row, : len(item)] = 1
+    if window is not None:
+        mask = window_mask(lengths, window, bool(run.start), bool(run.end))
+        if run.model.config._attn_implementation != "sdpa":  # the others add the mask to the attention scores
+            mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
     extra = {}
     if run.position_offset:  # PAD in the place of a word must not shift the positions
-        extra["position_ids"] = (torch.arange(length) + run.position_offset).repeat(len(batch), 1).to(device)
+        extra["position_ids"] = (torch.arange(ids.shape[1]) + run.position_offset).repeat(len(batch), 1).to(device)
     try:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=run.bf16):
             logits = run.model(input_ids=ids.to(device), attention_mask=mask.to(device), **extra).logits
@@ -577,6 +636,75 @@ def evaluate_order(run: Run, documents: list[dict], arguments: ContextArguments,
     return record, np.concatenate(values).reshape(-1, *original.shape)
 
 
+# Attention window and additive surrogate
+
+
+def takes_windows(run: Run) -> bool:
+    """Return whether an encoder takes a mask for each pair of tokens: a full one changes nothing, a window does."""
+    words = max(run.words, key=len)
+    ids, short = tuple(join_tokens(run, words)[: run.max_length]), tuple(join_tokens(run, words[: len(words) // 2]))
+    try:
+        expected, full = encoder_logits(run, [ids, short]), encoder_logits(run, [ids, short], "full")
+        window = encoder_logits(run, [ids, short], 0)
+    except Exception:  # whatever a model raises that pools with the mask or expects another shape
+        return False
+    tolerance = (1e-2 if run.bf16 else 1e-4) * max(1, np.abs(expected).max())
+    return bool(np.abs(full - expected).max() < tolerance and np.abs(window - expected).max() > 1e-9)
+
+
+def evaluate_windows(run: Run, arguments: ContextArguments, folder: Path) -> tuple[list, np.ndarray | None]:
+    """Evaluate a run on the documents with attention limited to windows.
+
+    Returns the conditions for index.json and values of shape (1 + windows, documents, classes), without a limit first.
+    """
+    if run.kind == "svm" or not run.can_pad or not takes_windows(run):
+        return [], None
+    sizes, inputs = [*dict.fromkeys(arguments.window_sizes), "all"], encode(run, run.words, range(len(run.words)))
+    total, values = len(inputs) * (1 + len(sizes)), []
+    with tqdm(total=total, desc=f"windows: {run.name}", unit="text", disable=arguments.disable_tqdm) as bar:
+        for window in (None, *sizes):
+            values.append(evaluate(run, inputs, folder, arguments.per_device_eval_batch_size, bar, window))
+    return [{"window": size} for size in sizes], np.stack(values)
+
+
+def additive_r2(kept: np.ndarray, values: np.ndarray) -> float | None:
+    """Return the adjusted R2 of values (texts,) as a sum over the words that a text keeps (texts, words), 0 or 1.
+
+    For words that are kept independently, the least-squares coefficients are the Banzhaf values (Hammer & Holzman,
+    Zeitschrift fuer Operations Research 36:3-21, 1992), and 1 - R2 is the share of interactions in the variance. None
+    if the values do not vary.
+    """
+    count, words = kept.shape
+    total = np.var(values, ddof=1)
+    if total < ROUNDING**2:
+        return None
+    design = np.column_stack([np.ones(count), kept])
+    rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+    return float(1 - (rest @ rest) / (count - words - 1) / total)
+
+
+def evaluate_surrogate(run: Run, targets: np.ndarray, arguments: ContextArguments, folder: Path) -> list[float | None]:
+    """Return the R2 of an additive surrogate of the predicted class's logit for each of the first documents.
+
+    In twice as many texts as the document has words, and 20 more, each word is left out with probability 1/2. For an
+    encoder, PAD takes its place.
+    """
+    able = [n for n in range(len(run.words)) if run.kind == "svm" or (run.joined[n] and run.pad_id is not None)]
+    able, found = able[: arguments.n_surrogate_documents], []
+    with tqdm(total=0, desc=f"surrogate: {run.name}", unit="text", disable=arguments.disable_tqdm) as bar:
+        for number in able:
+            words = run.words[number]
+            kept = np.random.default_rng([arguments.seed, number]).random((2 * len(words) + 20, len(words))) < 0.5
+            if run.kind == "svm":
+                inputs = [" ".join(word for word, keep in zip(words, row, strict=True) if keep) for row in kept]
+            else:
+                inputs = [join_tokens(run, words, frozenset(np.flatnonzero(~row).tolist())) for row in kept]
+            bar.total += len(inputs)
+            values = evaluate(run, inputs, folder, arguments.per_device_eval_batch_size, bar)
+            found.append(additive_r2(kept, values[:, targets[number]]))
+    return found
+
+
 # Phrases
 
 
@@ -597,6 +725,16 @@ def span_starts(words: list[str], size: int) -> list[int]:
     return [n for n in starts if all(joined[n : n + size - 1]) and normalize(words[n + size - 1])]
 
 
+def occurrences(words: list[str], phrase: list[str]) -> list[int]:
+    """Return the starts of all occurrences of a phrase, given as normalized words, that do not overlap."""
+    found = []
+    for start in span_starts(words, len(phrase)):
+        here = list(map(normalize, words[start : start + len(phrase)]))
+        if here == phrase and (not found or start >= found[-1] + len(phrase)):
+            found.append(start)
+    return found
+
+
 def without_overlap(ranked: list[str], n: int) -> list[str]:
     """Return the first n phrases, leaving out each that contains, or is part of, one before it."""
     chosen = []
@@ -612,39 +750,40 @@ def ngrams(words: list[str], sizes: range) -> list[str]:
     return [" ".join(words) for words in found if not {words[0], words[-1]} & ENGLISH_STOP_WORDS]
 
 
-def typical_phrases(texts: list[list[str]], labels: list[int], n: int) -> list[str]:
-    """Return the n bigrams and trigrams whose presence in a document depends most on the class (chi-squared)."""
-    counter = CountVectorizer(analyzer=lambda words: ngrams(words, range(2, 4)), min_df=MIN_PHRASE_DOCUMENTS)
+def typical_phrases(documents: list[dict]) -> list[str]:
+    """Return bigrams and trigrams; the first depend most on the class (chi-squared of their presence)."""
+    texts, labels = [document["words"] for document in documents], [document["label"] for document in documents]
+    counter = CountVectorizer(analyzer=lambda words: ngrams(words, range(2, 4)), min_df=MIN_CHOICE_DOCUMENTS)
     try:
         counts = counter.fit_transform(texts) > 0
     except ValueError:  # no phrase is in so many documents
         return []
-    names = counter.get_feature_names_out()
-    return without_overlap(names[np.argsort(-chi2(counts, labels)[0], kind="stable")].tolist(), n)
+    return counter.get_feature_names_out()[np.argsort(-chi2(counts, labels)[0], kind="stable")].tolist()
 
 
-def attributed_phrases(folder: str, texts: list[list[str]], n: int) -> list[str]:
-    """Return the n strongest n-grams of words with positive attributions that MIN_PHRASE_DOCUMENTS texts contain.
+def attributed_phrases(documents: list[dict]) -> list[str]:
+    """Return n-grams of words with positive attributions, those with the largest attribution over documents first.
 
-    The strength of an n-gram is its attribution, summed over the documents. Attributions are divided by the absolute
-    sum of their document.
+    Attributions are divided by the absolute sum of their document.
     """
     strength = defaultdict(float)
-    for document in read_attributions(Path(folder))[0]:
+    for document in documents:
         words, scores = list(map(normalize, document["words"])), np.array(document["word_attributions"])
         scores = scores / (np.abs(scores).sum() or 1)
         for size in PHRASE_WORDS:
             for start in range(len(words) - size + 1):
                 ngram, share = words[start : start + size], scores[start : start + size]
-                if all(ngram) and min(share) > 0:
+                if all(ngram) and min(share) > 0 and not {ngram[0], ngram[-1]} & ENGLISH_STOP_WORDS:
                     strength[" ".join(ngram)] += share.sum()
-    frequency = Counter(phrase for words in texts for phrase in set(ngrams(words, PHRASE_WORDS)))
-    ranked = sorted(strength, key=lambda phrase: (-strength[phrase], phrase))
-    return without_overlap([phrase for phrase in ranked if frequency[phrase] >= MIN_PHRASE_DOCUMENTS], n)
+    return sorted(strength, key=lambda phrase: (-strength[phrase], phrase))
 
 
-def choose_phrases(run: Run, labels: list[int], arguments: ContextArguments) -> tuple[str, list[str], list[str]]:
-    """Return where the phrases come from, the phrases, and a sentence why the phrase test is left out, if it is."""
+def choose_phrases(run: Run, documents: list[dict], arguments: ContextArguments) -> tuple[str, list[str], list[str]]:
+    """Return where the phrases come from, the phrases, and a sentence why the phrase test is left out, if it is.
+
+    Phrases are chosen on other documents than they are tested on: on the attributed documents that are not tested, or
+    else on those of --phrase_split. Only the tested documents' number of occurrences matters.
+    """
     given = list(map(normalize_phrase, arguments.phrases))
     reason = None
     if run.kind == "svm":
@@ -661,49 +800,66 @@ def choose_phrases(run: Run, labels: list[int], arguments: ContextArguments) -> 
         return "given", [], [f"The phrase test is left out: {reason}."]
     if given:
         return "given", given, []
-    if arguments.attributions:
-        return "attributions", attributed_phrases(arguments.attributions[0], run.words, arguments.n_phrases), []
-    return "typical n-grams", typical_phrases(run.words, labels, arguments.n_phrases), []
+    tested = {document["id"] for document in documents}
+    attributed = read_attributions(Path(arguments.attributions[0]))[0] if arguments.attributions else []
+    attributed = [document for document in attributed if str(document["id"]) not in tested]
+    source = "attributions" if attributed else "typical n-grams"
+    if attributed:
+        ranked = attributed_phrases(attributed)
+    elif arguments.phrase_split == arguments.split:
+        fail(f"--phrase_split {arguments.split} is --split: choose phrases on other documents, or give --phrases")
+    else:
+        ranked = typical_phrases(read_documents(arguments, arguments.phrase_split)[0])
+    frequency = Counter(phrase for words in run.words for phrase in set(ngrams(words, PHRASE_WORDS)))
+    ranked = [phrase for phrase in ranked if frequency[phrase] >= MIN_PHRASE_DOCUMENTS]
+    return source, without_overlap(ranked, arguments.n_phrases), []
 
 
-def move_apart(words: list[str], places: range, generator: np.random.Generator) -> tuple[list[str], list[int]] | None:
-    """Move the words at the places elsewhere, with MIN_GAP or more others between them.
+def move_apart(
+    words: list[str], groups: list[list[int]], generator: np.random.Generator
+) -> tuple[list[str], list[list[int]]] | None:
+    """Move the words at the places in all groups elsewhere, with MIN_GAP or more others between them.
 
-    Returns the words in the new order and the new places; all other words keep their order. None if the text is too
-    short.
+    Returns the words in the new order and the new places of each group; all other words keep their order. None if the
+    text is too short.
     """
+    places = [place for group in groups for place in group]
     rest = [word for n, word in enumerate(words) if n not in places]
     free = len(rest) + 1 - (len(places) - 1) * (MIN_GAP - 1)
     if free < len(places):
         return None
     gaps = np.sort(generator.choice(free, len(places), replace=False)) + np.arange(len(places)) * (MIN_GAP - 1)
-    order = generator.permutation(np.array(places))
+    order = generator.permutation(np.array(places)).tolist()
     for gap, place in zip(gaps[::-1], order[::-1], strict=True):
         rest.insert(gap, words[place])
-    return rest, (gaps + np.arange(len(places))).tolist()
+    moved = dict(zip(order, (gaps + np.arange(len(places))).tolist(), strict=True))
+    return rest, [[moved[place] for place in group] for group in groups]
 
 
-def arrange_phrase(run: Run, phrase: str, arguments: ContextArguments) -> list[tuple[int, str, list[str], list[int]]]:
-    """Return the texts of the phrase test: (document, kind, words, places of the phrase or of its control).
+def arrange_phrase(run: Run, phrase: str, arguments: ContextArguments) -> list[tuple]:
+    """Return the texts of the phrase test: (document, kind, words, the places of each word of the phrase or control).
 
-    In each document, kind is first "phrase", then "spans" (other neighboring words) and "moved" (the words of the
-    phrase moved apart).
+    A word has one place for each occurrence of the phrase in the document. In each document, kind is first "phrase",
+    then "spans" (other neighboring words, with all their occurrences) and "moved" (all words of the phrase moved
+    apart).
     """
-    words_of_phrase, size, found = phrase.split(), len(phrase.split()), []
-    for number, words in enumerate(run.words):
-        starts = [n for n in span_starts(words, size) if list(map(normalize, words[n : n + size])) == words_of_phrase]
-        if starts and run.joined[number]:
-            found.append((number, starts))
-    found = found[:MAX_OCCURRENCES]
+    target, size = phrase.split(), len(phrase.split())
+
+    def places(starts: list[int]) -> list[list[int]]:
+        return [[start + n for start in starts] for n in range(size)]
+
+    found = [(n, occurrences(words, target)) for n, words in enumerate(run.words) if run.joined[n]]
+    found = [(n, starts) for n, starts in found if starts][:MAX_PHRASE_DOCUMENTS]
     controls = -(-arguments.n_controls // (2 * max(1, len(found))))  # of each kind in each document
     arrangements = []
     for number, starts in found:
-        words, own = run.words[number], range(starts[0], starts[0] + size)
+        words, own = run.words[number], places(starts)
         generator = np.random.default_rng([arguments.seed, number, *phrase.encode()])
         others = [n for n in span_starts(words, size) if all(abs(n - start) >= size for start in starts)]
         arrangements.append((number, "phrase", words, own))
         for n in generator.permutation(others)[:controls].tolist():
-            arrangements.append((number, "spans", words, range(n, n + size)))
+            control = occurrences(words, list(map(normalize, words[n : n + size])))
+            arrangements.append((number, "spans", words, places(control)))
         for moved in [move_apart(words, own, generator) for _ in range(controls)]:
             arrangements += [(number, "moved", *moved)] if moved else []
     return arrangements
@@ -714,21 +870,22 @@ def evaluate_phrase(
 ) -> list[dict]:
     """Return the synergy of a phrase, of other spans and of its words moved apart, for each document that contains it.
 
-    F is the logit of the predicted class; PAD replaces a word that is taken out, as in run_attribution.py. With
-    v(T) = F(only T of the phrase is left) - F(nothing of it is left), the synergy is v(phrase) - sum of v(word): what
-    the whole adds to its parts. For two words it is the second difference F(ij) - F(i) - F(j) + F(none), the term of
-    the Shapley and Banzhaf interaction indices with all other words present (Grabisch & Roubens, Int. J. of Game
-    Theory 28:547-565, 1999); for more, the sum of the Harsanyi dividends of all subsets of two words or more.
+    F is the logit of the predicted class; PAD replaces a word that is taken out, as in run_attribution.py, at all
+    occurrences of the phrase. With v(T) = F(only T of the phrase is left) - F(nothing of it is left), the synergy is
+    v(phrase) - sum of v(word): what the whole adds to its parts. For two words it is the second difference F(ij) -
+    F(i) - F(j) + F(none), the term of the Shapley and Banzhaf interaction indices with all other words present
+    (Grabisch & Roubens, Int. J. of Game Theory 28:547-565, 1999); for more, the sum of the Harsanyi dividends of all
+    subsets of two words or more.
     """
     arrangements, size, inputs = arrange_phrase(run, phrase, arguments), len(phrase.split()), []
-    for _, kind, words, places in arrangements:
-        whole = frozenset(places)
-        masks = [frozenset(), whole, *(whole - {place} for place in places)]
-        masks += [frozenset({place}) for place in places] if kind == "phrase" else []
+    for _, kind, words, groups in arrangements:
+        whole = frozenset(place for group in groups for place in group)
+        masks = [frozenset(), whole, *(whole - set(group) for group in groups)]
+        masks += [frozenset(group) for group in groups] if kind == "phrase" else []
         inputs += [join_tokens(run, words, mask) for mask in masks]
     bar.total += len(inputs)
     logits = evaluate(run, inputs, folder, arguments.per_device_eval_batch_size, bar) if inputs else []
-    occurrences, start = [], 0
+    found, start = [], 0
     for number, kind, _, _ in arrangements:
         length = 2 + size * (2 if kind == "phrase" else 1)
         values = logits[start : start + length, targets[number]]
@@ -738,15 +895,15 @@ def evaluate_phrase(
         if kind == "phrase":
             record = {"document": number, "synergy": synergy, "whole": float(values[0] - values[1])}
             record |= {"alone": alone.tolist(), "drops": (values[0] - values[2 + size :]).tolist()}
-            occurrences.append(record | {"spans": [], "moved": []})
+            found.append(record | {"spans": [], "moved": []})
         else:
-            occurrences[-1][kind].append(synergy)
-    return occurrences
+            found[-1][kind].append(synergy)
+    return found
 
 
 def evaluate_models(arguments: ContextArguments, folder: Path) -> None:
     """Evaluate all runs and write folder/index.json, and order-N.npy for run N. Completed steps are skipped."""
-    documents, classes, dataset_revision = read_documents(arguments)
+    documents, classes, dataset_revision = read_documents(arguments, arguments.split)
     labels, runs = [document["label"] for document in documents], load_runs(arguments, classes)
     for run in runs:
         prepare_words(run, documents, arguments.seed)
@@ -754,20 +911,24 @@ def evaluate_models(arguments: ContextArguments, folder: Path) -> None:
     index = {"script": "measure_context.py", "arguments": asdict(arguments), "classes": classes, "device": device}
     index |= {"dataset_commit": dataset_revision, "model_commit": runs[0].commit, "versions": versions(*PACKAGES)}
     index |= {"ids": [document["id"] for document in documents], "labels": labels, "runs": []}
+    targets = []
     for number, run in enumerate(runs):
         record, values = evaluate_order(run, documents, arguments, folder)
-        index["runs"].append(record)
+        targets.append(values[0].argmax(axis=-1))
         save_array(folder / f"order-{number}.npy", values)
-        if number == 0:
-            targets = values[0].argmax(axis=-1)
+        record["windows"], values = evaluate_windows(run, arguments, folder)
+        if record["windows"]:
+            save_array(folder / f"windows-{number}.npy", values)
+        record["additive_r2"] = evaluate_surrogate(run, targets[-1], arguments, folder)
+        index["runs"].append(record)
 
-    source, phrases, left_out = choose_phrases(runs[0], labels, arguments)
+    source, phrases, left_out = choose_phrases(runs[0], documents, arguments)
     index |= {"phrase_source": source, "phrases": [], "phrases_not_found": []}
     with tqdm(total=0, desc="phrases", unit="text", disable=arguments.disable_tqdm) as bar:
         for phrase in phrases:
-            occurrences = evaluate_phrase(runs[0], phrase, targets, arguments, folder, bar)
-            if occurrences:
-                index["phrases"].append({"phrase": phrase, "occurrences": occurrences})
+            found = evaluate_phrase(runs[0], phrase, targets[0], arguments, folder, bar)
+            if found:
+                index["phrases"].append({"phrase": phrase, "occurrences": found})
             else:
                 index["phrases_not_found"].append(phrase)
     if missing := index["phrases_not_found"]:
@@ -781,95 +942,118 @@ def evaluate_models(arguments: ContextArguments, folder: Path) -> None:
     write_files(folder, {"index.json": json.dumps(index, ensure_ascii=False, indent=2) + "\n"})
 
 
-def read_evaluations(folder: Path) -> tuple[dict, list[np.ndarray]]:
-    """Return index.json of a folder's evaluations and the logits of each run. Exits with status 2 if incomplete."""
+def read_evaluations(folder: Path) -> tuple[dict, list[np.ndarray], list[np.ndarray | None]]:
+    """Return index.json of a folder's evaluations and the logits of each run: of shuffled texts and of windows.
+
+    Exits with status 2 if they are not complete. A folder of an earlier version has no windows.
+    """
+    cache = folder / "evaluations"
     try:
-        index = json.loads((folder / "evaluations" / "index.json").read_text(encoding="utf-8"))
-        values = [
-            np.load(folder / "evaluations" / f"order-{n}.npy", allow_pickle=False) for n in range(len(index["runs"]))
+        index = json.loads((cache / "index.json").read_text(encoding="utf-8"))
+        order = [np.load(cache / f"order-{n}.npy", allow_pickle=False) for n in range(len(index["runs"]))]
+        windows = [
+            np.load(cache / f"windows-{n}.npy", allow_pickle=False) if run.get("windows") else None
+            for n, run in enumerate(index["runs"])
         ]
-        settings = index["arguments"]["n_shuffles"], index["labels"], index["classes"], index["left_out"]
+        missing = {"arguments", "labels", "classes", "left_out", "phrases", "versions"} - set(index)
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         fail(f"{folder} has no complete evaluations/ of tools/measure_context.py: {one_line(error)}")
-    return index, values if settings else []
+    if missing:
+        fail(f"{folder} has no complete evaluations/ of tools/measure_context.py: {min(missing)} is missing")
+    return index, order, windows
 
 
 # Statistics
 
 
-def order_statistics(run: dict, values: np.ndarray, index: dict, arguments: ContextArguments) -> dict:
-    """Return what a run loses when words are shuffled; values are (1 + sizes x shuffles, documents, classes).
+def condition_statistics(
+    conditions: list[dict], values: np.ndarray, index: dict, arguments: ContextArguments, repetitions: int
+) -> tuple[dict, list[dict]]:
+    """Return the metrics of the original documents, and how they differ in each condition.
 
-    The metric of a block size is the mean over its shuffles. Each document is shuffled by itself, so resampling the
-    documents resamples the shuffles, too. Macro F1 averages over the classes that are a label or a prediction.
+    values is (1 + conditions x repetitions, documents, classes), the original documents first. The metric of a
+    condition is the mean over its repetitions. Each document is changed by itself, so resampling the documents
+    resamples the shuffles, too. Macro F1 averages over the classes that are a label or a prediction.
     """
-    labels, classes, shuffles = np.array(index["labels"]), index["classes"], arguments.n_shuffles
-    predictions = values.argmax(axis=-1)
+    labels, classes, predictions = np.array(index["labels"]), index["classes"], values.argmax(axis=-1)
     accuracy, f1 = bootstrap(labels, predictions, len(classes), arguments.n_resamples, arguments.seed)
     metrics = {"accuracy": accuracy, "macro_f1": np.nanmean(f1, axis=-1)}
+    original = {}
+    for metric, draws in metrics.items():
+        low, high = percentile_interval(draws[1:, 0])
+        original[metric] = {"value": float(draws[0, 0]), "low": low, "high": high}
     metrics |= {name: f1[:, :, number] for number, name in enumerate(classes) if number in labels}
-    result = {key: run.get(key) for key in ("name", "folder", "kind", "commit", "cut_documents")}
-    for metric in ("accuracy", "macro_f1"):
-        low, high = percentile_interval(metrics[metric][1:, 0])
-        result[metric] = {"value": float(metrics[metric][0, 0]), "low": low, "high": high}
-    result |= {"indifferent": None, "conditions": []}
-    finite = np.nan_to_num(values, neginf=0)
-    for number, condition in enumerate(run["conditions"]):
-        rows = slice(1 + number * shuffles, 1 + (number + 1) * shuffles)
+    finite, results = np.nan_to_num(values, neginf=0), []
+    for number, condition in enumerate(conditions):
+        rows = slice(1 + number * repetitions, 1 + (number + 1) * repetitions)
         row = condition | {"max_change": float(np.abs(finite[rows] - finite[0]).max())}
         row["predictions_changed"] = float((predictions[rows] != predictions[0]).mean())
         tests = {}
         for metric, draws in metrics.items():
             means = draws[:, rows].mean(axis=1)
             tests[metric] = {"value": float(means[0])} | difference_test(means - draws[:, 0])
-        row |= {metric: tests.pop(metric) for metric in ("accuracy", "macro_f1")}
+        row |= {metric: tests.pop(metric) for metric in original}
         row["classes"] = [
             {"class": name, "documents": int((labels == classes.index(name)).sum())} | test
             for name, test in tests.items()
         ]
-        if run["kind"] == "encoder":
+        if np.isfinite(values).all():
             changes = softmax(values[rows], axis=-1) - softmax(values[0], axis=-1)
             row["true_class_probability"] = mean_interval(changes[:, np.arange(len(labels)), labels].mean(axis=0))
             row["total_variation"] = mean_interval(np.abs(changes).sum(axis=-1).mean(axis=0) / 2)
+        results.append(row)
+    for metric in original:
+        add_holm([row[metric] for row in results])
+    add_holm([test for row in results for test in row["classes"]])
+    return original, results
+
+
+def order_statistics(run: dict, values: np.ndarray, index: dict, arguments: ContextArguments) -> dict:
+    """Return what a run loses when words are shuffled; values are (1 + sizes x shuffles, documents, classes)."""
+    result = {key: run.get(key) for key in ("name", "folder", "kind", "commit", "cut_documents")}
+    original, conditions = condition_statistics(run["conditions"], values, index, arguments, arguments.n_shuffles)
+    result |= original | {"indifferent": None, "conditions": conditions}
+    for row in conditions:
+        if run["kind"] == "svm":  # decision values have no probabilities
+            row.pop("true_class_probability", None)
+            row.pop("total_variation", None)
         if run["order_free"] and row["block"] == 1:
             # The counts of an SVM are exactly the same; the mean of vectors may differ by rounding.
-            bound = 0 if run["kind"] == "svm" else 1e-4 * max(1, np.abs(finite[0]).max())
+            size = np.abs(np.nan_to_num(values[0], neginf=0)).max()
+            bound = 0 if run["kind"] == "svm" else 1e-4 * max(1, size)
             result["indifferent"] = bool(row["predictions_changed"] == 0 and row["max_change"] <= bound)
-        result["conditions"].append(row)
-    for metric in ("accuracy", "macro_f1"):
-        add_holm([condition[metric] for condition in result["conditions"]])
-    add_holm([test for condition in result["conditions"] for test in condition["classes"]])
     return result
 
 
-def permutation_test(groups: list[list[float]], n_permutations: int, seed: int) -> dict | None:
-    """Test whether the first value of each group differs from the others of its group. None if no group has others.
+def surrogate_statistics(run: dict) -> dict | None:
+    """Return the mean R2 of a run's additive surrogates with its interval over documents; None without any."""
+    values = [value for value in run.get("additive_r2", []) if value is not None]
+    return {"name": run["name"], "documents": len(values)} | mean_interval(values) if values else None
 
-    The statistic is the mean over groups of the first value minus the mean of the others, with Student's interval over
-    groups. If the first is exchangeable with the others, any value of a group could be the first: p is the share of
-    such choices with a statistic at least as far from 0, with either sign, counting the observed one (Phipson & Smyth,
-    Stat. Appl. Genet. Mol. Biol. 9:39, 2010).
+
+def sign_flip_test(values: list[float], n_permutations: int, seed: int) -> dict | None:
+    """Test whether the mean of one value per document is 0. None for fewer than MIN_PHRASE_DOCUMENTS documents.
+
+    Under the null hypothesis the values are symmetric about 0, so each sign could be the other one: p is the share of
+    random signs with a mean at least as far from 0, counting the observed one (Phipson & Smyth, Stat. Appl. Genet.
+    Mol. Biol. 9:39, 2010). The interval is Student's.
     """
-    generator, total, differences = np.random.default_rng(seed), np.zeros(n_permutations), []
-    for group in groups:
-        if len(group) > 1:
-            deviations = np.array(group) - np.mean(group)
-            deviations[np.abs(deviations) < ROUNDING] = 0  # a rounding error is not an effect
-            deviations *= len(group) / (len(group) - 1)  # from the mean of the others
-            differences.append(deviations[0])
-            total += deviations[generator.integers(len(group), size=n_permutations)]
-    if not differences:
+    if len(values) < MIN_PHRASE_DOCUMENTS:
         return None
-    extreme = np.abs(total) >= abs(sum(differences)) - 1e-9
-    return mean_interval(differences) | {
-        "groups": len(differences),
-        "p": float((1 + extreme.sum()) / (1 + len(total))),
-    }
+    values = np.where(np.abs(values) < ROUNDING, 0, values)  # a rounding error is not an effect
+    signs = np.random.default_rng(seed).choice([-1, 1], size=(n_permutations, len(values)))
+    extreme = np.abs(signs @ values) >= abs(values.sum()) - 1e-9
+    p = float((1 + extreme.sum()) / (1 + n_permutations))
+    return mean_interval(values) | {"documents": len(values), "p": p}
 
 
 def phrase_statistics(index: dict, arguments: ContextArguments) -> dict | None:
-    """Test each phrase against other spans and against its own words moved apart, and summarize over all phrases."""
-    rows = []
+    """Test each phrase against other spans and against its own words moved apart, and all phrases together.
+
+    The unit is the document: its value is the synergy of the phrase minus the mean synergy of its controls in the same
+    document; for all phrases together, the mean over the phrases that the document contains.
+    """
+    rows, of_documents = [], {kind: defaultdict(list) for kind in ("spans", "moved")}
     for number, phrase in enumerate(index["phrases"]):
         found = phrase["occurrences"]
         row = {"phrase": phrase["phrase"], "documents": len(found)}
@@ -878,208 +1062,318 @@ def phrase_statistics(index: dict, arguments: ContextArguments) -> dict | None:
         row |= {"sum_of_single_drops": float(np.mean([sum(one["drops"]) for one in found]))}
         row["synergy"] = mean_interval([one["synergy"] for one in found])
         for kind in ("spans", "moved"):
-            controls = [value for one in found for value in one[kind]]
-            row[f"{kind}_controls"] = len(controls)
-            row[f"{kind}_synergy"] = float(np.mean(controls)) if controls else None
-            groups = [[one["synergy"], *one[kind]] for one in found]
-            row[f"against_{kind}"] = permutation_test(groups, arguments.n_permutations, arguments.seed + number)
+            compared = {one["document"]: one["synergy"] - np.mean(one[kind]) for one in found if one[kind]}
+            for document, value in compared.items():
+                of_documents[kind][document].append(value)
+            means = [np.mean(one[kind]) for one in found if one[kind]]
+            row[f"{kind}_controls"] = sum(len(one[kind]) for one in found)
+            row[f"{kind}_synergy"] = float(np.mean(means)) if means else None
+            row[f"against_{kind}"] = sign_flip_test(
+                list(compared.values()), arguments.n_permutations, arguments.seed + number
+            )
         rows.append(row)
     if not rows:
         return None
     result = {"source": index["phrase_source"], "not_found": index["phrases_not_found"], "phrases": rows}
-    for kind in ("spans", "moved"):
+    for kind, values in of_documents.items():
         tests = [row[f"against_{kind}"] for row in rows if row[f"against_{kind}"]]
         add_holm(tests)
-        result[f"against_{kind}"] = tests and {
+        together = sign_flip_test([np.mean(v) for v in values.values()], arguments.n_permutations, arguments.seed)
+        result[f"against_{kind}"] = together and together | {
             "tested": len(tests),
             "more": sum(test["p_holm"] < ALPHA and test["mean"] > 0 for test in tests),
             "less": sum(test["p_holm"] < ALPHA and test["mean"] < 0 for test in tests),
-            "mean_over_phrases": mean_interval([test["mean"] for test in tests]),
         }
     return result
 
 
-def read_word_attributions(folder: str) -> tuple[str, list[dict]]:
-    """Return the model's folder and, for each document, its target and the (normalized word, score) pairs.
+def read_word_attributions(folder: str) -> tuple[str, dict[str, dict]]:
+    """Return the model's folder and, by document id, its target, its text and the scores of each normalized word.
 
-    Exits with status 2 if the folder is not a complete one of run_attribution.py.
+    Exits with status 2 if the folder is not a complete one of run_attribution.py, or explains a contrast of classes.
     """
     lines, summary = read_attributions(Path(folder))
     try:
-        documents = []
+        documents = {}
         for line in lines:
-            scores = map(float, line["word_attributions"])
-            pairs = zip(map(normalize, line["words"]), scores, strict=True)
-            documents.append({"target": line["target"], "pairs": [(word, score) for word, score in pairs if word]})
+            if line.get("versus"):
+                fail(f"--attributions {folder} explains a difference of classes (--versus); give those of one class")
+            scores = defaultdict(list)
+            for word, score in zip(map(normalize, line["words"]), map(float, line["word_attributions"]), strict=True):
+                if word:
+                    scores[word].append(score)
+            documents[str(line["id"])] = {"target": line["target"], "text": line["text"], "scores": scores}
         return str(summary["arguments"]["model_name_or_path"]), documents
     except (ValueError, KeyError, TypeError) as error:
         fail(f"{folder} is not a complete folder of run_attribution.py ({one_line(error)}); run it again")
 
 
-def word_scores(documents: list[dict], minimum: int) -> dict[tuple[str, str], list[float]]:
-    """Return, by (explained class, word), the word's mean score in each document, if there are minimum documents.
+def score_tables(models: list[dict[str, dict]], minimum: int) -> tuple[list[str], list[tuple], np.ndarray]:
+    """Return documents, pairs of (class, word) and the words' scores (models, pairs, documents), NaN where absent.
 
-    A word that speaks for one class speaks against another, so only attributions to the same class are repetitions.
+    Only documents that all models explain for the same class are used, and only words that occur in minimum of them:
+    all models are compared on the same words and documents. A word that speaks for one class speaks against another,
+    so only attributions to the same class are repetitions. A score is the mean over a word's occurrences.
     """
-    scores = defaultdict(list)
-    for document in documents:
-        here = defaultdict(list)
-        for word, score in document["pairs"]:
-            here[word].append(score)
-        for word, values in here.items():
-            scores[document["target"], word].append(float(np.mean(values)))
-    return {key: values for key, values in sorted(scores.items()) if len(values) >= minimum}
+    first, *others = models
+    shared = [
+        name
+        for name, document in first.items()
+        if all(name in other and other[name]["target"] == document["target"] for other in others)
+    ]
+    counts = Counter(
+        (first[name]["target"], word)
+        for name in shared
+        for word in first[name]["scores"]
+        if all(word in other[name]["scores"] for other in others)
+    )
+    pairs = sorted(pair for pair, count in counts.items() if count >= minimum)
+    rows = {pair: row for row, pair in enumerate(pairs)}
+    scores = np.full((len(models), len(pairs), len(shared)), np.nan)
+    for column, name in enumerate(shared):
+        for word in first[name]["scores"]:
+            row = rows.get((first[name]["target"], word))
+            if row is not None and all(word in other[name]["scores"] for other in others):
+                scores[:, row, column] = [np.mean(model[name]["scores"][word]) for model in models]
+    return shared, pairs, scores
 
 
-def intraclass_correlation(groups: list[list[float]]) -> dict | None:
-    """Return the share of the variance that lies between groups, ICC(1) of the one-way random-effects model.
+def variance_components(scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the variance between words and within words, for each row of weights.
 
-    None if there are fewer than two groups, no repetitions or no variance within groups. Each group has the same
-    weight, whatever its size: estimate and interval are those of Thomas & Hultquist (Annals of Statistics 6:582-587,
-    1978), from the unweighted means of the groups and their harmonic mean size; for groups of one size they are the
-    usual ones of the analysis of variance. Both assume normal effects. p is that of the F test of equal groups.
+    scores is (words, documents), NaN where a document does not have the word; weights (resamples, documents) says how
+    often each document is taken. The product of two scores of a word in different documents has the expectation of
+    its squared mean, so no copies of one document are multiplied and both estimates are unbiased in every resample.
+    Each word has the same weight. NaN if fewer than two words have two documents.
     """
-    count, sizes = len(groups), np.array([len(group) for group in groups])
-    freedom = sizes.sum() - count
-    if count < 2 or freedom < 1:
+    present, filled = (~np.isnan(scores)).astype(float), np.nan_to_num(scores)
+    count, total, squares = (weights @ part.T for part in (present, filled, filled**2))
+    same_count, same_squares = (weights**2 @ part.T for part in (present, filled**2))
+    pairs = count**2 - same_count
+    with np.errstate(divide="ignore", invalid="ignore"):
+        product = np.where(pairs > 0, (total**2 - same_squares) / pairs, np.nan)
+        usable = ~np.isnan(product)
+        means, second = (np.where(usable, part / count, 0) for part in (total, squares))
+        words = usable.sum(axis=1)
+        grand = (means.sum(axis=1) ** 2 - (means**2).sum(axis=1)) / (words * (words - 1))
+        product, second = np.nansum(product, axis=1) / words, second.sum(axis=1) / words
+        return np.where(words > 1, product - grand, np.nan), np.where(words > 1, second - product, np.nan)
+
+
+def intraclass_correlation(scores: np.ndarray, n_resamples: int, seed: int) -> dict | None:
+    """Return the share of the variance of the scores (words, documents) that lies between words.
+
+    The interval is the percentile interval over resamples of the documents. It is reliable for scores with bounded
+    tails, such as ranks. None if there are fewer than two words or no variance.
+    """
+    if len(scores) < 2 or np.isnan(scores).all() or np.nanmax(scores) == np.nanmin(scores):
         return None
-    within = sum(len(group) * np.var(group) for group in groups) / freedom
-    harmonic = stats.hmean(sizes)
-    between = harmonic * np.var([np.mean(group) for group in groups], ddof=1)
-    if within == 0:
+    documents, generator, parts = scores.shape[1], np.random.default_rng(seed), []
+    for start in range(0, n_resamples, 250):
+        size = min(250, n_resamples - start)
+        draws = generator.multinomial(documents, np.full(documents, 1 / documents), size=size)
+        draws = np.concatenate([np.ones((1, documents), dtype=int), draws]) if start == 0 else draws
+        parts.append(np.stack(variance_components(scores, draws.astype(float))))
+    between, within = np.concatenate(parts, axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = np.clip(between / (between + within), 0, 1)
+    if np.isnan(shares[0]):
         return None
-
-    def share(ratio: float) -> float:
-        return float((ratio - 1) / (ratio - 1 + harmonic))
-
-    quantiles = stats.f.ppf([1 - ALPHA / 2, ALPHA / 2], count - 1, freedom)
-    low, high = (max(0.0, share(between / within / quantile)) for quantile in quantiles)
-    result = {"groups": count, "observations": int(sizes.sum()), "icc": max(0.0, share(between / within))}
-    return result | {"low": low, "high": high, "p": float(stats.f_oneway(*groups).pvalue)}
+    low, high = percentile_interval(shares[1:]) if documents >= MIN_INTERVAL_DOCUMENTS else (None, None)
+    result = {"groups": len(scores), "observations": int((~np.isnan(scores)).sum()), "icc": float(shares[0])}
+    return result | {"low": low, "high": high, "between": float(between[0]), "within": float(within[0])}
 
 
-def attribution_statistics(name: str, folder: str, documents: list[dict], minimum: int) -> dict:
-    """Return the variance between words and between documents, and the attribution share of function words."""
-    groups = word_scores(documents, minimum)
-    result = {"name": name, "folder": folder, "documents": len(documents), "min_occurrences": minimum}
-    for kind, keep in (
-        ("all", lambda word: True),
-        ("content", lambda word: word not in ENGLISH_STOP_WORDS),
-        ("function", lambda word: word in ENGLISH_STOP_WORDS),
-    ):
-        result[kind] = intraclass_correlation([values for (_, word), values in groups.items() if keep(word)])
-        if result[kind] and len(documents) < MIN_INTERVAL_DOCUMENTS:
-            result[kind] |= {"low": None, "high": None}
+def attribution_statistics(
+    documents: dict[str, dict], words: list[str], scores: np.ndarray, arguments: ContextArguments
+) -> dict:
+    """Return the variance between words and between documents, and the attribution share of function words.
+
+    scores is (words, documents). The variances are those of their ranks, from 0 to 1, because attributions have heavy
+    tails, with which no interval of a variance is reliable.
+    """
+    ranks, present = np.full(scores.shape, np.nan), ~np.isnan(scores)
+    ranks[present] = stats.rankdata(scores[present]) / max(1, present.sum())
+    function, result = np.array([word in ENGLISH_STOP_WORDS for word in words], dtype=bool), {}
+    for kind, rows in {"all": np.ones(len(words), dtype=bool), "content": ~function, "function": function}.items():
+        result[kind] = intraclass_correlation(ranks[rows], arguments.n_resamples, arguments.seed)
     shares, counts = [], []
-    for document in documents:
-        total = sum(abs(score) for _, score in document["pairs"])
-        own = [abs(score) for word, score in document["pairs"] if word in ENGLISH_STOP_WORDS]
-        if total > 0:
-            shares.append(sum(own) / total)
-            counts.append(len(own) / len(document["pairs"]))
+    for document in documents.values():
+        sizes = [(word in ENGLISH_STOP_WORDS, abs(score)) for word, own in document["scores"].items() for score in own]
+        if total := sum(size for _, size in sizes):
+            shares.append(sum(size for is_function, size in sizes if is_function) / total)
+            counts.append(sum(is_function for is_function, _ in sizes) / len(sizes))
     result["function_share"] = mean_interval(shares) if shares else None
     result["function_share_of_words"] = mean_interval(counts) if counts else None
     return result
 
 
-def read_coefficients(folder: str, classes: list[str]) -> dict[str, dict[str, float]]:
-    """Return, by class, the SVM's coefficient of each single word."""
+def svm_contributions(folder: str, classes: list[str], pairs: list[tuple], documents: list[dict]) -> np.ndarray:
+    """Return coefficient times tf-idf of each pair of (class, word) in each document; NaN if the SVM lacks either."""
     run = load_svm(folder, run_name(folder), classes)
     svm, vocabulary = run.model["svm"], run.model["counts"].vocabulary_
     weights = np.vstack([-svm.coef_, svm.coef_]) if len(svm.coef_) == 1 else svm.coef_
-    return {
-        label: {word: float(weights[column][place]) for word, place in vocabulary.items() if " " not in word}
-        for label, column in zip(classes, run.columns, strict=True)
-        if column >= 0
-    }
+    counts = run.model["counts"].transform([document["text"] for document in documents])
+    tfidf = run.model["tfidf"].transform(counts).tocsc()
+    values = np.full((len(pairs), len(documents)), np.nan)
+    for row, (label, word) in enumerate(pairs):
+        column, place = run.columns[classes.index(label)] if label in classes else -1, vocabulary.get(word)
+        if column >= 0 and place is not None:
+            values[row] = weights[column, place] * tfidf[:, [place]].toarray()[:, 0]
+    return values
 
 
-def agreement(name: str, documents: list[dict], coefficients: dict, minimum: int) -> list[dict]:
-    """Return, by class, Spearman's correlation of mean attribution and SVM coefficient, and the largest differences.
+def correlation_draws(first: np.ndarray, second: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return Fisher's z of Spearman's correlation of two lists of values for each row of weights (resamples, values).
 
-    The interval is Bonett & Wright's (Psychometrika 65:23-28, 2000); p is scipy's, with Holm's correction over the
-    classes.
+    Values are replaced by their ranks once, not anew in each resample.
     """
-    means = {key: float(np.mean(values)) for key, values in word_scores(documents, minimum).items()}
-    rows = []
-    for label, weights in coefficients.items():
-        words = [word for target, word in means if target == label and word in weights]
-        if len(words) < MIN_WORDS:
+    a, b = stats.rankdata(first), stats.rankdata(second)
+    total = weights.sum(axis=1)
+    mean_a, mean_b = weights @ a / total, weights @ b / total
+    covariance = weights @ (a * b) / total - mean_a * mean_b
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.sqrt((weights @ a**2 / total - mean_a**2) * (weights @ b**2 / total - mean_b**2))
+        return np.arctanh(np.clip(covariance / scale, -1 + 1e-9, 1 - 1e-9))
+
+
+def bootstrap_z(draws: np.ndarray, words: int) -> tuple[float, float, float]:
+    """Return a 95 % interval and the p-value of 0, from Student's t with the standard deviation of the resamples.
+
+    The first of the draws is the estimate, the others are resamples of the words.
+    """
+    scale, t = np.nanstd(draws[1:]), stats.t(words - 1)
+    half = t.ppf(1 - ALPHA / 2) * scale
+    p = 2 * t.sf(abs(draws[0]) / scale) if scale > 0 else float(draws[0] == 0)
+    return float(draws[0] - half), float(draws[0] + half), float(p)
+
+
+def largest_differences(words: list[str], attributions: np.ndarray, svm: np.ndarray) -> list[dict]:
+    """Return the words whose ranks differ most, with their values and the difference as a share of the words."""
+    differences = (stats.rankdata(attributions) - stats.rankdata(svm)) / len(words)
+    return [
+        {
+            "word": words[n],
+            "attribution": float(attributions[n]),
+            "svm": float(svm[n]),
+            "rank_difference": float(differences[n]),
+        }
+        for n in np.argsort(-np.abs(differences), kind="stable")[:STORED_WORDS]
+    ]
+
+
+def agreement(
+    names: list[str], pairs: list[tuple], scores: np.ndarray, svm: np.ndarray, arguments: ContextArguments
+) -> list[dict]:
+    """Return, by class and model, Spearman's correlation of a word's mean attribution with its mean share in the SVM.
+
+    scores is (models, pairs, documents), svm (pairs, documents), both averaged over the same documents. Words are the
+    sample: the bootstrap draws words, the same ones for all models (paired). From the second model on, difference says
+    how its correlation differs from that of the first, in Fisher's z.
+    """
+    rows, generator = [], np.random.default_rng(arguments.seed)
+    present = ~np.isnan(scores[0]) & ~np.isnan(svm)
+    for label in dict.fromkeys(label for label, _ in pairs):
+        chosen = [n for n, pair in enumerate(pairs) if pair[0] == label and present[n].any()]
+        if len(chosen) < MIN_WORDS:
             continue
-        scores = np.array([means[label, word] for word in words])
-        own = np.array([weights[word] for word in words])
-        if np.ptp(scores) == 0 or np.ptp(own) == 0:
+        means = [np.nanmean(np.where(present, part, np.nan)[chosen], axis=1) for part in (svm, *scores)]
+        if any(np.ptp(values) == 0 for values in means):
             continue
-        rho, p = stats.spearmanr(scores, own)
-        half = stats.norm.ppf(1 - ALPHA / 2) * np.sqrt((1 + rho**2 / 2) / (len(words) - 3))
-        low, high = np.tanh(np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12)) + np.array([-half, half])).tolist()
-        if len(documents) < MIN_INTERVAL_DOCUMENTS:
-            low = high = None
-        ranks = (stats.rankdata(scores) - stats.rankdata(own)) / len(words)
-        order = np.argsort(-np.abs(ranks), kind="stable")[:STORED_WORDS]
-        differ = [
-            {"word": words[n], "attribution": scores[n], "coefficient": own[n], "rank_difference": ranks[n]}
-            for n in order
-        ]
-        rows.append(
-            {
-                "model": name,
-                "class": label,
-                "words": len(words),
-                "rho": float(rho),
-                "low": low,
-                "high": high,
-                "p": float(p),
-                "differ_most": differ,
-            }
-        )
+        size = len(chosen)
+        weights = generator.multinomial(size, np.full(size, 1 / size), size=arguments.n_resamples)
+        weights = np.concatenate([np.ones((1, size)), weights])
+        for place, name in enumerate(names):
+            draws = correlation_draws(means[0], means[1 + place], weights)
+            low, high, p = bootstrap_z(draws, size)
+            row = {"model": name, "class": label, "words": size, "rho": float(np.tanh(draws[0])), "difference": None}
+            row |= {"low": float(np.tanh(low)), "high": float(np.tanh(high)), "p": p}
+            row["differ_most"] = largest_differences([pairs[n][1] for n in chosen], means[1 + place], means[0])
+            if place == 0:
+                first = draws
+            else:
+                low, high, p = bootstrap_z(draws - first, size)
+                row["difference"] = {"value": float(draws[0] - first[0]), "low": low, "high": high, "p": p}
+            rows.append(row)
     add_holm(rows)
+    add_holm([row["difference"] for row in rows if row["difference"]])
     return rows
 
 
-def compute_statistics(index: dict, values: list[np.ndarray], arguments: ContextArguments) -> dict:
+def attribution_results(
+    index: dict, arguments: ContextArguments, left_out: list[str]
+) -> tuple[list[dict], list[dict], dict | None]:
+    """Return the statistics of the attributions, their agreement with the SVM, and the SVM. Appends to left_out."""
+    minimum = arguments.min_occurrences
+    attributed = [read_word_attributions(folder) for folder in arguments.attributions]
+    names, attribution, correlations = unique_names([model for model, _ in attributed]), [], []
+    svms = sorted((run for run in index["runs"] if run["kind"] == "svm"), key=lambda run: not run["order_free"])
+    if not attributed:
+        left_out.append("Attribution in context is left out: it needs --attributions.")
+    else:
+        shared, pairs, scores = score_tables([documents for _, documents in attributed], minimum)
+        for place, (name, (_, documents)) in enumerate(zip(names, attributed, strict=True)):
+            row = {"name": name, "folder": arguments.attributions[place], "documents": len(shared)}
+            row |= attribution_statistics(documents, [word for _, word in pairs], scores[place], arguments)
+            attribution.append(row | {"min_occurrences": minimum})
+        if any(row["all"] is None for row in attribution):
+            left_out.append(
+                f"Variance of attributions is left out: fewer than two words are attributed to the same class in "
+                f"{minimum} of the {len(shared)} documents that all models explain for the same class."
+            )
+    if not svms or not attributed:
+        left_out.append("Agreement with the SVM is left out: it needs --attributions and an SVM run in --compare.")
+    else:
+        texts = [attributed[0][1][name] for name in shared]
+        svm = svm_contributions(svms[0]["folder"], index["classes"], pairs, texts)
+        correlations = agreement(names, pairs, scores, svm, arguments)
+        if missing := sorted(set(index["classes"]) - {row["class"] for row in correlations}):
+            left_out.append(
+                f"Agreement with the SVM is left out for {', '.join(missing)}: fewer than {MIN_WORDS} words in "
+                f"{minimum} documents, or all scores are equal."
+            )
+    used = {key: svms[0][key] for key in ("name", "order_free")} if correlations else None
+    return attribution, correlations, used
+
+
+def compute_statistics(
+    index: dict, order_values: list[np.ndarray], window_values: list[np.ndarray | None], arguments: ContextArguments
+) -> dict:
     """Return the content of context.json, except for the record of how it was made."""
-    left_out, minimum = list(index["left_out"]), arguments.min_occurrences
-    order = [order_statistics(run, rows, index, arguments) for run, rows in zip(index["runs"], values, strict=True)]
+    left_out = list(index["left_out"])
+    order = [
+        order_statistics(run, values, index, arguments)
+        for run, values in zip(index["runs"], order_values, strict=True)
+    ]
     for run in order:
         if run["indifferent"] is False:
             logger.warning("%s must not depend on word order, but does: %s", run["name"], run["folder"])
-    attributed = [read_word_attributions(folder) for folder in arguments.attributions]
-    names = unique_names([model for model, _ in attributed])
-    attribution = [
-        attribution_statistics(name, folder, documents, minimum)
-        for name, folder, (_, documents) in zip(names, arguments.attributions, attributed, strict=True)
-    ]
-    if not attributed:
-        left_out.append("Attribution in context is left out: it needs --attributions.")
-    for row in attribution:
-        if row["all"] is None:
+    windows = []
+    for run, values in zip(index["runs"], window_values, strict=True):
+        if values is not None:
+            conditions = condition_statistics(run["windows"], values, index, arguments, repetitions=1)[1]
+            windows.append({"name": run["name"], "conditions": conditions})
+        elif run["kind"] == "encoder":
             left_out.append(
-                f"Variance of attributions is left out for {row['name']}: fewer than two words are "
-                f"attributed to the same class in {minimum} of {row['documents']} documents."
+                f"The attention window is left out for {run['name']}: "
+                + ("the model does not take a mask for each pair of tokens." if "windows" in run else EARLIER)
             )
-    svm = next((run["folder"] for run in index["runs"] if run["kind"] == "svm"), None)
-    correlations = []
-    if svm is None or not attributed:
-        left_out.append("Agreement with the SVM is left out: it needs --attributions and an SVM run in --compare.")
-    else:
-        coefficients = read_coefficients(svm, index["classes"])
-        for name, (_, documents) in zip(names, attributed, strict=True):
-            rows = agreement(name, documents, coefficients, minimum)
-            correlations += rows
-            if missing := sorted(set(index["classes"]) - {row["class"] for row in rows}):
-                left_out.append(
-                    f"Agreement of {name} with the SVM is left out for {', '.join(missing)}: fewer than "
-                    f"{MIN_WORDS} words in {minimum} documents, or all scores are equal."
-                )
+    surrogates = [row for row in map(surrogate_statistics, index["runs"]) if row]
+    if not surrogates:
+        reason = EARLIER if "additive_r2" not in index["runs"][0] else "no document was evaluated for it."
+        left_out.append(f"The additive surrogate is left out: {reason}")
+    attribution, correlations, svm = attribution_results(index, arguments, left_out)
     return {
         "documents": len(index["labels"]),
         "classes": index["classes"],
         "model": order[0]["name"],
         "order": order,
+        "windows": windows,
+        "surrogates": surrogates,
         "phrases": phrase_statistics(index, arguments),
         "attribution": attribution,
         "agreement": correlations,
+        "agreement_svm": svm,
         "left_out": left_out,
     }
 
@@ -1104,10 +1398,10 @@ def limits(part: dict, form=percent) -> str:
     return "-" if part["low"] is None else f"{form(part['low'])} to {form(part['high'])}"
 
 
-def interval(part: dict, form=percent, unit: str = "documents") -> str:
+def interval(part: dict, form=percent) -> str:
     """Return the interval of a part for a sentence, or why there is none."""
     if part["low"] is None:
-        return f"no 95 % interval: fewer than {MIN_INTERVAL_DOCUMENTS} {unit}"
+        return f"no 95 % interval: fewer than {MIN_INTERVAL_DOCUMENTS} documents"
     return f"95 % interval {limits(part, form)}"
 
 
@@ -1155,34 +1449,27 @@ def order_sentences(run: dict, documents: int) -> list[str]:
     return sentences
 
 
+def metric_cells(condition: dict) -> list[str]:
+    """Return the table cells of a condition: for accuracy and macro F1, value, difference, interval and p."""
+    tests = [condition["accuracy"], condition["macro_f1"]]
+    cells = [[percent(t["value"]), percent(t["difference"]), limits(t), f"{t['p_holm']:.3f}"] for t in tests]
+    return cells[0] + cells[1]
+
+
 def order_tables(run: dict) -> list[tuple]:
     """Return the tables of a run's word order test."""
-    header = [
-        "shuffled",
-        "accuracy",
-        "difference",
-        "95 % interval",
-        "p (Holm)",
-        "macro F1",
-        "difference",
-        "95 % interval",
-        "p (Holm)",
-        "P(true class) changes by",
-    ]
     rows = []
     for condition in run["conditions"]:
-        row = [block_text(condition["block"])]
-        for metric in ("accuracy", "macro_f1"):
-            test = condition[metric]
-            row += [percent(test["value"]), percent(test["difference"]), limits(test), f"{test['p_holm']:.3f}"]
         probability = condition.get("true_class_probability")
-        rows.append([*row, f"{percent(probability['mean'])} ({limits(probability)})" if probability else "-"])
+        cells = [block_text(condition["block"]), *metric_cells(condition)]
+        rows.append([*cells, f"{percent(probability['mean'])} ({limits(probability)})" if probability else "-"])
     classes = ["class (documents)", *(block_text(condition["block"]) for condition in run["conditions"])]
     losses = [
         [f"{part['class']} ({part['documents']})"]
         + [percent(condition["classes"][place]["difference"]) for condition in run["conditions"]]
         for place, part in enumerate(run["conditions"][0]["classes"])
     ]
+    header = ["shuffled", *METRIC_HEADER, "P(true class) changes by"]
     return [(f"{run['name']}, per cent", header, rows), (f"{run['name']}, change of F1 in points", classes, losses)]
 
 
@@ -1195,42 +1482,43 @@ def order_section(runs: list[dict], documents: int) -> dict:
     }
 
 
-def phrase_section(phrases: dict | None, model: str) -> dict:
-    """Return the section of the phrase test."""
+def window_section(runs: list[dict]) -> dict:
+    """Return the section of the attention window."""
     section = {"title": PARTS[1], "sentences": [], "tables": []}
-    if phrases is None:
-        return section
-    sources = {
-        "given": "as given",
-        "attributions": "the strongest n-grams in the attributions",
-        "typical n-grams": "n-grams typical of a class in these documents",
-    }
-    section["sentences"].append(
-        f"{len(phrases['phrases'])} phrases ({sources[phrases['source']]}) were masked as a whole and word by word. "
-        f"The synergy of a phrase is what the whole phrase adds to the logit of the class that {model} predicts, "
-        "minus the sum of what each of its words adds alone. A synergy of 0 means that the words act independently."
-    )
-    for kind, text in (
-        ("spans", "other neighboring words of the same documents"),
-        ("moved", "the same words moved apart in the same documents"),
-    ):
-        total = phrases[f"against_{kind}"]
-        if not total:
-            section["sentences"].append(f"A comparison with {text} is not possible: the documents are too short.")
-            continue
-        mean = total["mean_over_phrases"]
+    for run in runs:
+        for condition in (run["conditions"][0], run["conditions"][-1]):
+            test, size = condition["accuracy"], condition["window"]
+            seen = "all tokens" if size == "all" else f"itself and {size} tokens on either side"
+            section["sentences"].append(
+                f"{run['name']}: when a token sees {'only itself' if size == 0 else seen}, accuracy changes by "
+                f"{percent(test['difference'])} points ({interval(test)}, p after Holm {p_text(test['p_holm'])}): "
+                f"{verdict(test['p_holm'], 'no change')}."
+            )
+        rows = [[str(condition["window"]), *metric_cells(condition)] for condition in run["conditions"]]
+        section["tables"].append((f"{run['name']}, per cent", ["tokens on either side", *METRIC_HEADER], rows))
+    if runs:
         section["sentences"].append(
-            f"Compared with {text}, {total['more']} of {total['tested']} phrases have more synergy and "
-            f"{total['less']} less (permutation test, p < {ALPHA} after Holm). The mean difference over all phrases "
-            f"is {number(mean['mean'])} ({interval(mean, number, 'phrases')})."
+            "The first special token still sees the whole text, and no token sees it; all tokens see the last special "
+            "token, which sees only itself. The window of all tokens shows what this alone changes. The models were "
+            "not trained with windows, so a loss shows what they do with context, not what the task needs."
         )
-    section["sentences"].append(
-        "Strong words saturate a logit, so a strong phrase can differ from other words without any use of context. "
-        "Only the second comparison keeps the words and changes nothing but their places, so only it speaks for or "
-        "against the use of context."
-    )
-    if phrases["not_found"]:
-        section["sentences"].append(f"Not in the documents: {', '.join(phrases['not_found'])}.")
+    return section
+
+
+def surrogate_section(rows: list[dict]) -> dict:
+    """Return the section of the additive surrogate."""
+    section = {"title": PARTS[2], "sentences": [], "tables": []}
+    for row in rows:
+        section["sentences"].append(
+            f"{row['name']}: {percent(row['mean'])} % ({interval(row)}) of the variance of the predicted class's "
+            "logit is a sum over words, and the rest is interactions of words (R2 of the best additive surrogate on "
+            f"texts in which each word is left out with probability 1/2; mean over {row['documents']} documents)."
+        )
+    return section
+
+
+def phrase_table(phrases: list[dict]) -> tuple:
+    """Return the table of the phrases."""
     header = [
         "phrase",
         "documents",
@@ -1244,28 +1532,70 @@ def phrase_section(phrases: dict | None, model: str) -> dict:
         "p (Holm)",
     ]
     rows = []
-    for row in phrases["phrases"]:
+    for row in phrases:
         values = [row["whole"], row["sum_of_words_alone"], row["sum_of_single_drops"], row["synergy"]["mean"]]
         cells = [row["phrase"], row["documents"], *map(number, values)]
         for kind in ("spans", "moved"):
             test = row[f"against_{kind}"]
             cells += [number(row[f"{kind}_synergy"]), f"{test['p_holm']:.3f}"] if test else ["-", "-"]
         rows.append(cells)
-    section["tables"].append(("Logits, means over the documents", header, rows))
+    return "Logits, means over the documents", header, rows
+
+
+def phrase_section(phrases: dict | None, model: str) -> dict:
+    """Return the section of the phrase test."""
+    section = {"title": PARTS[3], "sentences": [], "tables": []}
+    if phrases is None:
+        return section
+    sources = {
+        "given": "as given",
+        "attributions": "strong n-grams in the attributions of other documents",
+        "typical n-grams": "n-grams typical of a class in other documents",
+    }
+    section["sentences"].append(
+        f"{len(phrases['phrases'])} phrases ({sources[phrases['source']]}) were masked as a whole and word by word, "
+        "at all their occurrences. The synergy of a phrase is what the whole phrase adds to the logit of the class "
+        f"that {model} predicts, minus the sum of what each of its words adds alone. A synergy of 0 means that the "
+        "words act independently."
+    )
+    for kind, text in (
+        ("spans", "other neighboring words of the same documents"),
+        ("moved", "the same words moved apart in the same documents"),
+    ):
+        total = phrases[f"against_{kind}"]
+        if not total:
+            section["sentences"].append(
+                f"A comparison with {text} needs {MIN_PHRASE_DOCUMENTS} documents that are long enough."
+            )
+            continue
+        section["sentences"].append(
+            f"Compared with {text}, the synergy of phrases differs by {number(total['mean'])} logits "
+            f"({interval(total, number)}; sign-flip test over {total['documents']} documents, p "
+            f"{p_text(total['p'])}): {verdict(total['p'], 'no difference')}. {total['more']} of {total['tested']} "
+            f"phrases have more and {total['less']} less (p < {ALPHA} after Holm)."
+        )
+    section["sentences"].append(
+        "Strong words saturate a logit, so a strong phrase can differ from other words without any use of context. "
+        "Only the second comparison keeps the words and changes nothing but their places, so only it speaks for or "
+        "against the use of context."
+    )
+    if phrases["not_found"]:
+        section["sentences"].append(f"Not in the documents: {', '.join(phrases['not_found'])}.")
+    section["tables"].append(phrase_table(phrases["phrases"]))
     return section
 
 
 def attribution_section(models: list[dict]) -> dict:
     """Return the section of the variance of attributions."""
-    section, rows = {"title": PARTS[2], "sentences": [], "tables": []}, []
+    section, rows = {"title": PARTS[4], "sentences": [], "tables": []}, []
     for model in models:
         everything, share = model["all"], model["function_share"]
         if everything:
             section["sentences"].append(
-                f"{model['name']}: {percent(everything['icc'])} % ({interval(everything)}) of the variance of a "
-                "word's attribution to a class lies between words, the rest between the documents that contain it "
-                f"({everything['groups']:,} pairs of word and class, each in {model['min_occurrences']} documents or "
-                "more)."
+                f"{model['name']}: {percent(everything['icc'])} % ({interval(everything)}) of the variance of the "
+                "rank of a word's attribution to a class lies between words, the rest between the documents that "
+                f"contain it ({everything['groups']:,} pairs of word and class, each in {model['min_occurrences']} or "
+                f"more of {model['documents']:,} documents, the same for all models)."
             )
         if share:
             section["sentences"].append(
@@ -1274,49 +1604,54 @@ def attribution_section(models: list[dict]) -> dict:
             )
         for kind, text in WORD_KINDS.items():
             if part := model[kind]:
-                rows.append(
-                    [
-                        model["name"],
-                        text,
-                        f"{part['groups']:,}",
-                        f"{part['observations']:,}",
-                        number(part["icc"]),
-                        limits(part, number),
-                    ]
-                )
+                cells = [f"{1000 * part[key]:.2f}" for key in ("between", "within")]
+                counts = [f"{part['groups']:,}", f"{part['observations']:,}"]
+                rows.append([model["name"], text, *counts, *cells, number(part["icc"]), limits(part, number)])
     if rows:
         section["sentences"].append(
-            "The interval treats words as a sample and documents as independent repetitions. Attributions have heavy "
-            "tails, and the words of a document depend on its length, so the interval is only a guide."
+            "Ranks go from 0 to 1, and intervals are over resampled documents. Where both variances are small, as for "
+            "words of little attribution, their ratio says little about the use of context."
         )
-        header = ["model", "words", "pairs", "observations", "intraclass correlation", "95 % interval"]
-        section["tables"].append(("Share of the variance that lies between words", header, rows))
+        header = ["model", "words", "pairs", "observations", "variance between words, 1/1000"]
+        header += ["variance within words, 1/1000", "share between words", "95 % interval"]
+        section["tables"].append(("Variance of the ranks of attributions", header, rows))
     return section
 
 
-def agreement_section(rows: list[dict]) -> dict:
-    """Return the section of the comparison with the SVM's coefficients."""
-    section, lines = {"title": PARTS[3], "sentences": [], "tables": []}, []
-    for row in rows:
+def agreement_section(rows: list[dict], svm: dict | None) -> dict:
+    """Return the section of the comparison with the SVM."""
+    section, lines, words = {"title": PARTS[5], "sentences": [], "tables": []}, [], []
+    for name in dict.fromkeys(row["model"] for row in rows):
+        own = [row for row in rows if row["model"] == name]
         section["sentences"].append(
-            f"{row['class']}: {row['model']} and the SVM rank {row['words']:,} words with a correlation of "
-            f"{number(row['rho'])} (Spearman, {interval(row, number)}, p after Holm {p_text(row['p_holm'])}): "
-            f"{verdict(row['p_holm'], 'no agreement')}."
+            f"{name}: the mean attribution of a word and its mean share in the SVM's decision value (coefficient "
+            f"times tf-idf) have a rank correlation of {number(min(row['rho'] for row in own))} to "
+            f"{number(max(row['rho'] for row in own))}. {sum(row['p_holm'] < ALPHA for row in own)} of {len(own)} "
+            f"classes are distinguishable from no agreement (p < {ALPHA} after Holm)."
         )
-        for part in row["differ_most"][:SHOWN_WORDS]:
-            lines.append(
-                [
-                    row["model"],
-                    row["class"],
-                    part["word"],
-                    number(part["attribution"]),
-                    number(part["coefficient"]),
-                    f"{part['rank_difference']:+.2f}",
-                ]
+        if tests := [row["difference"] for row in own if row["difference"]]:
+            section["sentences"].append(
+                f"{name}: {sum(test['p_holm'] < ALPHA for test in tests)} of {len(tests)} correlations are "
+                f"distinguishable from those of {rows[0]['model']} (p < {ALPHA} after Holm)."
             )
+    for row in rows:
+        part = row["difference"]
+        cells = [number(part["value"]), limits(part, number), f"{part['p_holm']:.3f}"] if part else ["-"] * 3
+        own = [number(row["rho"]), limits(row, number), f"{row['p_holm']:.3f}"]
+        lines.append([row["model"], row["class"], row["words"], *own, *cells])
+        for part in row["differ_most"][:SHOWN_WORDS]:
+            values = [number(part["attribution"]), number(part["svm"]), f"{part['rank_difference']:+.2f}"]
+            words.append([row["model"], row["class"], part["word"], *values])
     if lines:
-        header = ["model", "class", "word", "mean attribution", "SVM coefficient", "difference of rank (share)"]
-        section["tables"].append(("Words on which they differ most", header, lines))
+        section["sentences"].append(
+            f"Intervals are over resampled words. The SVM is {svm['name']}"
+            + ("." if svm["order_free"] else ", which also has n-grams; its single words are compared.")
+        )
+        header = ["model", "class", "words", "Spearman's correlation", "95 % interval", "p (Holm)"]
+        header += [f"difference from {rows[0]['model']}, Fisher's z", "95 % interval", "p (Holm)"]
+        section["tables"].append(("Rank correlation with the SVM", header, lines))
+        header = ["model", "class", "word", "mean attribution", "mean share in the SVM", "difference of rank (share)"]
+        section["tables"].append(("Words on which they differ most", header, words))
     return section
 
 
@@ -1345,9 +1680,8 @@ def model_styles(result: dict) -> dict[str, dict[str, str]]:
     }
 
 
-def draw_order(axes: plt.Axes, result: dict) -> None:
-    """Draw the change of accuracy by block size, one line per run."""
-    runs = result["order"]
+def draw_conditions(axes: plt.Axes, result: dict, runs: list[dict], key: str, label: str) -> None:
+    """Draw the change of accuracy by condition, one line per run."""
     for place, run in enumerate(runs):
         tests = [condition["accuracy"] for condition in run["conditions"]]
         x = np.arange(len(tests)) + 0.08 * (place - (len(runs) - 1) / 2)
@@ -1355,11 +1689,35 @@ def draw_order(axes: plt.Axes, result: dict) -> None:
         style = model_styles(result)[run["name"]]
         axes.vlines(x, y[1], y[2], color=style["color"], linewidth=1.2)
         axes.plot(x, y[0], **style, markersize=4, linewidth=1, label=plain(run["name"]))
-    labels = [str(condition["block"]) for condition in runs[0]["conditions"]]
+    labels = [str(condition[key]) for condition in runs[0]["conditions"]]
     axes.set_xticks(range(len(labels)), labels)
     axes.axhline(0, color="#888888", linewidth=0.8)
-    axes.set(xlabel="words that stay together", ylabel="change of accuracy, points")
-    axes.legend(fontsize=8, framealpha=0.8, edgecolor="none", loc="lower right")  # large blocks change least
+    axes.set(xlabel=label, ylabel="change of accuracy, points")
+    axes.legend(fontsize=8, framealpha=0.8, edgecolor="none", loc="lower right")  # the last ones change least
+
+
+def draw_order(axes: plt.Axes, result: dict) -> None:
+    """Draw the change of accuracy by block size."""
+    draw_conditions(axes, result, result["order"], "block", "words that stay together")
+
+
+def draw_windows(axes: plt.Axes, result: dict) -> None:
+    """Draw the change of accuracy by window size."""
+    draw_conditions(axes, result, result["windows"], "window", "tokens that a token sees on either side")
+
+
+def draw_surrogates(axes: plt.Axes, result: dict) -> None:
+    """Draw the R2 of the additive surrogate of each run."""
+    for y, row in enumerate(result["surrogates"]):
+        style = model_styles(result)[row["name"]]
+        if row["low"] is not None:
+            axes.hlines(y, row["low"], row["high"], color=style["color"])
+        axes.plot(row["mean"], y, **style)
+    names = [plain(row["name"]) for row in result["surrogates"]]
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set(
+        xlim=(-0.03, 1.03), ylim=(len(names) - 0.5, -0.5), xlabel="share of the logit's variance that is additive"
+    )
 
 
 def draw_phrases(axes: plt.Axes, result: dict) -> None:
@@ -1410,9 +1768,7 @@ def draw_agreement(axes: plt.Axes, result: dict) -> None:
         rows = [row for row in result["agreement"] if row["model"] == name]
         x = [result["classes"].index(row["class"]) + 0.12 * (place - (len(models) - 1) / 2) for row in rows]
         style = model_styles(result)[name]
-        for at, row in zip(x, rows, strict=True):
-            if row["low"] is not None:
-                axes.vlines(at, row["low"], row["high"], color=style["color"])
+        axes.vlines(x, [row["low"] for row in rows], [row["high"] for row in rows], color=style["color"])
         axes.plot(x, [row["rho"] for row in rows], **style, linestyle="", label=plain(name))
     axes.set_xticks(range(len(result["classes"])), map(plain, result["classes"]), fontsize=8)
     axes.axhline(0, color="#888888", linewidth=0.8)
@@ -1422,15 +1778,17 @@ def draw_agreement(axes: plt.Axes, result: dict) -> None:
 
 
 def draw(result: dict) -> bytes:
-    """Return the four panels as PNG; a test that was left out is an empty panel that says so."""
-    figure, panels = plt.subplots(2, 2, figsize=(11, 8.5))
+    """Return the six panels as PNG; a test that was left out is an empty panel that says so."""
+    figure, panels = plt.subplots(2, 3, figsize=(16, 8.5))
     drawers = {
         "order": draw_order,
+        "windows": draw_windows,
+        "surrogates": draw_surrogates,
         "phrases": draw_phrases,
         "attribution": draw_attribution,
         "agreement": draw_agreement,
     }
-    for letter, axes, title, (key, drawer) in zip("abcd", panels.flat, PARTS, drawers.items(), strict=True):
+    for letter, axes, title, (key, drawer) in zip("abcdef", panels.flat, PARTS, drawers.items(), strict=True):
         axes.set_title(f"({letter}) {title}", loc="left", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
         if result[key]:
@@ -1473,23 +1831,25 @@ def main() -> None:
         except OSError as error:
             fail(f"cannot write into {evaluations}: {error.strerror}")
         evaluate_models(arguments, evaluations)
-    index, values = read_evaluations(output)
+    index, order_values, window_values = read_evaluations(output)
 
     # 3. Statistics
     settings = {name: published(value) for name, value in asdict(arguments).items() if name != "statistics_only"}
     result = {"script": "measure_context.py", "arguments": settings, "device": index["device"]}
     result |= {key: index.get(key) for key in ("model_commit", "dataset_commit")}
     result["versions"] = index["versions"] | versions("numpy", "scipy", "scikit-learn", "skops")
-    result |= compute_statistics(index, values, arguments)
+    result |= compute_statistics(index, order_values, window_values, arguments)
     for part in (*result["order"], *result["attribution"]):
         part["folder"] = published(part["folder"])
 
     # 4. Text and drawings
     sections = [
         order_section(result["order"], result["documents"]),
+        window_section(result["windows"]),
+        surrogate_section(result["surrogates"]),
         phrase_section(result["phrases"], result["model"]),
         attribution_section(result["attribution"]),
-        agreement_section(result["agreement"]),
+        agreement_section(result["agreement"], result["agreement_svm"]),
     ]
     sections = [section for section in sections if section["sentences"]]
     picture = draw(result)
