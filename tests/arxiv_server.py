@@ -1,6 +1,6 @@
 """A small arXiv on loopback: search API (Atom) and OAI-PMH over given records, with faults that can be switched on.
 
-Also here: the records that the tests of fetch_arxiv.py and harvest_arxiv.py use.
+Also here: the records that the tests of fetch_arxiv.py and tools/harvest_oai.py use.
 
 It keeps arXiv's rules, so that a client that breaks them is seen: at most 2,000 entries a page and 30,000 a query,
 dates as twelve digits, addresses of limited length. Everything asked for stands in server.log.
