@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tomllib
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ROOT, write_own_files
@@ -209,6 +211,8 @@ def test_attribution_alone_writes_the_attribution_folder(alone, trained, sample,
     assert written(tmp_path / "attributions") == {
         "attributions.jsonl", "summary.json", "attributions.png", "attributions.tex",
     }  # fmt: skip
+    picture = plt.imread(tmp_path / "attributions" / "attributions.png")
+    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 20, "the figure is blank"
 
 
 @pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed")
