@@ -90,6 +90,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
 from sklearn.feature_selection import chi2
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.hf_argparser import HfArg
 
 logger = logging.getLogger(__name__)
 
@@ -110,14 +111,8 @@ SENTENCE = "sentence"
 EARLIER = "evaluations/ is from an earlier version of this tool."
 COLORS = ("#1b7837", "#762a83", "#2166ac", "#b35806", "#666666", "#c51b7d", "#35978f", "#000000")
 MARKERS = "osD^vPX*"
-PARTS = (
-    "Word order",
-    "Attention window",
-    "Additive surrogate",
-    "Phrases",
-    "Attribution in context",
-    "Agreement with the SVM",
-)
+PARTS = ("Word order", "Attention window", "Additive surrogate", "Phrases", "Attribution in context")
+PARTS += ("Agreement with the SVM",)
 METRIC_HEADER = ("accuracy", "difference", "95 % interval", "p (Holm)", "macro F1", "difference", "95 % interval")
 METRIC_HEADER += ("p (Holm)",)
 WORD_KINDS = {"all": "all words", "content": "content words", "function": "function words"}
@@ -127,17 +122,11 @@ WORD_KINDS = {"all": "all words", "content": "content words", "function": "funct
 class ContextArguments:
     """Arguments of the tests."""
 
-    output_dir: str = field(metadata={"help": "Folder to write: new, empty, or written by this tool before."})
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Run folder or Hub id of the model to test."}
-    )
-    model_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of --model_name_or_path on the Hub."}
-    )
-    dataset_name: str | None = field(default=None, metadata={"help": "Dataset folder or Hub id."})
-    dataset_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of --dataset_name on the Hub."}
-    )
+    output_dir: str = HfArg(help="Folder to write: new, empty, or written by this tool before.")
+    model_name_or_path: str | None = HfArg(default=None, help="Run folder or Hub id of the model to test.")
+    model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of --model_name_or_path on the Hub.")
+    dataset_name: str | None = HfArg(default=None, help="Dataset folder or Hub id.")
+    dataset_revision: str | None = HfArg(default=None, help="Branch, tag or commit of --dataset_name on the Hub.")
     compare: list[str] = field(
         default_factory=list,
         metadata={"help": "More runs for the word order test; the first SVM among them is used for the agreement."},
@@ -146,60 +135,50 @@ class ContextArguments:
         default_factory=list,
         metadata={"help": "Folders of run_attribution.py; the one of --model_name_or_path comes first."},
     )
-    split: str = field(default="test", metadata={"help": "Split of the dataset."})
+    split: str = HfArg(default="test", help="Split of the dataset.")
     text_column_names: list[str] = field(default_factory=lambda: ["abstract"], metadata={"help": "Text columns."})
-    max_samples: int = field(default=1000, metadata={"help": "Maximum number of documents; the first ones are used."})
-    max_seq_length: int | None = field(
-        default=None, metadata={"help": "Maximum number of tokens. Default: the model's value in training."}
+    max_samples: int = HfArg(default=1000, help="Maximum number of documents; the first ones are used.")
+    max_seq_length: int | None = HfArg(
+        default=None, help="Maximum number of tokens. Default: the model's value in training."
     )
     block_sizes: list[int] = field(
         default_factory=lambda: [1, 2, 3, 5, 10],
         metadata={"help": "Numbers of words that stay together in the word order test."},
     )
-    n_shuffles: int = field(default=5, metadata={"help": "Shuffles of each document for each block size."})
+    n_shuffles: int = HfArg(default=5, help="Shuffles of each document for each block size.")
     window_sizes: list[int] = field(
         default_factory=lambda: [0, 1, 2, 4],
         metadata={"help": "Numbers of neighboring tokens on either side that a token sees in the attention test."},
     )
-    n_surrogate_documents: int = field(
-        default=30, metadata={"help": "Documents for the additive surrogate; 0 leaves it out."}
-    )
+    n_surrogate_documents: int = HfArg(default=30, help="Documents for the additive surrogate; 0 leaves it out.")
     phrases: list[str] = field(
         default_factory=list,
         metadata={"help": "Phrases to test. Default: strong n-grams of --attributions, or typical ones."},
     )
-    phrase_split: str = field(
-        default="validation", metadata={"help": "Split on which phrases are chosen; they are tested on --split."}
+    phrase_split: str = HfArg(
+        default="validation", help="Split on which phrases are chosen; they are tested on --split."
     )
-    n_phrases: int = field(default=50, metadata={"help": "Phrases to search for; 0 leaves the phrase test out."})
-    n_controls: int = field(
-        default=200, metadata={"help": "Controls of each phrase: half other spans, half the words moved apart."}
+    n_phrases: int = HfArg(default=50, help="Phrases to search for; 0 leaves the phrase test out.")
+    n_controls: int = HfArg(default=200, help="Controls of each phrase: half other spans, half the words moved apart.")
+    n_permutations: int = HfArg(default=9999, help="Permutations of each permutation test.")
+    n_resamples: int = HfArg(default=10_000, help="Bootstrap resamples of the documents.")
+    min_occurrences: int = HfArg(
+        default=10, help="Minimum number of documents in which a word is attributed to the same class."
     )
-    n_permutations: int = field(default=9999, metadata={"help": "Permutations of each permutation test."})
-    n_resamples: int = field(default=10_000, metadata={"help": "Bootstrap resamples of the documents."})
-    min_occurrences: int = field(
-        default=10, metadata={"help": "Minimum number of documents in which a word is attributed to the same class."}
+    per_device_eval_batch_size: int = HfArg(default=32, help="Batch size.")
+    bf16: bool = HfArg(default=False, help="Use bfloat16 mixed precision.")
+    seed: int = HfArg(default=42, help="Seed of shuffles, controls, permutations and the bootstrap.")
+    statistics_only: bool = HfArg(
+        default=False, help="Compute statistics and drawings again from evaluations/ in --output_dir, without a model."
     )
-    per_device_eval_batch_size: int = field(default=32, metadata={"help": "Batch size."})
-    bf16: bool = field(default=False, metadata={"help": "Use bfloat16 mixed precision."})
-    seed: int = field(default=42, metadata={"help": "Seed of shuffles, controls, permutations and the bootstrap."})
-    statistics_only: bool = field(
-        default=False,
-        metadata={"help": "Compute statistics and drawings again from evaluations/ in --output_dir, without a model."},
-    )
-    disable_tqdm: bool = field(default=False, metadata={"help": "Disable the progress bars."})
+    disable_tqdm: bool = HfArg(default=False, help="Disable the progress bars.")
 
     def __post_init__(self):
         if not self.model_name_or_path or not self.dataset_name:
             raise ValueError("--model_name_or_path and --dataset_name are required without --statistics_only")
         least = {"max_samples": 1, "n_shuffles": 1, "n_surrogate_documents": 0, "n_phrases": 0, "n_controls": 2}
-        least |= {
-            "seed": 0,
-            "n_permutations": 99,
-            "n_resamples": 100,
-            "min_occurrences": 2,
-            "per_device_eval_batch_size": 1,
-        }
+        least |= {"seed": 0, "n_permutations": 99, "n_resamples": 100, "min_occurrences": 2}
+        least["per_device_eval_batch_size"] = 1
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"--{name} must be at least {bound}, not {getattr(self, name)}")
@@ -641,6 +620,8 @@ def evaluate_order(run: Run, documents: list[dict], arguments: ContextArguments,
 
 def takes_windows(run: Run) -> bool:
     """Return whether an encoder takes a mask for each pair of tokens: a full one changes nothing, a window does."""
+    if run.model.config.is_encoder_decoder:  # the decoder would still see everything
+        return False
     words = max(run.words, key=len)
     ids, short = tuple(join_tokens(run, words)[: run.max_length]), tuple(join_tokens(run, words[: len(words) // 2]))
     try:
@@ -1028,7 +1009,10 @@ def order_statistics(run: dict, values: np.ndarray, index: dict, arguments: Cont
 def surrogate_statistics(run: dict) -> dict | None:
     """Return the mean R2 of a run's additive surrogates with its interval over documents; None without any."""
     values = [value for value in run.get("additive_r2", []) if value is not None]
-    return {"name": run["name"], "documents": len(values)} | mean_interval(values) if values else None
+    if not values:
+        return None
+    result = {"name": run["name"], "documents": len(values)} | mean_interval(values)
+    return result | {"high": result["high"] and min(1.0, result["high"])}
 
 
 def sign_flip_test(values: list[float], n_permutations: int, seed: int) -> dict | None:
@@ -1250,16 +1234,11 @@ def bootstrap_z(draws: np.ndarray, words: int) -> tuple[float, float, float]:
 
 def largest_differences(words: list[str], attributions: np.ndarray, svm: np.ndarray) -> list[dict]:
     """Return the words whose ranks differ most, with their values and the difference as a share of the words."""
-    differences = (stats.rankdata(attributions) - stats.rankdata(svm)) / len(words)
-    return [
-        {
-            "word": words[n],
-            "attribution": float(attributions[n]),
-            "svm": float(svm[n]),
-            "rank_difference": float(differences[n]),
-        }
-        for n in np.argsort(-np.abs(differences), kind="stable")[:STORED_WORDS]
-    ]
+    ranks = (stats.rankdata(attributions) - stats.rankdata(svm)) / len(words)
+    keys = ("word", "attribution", "svm", "rank_difference")
+    rows = list(zip(keys, (words, attributions.tolist(), svm.tolist(), ranks.tolist()), strict=True))
+    largest = np.argsort(-np.abs(ranks), kind="stable")[:STORED_WORDS]
+    return [{key: values[n] for key, values in rows} for n in largest]
 
 
 def agreement(
@@ -1519,18 +1498,8 @@ def surrogate_section(rows: list[dict]) -> dict:
 
 def phrase_table(phrases: list[dict]) -> tuple:
     """Return the table of the phrases."""
-    header = [
-        "phrase",
-        "documents",
-        "whole",
-        "sum of words alone",
-        "sum of single drops",
-        "synergy",
-        "of other words",
-        "p (Holm)",
-        "moved apart",
-        "p (Holm)",
-    ]
+    header = ["phrase", "documents", "whole", "sum of words alone", "sum of single drops", "synergy"]
+    header += ["of other words", "p (Holm)", "moved apart", "p (Holm)"]
     rows = []
     for row in phrases:
         values = [row["whole"], row["sum_of_words_alone"], row["sum_of_single_drops"], row["synergy"]["mean"]]
