@@ -65,7 +65,7 @@ attribute "$OUTPUT_DIR/layers-0" "$OUTPUT_DIR/attribution-layers-0" 30 0
     --compare "$OUTPUT_DIR/svm" "$OUTPUT_DIR/layers-0" \
     --attributions "$OUTPUT_DIR/attribution" "$OUTPUT_DIR/attribution-layers-0" \
     --block_sizes 1 3 --n_shuffles 1 --phrases "symplectic form" "moduli space" "unit ball" --n_controls 12 \
-    --min_occurrences 3
+    --window_sizes 0 2 --n_surrogate_documents 2 --min_occurrences 3
 
 # 7. Comparison, and one page of it all
 python tools/compare_runs.py "$OUTPUT_DIR/svm" "$OUTPUT_DIR/minilm" "$OUTPUT_DIR/layers-0" \

@@ -30,7 +30,8 @@ def paper(dataset, folder):
         "SHALLOW_ARGUMENTS": "--num_train_epochs 2",
         "ATTRIBUTION_ARGUMENTS": "--max_samples 1 --n_steps 4 --disable_tqdm",
         "FAITHFULNESS_SAMPLES": "1",
-        "CONTEXT_ARGUMENTS": "--block_sizes 1 --n_shuffles 1 --n_phrases 0 --n_resamples 100 --disable_tqdm",
+        "CONTEXT_ARGUMENTS": "--block_sizes 1 --window_sizes 1 --n_surrogate_documents 1 --n_shuffles 1 --n_phrases 0 "
+        "--n_resamples 100 --disable_tqdm",
         "REPORT_ARGUMENTS": "--title Tiny",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
