@@ -21,7 +21,7 @@ import pytest
 import skops.io
 import torch
 from conftest import LABELS, ROOT, SHARED_WORDS, assert_user_error, make_records, write_dataset, write_tiny_model
-from datasets import load_dataset
+from datasets import Value, load_dataset
 from hub_server import TOKEN, hub_server
 from scipy import stats
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
@@ -222,7 +222,7 @@ def test_text_from_the_data_is_escaped(everything, tmp_path, run):
     assert (tmp_path / "out" / "context.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_parts_without_input_are_left_out_and_said(context, tmp_path):
+def test_tests_without_input_are_left_out_with_a_reason(context, tmp_path):
     assert context(tmp_path / "out", "--n_phrases", 0).code == 0
     result = read(tmp_path / "out")
     assert result["phrases"] is None and result["attribution"] == [] and result["agreement"] == []
@@ -238,7 +238,7 @@ def test_an_svm_alone_has_an_order_test(context, tmp_path):
     assert "needs an encoder" in result["left_out"][0] and "total_variation" not in result["order"][0]["conditions"][0]
 
 
-def test_second_call_asks_no_model_and_gives_the_same_bytes(context, runs, tmp_path, monkeypatch):
+def test_second_call_computes_no_logits_and_gives_the_same_bytes(context, runs, tmp_path, monkeypatch):
     assert context(tmp_path / "out", "--n_phrases", 2).code == 0
     first = (tmp_path / "out" / "context.json").read_bytes()
 
@@ -307,7 +307,7 @@ def test_shuffle_keeps_words_and_blocks():
     assert all(all(sentence in order for sentence in sentences) for order in orders)
 
 
-def test_assembled_pieces_are_the_tokenizers(runs, documents, minilm):
+def test_joined_tokens_are_those_of_the_tokenizer(runs, documents, minilm):
     run, _, _ = loaded(runs, documents, "steep")
     assert all(run.joined)
     tokenizer = AutoTokenizer.from_pretrained(minilm)
@@ -323,8 +323,8 @@ def test_assembled_pieces_are_the_tokenizers(runs, documents, minilm):
     assert masked.count(0) == length and len(masked) == len(measure_context.join_tokens(other, real))
 
 
-def test_pieces_that_depend_on_their_neighbours_are_tokenised_anew(runs, documents, tmp_path):
-    """A tokenizer that splits at no blank: pieces word by word are not its own, so whole texts are tokenised."""
+def test_tokens_that_depend_on_their_neighbors_are_not_joined(runs, documents, tmp_path):
+    """The tokenizer does not split at blanks, so tokens cannot be joined word by word; whole texts are tokenized."""
     from tokenizers import Tokenizer, models, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -485,7 +485,7 @@ def test_windows_and_surrogates_are_reported(everything):
     assert additive["steep"] < additive["flat"] and additive["flat"] > 0.9  # its words act through a mean
 
 
-def test_moving_words_apart_is_nothing_to_a_network_without_layers(runs, documents, context, tmp_path):
+def test_moving_words_apart_does_not_change_a_model_without_layers(runs, documents, context, tmp_path):
     assert context(tmp_path / "out", "--phrases", "convex bundle", model="flat").code == 0
     (row,) = read(tmp_path / "out")["phrases"]["phrases"]
     assert row["against_moved"]["p"] == 1 and row["against_moved"]["mean"] == 0
@@ -744,7 +744,7 @@ def test_bad_flags(context, tmp_path):
     assert_user_error(context(tmp_path / "o", "--compare", tmp_path / "nothing"), "nothing", "model.skops")
 
 
-def test_phrases_that_never_occur_are_named_beside_those_that_do(context, tmp_path):
+def test_phrases_that_do_not_occur_are_named(context, tmp_path):
     result = context(tmp_path / "out", "--phrases", "Convex bundle", "moduli stack")
     assert result.code == 0 and "'moduli stack'" in result.log
     assert read(tmp_path / "out")["phrases"]["not_found"] == ["moduli stack"]
@@ -763,7 +763,7 @@ def test_model_of_other_classes_and_models_that_cannot_answer(context, runs, tmp
     assert_user_error(context(tmp_path / "o", "--compare", tmp_path / "broken"), "broken")
 
 
-def test_dataset_with_double_ids_or_empty_texts(context, tmp_path):
+def test_dataset_with_duplicated_ids_or_empty_texts(context, tmp_path):
     records = make_records(80)
     records[-1]["id"] = records[-2]["id"]
     assert_user_error(
@@ -783,7 +783,7 @@ def test_one_class_and_classes_absent_from_the_predictions(context, tmp_path):
     assert [part["class"] for part in run["conditions"][0]["classes"]] == ["math.AG"]
 
 
-def test_folders_of_someone_else_are_left_alone(context, run, tmp_path):
+def test_folders_with_other_files_are_not_changed(context, run, tmp_path):
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "thesis.tex").write_text("mine")
     assert_user_error(context(tmp_path / "o"), "thesis.tex", "another folder")
@@ -804,6 +804,55 @@ def test_damaged_attributions(everything, run, attributions, tmp_path):
     )
     assert_user_error(result, "bad", "run_attribution.py")
     assert read(tmp_path / "out") == read(everything)
+
+
+def test_attributions_that_cannot_be_compared(everything, run, attributions, tmp_path):
+    shutil.copytree(everything, tmp_path / "out")
+    only = ["--statistics_only", "--output_dir", tmp_path / "out", "--attributions", attributions / "steep"]
+    text = (attributions / "flat" / "attributions.jsonl").read_text()
+    for name, changed in {
+        "contrast": re.sub(r'"versus": null', '"versus": "math.AG"', text),
+        "other": re.sub(r'"id": "', '"id": "other.', text),
+    }.items():
+        folder = shutil.copytree(attributions / "flat", tmp_path / name)
+        (folder / "attributions.jsonl").write_text(changed)
+    result = run("measure_context", *only, tmp_path / "contrast")
+    assert_user_error(result, "contrast", "--versus")
+    assert run("measure_context", *only, tmp_path / "other").code == 0
+    result = read(tmp_path / "out")
+    assert result["agreement"] == [] and all(row["all"] is None for row in result["attribution"])
+    assert any("of the 0 documents that all models explain" in text for text in result["left_out"])
+
+
+def test_dataset_that_cannot_be_tested(context, tmp_path):
+    assert_user_error(context(tmp_path / "o", dataset=write_dataset(tmp_path / "few", make_records(4))), "2", "20")
+    data = load_dataset(str(write_dataset(tmp_path / "data", make_records(80))))["test"]
+    for name, changed in {
+        "bare": data.remove_columns("label"),
+        "text": data.cast_column("label", Value("string")),
+    }.items():
+        (tmp_path / name / "data").mkdir(parents=True)
+        changed.to_parquet(tmp_path / name / "data" / "test-00000-of-00001.parquet")
+        words = ["no column 'label'"] if name == "bare" else ["not a ClassLabel", "prepare_dataset.py"]
+        assert_user_error(context(tmp_path / "o", dataset=tmp_path / name), name, *words)
+
+
+def test_evaluations_of_an_earlier_version_are_read(everything, run, tmp_path):
+    shutil.copytree(everything, tmp_path / "out")
+    path = tmp_path / "out" / "evaluations" / "index.json"
+    index = json.loads(path.read_text())
+    for part in index["runs"]:
+        del part["windows"], part["additive_r2"], part["commit"]
+    index["arguments"] |= {"render": True, "text_column_names": "abstract"}
+    for name in ("window_sizes", "n_surrogate_documents", "phrase_split", "model_revision", "dataset_revision"):
+        del index["arguments"][name]
+    path.write_text(json.dumps(index))
+    result = run("measure_context", "--statistics_only", "--output_dir", tmp_path / "out")
+    assert result.code == 0, result.err
+    again, before = read(tmp_path / "out"), read(everything)
+    assert again["windows"] == again["surrogates"] == [] and "earlier version" in " ".join(again["left_out"])
+    for key in ("phrases", "attribution", "agreement"):
+        assert again[key] == before[key]
 
 
 def test_full_disk_is_one_line(context, tmp_path, monkeypatch):
@@ -861,9 +910,10 @@ def test_batches_and_masked_words_do_not_change_what_a_model_classifies(family, 
     np.testing.assert_allclose(values, expected, atol=1e-5)
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert np.abs(together - values).max() > 0.05
+    assert family not in ("xlnet", "bart") or measure_context.evaluate_windows(run, None, tmp_path) == ([], None)
     if family.startswith("decoder"):
         with torch.no_grad():
-            model.config.pad_token_id = -1  # so that it classifies the last token, whatever that is
+            model.config.pad_token_id = -1  # so that it classifies the last token, also if it is PAD
             expected = np.concatenate([model(input_ids=torch.tensor([ids])).logits.numpy() for ids in masked])
         np.testing.assert_allclose(together, expected, atol=1e-5)
 
@@ -915,7 +965,7 @@ def test_hostile_class_names_and_paths_with_blanks(run, tmp_path, monkeypatch):
     assert [part["name"] for part in read(tmp_path / "my out")["order"]] == ["one/<b>model $1", "two/<b>model $1"]
     page, summary, record = ((tmp_path / "my out" / f"context.{kind}").read_text() for kind in ("html", "md", "json"))
     assert "<script>" not in page + summary and "<b>" not in page + summary and "&lt;script&gt;" in page
-    assert str(tmp_path) not in page + summary + record  # nobody's folders are published
+    assert str(tmp_path) not in page + summary + record  # no path of this machine is published
 
 
 def test_columns_other_than_those_of_the_training_are_named(context, runs, tmp_path):

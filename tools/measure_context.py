@@ -369,7 +369,7 @@ def probe_padding(run: Run) -> None:
     try:
         alone, padded = encoder_logits(run, [ids])[0], encoder_logits(run, [ids + padding, ids])[1]
         seen = encoder_logits(run, [ids + padding])[0]
-    except Exception as error:  # whatever a model raises that does not take token ids and a mask
+    except Exception as error:  # models raise many kinds if they do not take token ids and a mask
         fail(f"{run.folder} cannot classify a text: {one_line(error)}; give another model")
     if not np.isfinite([alone, padded, seen]).all():
         fail(f"{run.folder} gives NaN or infinite logits; train it again or give another model")
@@ -627,7 +627,7 @@ def takes_windows(run: Run) -> bool:
     try:
         expected, full = encoder_logits(run, [ids, short]), encoder_logits(run, [ids, short], "full")
         window = encoder_logits(run, [ids, short], 0)
-    except Exception:  # whatever a model raises that pools with the mask or expects another shape
+    except Exception:  # models raise many kinds if they pool with the mask or expect another shape
         return False
     tolerance = (1e-2 if run.bf16 else 1e-4) * max(1, np.abs(expected).max())
     return bool(np.abs(full - expected).max() < tolerance and np.abs(window - expected).max() > 1e-9)
@@ -1303,9 +1303,10 @@ def attribution_results(
     if not svms or not attributed:
         left_out.append("Agreement with the SVM is left out: it needs --attributions and an SVM run in --compare.")
     else:
-        texts = [attributed[0][1][name] for name in shared]
-        svm = svm_contributions(svms[0]["folder"], index["classes"], pairs, texts)
-        correlations = agreement(names, pairs, scores, svm, arguments)
+        if pairs:
+            texts = [attributed[0][1][name] for name in shared]
+            svm = svm_contributions(svms[0]["folder"], index["classes"], pairs, texts)
+            correlations = agreement(names, pairs, scores, svm, arguments)
         if missing := sorted(set(index["classes"]) - {row["class"] for row in correlations}):
             left_out.append(
                 f"Agreement with the SVM is left out for {', '.join(missing)}: fewer than {MIN_WORDS} words in "
