@@ -1,57 +1,87 @@
 #!/usr/bin/env python
-"""Attribute a classifier's decision to the words of each document by integrated gradients (Sundararajan et al., 2017).
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#     "accelerate==1.15.0",
+#     "captum==0.9.0",
+#     "datasets==5.2.0",
+#     "filelock==4.2.12",
+#     "matplotlib==3.11.2",
+#     "numpy==2.4.6",
+#     "pylatexenc==2.11",
+#     "PyYAML==6.0.3",
+#     "torch==2.13.0",
+#     "tqdm==4.70.1",
+#     "transformers==5.23.0",
+# ]
+# ///
+# ruff: noqa: RUF009 (HfArg is dataclasses.field)
+"""Attribute a classifier's predictions to words with integrated gradients (Sundararajan et al., 2017).
 
-The path runs from a baseline text, [CLS] PAD ... PAD [SEP], to the document, in the space of the embedding layer's
-output; what is attributed is the logit of the target class. By default the number of steps is, for every document,
-the one from 1 to 200 with the smallest completeness error, found with 129 gradients or so instead of 20,100.
+The path leads from a baseline text, [CLS] PAD ... PAD [SEP], to the document in the space of the embedding layer's
+output; F is the logit of the target class. By default, each document gets the number of steps from 1 to 200 with the
+smallest completeness error, found with about 65 gradients instead of 20,100. --n_steps 50 runs captum with 50 steps.
+Writes attributions.jsonl (a document a line), summary.json, attributions.png and attributions.tex (figure 1). An
+interrupted run continues when it is called again; a finished one only draws its figure again.
 
-Laptop:   python run_attribution.py --model_name_or_path runs/minilm --dataset_name data --output_dir attributions
-One GPU:  the same command; it takes the GPU
-Several:  accelerate launch --num_processes 4 run_attribution.py (the same flags)
-
-Writes attributions.jsonl (a line a document) and summary.json; then run_faithfulness.py and render_attribution.py
-beside this file add faithfulness.json, attributions.html, .png and .tex. A stopped run continues when called again.
+Laptop, one GPU: python run_attribution.py --model_name_or_path runs/minilm --dataset_name data --output_dir DIR
+Several GPUs:    accelerate launch --num_processes 4 run_attribution.py (the same flags)
+Notebook:        from run_attribution import attribute
 """
 
 import argparse
+import contextlib
+import copy
 import difflib
 import functools
 import hashlib
+import html
+import io
+import itertools
 import json
 import logging
 import os
 import re
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Literal, NoReturn
 
 import accelerate
 import datasets
+import filelock
+import matplotlib.colors
 import numpy as np
-import psutil
-import scipy
 import torch
 import transformers
 import yaml
-from accelerate.utils.memory import should_reduce_batch_size
-from torch.nn.utils.rnn import pad_sequence
+from accelerate.utils.memory import find_executable_batch_size
+from captum.attr import LayerIntegratedGradients
+from matplotlib.figure import Figure
+from matplotlib.transforms import Affine2D, Bbox
+from numpy.polynomial.chebyshev import chebvander
+from pylatexenc.latexencode import unicode_to_latex
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser
+from transformers.hf_argparser import HfArg
 
 logger = logging.getLogger(__name__)
 
-OWN_FILES = r"(attributions\.(jsonl|html|png|tex)|summary\.json|faithfulness\.json)(\.tmp)?|partial-\w+"
-MAX_STEPS = 1000
-MAX_POINTS = {"cpu": 33, "cuda": 1024}  # in a batch: more gain no speed
+OWN_FILES = r"(attributions\.(jsonl|html|png|tex)|summary\.json|faithfulness\.json)(\.tmp)?|partial(-\w+)?"
+METHODS = Literal["gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"]
+RED_TO_GREEN = matplotlib.colors.LinearSegmentedColormap.from_list("", ["#d02c2c", "#ffffff", "#1a8f3c"], 257)
+to_json = functools.partial(json.dumps, ensure_ascii=False, allow_nan=False)  # JSON knows no NaN
+BATCH_SIZE = {"cpu": 16, "cuda": 512}  # points on the path; larger batches are not faster on a CPU
+LEVELS = (31, 61, 121, 241, 481)  # interpolation points of the search; each level contains the one before
+MAP = 0.98  # of Kosloff and Tal-Ezer (1993); with 0, points are Chebyshev's, which crowd at the ends of the path
+CHECKS = 4  # random points on which the interpolant is tested
+SAFETY = 8  # factor on error estimates, as v may have kinks, where coefficients decay more slowly than estimated
 
-# A word as a mathematician reads it: atoms with no space between, or joined by a hyphen or an apostrophe. An atom is a
-# formula in dollars, a LaTeX command or accent, a brace group, a sub- or superscript mark, a letter or a digit.
+# A word as mathematicians write: atoms (a formula in dollars, a LaTeX command or accent, a group in braces, a mark of
+# a sub- or superscript, a letter, a digit) with no space between them, or joined by a hyphen or an apostrophe.
 BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 FORMULA = r"\$\$[^$]+\$\$|(?<!\\)\$(?:[^$\\]|\\.)+\$"
 ATOM = rf"(?:{FORMULA}|\\[A-Za-z]+\*?(?:{BRACES})*|\\['\"`^~=.](?:{BRACES}|\w)|[_^]?{BRACES}|[\w^])"
@@ -59,69 +89,100 @@ WORD = re.compile(rf"{ATOM}+(?:(?:--?|[‐‑–'’]){ATOM}+|(?<=\d)[.,](?=\d){
 
 
 @dataclass
+class DataArguments:
+    """Model, documents, output and figure."""
+
+    model_name_or_path: str = HfArg(help="Run folder of run_classification.py, or a Hub id.")
+    output_dir: str = HfArg(help="Folder for attributions.jsonl, .png, .tex and summary.json.")
+    model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of a model on the Hub.")
+    dataset_name: str | None = HfArg(default=None, help="Dataset folder of fetch_arxiv.py, or a Hub id.")
+    dataset_revision: str | None = HfArg(default=None, help="Branch, tag or commit of a dataset on the Hub.")
+    split: str = HfArg(default="test", help="Split of the dataset.")
+    text_column_names: list[str] = HfArg(default_factory=lambda: ["abstract"], help="Columns to join.")
+    max_samples: int | None = HfArg(default=None, help="Use only the first documents.")
+    text: list[str] | None = HfArg(default=None, help="One or more texts instead of a dataset.")
+    text_file: str | None = HfArg(default=None, help="UTF-8 file with one text a line, instead of a dataset.")
+    figure_ids: list[str] | None = HfArg(default=None, help="Documents of the figure. Default: 3 short ones.")
+    figure_level: Literal["tokens", "words"] = HfArg(default="tokens", help="What the figure colours.")
+    disable_tqdm: bool = HfArg(default=False, help="No progress bar.")
+
+
+@dataclass
 class AttributionArguments:
-    """The command line."""
+    """All that attributions of a text by a model depend on. Raises ValueError on invalid values."""
 
-    model_name_or_path: str = field(metadata={"help": "Run folder of run_classification.py, or a Hub id."})
-    output_dir: str = field(metadata={"help": "Folder for attributions.jsonl, .html, .png, .tex and summary.json."})
-    dataset_name: str | None = field(default=None, metadata={"help": "Dataset folder of fetch_arxiv.py, or a Hub id."})
-    split: str = field(default="test", metadata={"help": "Split of the dataset."})
-    text_column_names: list[str] = field(default_factory=lambda: ["abstract"], metadata={"help": "Columns to join."})
-    max_samples: int | None = field(default=None, metadata={"help": "Only the first so many documents."})
-    text: list[str] | None = field(default=None, metadata={"help": "One or more texts, instead of a dataset."})
-    text_file: str | None = field(default=None, metadata={"help": "UTF-8 file with one text a line, likewise."})
-    text_prefix: str | None = field(default=None, metadata={"help": "Before every text. Default: the training's."})
-    max_seq_length: int | None = field(default=None, metadata={"help": "In tokens. Default: the training's, or 256."})
-    n_steps: str | None = field(default=None, metadata={"help": "A fixed n, or auto: the integral. Default: search."})
-    n_steps_search: list[int] = field(default_factory=lambda: [1, 200], metadata={"help": "Lowest and highest n."})
-    tolerance: float = field(default=1e-5, metadata={"help": "Error of search and auto, as a share of |F(x) - F(b)|."})
-    method: Literal["gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"] = field(
-        default="gausslegendre", metadata={"help": "Quadrature rule."}
-    )
-    target: str = field(default="predicted", metadata={"help": "predicted, label (the true one) or a class name."})
-    baseline: Literal["pad", "mask"] = field(default="pad", metadata={"help": "Token of the baseline text."})
-    merge_words: bool = field(default=True, metadata={"help": "$L^2$ or Kähler-Einstein is one word."})
-    internal_batch_size: int | None = field(default=None, metadata={"help": "Points at once. Default: what fits."})
-    bf16: bool = field(default=False, metadata={"help": "bfloat16: faster on a GPU, errors near 1 per cent."})
-    faithfulness_samples: int = field(default=50, metadata={"help": "Documents that run_faithfulness.py measures."})
-    render: bool = field(default=True, metadata={"help": "Measure faithfulness, draw page and figure."})
-    disable_tqdm: bool = field(default=False, metadata={"help": "No progress bar."})
+    target: str = HfArg(default="predicted", help="predicted, label (the true class), a class name, or all classes.")
+    versus: str | None = HfArg(default=None, help="Attribute the logit of --target minus that of this class.")
+    n_steps: str | None = HfArg(default=None, help="A number: run captum. auto: the integral. Default: search.")
+    n_steps_search: list[int] | None = HfArg(default=None, help="Lowest and highest number. Default: 1 200.")
+    method: METHODS = HfArg(default="gausslegendre", help="Quadrature rule.")
+    tolerance: float = HfArg(default=1e-5, help="Error of search and auto, relative to |F(x) - F(b)|.")
+    max_gradient_evaluations: int = HfArg(default=1000, help="Limit of search and auto, per document and class.")
+    baseline: Literal["pad", "mask"] = HfArg(default="pad", help="Token of the baseline text.")
+    text_prefix: str | None = HfArg(default=None, help="Put before every text. Default: as in training.")
+    max_seq_length: int | None = HfArg(default=None, help="In tokens. Default: as in training, or 256.")
+    merge_words: bool = HfArg(default=True, help="Treat $L^2$ or Kähler-Einstein as one word.")
+    internal_batch_size: int | None = HfArg(default=None, help="Points on the path in a batch. Halved until it fits.")
+    bf16: bool = HfArg(default=False, help="Compute in bfloat16: faster on a GPU, errors near 1 per cent.")
+
+    def __post_init__(self) -> None:
+        check(self.n_steps is None or self.n_steps_search is None, "give --n_steps or --n_steps_search, not both")
+        least = 1 if self.method == "gausslegendre" else 2  # as in captum
+        self.steps = (0,)  # stands for the integral
+        if self.n_steps != "auto":
+            ends = [self.n_steps] * 2 if self.n_steps else self.n_steps_search or [least, 200]
+            low, high = [int(end) if str(end).isdecimal() else 0 for end in ends] if len(ends) == 2 else (0, 0)
+            flag = "--n_steps" if self.n_steps else "--n_steps_search"
+            check(least <= low <= high <= 1000, f"{flag} {ends[0]}: give {least} to 1000 for {self.method}, or auto")
+            self.steps = tuple(range(low, high + 1))
+        minima = {"max_gradient_evaluations": LEVELS[0] + CHECKS, "max_seq_length": 1, "internal_batch_size": 1}
+        for name, minimum in minima.items():
+            value = getattr(self, name)
+            check(value is None or value >= minimum, f"--{name} must be at least {minimum}, not {value}")
+        check(0 < self.tolerance < 1, f"--tolerance must be between 0 and 1, not {self.tolerance}")
+        contrast = self.versus is None or self.target not in {"predicted", "label", "all", self.versus}
+        check(contrast, "--versus needs another class as --target: --target A --versus B")
 
 
+# Copied: the following lines are the same in the four scripts and in tools/common.py; a test compares them.
 def fail(message: str) -> NoReturn:
-    """End the program as every user's mistake ends it: one line on standard error, exit code 2."""
+    """Print a one-line error and exit with status 2."""
+    if int(os.environ.get("RANK", 0)):
+        time.sleep(10)  # the launcher stops this process if the first one has failed, too: one message is enough
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def one_line(error: BaseException) -> str:
-    """A library's message as one line that fits an error line."""
+    """Return the message of an error as one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def parse_arguments(*dataclass_types: type) -> tuple:
-    """Parse the command line; a first argument FILE.json or FILE.yaml stands for flags, later flags override it.
+def parse_arguments(description: str, *dataclass_types: type, adapt: Callable | None = None, **defaults) -> tuple:
+    """Parse the command line into dataclasses. A YAML or JSON file, given first or after --config, stands for flags.
 
-    Ends with exit code 2 on an unreadable file, an unknown flag (the nearest known one is named) or a bad value.
+    Flags override the file. ``adapt(namespace, unknown)`` may change the parsed values and the unknown words in place.
+    Exits with status 2 on an unreadable file, an unknown flag or an invalid value.
     """
-    parser = HfArgumentParser(
-        dataclass_types, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    style, usage = argparse.RawDescriptionHelpFormatter, "%(prog)s [--config FILE.yaml] [flags that override it]"
+    parser = HfArgumentParser(dataclass_types, description=description, usage=usage, formatter_class=style)
+    parser.allow_abbrev = False
+    parser.set_defaults(**defaults)
     parser.error = fail
-    arguments = sys.argv[1:]
-    if arguments and arguments[0].endswith((".json", ".yaml", ".yml")):
+    words = sys.argv[1:]
+    if words and words[0].endswith((".json", ".yaml", ".yml")):
+        words.insert(0, "--config")
+    if "--config" in words[:-1]:
+        place = words.index("--config")
         try:
-            recipe = yaml.safe_load(Path(arguments[0]).read_text(encoding="utf-8"))  # JSON is YAML
-            recipe = {key: value for key, value in recipe.items() if value is not None}
-            flags = [
-                word
-                for key, value in recipe.items()
-                for word in (f"--{key}", *map(str, value if isinstance(value, list) else [value]))
-            ]
+            content = yaml.safe_load(Path(words[place + 1]).read_text(encoding="utf-8"))  # JSON is YAML
+            flags = [[f"--{key}", *(v if isinstance(v, list) else [v])] for key, v in content.items() if v is not None]
         except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
-            fail(f"{arguments[0]} is no readable file of arguments (flag: value a line): {one_line(error)}")
-        arguments = flags + arguments[1:]
-    namespace, unknown = parser.parse_known_args(arguments)
+            fail(f"cannot read arguments (a 'flag: value' a line) from {words[place + 1]}: {one_line(error)}")
+        words = [str(word) for flag in flags for word in flag] + words[:place] + words[place + 2 :]
+    namespace, unknown = parser.parse_known_args(words)
+    if adapt:
+        adapt(namespace, unknown)
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
         nearest = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
@@ -132,526 +193,567 @@ def parse_arguments(*dataclass_types: type) -> tuple:
         fail(one_line(error))
 
 
-def write_lines(path: Path, objects: list[dict], indent: int | None = None) -> None:
-    """Write objects as JSON, one after the other, so that a reader sees the old file or the whole new one."""
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name and rename it, so that readers see the old file or the whole new one."""
     temporary = path.with_name(path.name + ".tmp")
-    lines = "".join(json.dumps(line, ensure_ascii=False, indent=indent) + "\n" for line in objects)
-    temporary.write_text(lines, encoding="utf-8")
+    temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
     os.replace(temporary, path)
 
 
-def read_lines(paths: Iterable[Path]) -> dict[str, dict]:
-    """The documents' lines in the files, by id."""
-    texts = [text for path in paths for text in path.read_text(encoding="utf-8").split("\n") if text]
-    return {line["id"]: line for line in map(json.loads, texts)}
+# End of the copied lines.
 
 
-def read_documents(arguments: AttributionArguments) -> tuple[list[dict], list[str] | None]:
-    """Return the documents (dicts with id, text, label: a class name or None) and the dataset's classes or None."""
-    name, texts, names = arguments.dataset_name, arguments.text, None
-    if sum(source is not None for source in (name, texts, arguments.text_file)) != 1:
-        fail("give exactly one of --dataset_name, --text and --text_file")
+def check(condition: object, message: str) -> None:
+    """Raise ValueError unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+@contextlib.contextmanager
+def one_line_errors(prefix: str = "", *kinds: type):
+    """Exit with status 2 and one line on errors of the given kinds."""
+    try:
+        yield
+    except kinds as error:
+        fail(prefix + one_line(error))
+
+
+def read_documents(arguments: DataArguments) -> tuple[list[dict], list[str] | None, str | None]:
+    """Return documents (dicts with id, text, label: a class name or None), the dataset's classes and its commit."""
+    name, texts, classes, commit = arguments.dataset_name, arguments.text, None, None
+    one_source = [name, texts, arguments.text_file].count(None) == 2
+    check(one_source, "give exactly one of --dataset_name, --text and --text_file")
     if arguments.text_file is not None:
-        try:
-            texts = Path(arguments.text_file).read_text(encoding="utf-8").rstrip("\n").split("\n")
-        except (OSError, UnicodeDecodeError) as error:
-            fail(f"cannot read --text_file {arguments.text_file}: {error}")
-    texts = (texts or [])[: arguments.max_samples]
-    documents = [{"id": f"text-{number}", "text": text, "label": None} for number, text in enumerate(texts, 1)]
+        texts = Path(arguments.text_file).read_text("utf-8-sig", "surrogateescape").rstrip("\n").split("\n")
+    documents = [{"id": f"text-{number}", "text": text, "label": None} for number, text in enumerate(texts or [], 1)]
     if name is not None:
-        try:
-            splits = datasets.load_dataset(name)
-        except Exception as error:  # the library's own, the Hub's, the file system's and pyarrow's
-            fail(f"cannot load --dataset_name {name}: {one_line(error)}")
-        if arguments.split not in splits:
-            fail(f"{name} has no split {arguments.split!r}; it has {', '.join(splits)}")
-        rows = splits[arguments.split]
-        columns = [name for names in arguments.text_column_names for name in names.split(",")]
+        with one_line_errors(f"cannot load --dataset_name {name}: ", Exception):
+            splits = datasets.load_dataset(name, revision=arguments.dataset_revision)
+        check(arguments.split in splits, f"{name} has no split {arguments.split!r}; it has {', '.join(splits)}")
+        rows, columns = splits[arguments.split], ",".join(arguments.text_column_names).split(",")
         for column in [*columns, "id", "label"]:
-            if column not in rows.column_names:
-                fail(f"{name} has no column {column!r}; it has {', '.join(rows.column_names)}")
-        names = getattr(rows.features["label"], "names", None) or fail(f"column 'label' of {name} is no ClassLabel")
-        for row in rows.take(min(arguments.max_samples or len(rows), len(rows))):
-            label = names[row["label"]] if row["label"] is not None and row["label"] >= 0 else None
+            check(column in rows.column_names, f"{name} has no column {column!r}, but {', '.join(rows.column_names)}")
+        classes = getattr(rows.features["label"], "names", None)
+        check(classes, f"column 'label' of {name} is not a ClassLabel")
+        commit = next(iter(re.findall(r"hf://[^@]+@(\w+)/", " ".join(rows.info.download_checksums or {}))), None)
+        for row in itertools.islice(rows, arguments.max_samples):
+            label = classes[row["label"]] if row["label"] is not None and row["label"] >= 0 else None
             text = " ".join(str(row[column] or "") for column in columns)
             documents.append({"id": str(row["id"]), "text": text, "label": label})
-    if len({document["id"] for document in documents}) < len(documents) or not documents:
-        fail(f"split {arguments.split} of {name} has no document, or two with the same id")
-    if empty := [document["id"] for document in documents if not document["text"].strip()]:
-        fail(f"the text of document {empty[0]} is empty; leave it out")
-    return documents, names
+    documents = documents[: arguments.max_samples]
+    unique = len({document["id"] for document in documents}) == len(documents) > 0
+    check(unique, f"split {arguments.split} of {name} has no documents, or an id is duplicated")
+    for document in documents:
+        readable = document["text"].strip() and not re.search("[\ud800-\udfff]", document["text"])
+        check(readable, f"the text of document {document['id']} is empty or not valid UTF-8")
+    return documents, classes, commit
 
 
-def load_model(name: str) -> tuple:
-    """Return tokenizer and model: float32, frozen, in evaluation mode; every weight checked to be finite."""
-    settings = {"dtype": torch.float32, "output_loading_info": True}
-    try:
+def load_model(name: str, revision: str | None) -> tuple:
+    """Return model (in float32) and tokenizer. Raises ValueError if they are incomplete or a weight is not finite."""
+    settings = {"revision": revision, "dtype": torch.float32, "output_loading_info": True}
+    with one_line_errors(f"cannot load a classifier from --model_name_or_path {name}: ", Exception):
         model, loading = AutoModelForSequenceClassification.from_pretrained(name, **settings)
-    except Exception as error:  # OSError, ValueError, the Hub's and safetensors' own
-        fail(f"cannot load a classifier from --model_name_or_path {name}: {one_line(error)}")
-    if loading["missing_keys"]:
-        fail(f"{name} is no trained classifier: it has no weights {min(loading['missing_keys'])}; fine-tune it first")
-    if model.config.num_labels < 2:
-        fail(f"{name} has {model.config.num_labels} output; attribution needs a classifier of two classes or more")
+    missing = min(loading["missing_keys"], default=None)
+    check(not missing, f"{name} is not a trained classifier: it lacks the weights {missing}; fine-tune it first")
     for weight, values in model.named_parameters():
-        if not torch.isfinite(values).all():
-            fail(f"the weights {weight} of {name} are not all finite (NaN or infinity); train it again")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except Exception as error:  # OSError, ValueError or TypeError, by type of model
-        fail(f"{name} has no usable tokenizer ({one_line(error)}); save the tokenizer beside the model")
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes an empty one where the files are missing
-        fail(f"{name} has no tokenizer files; save the tokenizer beside the model")
-    # A gradient with respect to the weights is never asked for: the activations that it would need are not kept.
-    return tokenizer, model.requires_grad_(False).eval()
+        check(values.isfinite().all(), f"the weights {weight} of {name} are not all finite (NaN or infinity)")
+    with one_line_errors(f"{name} has no tokenizer; save the tokenizer next to the model: ", Exception):
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        check(len(tokenizer) > len(tokenizer.all_special_ids), "transformers found none and made an empty one")
+    return model, tokenizer
 
 
-def align_words(words: list, pieces: list) -> tuple[list[int | None], list[list[int]]]:
-    """Assign the pieces of a text, in order, to its words; both are given by their first character and the one after.
+def align_words(words: list, tokens: list) -> tuple[list[int | None], list[list[int]]]:
+    """Return every token's word and the spans of the words, from spans (start, end) of both; special tokens are None.
 
-    A special token is None and stays None. A piece that touches two words joins them; one without characters (a lone
-    mark of a word's start) goes to the next word. Words that no piece touches (cut off) are left out. Returns the
-    number of every piece's word and the spans of the words.
+    A token that touches two words joins them. One without characters (a lone mark of a word's start) goes to the next.
+    Words that no token touches (cut off) are left out.
     """
     starts, ends = [start for start, _ in words], [end for _, end in words]
     word_ids, spans, reached = [], [], -1
-    for piece in pieces:
-        if piece is None:
-            word_ids.append(None)
-            continue
-        first = min(int(np.searchsorted(ends, piece[0], "right")), len(words) - 1)
-        last = max(first, int(np.searchsorted(starts, piece[1])) - 1)
-        if first > reached:
-            spans.append([starts[first], ends[last]])
-        reached = max(reached, last)
-        spans[-1][1] = ends[reached]
-        word_ids.append(len(spans) - 1)
+    for token in tokens:
+        if token is not None:
+            first = min(int(np.searchsorted(ends, token[0], "right")), len(words) - 1)
+            last = max(first, int(np.searchsorted(starts, token[1])) - 1)
+            if first > reached:
+                spans.append([starts[first], ends[last]])
+            reached = max(reached, last)
+            spans[-1][1] = ends[reached]
+        word_ids.append(None if token is None else len(spans) - 1)
     return word_ids, spans
 
 
-def encode(document: dict, tokenizer, max_length: int, merge_words: bool) -> None:
-    """Add to the document: input_ids, tokens, special (mask), truncated, words, word_ids and spans in its text."""
-    text = document["text"]
-    document["truncated"] = len(tokenizer(text, verbose=False)["input_ids"]) > max_length
-    settings = {"truncation": True, "max_length": max_length, "return_special_tokens_mask": True}
-    encoding = tokenizer(text, return_offsets_mapping=tokenizer.is_fast, **settings)
-    ids, special = encoding["input_ids"], [bool(mask) for mask in encoding["special_tokens_mask"]]
-    document |= {"input_ids": ids, "special": special, "tokens": tokenizer.convert_ids_to_tokens(ids)}
-    if tokenizer.is_fast:
-        pieces = [None if mask else span for mask, span in zip(special, encoding["offset_mapping"], strict=True)]
-        words = [match.span() for match in WORD.finditer(text)]
-        if not merge_words:
-            numbers = dict.fromkeys(number for number in encoding.word_ids() if number is not None)
-            words = [tuple(encoding.word_to_chars(number)) for number in numbers]
-        word_ids, spans = align_words(words, pieces)
-        names = [text[start:end] for start, end in spans]
-    else:  # No offsets: every piece is a word of its own.
-        pieces = spans = None
-        word_ids = [None if mask else k - sum(special[:k]) for k, mask in enumerate(special)]
-        names = [token for token, mask in zip(document["tokens"], special, strict=True) if not mask]
-    document |= {"token_spans": pieces, "words": names, "word_ids": word_ids, "word_spans": spans}
-
-
 def quadrature(method: str, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points in [0, 1] and weights, float64 of shape (n,), of a rule with n points; the weights sum to 1.
-
-    ``riemann_trapezoid`` has the spacing 1/(n-1) and is therefore not captum 0.9's, whose weights sum to (n-1)/n.
-    """
+    """Return points in [0, 1] and weights, float64 of shape (n,), of captum's rule with n points, its sum made 1."""
     if method == "gausslegendre":
         nodes, weights = np.polynomial.legendre.leggauss(n)
         return (1 + nodes) / 2, weights / 2
+    weights, shift = np.ones(n), {"riemann_middle": 0.5, "riemann_right": 1}.get(method, 0)
     if method == "riemann_trapezoid":
-        weights = np.full(n, 1 / (n - 1))
-        weights[[0, -1]] /= 2
-        return np.arange(n) / (n - 1), weights
-    shift = {"riemann_left": 0, "riemann_middle": 0.5, "riemann_right": 1}[method]
-    return (np.arange(n) + shift) / n, np.full(n, 1 / n)
+        weights[[0, -1]] = 0.5
+    return (np.arange(n) + shift) / weights.sum(), weights / weights.sum()
 
 
-def embed(engine: SimpleNamespace, document: dict) -> None:
-    """Add to the document path, (2, tokens, hidden), the embedded text and baseline, and logits, (2, classes)."""
-    ids = torch.tensor(document["input_ids"])
-    blank = torch.where(torch.tensor(document["special"]), ids, engine.baseline_id)
-    pair = torch.stack([ids, blank]).to(engine.device)
-    # Left to itself a RoBERTa would take the baseline's PAD ids for padding and shift its positions.
-    positions = (torch.arange(len(ids)) + engine.first_position).repeat(2, 1).to(engine.device)
-    extra = {"position_ids": positions} if engine.first_position else {}
-    captured = []
-    hook = engine.layer.register_forward_hook(lambda module, inputs, output: captured.append(output))
-    with torch.no_grad(), torch.autocast(engine.device.type, torch.bfloat16, enabled=engine.bf16):
-        logits = engine.model(input_ids=pair, attention_mask=torch.ones_like(pair), **extra).logits
-    hook.remove()
-    document |= {"path": captured[0].float(), "logits": logits.double().cpu().numpy()}
+def chebyshev(alphas: np.ndarray, degree: int) -> np.ndarray:
+    """Return T_0(t) ... T_degree(t), (*alphas.shape, degree + 1); alpha = (1 + arcsin(MAP t) / arcsin(MAP)) / 2."""
+    return chebvander(np.sin((2 * alphas - 1) * np.arcsin(MAP)) / MAP, degree)
 
 
-def evaluate(engine: SimpleNamespace, points: list[tuple[dict, float]]) -> list[np.ndarray]:
-    """Evaluate points b + alpha (x - b) of the documents' paths, given as pairs (document, alpha), in batches.
+@functools.cache
+def search_matrices(method: str, steps: tuple[int, ...], points: int) -> tuple[np.ndarray, ...]:
+    """Return the points of a level, ascending, and four matrices for interpolants of degree N = points - 1 on them.
 
-    Returns for every point a float64 array (2 + tokens,): F, the target's logit; the sum of |grad F * (x - b)|, the
-    scale of rounding errors; v(alpha), grad F * (x - b) summed over the hidden dimension. Halves what does not fit.
+    inverse: from values to coefficients of T_0 ... T_N. aliases: what interpolation makes of T_(N+1) ... T_(4N).
+    moments, (steps + 1 + points, N + 1): what the rules of n points, n in steps, the integral (n = 0) and the
+    antiderivative at the points make of T_0 ... T_N. factors: how far off these are for T_(N+1) ... T_(4N).
     """
-    rows = []
-    while len(rows) < len(points):
-        batch = points[len(rows) : len(rows) + engine.batch_size]
-        try:
-            rows += evaluate_batch(engine, batch)
-        except Exception as error:
-            if not should_reduce_batch_size(error):
-                raise
-            if len(batch) == 1:
-                fail(f"out of memory for one point of {len(batch[0][0]['input_ids'])} tokens; lower --max_seq_length")
-            engine.batch_size = len(batch) // 2
-            logger.warning("out of memory: going on with %d points a batch", engine.batch_size)
-    return rows
-
-
-def evaluate_batch(engine: SimpleNamespace, points: list[tuple[dict, float]]) -> list[np.ndarray]:
-    """evaluate() for points that go through the model at once."""
-    documents = [document for document, _ in points]
-    pad = functools.partial(pad_sequence, batch_first=True)
-    ids = pad([torch.tensor(document["input_ids"]) for document in documents]).to(engine.device)
-    mask = pad([torch.ones(len(document["input_ids"]), dtype=torch.long) for document in documents]).to(engine.device)
-    baseline = pad([document["path"][1] for document in documents])
-    difference = pad([document["path"][0] for document in documents]) - baseline
-    alphas = torch.tensor([alpha for _, alpha in points], dtype=torch.float32, device=engine.device)
-    embedded = torch.addcmul(baseline, alphas[:, None, None], difference).requires_grad_(True)
-    target = torch.tensor([document["target_id"] for document in documents], device=engine.device)
-    engine.layer.forward = lambda *args, **kwargs: embedded
-    try:
-        with torch.autocast(engine.device.type, torch.bfloat16, enabled=engine.bf16):
-            logits = engine.model(input_ids=ids, attention_mask=mask).logits
-        value = logits.gather(1, target[:, None])
-        (gradient,) = torch.autograd.grad(value.sum(), embedded)
-    finally:
-        del engine.layer.forward
-    product = gradient.double() * difference.double()
-    table = torch.cat([value.detach().double(), product.abs().sum((1, 2))[:, None], product.sum(-1)], 1).cpu().numpy()
-    return [row[: 2 + len(document["input_ids"])] for row, document in zip(table, documents, strict=True)]
-
-
-def attribute_fixed(engine: SimpleNamespace, documents: list[dict], n: int) -> None:
-    """Add the attributions by a rule of n points, each evaluated, to the documents."""
-    alphas, weights = quadrature(engine.method, n)
-    rows = evaluate(engine, [(document, alpha) for document in documents for alpha in alphas])
-    for k, document in enumerate(documents):
-        scores = weights @ np.stack(rows[k * n : (k + 1) * n])[:, 2:]
-        document |= {"attributions": scores, "n_steps": n, "gradient_evaluations": n}
-        document["f_input"], document["f_baseline"] = document["logits"][:, document["target_id"]]
+    degree, t = 4 * (points - 1), -np.cos(np.pi * np.arange(points) / (points - 1))
+    alphas = (1 + np.arcsin(MAP * t) / np.arcsin(MAP)) / 2
+    nodes, weights = quadrature("gausslegendre", 16)
+    widths = np.diff(alphas)[:, None]
+    panels = np.einsum("ij,ijk->ik", widths * weights, chebyshev(alphas[:-1, None] + widths * nodes, degree))
+    antiderivative = np.vstack([np.zeros(degree + 1), panels.cumsum(0)])
+    rules = {0: antiderivative[-1]}
+    for n in filter(None, steps):
+        nodes, weights = quadrature(method, n)
+        rules[n] = weights @ chebyshev(nodes, degree)
+    moments, values = np.vstack([*(rules[n] for n in (*steps, 0)), antiderivative]), chebyshev(alphas, degree)
+    inverse = np.linalg.inv(values[:, :points])
+    aliases = inverse @ values[:, points:]
+    factors = np.abs(moments[:, points:] - moments[:, :points] @ aliases)
+    return alphas, inverse, aliases, moments[:, :points], factors
 
 
 def envelope(coefficients: np.ndarray, noise: float) -> np.ndarray:
-    """Bounds on the Chebyshev coefficients of degree N + 1 to 4 N, from those up to N: (3 N, columns).
+    """Return bounds on the coefficients of degree N + 1 to 4 N, (3 N, columns), from those up to N.
 
-    The coefficients of an analytic function decay geometrically, at a rate that its nearest singularity sets
-    (Trefethen, Approximation Theory and Approximation Practice, theorem 8.1). All tokens share the network and with it
-    the singularities, so the rate is taken from all columns, the size from each: the size of the last eighth, the rate
-    from it to the one before or from quarter to quarter, whichever decays less. Eight times that, since the smallest n
-    that is certain lies where the estimate is tight. Coefficients below ``noise`` are rounding errors.
+    The coefficients of an analytic function decay geometrically, at a rate that its nearest singularity sets. All
+    tokens share the network and with it the singularities: the rate, from the second third to the last one, is taken
+    from all columns, the size from each, times 8. The map is singular at t = 1 / MAP, which limits the rate. What is
+    below noise are rounding errors.
     """
-    degree = len(coefficients) - 1
-    size = np.where(np.abs(coefficients) > noise, np.abs(coefficients), 0)
-    rates = []
-    for part in (8, 4):
-        before, last = (half.max(0) for half in np.split(size[-2 * degree // part :], 2))
-        rates.append(min(last.sum() / max(before.sum(), np.finfo(float).tiny), 0.9) ** (part / degree))
-    return 8 * size[-degree // 8 :].max(0) * max(rates) ** np.arange(1, 3 * degree + 1)[:, None]
+    degree, size = len(coefficients) - 1, np.where(np.abs(coefficients) > noise, np.abs(coefficients), 0)
+    third, eighth = degree // 3, degree // 8
+    ratio = size[-third:].max(0).sum() / max(size[-2 * third : -third].max(0).sum(), np.finfo(float).tiny)
+    rate = max(min(ratio, 0.9) ** (1 / third), MAP / (1 + np.sqrt(1 - MAP**2)))
+    last = (size[-eighth:] * rate ** np.arange(eighth - 1, -1, -1)[:, None]).max(0)
+    return 8 * last * rate ** np.arange(1, 3 * degree + 1)[:, None]
 
 
-@functools.cache
-def rule_moments(method: str, steps: tuple[int, ...], degree: int) -> np.ndarray:
-    """What the rules of n points, n in steps, make of T_0(2a - 1) ... T_degree(2a - 1): (steps, degree + 1).
+def choose(arguments: AttributionArguments, table: np.ndarray, check_alphas: np.ndarray, checks: np.ndarray) -> dict:
+    """Choose the number of steps with the smallest completeness error by an interpolant of v, which gives all rules.
 
-    n = 0 stands for the integral itself, which a Gauss-Legendre rule gives exactly up to degree 2n - 1.
+    table and checks, (points, 2 + tokens), are values on a level's points and at check_alphas. An n is certain if its
+    results are right to the tolerance and no n has a completeness error that is smaller by more. Among those with the
+    smallest one up to rounding, the smallest n wins whose tokens, not only their sum, are near the integral: then, the
+    document has converged. It is settled if more points would not change the choice.
     """
-    moments = np.zeros((len(steps), degree + 1))
-    moments[:, ::2] = 1 / (1 - np.arange(0, degree + 1, 2) ** 2)
-    for k, n in enumerate(steps):
-        if n and (method != "gausslegendre" or 2 * n <= degree):
-            alphas, weights = quadrature(method, n)
-            moments[k] = weights @ np.polynomial.chebyshev.chebvander(2 * alphas - 1, degree)
-    return moments
-
-
-@functools.cache
-def rule_errors(method: str, steps: tuple[int, ...], degree: int) -> np.ndarray:
-    """How far off the interpolant of a degree is on T_k, degree < k <= 4 degree, for each rule: (steps, 3 degree).
-
-    On its nodes T_k looks like a polynomial of lower degree, its alias; the rules' values of the two differ.
-    """
-    moments = rule_moments(method, steps, 4 * degree)
-    above = np.arange(degree + 1, 4 * degree + 1)
-    alias = np.abs((above + degree) % (2 * degree) - degree)
-    return np.abs(moments[:, above] - moments[:, alias])
-
-
-def choose(engine: SimpleNamespace, document: dict, steps: tuple[int, ...]) -> None:
-    """Choose n by the document's table (values on Chebyshev points) and add attributions, gaps and their errors.
-
-    An n is certain if, by the estimated errors, no other one has a completeness error smaller by more than tolerance *
-    |F(x) - F(b)| or rounding, and its attributions are right to that. converged says that there is one, and that the
-    integral's own completeness error, which ought to be 0, does not contradict the estimates.
-    """
-    # Of one float32 gradient; against float64 it was 0.1 to 3 times this on several encoders. bfloat16: near 1.
-    unit = 2**-10 if engine.bf16 else np.finfo(np.float32).eps
-    table = document["table"]
-    degree, difference = len(table) - 1, table[-1, 0] - table[0, 0]
-    v = np.column_stack([table[:, 2:], table[:, 2:].sum(1)])  # the last column is dF/d alpha
-    coefficients = scipy.fft.dct(v[::-1], type=1, axis=0) / degree  # of T_k(2 alpha - 1)
-    coefficients[[0, -1]] /= 2
+    points, tiny, difference = len(table), np.finfo(float).tiny, table[-1, 0] - table[0, 0]
+    _, inverse, aliases, moments, factors = search_matrices(arguments.method, arguments.steps, points)
+    v, v_checks = (np.column_stack([rows[:, 2:], rows[:, 2:].sum(1)]) for rows in (table, checks))
+    # Error of a float32 gradient; compared with float64 it was 0.1 to 3 times this on several encoders.
+    unit = 2**-10 if arguments.bf16 else np.finfo(np.float32).eps
     rounding = unit * np.sqrt((table[:, 1] ** 2).mean())
-    noise = 4 * np.hypot(rounding / np.sqrt(degree), unit * np.abs(table[[0, -1], 0]).max())
-    rows = (*steps, 0)  # the last one is the integral
-    results = rule_moments(engine.method, rows, 4 * degree)[:, : degree + 1] @ coefficients
+    noise = 4 * np.hypot(rounding / np.sqrt(points), unit * np.abs(table[[0, -1], 0]).max())  # of a sum
+    coefficients = inverse @ v
     # Four standard deviations where rounding is at its upper end: what is left of it would look like slow decay.
-    errors = rule_errors(engine.method, rows, degree) @ envelope(coefficients, 12 * rounding * np.sqrt(2 / degree))
-    away = np.abs(results - results[-1])[:-1, :-1]
-    gaps, uncertain = np.abs(results[:, -1] - difference), errors[:, -1]
-    allowed = max(engine.tolerance * abs(difference), noise)
-    near = 10 * engine.tolerance * np.abs(results[-1, :-1]).sum()
-    smallest = max(0, (gaps - uncertain)[:-1].min())
-    certain = ((errors.max(1) <= allowed) & (gaps + uncertain <= smallest + allowed))[:-1]
-    document["converged"] = bool(certain.any() and gaps[-1] <= allowed)
-    able = np.flatnonzero(certain if certain.any() else ~certain)
-    ties = able[gaps[able] <= gaps[able].min() + noise]
-    exact = ties[away[ties].sum(1) <= near]
-    chosen = (exact if len(exact) else ties)[0]
-    document |= {"results": results, "errors": errors, "gaps": gaps[:-1], "noise": noise, "near": near}
-    document |= {"f_input": table[-1, 0], "f_baseline": table[0, 0], "gradient_evaluations": degree + 1}
-    document |= {"n_steps": steps[chosen] or degree + 1, "attributions": results[chosen, :-1]}
-    document["attribution_errors"] = away[chosen] + errors[chosen, :-1] + noise
+    bounds = envelope(coefficients, 12 * rounding * np.sqrt(2 / points))
+    # Attributions and their sum by every rule and, last, the integral: (steps + 1, tokens + 1); their errors
+    (results, f), (errors, f_errors) = (np.split(x, [-points]) for x in (moments @ coefficients, factors @ bounds))
+    # The estimate must hold for F, the antiderivative of the summed interpolant, and for v at the random points.
+    f_off = np.abs(f[:, -1] - (table[:, 0] - table[0, 0])) - noise
+    at_checks = chebyshev(check_alphas, 4 * (points - 1))
+    v_off = np.abs(at_checks[:, :points] @ coefficients - v_checks) - 12 * rounding
+    v_errors = np.abs(at_checks[:, points:] - at_checks[:, :points] @ aliases) @ bounds
+    errors *= max(1, *SAFETY * (f_off / (f_errors[:, -1] + tiny)), SAFETY * (v_off / (v_errors + tiny)).max())
+    gaps, distances = np.abs(results[:, -1] - difference), np.abs(results - results[-1])[:-1, :-1]
+    allowed = max(arguments.tolerance * abs(difference), noise)
+    smallest = max(0, (gaps - errors[:, -1])[:-1].min())
+    certain = ((errors.max(1) <= allowed) & (gaps + errors[:, -1] <= smallest + allowed))[:-1]
+    # Rounding errors, which depend on the batch size, move the border of certainty: it counts in tens.
+    certain &= ~np.isin(tens := np.array(arguments.steps) // 10, tens[~certain])
+    near = 10 * arguments.tolerance * np.abs(results[-1, :-1]).sum()
+    is_near, candidates = distances.sum(1) <= near, certain if certain.any() else ~certain
+    lowest = gaps[:-1][candidates].min()
+    ties, wide_ties = (candidates & (gaps[:-1] <= lowest + margin) for margin in (noise, allowed))
+    chosen = next(np.flatnonzero(part)[0] for part in (ties & is_near, wide_ties & is_near, ties) if part.any())
+    is_right = bool(certain.any() and errors[-1].max() <= allowed and gaps[-1] <= allowed)
+    none_is_near = ((distances - errors[:-1, :-1] - errors[-1, :-1]).clip(0).sum(1) > near).all()
+    found = {"f_input": float(table[-1, 0]), "f_baseline": float(table[0, 0]), "attributions": results[chosen, :-1]}
+    found |= {"n_steps": arguments.steps[chosen] or points, "gradient_evaluations": points + CHECKS}
+    found |= {"converged": is_right and bool(is_near[chosen])}
+    found["settled"] = found["converged"] or bool(is_right and none_is_near)
+    stated = distances[chosen] + SAFETY * (errors[chosen] + errors[-1])[:-1] + 5 * noise
+    return found | {"attribution_errors": stated.tolist(), "gaps": [float(f"{gap:.3g}") for gap in gaps[:-1]]}
 
 
-def evaluate_candidates(engine: SimpleNamespace, document: dict, steps: tuple[int, ...]) -> None:
-    """Evaluate the rules that the estimates of choose() cannot rule out, up to the first that is within the tolerance.
+class Attribution(dict):
+    """A line of attributions.jsonl, which a notebook shows as coloured text."""
 
-    No completeness error is below 0, so within the tolerance nothing better than a tie is left to be found.
+    def _repr_html_(self) -> str:
+        parts = [(html.escape(text), background) for text, background in figure_text(self, "words")]
+        words = " ".join(f'<span style="background:{colour};color:#000">{text}</span>' for text, colour in parts)
+        return f'<p><b>{html.escape(heading(self))}</b></p><p style="line-height:1.8">{words}</p>'
+
+
+@dataclass
+class Explainer:
+    """A classifier, frozen and on its device, with its tokenizer. Raises ValueError if arguments do not fit them."""
+
+    model: transformers.PreTrainedModel
+    tokenizer: transformers.PreTrainedTokenizerBase
+    arguments: AttributionArguments
+
+    def __post_init__(self) -> None:
+        # Without gradients of the weights, the activations that these need are not kept.
+        arguments, config, base = self.arguments, self.model.config, self.model.requires_grad_(False).eval().base_model
+        self.labels = [config.id2label[number] for number in range(config.num_labels)]
+        check(len(self.labels) > 1, "the model has one output; attribution needs a classifier of two or more classes")
+        known = ["predicted", "label", "all", *self.labels]
+        check(arguments.target in known, f"--target {arguments.target} is not one of {', '.join(known)}")
+        versus, classes = arguments.versus, ", ".join(self.labels)
+        check(versus in {None, *self.labels}, f"--versus {versus} is not one of {classes}")
+        self.baseline_token_id = getattr(self.tokenizer, f"{arguments.baseline}_token_id")
+        check(self.baseline_token_id is not None, f"no {arguments.baseline} token in the tokenizer; change --baseline")
+        self.embedding_layer = getattr(base, "embeddings", None) or base.get_input_embeddings()
+        padding = getattr(getattr(self.embedding_layer, "position_embeddings", None), "padding_idx", None)
+        self.first_position = 0 if padding is None else padding + 1  # RoBERTa counts from padding_idx + 1
+        positions = getattr(config, "max_position_embeddings", None) or sys.maxsize
+        longest = min(positions - self.first_position, self.tokenizer.model_max_length)
+        shortest = self.tokenizer.num_special_tokens_to_add() + 1
+        length = arguments.max_seq_length or min(longest, getattr(config, "max_seq_length", None) or 256)
+        check(shortest <= length <= longest, f"--max_seq_length must be from {shortest} to {longest}, not {length}")
+        prefix, self.max_seq_length = getattr(config, "text_prefix", None) or "", length
+        self.text_prefix = prefix if arguments.text_prefix is None else arguments.text_prefix
+        self.batch_size = arguments.internal_batch_size or BATCH_SIZE.get(self.model.device.type, 64)
+
+    def encode(self, document: dict) -> None:
+        """Add input_ids, tokens, special (mask), truncated, words, word_ids, spans; put the prefix before the text."""
+        text, is_fast = self.text_prefix + document["text"], self.tokenizer.is_fast
+        masks = {"return_special_tokens_mask": True, "return_offsets_mapping": is_fast}
+        encoding = self.tokenizer(text, truncation=True, max_length=self.max_seq_length, **masks)
+        ids, special = encoding["input_ids"], [bool(mask) for mask in encoding["special_tokens_mask"]]
+        tokens = self.tokenizer.convert_ids_to_tokens(ids)
+        spans = encoding["offset_mapping"] if is_fast else [(k, k + 1) for k in range(len(ids))]
+        token_spans = [None if mask else span for mask, span in zip(special, spans, strict=True)]
+        words = [match.span() for match in WORD.finditer(text)]
+        if not is_fast:  # without offsets, every token is a word of its own
+            words = list(filter(None, token_spans))
+        elif not self.arguments.merge_words:
+            words = [encoding.word_to_chars(number) for number in sorted({*encoding.word_ids()} - {None})]
+        word_ids, word_spans = align_words(words, token_spans)
+        names = [text[start:end] if is_fast else tokens[start] for start, end in word_spans]
+        document |= {"text": text, "input_ids": ids, "special": special, "tokens": tokens, "words": names}
+        document |= {"word_ids": word_ids, "word_spans": word_spans if is_fast else None}
+        document |= {"token_spans": token_spans if is_fast else None}
+        document["truncated"] = len(self.tokenizer(text, verbose=False)["input_ids"]) > self.max_seq_length
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Return the logits, (texts, classes), of ids, (texts, tokens). Positions are counted over PAD ids, too."""
+        positions = torch.arange(ids.shape[1], device=ids.device).expand_as(ids) + self.first_position
+        extra = {"position_ids": positions} if self.first_position else {}
+        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.arguments.bf16):
+            return self.model(input_ids=ids, attention_mask=torch.ones_like(ids), **extra).logits.float()
+
+    def embed(self, document: dict) -> None:
+        """Add ids, (2, tokens), path, (2, tokens, hidden), and logits, (2, classes), of baseline and text.
+
+        Add also targets and weights, (targets, classes): the functions F that are attributed are weights @ logits.
+        """
+        target, versus, layer, captured = self.arguments.target, self.arguments.versus, self.embedding_layer, []
+        text = torch.tensor(document["input_ids"], device=self.model.device)
+        special = torch.tensor(document["special"], device=text.device)
+        ids = torch.stack([torch.where(special, text, self.baseline_token_id), text])
+        with torch.no_grad(), layer.register_forward_hook(lambda *call: captured.append(call[-1])):
+            logits = self.forward(ids)
+        check(logits.isfinite().all(), f"logits of document {document['id']} are not finite; train the model again")
+        with torch.no_grad(), layer.register_forward_hook(lambda *call: captured[0]):
+            difference = (self.forward(ids[[1, 1]]) - logits).abs().max()  # with the masks and positions of the text
+        same = len(captured) == 1 and difference <= (0.1 if self.arguments.bf16 else 1e-3) * (1 + logits.abs().max())
+        check(same, "it does not read a text by one embedding a token, or it pools another token of the baseline")
+        check(target != "label" or document["label"], "--target label needs documents with a label")
+        names = {"predicted": [self.labels[int(logits[1].argmax())]], "label": [document["label"]], "all": self.labels}
+        document["targets"] = names.get(target, [target])
+        one_hot = dict(zip(self.labels, torch.eye(len(self.labels), device=text.device), strict=True)) | {None: 0}
+        weights = torch.stack([one_hot[name] - one_hot[versus] for name in document["targets"]])
+        document |= {"ids": ids, "path": captured[0].float(), "logits": logits, "weights": weights}
+
+    def evaluate(self, document: dict, alphas: np.ndarray) -> np.ndarray:
+        """Evaluate points b + alpha (x - b) of the document's path in batches, halved until they fit in memory.
+
+        Returns a float64 array (targets, points, 2 + tokens): F; the sum of |grad F * (x - b)|, the scale of rounding
+        errors; v(alpha) = grad F * (x - b) summed over the hidden dimension. Raises ValueError if one is not finite.
+        """
+        baseline, difference = document["path"][0], document["path"][1] - document["path"][0]
+
+        def compute(batch_size: int) -> np.ndarray:
+            self.batch_size, tables = batch_size, []
+            for batch in torch.tensor(alphas, dtype=torch.float32, device=baseline.device).split(batch_size):
+                embedded = torch.addcmul(baseline, batch[:, None, None], difference).requires_grad_(True)
+                with self.embedding_layer.register_forward_hook(lambda *call, embedded=embedded: embedded):
+                    f = document["weights"] @ self.forward(document["ids"][1:].expand(len(batch), -1)).T
+                gradients = [torch.autograd.grad(one.sum(), embedded, retain_graph=True)[0] for one in f]
+                v = torch.stack(gradients).double() * difference.double()
+                tables.append(torch.cat([torch.stack([f.detach(), v.abs().sum((2, 3))], -1), v.sum(3)], -1))
+            return torch.cat(tables, 1).cpu().numpy()
+
+        rows = find_executable_batch_size(compute, self.batch_size)()
+        check(np.isfinite(rows).all(), f"gradients of document {document['id']} are not finite; train the model again")
+        return rows
+
+    def run_captum(self, document: dict, n: int) -> list[dict]:
+        """Return what captum finds for every target. Its trapezoid weights sum to (n - 1) / n, which is corrected."""
+        (baseline, ids), weights, found = document["ids"].split(1), document["weights"], []
+        settings = {"n_steps": n, "method": self.arguments.method, "return_convergence_delta": True}
+
+        def compute(batch_size: int, target: int) -> tuple[torch.Tensor, torch.Tensor]:
+            captum = LayerIntegratedGradients(lambda ids: self.forward(ids) @ weights[target], self.embedding_layer)
+            return captum.attribute(ids, baseline, internal_batch_size=batch_size, **settings)
+
+        for target, (f_baseline, f_input) in enumerate((weights @ document["logits"].T).double().tolist()):
+            attributions, delta = find_executable_batch_size(compute, self.batch_size)(target)
+            scores = attributions.detach().sum(-1)[0].double().cpu().numpy()
+            scores *= n / (n - 1) if self.arguments.method == "riemann_trapezoid" else 1
+            found.append({"f_input": f_input, "f_baseline": f_baseline, "attributions": scores, "n_steps": n})
+            found[-1] |= {"gradient_evaluations": n, "captum_delta": float(delta)}
+        return found
+
+    def search(self, document: dict) -> list[dict]:
+        """Return what choose() finds for every target, on more and more points until it is settled."""
+        arguments, limit = self.arguments, self.arguments.max_gradient_evaluations
+        matrices = functools.partial(search_matrices, arguments.method, arguments.steps)
+        check_alphas = np.random.default_rng([*hashlib.sha256(document["id"].encode()).digest()]).uniform(size=CHECKS)
+        checks, table = (self.evaluate(document, alphas) for alphas in (check_alphas, matrices(LEVELS[0])[0]))
+        for finer in (*LEVELS[1:], sys.maxsize):
+            found = [choose(arguments, one, check_alphas, rows) for one, rows in zip(table, checks, strict=True)]
+            if all(one["settled"] for one in found) or finer + CHECKS > limit:
+                break
+            between = self.evaluate(document, matrices(finer)[0][1::2])
+            table = np.insert(table, np.arange(1, table.shape[1]), between, axis=1)
+        for k, one in enumerate(found):  # where points do not suffice, the rule itself is evaluated
+            n = one["n_steps"]
+            if not one["settled"] and arguments.n_steps is None and one["gradient_evaluations"] + n <= limit:
+                scores = self.run_captum(document | {"weights": document["weights"][[k]]}, n)[0]["attributions"]
+                errors = one["attribution_errors"] + np.abs(scores - one["attributions"])
+                one |= {"attributions": scores, "attribution_errors": errors.tolist()}
+                one["gradient_evaluations"] += n
+        return found
+
+    def explain(self, document: dict) -> Attribution:
+        """Return the attributions of an encoded document, a line of attributions.jsonl."""
+        start, arguments, classes = time.perf_counter(), self.arguments, {}
+        self.embed(document)
+        searched = arguments.n_steps in {None, "auto"}
+        found = self.search(document) if searched else self.run_captum(document, *arguments.steps)
+        for name, one in zip(document["targets"], found, strict=True):
+            difference, scores = one["f_input"] - one["f_baseline"], one["attributions"]
+            of_words = np.zeros(len(document["words"]) + 1)  # the last one collects the special tokens
+            np.add.at(of_words, [-1 if number is None else number for number in document["word_ids"]], scores)
+            line = {"attributions": scores.tolist(), "word_attributions": of_words[:-1].tolist()}
+            line |= {"method": arguments.method, "delta": float(scores.sum() - difference)}
+            # Equal up to rounding in float32: a relative error would be a quotient of two rounding errors.
+            equal = abs(difference) <= 4 * np.finfo(np.float32).eps * max(abs(one["f_input"]), abs(one["f_baseline"]))
+            line["relative_error"] = None if equal else abs(line["delta"] / difference)
+            line |= {key: one[key] for key in one if key not in {"attributions", "settled"}}
+            classes[name] = line
+        probabilities = dict(zip(self.labels, document["logits"][1].double().softmax(0).tolist(), strict=True))
+        prediction = max(probabilities, key=probabilities.get)
+        target = prediction if len(classes) > 1 else document["targets"][0]
+        names = ("id", "text", "label", "truncated", "tokens", "token_spans", "words", "word_spans", "word_ids")
+        line = {name: document[name] for name in names} | {"target": target, "versus": arguments.versus}
+        line |= {"prediction": prediction, "probabilities": probabilities, **classes[target]}
+        line |= {"classes": classes} if len(classes) > 1 else {}
+        line["gradient_evaluations"] = sum(one["gradient_evaluations"] for one in found)
+        line["forward_evaluations"] = 4 if searched else 4 + 4 * len(found)  # captum needs four itself
+        return Attribution(line | {"seconds": time.perf_counter() - start})
+
+
+def attribute(model, tokenizer, texts: list[str], labels: list[str] | None = None, **arguments) -> list[Attribution]:
+    """Attribute a classifier's predictions for texts; return the objects of attributions.jsonl, one a text.
+
+    model (a PreTrainedModel) stays as it is; labels are the true classes for target="label". The other arguments are
+    those of AttributionArguments: target="math.DG", versus="math.MG", n_steps="auto", ... Raises ValueError if one of
+    them is not valid. A notebook shows the objects as coloured text.
     """
-    results, errors, gaps, noise = (document[name] for name in ("results", "errors", "gaps", "noise"))
-    difference, uncertain = document["f_input"] - document["f_baseline"], errors[:-1, -1]
-    exact = document["near"] + errors[-1, :-1].sum()
-    best = None
-    for k in np.flatnonzero(gaps - uncertain <= (gaps + uncertain).min()):
-        alphas, weights = quadrature(engine.method, steps[k])
-        rows = evaluate(engine, [(document, alpha) for alpha in alphas])
-        scores = weights @ np.stack(rows)[:, 2:]
-        gaps[k] = abs(scores.sum() - difference)
-        document["gradient_evaluations"] += steps[k]
-        away = np.abs(scores - results[-1, :-1])
-        good = gaps[k] <= max(engine.tolerance * abs(difference), noise) and away.sum() <= exact
-        if good or best is None or gaps[k] < gaps[best] - noise:
-            best = k
-            document |= {"attributions": scores, "n_steps": steps[k]}
-            document["attribution_errors"] = away + errors[-1, :-1] + noise
-        if good:
-            break
+    explainer, lines = Explainer(copy.deepcopy(model).float(), tokenizer, AttributionArguments(**arguments)), []
+    for number, (text, label) in enumerate(zip(texts, labels or [None] * len(texts), strict=True), 1):
+        document = {"id": f"text-{number}", "text": text, "label": label}
+        explainer.encode(document)
+        lines.append(explainer.explain(document))
+    return lines
 
 
-def attribute_adaptive(engine: SimpleNamespace, documents: list[dict], steps: tuple[int, ...]) -> None:
-    """Add to the documents the attributions of the n in steps with the smallest completeness error.
-
-    Every rule's result is a weighted sum of values of v, so one interpolant of v gives all of them. It is refined on
-    nested Clenshaw-Curtis points, 33 to 257, until the choice is certain to tolerance * |F(x) - F(b)| or to rounding;
-    where 257 points do not do, the n in question are evaluated themselves. Errors that differ by no more than rounding
-    are ties; the smallest n wins, and before it the smallest whose attributions, not only their sum, are right to 10 *
-    tolerance. steps = (0,) asks for the integral of the interpolant.
-    """
-    pending = documents
-    for degree in (32, 64, 128, 256):
-        nodes = (1 - np.cos(np.pi * np.arange(degree + 1) / degree)) / 2
-        fresh = np.arange(degree + 1) if degree == 32 else np.arange(1, degree, 2)
-        rows = evaluate(engine, [(document, alpha) for document in pending for alpha in nodes[fresh]])
-        for document, start in zip(pending, range(0, len(rows), len(fresh)), strict=True):
-            table = np.empty((degree + 1, len(rows[start])))
-            table[::2] = document.get("table", 0)
-            table[fresh] = rows[start : start + len(fresh)]
-            document["table"] = table
-            choose(engine, document, steps)
-        pending = [document for document in pending if not document["converged"]]
-    for document in pending if steps != (0,) else []:
-        evaluate_candidates(engine, document, steps)
+def heading(line: dict) -> str:
+    """Return id and classes of a document as text."""
+    text = f"{line['id']}: target {line['target']}" + (f" versus {line['versus']}" if line["versus"] else "")
+    return text + (f", true {line['label']}, predicted {line['prediction']}" if line["label"] is not None else "")
 
 
-def result(document: dict, method: str, id2label: dict[int, str]) -> dict:
-    """The line of attributions.jsonl that belongs to a document."""
-    f_input, f_baseline, scores = float(document["f_input"]), float(document["f_baseline"]), document["attributions"]
-    delta = float(scores.sum() - (f_input - f_baseline))
-    # Equal up to rounding in float32: a relative error would be a quotient of two roundings.
-    equal = abs(f_input - f_baseline) <= 4 * np.finfo(np.float32).eps * max(abs(f_input), abs(f_baseline))
-    of_words = np.zeros(len(document["words"]) + 1)  # the last one collects the special tokens
-    np.add.at(of_words, [-1 if number is None else number for number in document["word_ids"]], scores)
-    probabilities = scipy.special.softmax(document["logits"][0])
-    line = {name: document[name] for name in ("id", "text", "label", "truncated")}
-    line |= {"prediction": id2label[int(probabilities.argmax())], "target": id2label[document["target_id"]]}
-    line["probabilities"] = {id2label[k]: float(share) for k, share in enumerate(probabilities)}
-    line |= {name: document[name] for name in ("tokens", "token_spans", "words", "word_spans", "word_ids")}
-    line |= {"attributions": scores.tolist(), "word_attributions": of_words[:-1].tolist(), "method": method}
-    line |= {"n_steps": document["n_steps"], "delta": delta, "f_input": f_input, "f_baseline": f_baseline}
-    line["relative_error"] = None if equal else abs(delta / (f_input - f_baseline))
-    line |= {"gradient_evaluations": document["gradient_evaluations"], "forward_evaluations": 2}
-    if "gaps" in document:
-        line |= {"converged": document["converged"], "attribution_errors": document["attribution_errors"].tolist()}
-        line["gaps"] = [float(f"{gap:.3g}") for gap in document["gaps"]]
-    return line
+def figure_text(line: dict, level: str) -> list[tuple[str, str]]:
+    """Return tokens or words with their colours. WordPiece's marks stay; marks of blanks are replaced by the text."""
+    shown, word_ids = list(zip(line["tokens"], line["attributions"], strict=True)), line["word_ids"]
+    if level == "words":
+        words = list(zip(line["words"], line["word_attributions"], strict=True))
+        firsts = [k for k, number in enumerate(word_ids) if number is None or number not in word_ids[:k]]
+        shown = [shown[k] if word_ids[k] is None else words[word_ids[k]] for k in firsts]
+    elif line["token_spans"] and any(token[:1] in {"Ġ", "▁"} for token in line["tokens"]):
+        texts = [span and line["text"][span[0] : span[1]].strip() for span in line["token_spans"]]
+        shown = [(text or token, score) for text, (token, score) in zip(texts, shown, strict=True)]
+    largest = max(abs(score) for _, score in shown) or 1
+    return [(text, matplotlib.colors.to_hex(RED_TO_GREEN(0.5 + 0.5 * score / largest))) for text, score in shown]
 
 
-def choose_batch_size(engine: SimpleNamespace, document: dict) -> int:
-    """Points that fit in half of the free memory, by what a further point of the longest document keeps."""
-    embed(engine, document)
-    document["target_id"], kept, sums = 0, [], []
-    for points in (1, 2):
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.nbytes) or x, lambda x: x):
-            evaluate_batch(engine, [(document, 0.5)] * points)
-        sums.append(sum(kept))
-    on_gpu = engine.device.type == "cuda"
-    free = torch.cuda.mem_get_info(engine.device)[0] if on_gpu else psutil.virtual_memory().available
-    return max(1, min(int(free / 2 / max(1, sums[1] - 2 * sums[0])), MAX_POINTS.get(engine.device.type, 256)))
+def draw_png(lines: list[dict], level: str) -> bytes:
+    """Return a PNG of 2,000 pixels width: the documents as running text on the colours of their attributions."""
+    figure, buffer, y = Figure(figsize=(10, 1), dpi=200), io.BytesIO(), 0.0
+    place = functools.partial(figure.text, transform=Affine2D().scale(0.1, 1) + figure.transFigure, parse_math=False)
+    for line in lines:
+        place(0.1, y - 0.3, heading(line), fontsize=8, style="italic")
+        x, y = 0.1, y - 0.57
+        for text, background in figure_text(line, level):
+            dark = np.dot(matplotlib.colors.to_rgb(background), [0.3, 0.59, 0.11]) < 0.5
+            box = {"facecolor": background, "edgecolor": "none", "pad": 2}
+            artist = place(x, y, text, fontsize=10, color="white" if dark else "black", bbox=box)
+            width = artist.get_window_extent().width / figure.dpi + 0.09
+            if x + width > 10 and x > 0.1:
+                x, y = 0.1, y - 0.25
+                artist.set_position((x, y))
+            x += width
+    figure.savefig(buffer, format="png", bbox_inches=Bbox([[0, y - 0.15], [10, 0]]), metadata={"Software": None})
+    return buffer.getvalue()
 
 
+def latex(lines: list[dict], level: str) -> str:
+    """Return the figure as a LaTeX document; its body can be pasted into a paper."""
+    escape = functools.partial(unicode_to_latex, unknown_char_policy="unihex", unknown_char_warning=False)
+    parts = [
+        r"\documentclass{article}\usepackage{amsmath,amssymb,textcomp,xcolor}\setlength{\fboxsep}{1pt}",
+        r"\newcommand{\token}[2]{\colorbox[HTML]{#1}{\strut #2}\allowbreak\hspace{1pt}}\begin{document}\raggedright",
+        r"\noindent Green: contribution to the target class; red: against it; darker: larger.\par\medskip",
+    ]
+    for line in lines:
+        parts.append(rf"\noindent\textit{{{escape(heading(line))}}}\\")
+        parts += [rf"\token{{{rgb[1:].upper()}}}{{{escape(text)}}}%" for text, rgb in figure_text(line, level)]
+        parts.append(r"\par\medskip")
+    return "\n".join([*parts, r"\end{document}", ""])
+
+
+def read_finished(output: Path) -> dict[str, dict]:
+    """Return the finished documents of an output folder by id."""
+    paths = output.glob("attributions.jsonl" if (output / "summary.json").exists() else "partial/*.jsonl")
+    lines = [json.loads(line) for path in paths for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return {line["id"]: line for line in lines}
+
+
+def open_output(output: Path, settings: dict) -> filelock.FileLock:
+    """Lock an output folder. Raises ValueError if another process uses it or it holds results of other settings."""
+    summary, record = output / "summary.json", output / "partial" / "settings.json"
+    lock = filelock.FileLock(record.with_name("lock"))
+    if not summary.exists():
+        record.parent.mkdir(parents=True, exist_ok=True)
+        with one_line_errors(f"another process writes into --output_dir {output}: ", filelock.Timeout):
+            lock.acquire(blocking=False)
+        if not record.exists():
+            write(record, to_json({"settings": settings}))
+    found = json.loads((summary if summary.exists() else record).read_text(encoding="utf-8")).get("settings", {})
+    for name, value in settings.items():
+        old = found.get(name, "of an older version of this script")
+        check(old == value, f"{output} holds attributions with --{name} {old}, not {value}; choose another folder")
+    return lock
+
+
+@one_line_errors("", ValueError, OSError, RuntimeError)
 def main() -> None:
     # 1. Arguments
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout
     )
-    (arguments,) = parse_arguments(AttributionArguments)
-    fixed, ends = arguments.n_steps not in {None, "auto"}, arguments.n_steps_search
-    if fixed:
-        ends = [int(arguments.n_steps) if arguments.n_steps.isdecimal() else 0] * 2
-    if len(ends) != 2 or not 1 <= ends[0] <= ends[1] <= MAX_STEPS:
-        fail(f"--n_steps {arguments.n_steps or ends}: a number from 1 to {MAX_STEPS}, or auto; a search has two")
-    least = 2 if arguments.method == "riemann_trapezoid" else 1
-    if ends[1] < least:
-        fail(f"--method {arguments.method} needs 2 steps or more: its points are the ends of the path")
-    steps = (0,) if arguments.n_steps == "auto" else tuple(range(max(ends[0], least), ends[1] + 1))
-    for name in ("max_samples", "max_seq_length", "internal_batch_size"):
-        if getattr(arguments, name) is not None and getattr(arguments, name) < 1:
-            fail(f"--{name} must be at least 1, not {getattr(arguments, name)}")
-    if not 0 < arguments.tolerance < 1:
-        fail(f"--tolerance must be between 0 and 1, not {arguments.tolerance}")
-    output = Path(arguments.output_dir)
-    foreign = [path for path in output.glob("*") if not re.fullmatch(OWN_FILES, path.name)]
-    if foreign or output.is_file():
-        fail(f"--output_dir {output}: this script did not write {(foreign or [output])[0].name}; name another folder")
+    arguments, settings = parse_arguments(__doc__, DataArguments, AttributionArguments)
+    name, output = arguments.model_name_or_path, Path(arguments.output_dir)
+    check(arguments.max_samples is None or arguments.max_samples > 0, "--max_samples must be at least 1")
+    for flag, place in (("model_revision", name), ("dataset_revision", arguments.dataset_name or ".")):
+        on_hub = getattr(arguments, flag) is None or not Path(place).is_dir()
+        check(on_hub, f"--{flag} needs a name on the Hub; a local folder has no revisions")
+    foreign = [path.name for path in output.glob("*") if not re.fullmatch(OWN_FILES, path.name)]
+    check(not foreign, f"--output_dir {output}: this script did not write {foreign}; choose another folder")
 
     # 2. Documents, model, tokenizer
     process = accelerate.PartialState(cpu=not torch.accelerator.is_available())
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    documents, dataset_labels = read_documents(arguments)
-    tokenizer, model = load_model(arguments.model_name_or_path)
-    id2label = {int(number): name for number, name in model.config.id2label.items()}
-    label2id = {name: number for number, name in id2label.items()}
-    if dataset_labels is not None and set(dataset_labels) != set(label2id):
-        fail(f"the model's classes {list(label2id)} are not the dataset's, {dataset_labels}; one is the wrong one")
-    if arguments.target == "label" and any(document["label"] is None for document in documents):
-        fail("--target label needs documents with a label; give --dataset_name, or another --target")
-    if arguments.target not in {"predicted", "label", *label2id}:
-        fail(f"--target {arguments.target} is none of predicted, label, {', '.join(label2id)}")
-    baseline_id = getattr(tokenizer, f"{arguments.baseline}_token_id")
-    if baseline_id is None:
-        fail(f"the tokenizer of {arguments.model_name_or_path} has no {arguments.baseline} token; try --baseline")
-
-    # 3. Tokens and words
-    layer = getattr(model.base_model, "embeddings", None) or model.get_input_embeddings()
-    positions = getattr(model.config, "max_position_embeddings", None) or sys.maxsize
-    padding = getattr(getattr(layer, "position_embeddings", None), "padding_idx", None)
-    first_position = 0 if padding is None else padding + 1  # RoBERTa's kind counts from padding_idx + 1
-    longest = min(positions - first_position, tokenizer.model_max_length)
-    if (arguments.max_seq_length or 0) > longest:
-        fail(f"--max_seq_length {arguments.max_seq_length} is above the {longest} positions of the model")
-    max_length = arguments.max_seq_length or min(longest, getattr(model.config, "max_seq_length", None) or 256)
-    trained = getattr(model.config, "text_prefix", None) or ""
-    prefix = trained if arguments.text_prefix is None else arguments.text_prefix
-    if not tokenizer.is_fast:
-        logger.warning("the tokenizer knows no offsets: pieces are not merged into words")
-    for document in documents:
-        document["text"] = prefix + document["text"]
-        encode(document, tokenizer, max_length, arguments.merge_words)
+    documents, classes, dataset_commit = read_documents(arguments)
+    ids = [document["id"] for document in documents]
+    unknown = set(arguments.figure_ids or []) - set(ids)
+    check(not unknown, f"--figure_ids: there is no document {', '.join(unknown)}")
+    model, tokenizer = load_model(name, arguments.model_revision)
+    with one_line_errors(f"cannot attribute {name} ({type(model).__name__}): ", Exception):
+        explainer = Explainer(model.to(process.device), tokenizer, settings)
+        for document in documents:
+            explainer.encode(document)
+        explainer.embed(dict(documents[0]))
+    labels = explainer.labels
+    check(set(classes or labels) == set(labels), f"the model's classes {labels} are not the dataset's, {classes}")
     if cut := [document["id"] for document in documents if document["truncated"]]:
-        logger.warning("%d texts are longer than %d tokens and were cut: %s", len(cut), max_length, ", ".join(cut[:9]))
+        logger.warning("%d texts were cut at %d tokens: %s", len(cut), explainer.max_seq_length, ", ".join(cut[:9]))
 
-    # 4. Groups of documents of like length, shared out over the processes; what an interrupted call finished is kept
-    engine = SimpleNamespace(model=model.to(process.device), layer=layer, baseline_id=baseline_id)
-    engine.device, engine.bf16, engine.batch_size = process.device, arguments.bf16, arguments.internal_batch_size
-    engine.first_position, engine.method, engine.tolerance = first_position, arguments.method, arguments.tolerance
-    order = sorted(documents, key=lambda document: -len(document["input_ids"]))
-    if engine.batch_size is None:
-        engine.batch_size = choose_batch_size(engine, dict(order[0]))
-        logger.info("batches of up to %d points", engine.batch_size)
-    size = max(1, engine.batch_size // (steps[0] if fixed else 33))
-    groups = [order[start : start + size] for start in range(0, len(order), size)]
-    # What the numbers depend on: results of another model, text or setting are never mixed in.
-    settings = [arguments.n_steps, steps, arguments.tolerance, arguments.method, arguments.target, arguments.bf16]
-    texts = [[document[name] for name in ("id", "text", "label", "word_spans", "input_ids")] for document in documents]
-    digest = hashlib.sha256(json.dumps([settings, baseline_id, texts]).encode())
-    for weight, values in model.named_parameters():
-        digest.update(weight.encode() + values.detach().cpu().numpy().tobytes())
-    run = digest.hexdigest()
-    partial, lines_file, summary_file = map(output.joinpath, (f"partial-{run}", "attributions.jsonl", "summary.json"))
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        done = summary_file.exists() and json.loads(summary_file.read_text(encoding="utf-8")).get("run") == run
-        finished = read_lines([lines_file] if done else partial.glob("*.jsonl"))
-    except (OSError, ValueError) as error:
-        fail(f"cannot use --output_dir {output}: {error}")
+    # 3. The output folder: what an interrupted call with the same settings finished is kept
+    texts = [[document[key] for key in ("id", "text", "label", "word_spans", "input_ids")] for document in documents]
+    weights = hashlib.sha256()
+    for key, values in model.state_dict().items():
+        weights.update(key.encode() + values.cpu().numpy().tobytes())
+    identity = asdict(settings) | {key: getattr(explainer, key) for key in ("max_seq_length", "text_prefix")}
+    identity |= {"model_name_or_path": f"weights {weights.hexdigest()[:16]}"}
+    identity |= {"dataset_name": f"documents {hashlib.sha256(to_json(texts).encode()).hexdigest()[:16]}"}
+    del identity["internal_batch_size"]
+    lock = open_output(output, identity) if process.is_main_process else None
+    process.wait_for_everyone()
+
+    # 4. Attributions
+    finished, mine = read_finished(output), documents[process.process_index :: process.num_processes]
     logger.info("%d of %d documents are finished already", len(finished), len(documents))
-    mine = groups[process.process_index :: process.num_processes]
-    todo = [group for group in mine if any(document["id"] not in finished for document in group)]
-
-    # 5. Attributions
-    names = [document["id"] for document in documents]
-    total, left = (sum(map(len, part)) for part in (mine, todo))
+    todo = [document for document in mine if document["id"] not in finished]
     hidden = arguments.disable_tqdm or not process.is_main_process
-    bar = tqdm(total=total, initial=total - left, unit="document", disable=hidden)
-    for group in todo:
-        start = time.perf_counter()
-        for document in group:
-            embed(engine, document)
-            name = document["label"] if arguments.target == "label" else arguments.target
-            predicted = int(document["logits"][0].argmax())
-            document["target_id"] = predicted if arguments.target == "predicted" else label2id[name]
-        if fixed:
-            attribute_fixed(engine, group, steps[0])
-        else:
-            attribute_adaptive(engine, group, steps)
-        seconds = (time.perf_counter() - start) / len(group)
-        lines = [result(document, arguments.method, id2label) | {"seconds": seconds} for document in group]
-        write_lines(partial / f"{names.index(lines[0]['id'])}-{len(group)}.jsonl", lines)
-        for document in group:
-            document.clear()
-        bar.update(len(group))
-    bar.close()
+    for document in tqdm(todo, total=len(mine), initial=len(mine) - len(todo), unit="document", disable=hidden):
+        line = explainer.explain(document)
+        write(output / f"partial/{ids.index(line['id'])}.jsonl", to_json(line))
+        document.clear()
     process.wait_for_everyone()
     if not process.is_main_process:
         return
 
-    # 6. Results in the documents' order, summary, page and figure
-    finished |= read_lines(partial.glob("*.jsonl"))
-    lines = [finished[name] for name in names]
-    errors = [line["relative_error"] for line in lines if line["relative_error"] is not None]
-    summary, tools = {"documents": len(lines)}, (torch, transformers, accelerate, datasets, np, scipy)
-    for name in ("gradient_evaluations", "forward_evaluations", "seconds", "truncated"):
-        summary[name] = sum(line[name] for line in lines)
-    summary |= {"median_relative_error": float(np.median(errors)) if errors else None}
-    summary |= {"max_relative_error": max(errors, default=None), "steps": [steps[0], steps[-1]], "run": run}
-    summary |= {"not_converged": sum(not line.get("converged", True) for line in lines), "labels": list(label2id)}
-    summary |= {"text_prefix": prefix, "max_seq_length": max_length, "processes": process.num_processes}
-    summary["device"] = torch.cuda.get_device_name() if process.device.type == "cuda" else str(process.device)
-    summary["versions"] = {"python": sys.version.split()[0]} | {tool.__name__: tool.__version__ for tool in tools}
-    summary["arguments"] = asdict(arguments)
-    try:
-        write_lines(lines_file, lines)
-        write_lines(summary_file, [summary], indent=2)
-        for folder in output.glob("partial-*"):
+    # 5. Results in the documents' order, figure, and the summary, which marks the folder as finished
+    finished = read_finished(output)
+    lines = [finished[key] for key in ids]
+    shortest = sorted(lines, key=lambda line: (line["truncated"], len(line["tokens"])))[:3]
+    chosen = [finished[key] for key in arguments.figure_ids] if arguments.figure_ids else shortest
+    write(output / "attributions.png", draw_png(chosen, arguments.figure_level))
+    write(output / "attributions.tex", latex(chosen, arguments.figure_level))
+    if not (output / "summary.json").exists():
+        write(output / "attributions.jsonl", "".join(to_json(line) + "\n" for line in lines))
+        errors = [line["relative_error"] for line in lines if line["relative_error"] is not None]
+        sums = ("gradient_evaluations", "forward_evaluations", "seconds", "truncated")
+        not_converged, tools = sum(not line.get("converged", True) for line in lines), (torch, transformers, datasets)
+        summary = {"documents": len(lines)} | {key: sum(line[key] for line in lines) for key in sums}
+        summary |= {"median_relative_error": float(np.median(errors)) if errors else None}
+        summary |= {"max_relative_error": max(errors, default=None), "not_converged": not_converged}
+        logger.info("%s", summary)
+        summary |= {"run": hashlib.sha256(to_json(identity).encode()).hexdigest(), "settings": identity}
+        summary |= {"steps": [settings.steps[0], settings.steps[-1]], "processes": process.num_processes}
+        summary |= {key: getattr(explainer, key) for key in ("labels", "text_prefix", "max_seq_length")}
+        summary |= {"dataset_commit": dataset_commit, "model_commit": getattr(model.config, "_commit_hash", None)}
+        summary["device"] = torch.cuda.get_device_name() if process.device.type == "cuda" else str(process.device)
+        summary["versions"] = {"python": sys.version.split()[0]} | {tool.__name__: tool.__version__ for tool in tools}
+        summary["arguments"] = asdict(arguments) | asdict(settings)
+        write(output / "summary.json", to_json(summary, indent=2) + "\n")
+        lock.release()
+        for folder in output.glob("partial*"):
             shutil.rmtree(folder)
-    except OSError as error:
-        fail(f"cannot write to --output_dir {output}: {error}")
-    logger.info("%s", {name: summary[name] for name in list(summary)[:7]})
-    after = [["run_faithfulness.py", "--max_samples", str(arguments.faithfulness_samples)], ["render_attribution.py"]]
-    for script, *flags in after[arguments.faithfulness_samples < 1 :] if arguments.render else []:
-        beside = Path(__file__).with_name(script)
-        if beside.exists():
-            subprocess.run([sys.executable, beside, "--attribution_dir", output, *flags], check=True)
-        else:
-            logger.warning("%s is not there: what it writes is missing from %s", beside, output)
+        if not_converged:
+            hint = (
+                "%d documents did not converge with --method %s and --max_gradient_evaluations %d; use --n_steps auto"
+            )
+            logger.warning(hint, not_converged, settings.method, settings.max_gradient_evaluations)
+    logger.info("next: python tools/render_attributions.py --attribution_dir %s", output)
 
 
 if __name__ == "__main__":

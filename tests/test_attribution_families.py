@@ -1,23 +1,30 @@
-"""Integrated gradients on tiny random models of every encoder family: completeness holds and words line up."""
+"""Integrated gradients on tiny random models of every family: completeness, captum's numbers, batches, words."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
-from conftest import LABELS
+from conftest import LABELS, assert_user_error
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForSequenceClassification,
+    BartConfig,
     BertConfig,
+    CanineConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     EuroBertConfig,
+    GPT2Config,
+    LlamaConfig,
     ModernBertConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
     RobertaConfig,
+    T5Config,
     XLMRobertaConfig,
+    XLNetConfig,
 )
 
 TEXTS = [
@@ -40,6 +47,17 @@ FAMILIES = {
         "wordpiece",
         SMALL | WIDE | {"num_hidden_layers": 0, "num_key_value_heads": 2, "classifier_pooling": "mean"},
     ),
+    "gpt2": (GPT2Config, "bytes", {"n_embd": 32, "n_layer": 2, "n_head": 2} | WIDE),
+    "llama": (LlamaConfig, "metaspace", SMALL | WIDE | {"num_key_value_heads": 2}),
+    "qwen2": (Qwen2Config, "bytes", SMALL | WIDE | {"num_key_value_heads": 2}),
+}
+REFUSED = {
+    "bart": (BartConfig, {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32}),
+    "t5": (T5Config, {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
+    "canine": (CanineConfig, {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}),
+    "xlnet": (XLNetConfig, {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32}),
+    "gpt2": (GPT2Config, {"n_embd": 32, "n_layer": 1, "n_head": 2}),
+    "gpt2 without pad": (GPT2Config, {"n_embd": 32, "n_layer": 1, "n_head": 2, "pad_token_id": None}),
 }
 
 
@@ -80,42 +98,52 @@ def make_tokenizer(kind):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 
-def write_family(folder, family):
-    """A random classifier of the family and its tokenizer."""
-    config_class, kind, settings = FAMILIES[family]
+def write_model(folder, config_class, settings, kind):
+    """A random classifier and its tokenizer."""
     tokenizer = make_tokenizer(kind)
     torch.manual_seed(1)
-    config = config_class(
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=0,
-        eos_token_id=2,
-        id2label=dict(enumerate(LABELS)),
-        label2id={name: number for number, name in enumerate(LABELS)},
-        **settings,
-    )
+    labels = {"id2label": dict(enumerate(LABELS)), "label2id": {name: number for number, name in enumerate(LABELS)}}
+    tokens = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": 0, "eos_token_id": 2}
+    config = config_class(**({"vocab_size": len(tokenizer)} | tokens | labels | settings))
     model = AutoModelForSequenceClassification.from_config(config).eval()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model, tokenizer
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_completeness_and_words(run, tmp_path, family):
-    model, tokenizer = write_family(tmp_path / "model", family)
-    flags = ["--text", *TEXTS, "--max_seq_length", 128, "--n_steps", "auto", "--render", "false"]
-    base = ["--model_name_or_path", tmp_path / "model", "--output_dir", tmp_path / "out"]
-    result = run("run_attribution", *base, *flags)
-    assert result.code == 0, result.err
-    lines = [json.loads(line) for line in (tmp_path / "out/attributions.jsonl").read_text().split("\n") if line]
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request, tmp_path_factory):
+    """Name, folder, model and tokenizer of every family."""
+    config_class, kind, settings = FAMILIES[request.param]
+    folder = tmp_path_factory.mktemp("family")
+    return request.param, folder, *write_model(folder, config_class, settings, kind)
+
+
+@pytest.fixture
+def attribute(run, tmp_path):
+    """attribute(folder, flags...) returns the lines for TEXTS."""
+
+    def call(folder, *flags):
+        out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
+        base = ["--model_name_or_path", folder, "--output_dir", out, "--text", *TEXTS, "--max_seq_length", 128]
+        result = run("run_attribution", *base, *flags)
+        assert result.code == 0, result.err
+        return [json.loads(line) for line in (out / "attributions.jsonl").read_text().split("\n") if line]
+
+    return call
+
+
+def test_completeness_and_words(attribute, family):
+    name, folder, model, tokenizer = family
+    lines = attribute(folder, "--n_steps", "auto")
     for line, text in zip(lines, TEXTS, strict=True):
         ids = torch.tensor([tokenizer(text)["input_ids"]])
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
         target = LABELS.index(line["target"])
         assert line["f_input"] == pytest.approx(logits[0, target].item(), abs=1e-4)
         scale = np.abs(line["attributions"]).sum()
-        # DistilBERT has a ReLU in its head: the integrand jumps, and 257 points are exact to three digits only.
-        assert scale > 1e-3 and abs(line["delta"]) < (1e-3 if family == "distilbert" else 1e-4) * scale + 1e-6
+        # DistilBERT has a ReLU in its head: the integrand jumps, and the integral is exact to three digits only.
+        assert scale > 1e-3 and abs(line["delta"]) < (1e-3 if name == "distilbert" else 1e-4) * scale + 1e-6
         assert line["attributions"][0] == pytest.approx(0, abs=1e-6)  # <s> is the same in text and baseline
         assert sum(line["word_attributions"]) == pytest.approx(sum(line["attributions"]), abs=1e-6)
         for word, (start, end) in zip(line["words"], line["word_spans"], strict=True):
@@ -137,10 +165,54 @@ def test_completeness_and_words(run, tmp_path, family):
     assert "".join(lines[0]["words"]) == TEXTS[0].replace(" ", "")
 
 
+def test_batches_of_one_and_of_all_agree(attribute, family):
+    """One point a batch, and all of them, for search and captum; before, decoders were wrong by up to 140 per cent."""
+    _, folder, model, tokenizer = family
+    for steps in (["--n_steps", 9], ["--n_steps", "auto"]):
+        one, all_points = (attribute(folder, *steps, "--internal_batch_size", size) for size in (1, 500))
+        for a, b, text in zip(one, all_points, TEXTS, strict=True):
+            ids = torch.tensor([tokenizer(text)["input_ids"]])
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
+            assert a["f_input"] == pytest.approx(logits[LABELS.index(a["target"])].item(), abs=1e-4)
+            assert (a["f_input"], a["f_baseline"]) == (b["f_input"], b["f_baseline"]) or steps[1] == "auto"
+            assert a["f_baseline"] == pytest.approx(b["f_baseline"], abs=1e-5)
+            np.testing.assert_allclose(
+                a["attributions"], b["attributions"], atol=2e-6 + 2e-4 * np.abs(a["attributions"]).max()
+            )
+
+
+def test_the_search_has_captums_numbers(attribute, family):
+    """--n_steps 50 is captum's; the search over 50 ... 50 gives the rule with 50 points from its interpolant."""
+    _, folder, _, _ = family
+    fixed, searched = attribute(folder, "--n_steps", 50), attribute(folder, "--n_steps_search", 50, 50)
+    for captum, line in zip(fixed, searched, strict=True):
+        assert line["n_steps"] == captum["n_steps"] == 50 and captum["gradient_evaluations"] == 50
+        assert abs(captum["captum_delta"] - captum["delta"]) < 1e-5
+        scale = np.abs(captum["attributions"]).max()
+        np.testing.assert_allclose(line["attributions"], captum["attributions"], atol=2e-5 * scale + 2e-6)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_models_that_are_refused(run, tmp_path, name):
+    """Encoder-decoders read a text twice, CANINE hashes characters, XLNet has another order of dimensions.
+
+    A decoder pools the last token that is not PAD: if texts do not end with a special token, that is another token in
+    the baseline. Before, such attributions were wrong without a word.
+    """
+    config_class, settings = REFUSED[name]
+    _, tokenizer = write_model(tmp_path / "model", config_class, settings, "metaspace")
+    if "gpt2" in name:
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+        tokenizer.save_pretrained(tmp_path / "model")
+    base = ["--model_name_or_path", tmp_path / "model", "--output_dir", tmp_path / "out", "--text", *TEXTS]
+    assert_user_error(run("run_attribution", *base), config_class.__name__.removesuffix("Config"), "cannot attribute")
+    assert not (tmp_path / "out").exists()
+
+
 def test_pad_baseline_does_not_shift_positions(run, tmp_path):
     """The baseline of a RoBERTa has the positions of the text: its logit is that with explicit position ids."""
-    model, tokenizer = write_family(tmp_path / "model", "roberta")
-    flags = ["--text", TEXTS[1], "--max_seq_length", 128, "--n_steps", 5, "--target", "math.DG", "--render", "false"]
+    model, tokenizer = write_model(tmp_path / "model", RobertaConfig, FAMILIES["roberta"][2], "bytes")
+    flags = ["--text", TEXTS[1], "--max_seq_length", 128, "--n_steps", 5, "--target", "math.DG"]
     run("run_attribution", "--model_name_or_path", tmp_path / "model", "--output_dir", tmp_path / "out", *flags)
     line = json.loads((tmp_path / "out/attributions.jsonl").read_text())
     ids = torch.tensor([tokenizer(TEXTS[1])["input_ids"]])

@@ -1,8 +1,12 @@
-"""run_attribution.py through its command line: captum's numbers, completeness, words, bad input."""
+"""run_attribution.py through its command line: captum's numbers, completeness, words, figure, bad input."""
 
 import json
 import shutil
+import struct
+import subprocess
+from types import SimpleNamespace
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -24,11 +28,11 @@ def read(folder):
 
 @pytest.fixture
 def attribute(run):
-    """attribute(model, folder, flags...) runs the script on TEXT unless told other documents, and draws nothing."""
+    """attribute(model, folder, flags...) runs the script on TEXT unless told other documents."""
 
     def call(model, folder, *flags):
         given = {"--text", "--text_file", "--dataset_name"} & set(map(str, flags))
-        common = ["--model_name_or_path", model, "--output_dir", folder, "--render", "false", "--disable_tqdm"]
+        common = ["--model_name_or_path", model, "--output_dir", folder, "--disable_tqdm"]
         return run("run_attribution", *common, *([] if given else ["--text", TEXT]), *flags)
 
     return call
@@ -93,14 +97,13 @@ def test_trapezoid_where_captum_loses_a_share(attribute, steep_model, tmp_path):
 
 def test_dataset_contract_and_completeness(attribute, steep_model, tiny_dataset, tmp_path):
     out = tmp_path / "out"
-    flags = ["--dataset_name", tiny_dataset, "--n_steps", 300, "--render", "true", "--faithfulness_samples", 0]
-    result = attribute(steep_model, out, *flags)
+    result = attribute(steep_model, out, "--dataset_name", tiny_dataset, "--n_steps", 300)
     assert result.code == 0, result.err
     lines, summary = read(out)
     assert [line["id"] for line in lines] == [record["id"] for record in make_records()[90:]]
-    assert sorted(path.name for path in out.iterdir()) == [
-        "attributions.html", "attributions.jsonl", "attributions.png", "attributions.tex", "summary.json"
-    ]  # fmt: skip
+    names = ["attributions.jsonl", "attributions.png", "attributions.tex", "summary.json"]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert f"tools/render_attributions.py --attribution_dir {out}" in result.log
     for line in lines:
         assert line["label"] in LABELS and line["target"] == line["prediction"]
         assert len(line["tokens"]) == len(line["attributions"]) == len(line["word_ids"])
@@ -113,7 +116,7 @@ def test_dataset_contract_and_completeness(attribute, steep_model, tiny_dataset,
         assert abs(line["delta"]) < 1e-4 * np.abs(line["attributions"]).sum()
         assert line["n_steps"] == line["gradient_evaluations"] == 300
     assert summary["documents"] == 10 and summary["gradient_evaluations"] == 3000
-    assert summary["forward_evaluations"] == 20
+    assert summary["forward_evaluations"] == 80  # four of our own and four of captum's for each document
     errors = [line["relative_error"] for line in lines]
     assert summary["median_relative_error"] == pytest.approx(np.median(errors))
     assert summary["max_relative_error"] == max(errors)
@@ -135,9 +138,9 @@ def test_targets_and_baselines(attribute, steep_model, tiny_dataset, tmp_path):
 
 
 def words_of(text):
-    """The words of a text, every character a piece of its own."""
-    pieces = [(k, k + 1) for k, character in enumerate(text) if not character.isspace()]
-    word_ids, spans = run_attribution.align_words([m.span() for m in run_attribution.WORD.finditer(text)], pieces)
+    """The words of a text, every character a token of its own."""
+    tokens = [(k, k + 1) for k, character in enumerate(text) if not character.isspace()]
+    word_ids, spans = run_attribution.align_words([m.span() for m in run_attribution.WORD.finditer(text)], tokens)
     assert sorted(set(word_ids)) == list(range(len(spans)))
     return [text[start:end] for start, end in spans]
 
@@ -160,8 +163,8 @@ def test_words_as_a_mathematician_reads_them(text, words):
     assert words_of(text) == words
 
 
-def test_pieces_that_touch_two_words_join_them():
-    """'),' as one piece makes one word of two; a piece without characters goes to the next word; None stays."""
+def test_tokens_that_touch_two_words_join_them():
+    """'),' as one token makes one word of two; a token without characters goes to the next word; None stays."""
     words = [(0, 1), (1, 2), (2, 3), (4, 7)]  # a ) , the
     assert run_attribution.align_words(words, [None, (0, 1), (1, 3), (3, 3), (3, 5), (5, 7), None]) == (
         [None, 0, 1, 2, 2, 2, None],
@@ -169,8 +172,8 @@ def test_pieces_that_touch_two_words_join_them():
     )
 
 
-def test_names_in_pieces_are_one_word(attribute, minilm, tmp_path):
-    """The study's complaint was "ka ##hler": the name is one word with the sum of its pieces."""
+def test_names_in_subword_tokens_are_one_word(attribute, minilm, tmp_path):
+    """The study's complaint was "ka ##hler": the name is one word with the sum of its tokens."""
     model = tmp_path / "model"
     labelled = AutoModelForSequenceClassification.from_pretrained(minilm, num_labels=5, dtype=torch.float32)
     labelled.save_pretrained(model)
@@ -208,7 +211,7 @@ def test_prefix_and_length_of_the_training(attribute, tmp_path, caplog):
 
 def test_text_file_and_arguments_file(run, tiny_model, tmp_path):
     (tmp_path / "texts.txt").write_text("we prove\nthe metric\n", encoding="utf-8")
-    recipe = {"n_steps": 4, "text_file": str(tmp_path / "texts.txt"), "disable_tqdm": True, "render": False}
+    recipe = {"n_steps": 4, "text_file": str(tmp_path / "texts.txt"), "disable_tqdm": True}
     recipe |= {"model_name_or_path": str(tiny_model), "output_dir": str(tmp_path / "out")}
     (tmp_path / "recipe.json").write_text(json.dumps(recipe))
     assert run("run_attribution", tmp_path / "recipe.json", "--n_steps", 6).code == 0
@@ -236,6 +239,10 @@ BAD_ARGUMENTS = {
     "steps 0": (["--text", TEXT, "--n_steps", 0], ["--n_steps", "1000"]),
     "steps 1001": (["--text", TEXT, "--n_steps", 1001], ["--n_steps", "1000"]),
     "steps word": (["--text", TEXT, "--n_steps", "many"], ["--n_steps", "many"]),
+    "two kinds of steps": (["--n_steps", 5, "--n_steps_search", 1, 9], ["--n_steps ", "--n_steps_search"]),
+    "search of one": (["--n_steps_search", 5], ["--n_steps_search", "1000"]),
+    "search backwards": (["--n_steps_search", 9, 5], ["--n_steps_search", "9"]),
+    "limit": (["--max_gradient_evaluations", 10], ["--max_gradient_evaluations", "35"]),
     "trapezoid of 1": (["--text", TEXT, "--n_steps", 1, "--method", "riemann_trapezoid"], ["riemann_trapezoid"]),
     "method": (["--text", TEXT, "--method", "simpson"], ["simpson"]),
     "target": (["--text", TEXT, "--target", "math.NT"], ["math.NT", "math.AG"]),
@@ -244,6 +251,14 @@ BAD_ARGUMENTS = {
     "text file": (["--text_file", "nowhere.txt"], ["nowhere.txt"]),
     "dataset": (["--dataset_name", "/nowhere/at/all"], ["/nowhere/at/all"]),
     "too long": (["--text", TEXT, "--max_seq_length", 500], ["--max_seq_length", "128"]),
+    "too short": (["--text", TEXT, "--max_seq_length", 2], ["--max_seq_length", "from 3 to 128"]),
+    "Latin-1": (["--text", "K\udce4hler"], ["text-1", "UTF-8"]),
+    "versus without target": (["--versus", "math.AG"], ["--versus", "--target A --versus B"]),
+    "versus itself": (["--target", "math.AG", "--versus", "math.AG"], ["--versus", "another class"]),
+    "versus nothing": (["--target", "math.AG", "--versus", "math.NT"], ["--versus math.NT", "math.SG"]),
+    "figure of another": (["--figure_ids", "text-2"], ["--figure_ids", "text-2"]),
+    "revision of a folder": (["--model_revision", "main"], ["--model_revision", "folder"]),
+    "revision of no data": (["--dataset_revision", "main"], ["--dataset_revision", "folder"]),
     "no samples": (["--text", TEXT, "--max_samples", 0], ["--max_samples"]),
     "misspelt": (["--text", TEXT, "--methd", "x"], ["--methd", "--method"]),
 }
@@ -311,9 +326,215 @@ def test_a_folder_with_other_files_is_left_alone(attribute, tiny_model, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_tokenizer_without_offsets_gives_pieces_as_words():
+def test_a_tokenizer_without_offsets_gives_tokens_as_words():
     document = {"text": "so 2-convex"}
-    run_attribution.encode(document, CanineTokenizer(), 64, True)
+    explainer = SimpleNamespace(tokenizer=CanineTokenizer(), max_seq_length=64, text_prefix="")
+    run_attribution.Explainer.encode(explainer, document)
     assert document["token_spans"] is None and document["word_spans"] is None
     assert "".join(document["words"]) == "so 2-convex" and len(document["tokens"]) == 13
     assert document["word_ids"] == [None, *range(11), None] and not document["truncated"]
+
+
+def line_of(name="1501.00001", **changes):
+    """A line of attributions.jsonl."""
+    return {
+        "id": name,
+        "text": "kähler metric",
+        "label": "math.DG",
+        "prediction": "math.AG",
+        "target": "math.AG",
+        "versus": None,
+        "tokens": ["[CLS]", "ka", "##hler", "metric", "[SEP]"],
+        "attributions": [0.0, 0.5, 0.25, -0.75, 0.0],
+        "words": ["kähler", "metric"],
+        "word_attributions": [0.75, -0.75],
+        "word_ids": [None, 0, 0, 1, None],
+        "word_spans": [[0, 6], [7, 13]],
+        "token_spans": [None, [0, 2], [2, 6], [7, 13], None],
+        "truncated": False,
+    } | changes
+
+
+def test_the_figure_shows_the_three_shortest_documents_that_were_not_cut(attribute, tiny_model, tmp_path):
+    texts = ["every form ", "we prove that every form", "bound", "we prove convex " * 90, "flow under bound"]
+    out = tmp_path / "out"
+    flags = ["--n_steps", 2, "--text", *texts, "--target", "math.AG", "--versus", "math.SG"]
+    assert attribute(tiny_model, out, *flags, "--max_seq_length", 5).code == 0
+    png = (out / "attributions.png").read_bytes()
+    assert png[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">I", png[16:20])[0] == 2000
+    tex = (out / "attributions.tex").read_text()
+    assert tex.count(r"\token{") == 4 + 3 + 5
+    assert [name for name in ("text-1", "text-3", "text-5") if name in tex] == ["text-1", "text-3", "text-5"]
+    assert "text-2" not in tex and "text-4" not in tex and "target math.AG versus math.SG" in tex
+    assert r"\documentclass{article}" in tex and tex.rstrip().endswith(r"\end{document}")
+    assert not list(out.glob("*.tmp"))
+    kept = (out / "attributions.jsonl").stat().st_mtime_ns
+    again = ["--figure_ids", "text-2", "text-1", "--figure_level", "words"]
+    result = attribute(tiny_model, out, *flags, "--max_seq_length", 5, *again)
+    tex = (out / "attributions.tex").read_text()
+    assert "5 of 5 documents are finished" in result.log and tex.index("text-2") < tex.index("text-1")
+    assert (out / "attributions.jsonl").stat().st_mtime_ns == kept and "text-3" not in tex
+
+
+def test_words_and_marks_in_the_figure():
+    words = run_attribution.figure_text(line_of(), "words")
+    assert [word for word, _ in words] == ["[CLS]", "kähler", "metric", "[SEP]"]
+    assert words[0][1] == "#ffffff" and words[1][1] == "#1a8f3c" and words[2][1] == "#d02c2c"
+    tokens = run_attribution.figure_text(line_of(), "tokens")
+    assert [token for token, _ in tokens] == ["[CLS]", "ka", "##hler", "metric", "[SEP]"]
+    marked = line_of(tokens=["<s>", "ĠkÃ¤", "hler", "Ġmetric", "</s>"])
+    assert [token for token, _ in run_attribution.figure_text(marked, "tokens")] == [
+        "<s>",
+        "kä",
+        "hler",
+        "metric",
+        "</s>",
+    ]
+
+
+def test_colours_follow_sign_and_size():
+    scores = [0.0, 2.0, -2.0, 1.0, 0.0]
+    colours = [background for _, background in run_attribution.figure_text(line_of(attributions=scores), "tokens")]
+    assert colours[:3] == ["#ffffff", "#1a8f3c", "#d02c2c"]
+    assert sum(bytes.fromhex(colours[3][1:])) > sum(bytes.fromhex(colours[1][1:]))
+    none = line_of(attributions=[0.0] * 5)
+    assert {background for _, background in run_attribution.figure_text(none, "tokens")} == {"#ffffff"}
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs a TeX: article, amsmath and xcolor")
+def test_latex_compiles(tmp_path):
+    """Every character that LaTeX minds, accents, Greek, letters that the fonts lack, and a line to be broken."""
+    tokens = ["[CLS]", *r"# $ % & _ { } ~ ^ \ ## [ ] < > | \" ' ` - -- \alpha $L^2$ K\"ahler".split()]
+    tokens += ["Kähler", "##ß", "Łódź", "Poincaré", "Hölder", "α", "ℝ", "∞", "⊗", "数", "–", "“"] + ["geometry"] * 40
+    scores = [(-1) ** k * k / len(tokens) for k in range(len(tokens))]
+    tex = run_attribution.latex([line_of(tokens=tokens, attributions=scores, label="50 % & <x>")], "tokens")
+    (tmp_path / "attributions.tex").write_text(tex, encoding="utf-8")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "attributions.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout and (tmp_path / "attributions.pdf").stat().st_size > 5000
+
+
+def test_png_of_a_line_to_be_broken():
+    one = line_of(tokens=["geometry"] * 60, attributions=[0.1] * 60, token_spans=None, word_ids=[None] * 60)
+    low, high = (run_attribution.draw_png([line], "tokens") for line in (line_of(), one))
+    heights = [struct.unpack(">I", png[20:24])[0] for png in (low, high)]
+    assert heights[1] > heights[0] + 3 * 50
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(attribute, tiny_model, tmp_path):
+    (tmp_path / "texts.txt").write_bytes(b"\xef\xbb\xbfwe prove\n")
+    assert attribute(tiny_model, tmp_path / "out", "--n_steps", 2, "--text_file", tmp_path / "texts.txt").code == 0
+    assert read(tmp_path / "out")[0][0]["text"] == "we prove"
+
+
+@pytest.mark.parametrize("flags", [["--n_steps", 3], [], ["--n_steps", "auto"]])
+def test_infinite_logits_are_one_line(attribute, tiny_model, tmp_path, flags):
+    """Finite weights whose product overflows: the logits are infinite; NaN would be no JSON."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.weight"] = torch.full_like(weights["classifier.weight"], 3e38)
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    assert_user_error(attribute(model, tmp_path / "out", *flags), "text-1", "not finite")
+    assert not (tmp_path / "out").exists()
+
+
+def test_infinite_gradients_are_one_line(attribute, tiny_model, tmp_path):
+    """Logits that are finite at both ends of the path, and gradients that overflow."""
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    weights["classifier.weight"] *= 0
+    weights["classifier.weight"][0, 0] = 1e38
+    weights["bert.embeddings.LayerNorm.weight"] *= 1e-3
+    weights["bert.encoder.layer.0.attention.self.query.weight"] *= 1e20
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    result = attribute(model, tmp_path / "out", "--target", "math.AG")
+    assert_user_error(result, "not finite")
+    assert not (tmp_path / "out/attributions.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--method", "riemann_left"], "--method"),
+        (["--n_steps", 9], "--n_steps 8"),
+        (["--target", "math.SG"], "--target"),
+        (["--target", "math.AG", "--versus", "math.SG"], "--target"),
+        (["--baseline", "mask"], "--baseline"),
+        (["--max_seq_length", 5], "--max_seq_length 128"),
+        (["--text", "every form"], "--dataset_name documents"),
+        (["--merge_words", "false"], "--merge_words"),
+    ],
+)
+def test_other_settings_do_not_replace_what_is_there(attribute, tiny_model, tmp_path, flags, named):
+    attribute(tiny_model, tmp_path / "out", "--n_steps", 8)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    first = [] if "--n_steps" in flags else ["--n_steps", 8]
+    assert_user_error(attribute(tiny_model, tmp_path / "out", *first, *flags), named, "another folder")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_another_model_and_an_older_folder_are_refused(attribute, tiny_model, tmp_path):
+    out = tmp_path / "out"
+    attribute(tiny_model, out, "--n_steps", 2)
+    other = write_tiny_model(tmp_path / "other", seed=5)
+    assert_user_error(attribute(other, out, "--n_steps", 2), "--model_name_or_path", "another folder")
+    summary = json.loads((out / "summary.json").read_text())
+    del summary["settings"]
+    (out / "summary.json").write_text(json.dumps(summary))
+    assert_user_error(attribute(tiny_model, out, "--n_steps", 2), "older version", "another folder")
+
+
+def test_two_runs_into_one_folder_at_once(attribute, tiny_model, tmp_path):
+    partial = tmp_path / "out/partial"
+    partial.mkdir(parents=True)
+    with filelock.FileLock(partial / "lock"):
+        assert_user_error(attribute(tiny_model, tmp_path / "out", "--n_steps", 2), "another process", "out")
+    assert attribute(tiny_model, tmp_path / "out", "--n_steps", 2).code == 0
+
+
+@pytest.mark.parametrize("flags", [{"n_steps": 5}, {"n_steps": "auto"}, {"target": "all", "n_steps": 3}, {}])
+def test_attribute_returns_the_objects_of_the_file(attribute, steep_model, tmp_path, flags):
+    tokenizer = AutoTokenizer.from_pretrained(steep_model)
+    model = AutoModelForSequenceClassification.from_pretrained(steep_model, dtype=torch.float32).train()
+    texts = [TEXT, "every scheme bounds <b> a floer volume"]
+    lines = run_attribution.attribute(model, tokenizer, texts, **flags)
+    assert model.training and all(values.requires_grad for values in model.parameters())
+    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
+    attribute(steep_model, tmp_path / "out", "--text", *texts, *words)
+    for line, expected in zip(lines, read(tmp_path / "out")[0], strict=True):
+        page, line = line._repr_html_(), json.loads(json.dumps(line))
+        assert list(line) == list(expected)
+        for name in set(line) - {"seconds", "classes", "captum_delta", "gaps", "relative_error"}:
+            assert line[name] == pytest.approx(expected[name], abs=1e-5, rel=1e-4) if "attr" in name else True
+            assert type(line[name]) is type(expected[name])
+        assert "#1a8f3c" in page or "#d02c2c" in page
+        assert "<b> " not in page and line["words"][0] in page
+    with pytest.raises(ValueError, match=r"math\.NT"):
+        run_attribution.attribute(model, tokenizer, texts, target="math.NT")
+    with pytest.raises(ValueError, match="label"):
+        run_attribution.attribute(model, tokenizer, texts, target="label")
+
+
+@pytest.mark.parametrize("flags", [["--n_steps", 40], ["--n_steps", "auto"]])
+def test_versus_and_all_are_consistent(attribute, steep_model, tmp_path, flags):
+    """A contrast is the difference of two classes; the classes of --target all are those of single targets."""
+    found = {}
+    for name, more in {"AG": ["--target", "math.AG"], "SG": ["--target", "math.SG"], "all": ["--target", "all"],
+                       "contrast": ["--target", "math.AG", "--versus", "math.SG"]}.items():  # fmt: skip
+        result = attribute(steep_model, tmp_path / name, *flags, *more)
+        assert result.code == 0, result.err
+        ((found[name],), _) = read(tmp_path / name)
+    assert found["contrast"]["versus"] == "math.SG" and list(found["all"]["classes"]) == LABELS
+    difference = np.subtract(found["AG"]["attributions"], found["SG"]["attributions"])
+    np.testing.assert_allclose(found["contrast"]["attributions"], difference, atol=1e-5)
+    for name in ("AG", "SG"):
+        one = found["all"]["classes"][f"math.{name}"]
+        np.testing.assert_allclose(one["attributions"], found[name]["attributions"], atol=1e-5)
+        assert one["f_input"] == pytest.approx(found[name]["f_input"], abs=1e-5)
+    best = found["all"]["classes"][found["all"]["prediction"]]
+    assert (
+        found["all"]["attributions"] == best["attributions"] and found["all"]["target"] == found["all"]["prediction"]
+    )
+    counts = [one["gradient_evaluations"] for one in found["all"]["classes"].values()]
+    assert found["all"]["gradient_evaluations"] == sum(counts)
