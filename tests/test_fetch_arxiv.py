@@ -749,7 +749,9 @@ def test_other_arguments_do_not_use_the_cache(fetch, server, expected, tmp_path,
     assert parquet_hashes(tmp_path / "dataset") == expected
 
 
-@pytest.mark.parametrize("content", [b"", b"spoilt", gzip.compress(b'{"id": "1')])
+@pytest.mark.parametrize(
+    "content", [b"", b"spoilt", gzip.compress(b'{"id": "1', mtime=0)], ids=["empty", "text", "cut off"]
+)
 def test_spoilt_window_is_named_and_asked_for_again(fetch, expected, tmp_path, content):
     fetch("--max_window", 60)
     window = min(tmp_path.glob("dataset/.fetch/*/*.jsonl.gz"))

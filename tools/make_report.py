@@ -341,7 +341,7 @@ def context_part(folder: Path, made: dict, link) -> dict:
         intro += f"{arguments['n_shuffles']} shuffles of each, seed {arguments['seed']}, {result['device']}."
     with reading(folder / "context.md", "tools/measure_context.py"):
         text = markdown((folder / "context.md").read_text(encoding="utf-8"), fold=True)
-    alt = "Four panels: word order, phrases, attribution in context, agreement with the SVM; described below"
+    alt = "The six tests of context in six panels; the text below describes them"
     page = folder / "context.html"
     part = {"intro": intro, "text": text, "picture": picture(folder / "context.png", alt)}
     return part | {"link": link(page) if page.is_file() else None}

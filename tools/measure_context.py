@@ -84,6 +84,7 @@ from common import (
     versions,
     write_files,
 )
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 from scipy.special import softmax
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, CountVectorizer
@@ -1710,6 +1711,7 @@ def draw_phrases(axes: plt.Axes, result: dict) -> None:
     axes.set_yticks(range(len(rows)), [plain(row["phrase"]) for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.axvline(0, color="#888888", linewidth=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("synergy, logit")
     axes.legend(fontsize=8, framealpha=0.8, edgecolor="none")
 
