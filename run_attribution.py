@@ -132,8 +132,8 @@ class AttributionArguments:
         if self.n_steps != "auto":
             ends = [self.n_steps] * 2 if self.n_steps else self.n_steps_search or [least, 200]
             low, high = [int(end) if str(end).isdecimal() else 0 for end in ends] if len(ends) == 2 else (0, 0)
-            flag = "--n_steps" if self.n_steps else "--n_steps_search"
-            check(least <= low <= high <= 1000, f"{flag} {ends[0]}: give {least} to 1000 for {self.method}, or auto")
+            takes = f"{self.method} takes {least} to 1000 steps"
+            check(least <= low <= high <= 1000, f"--n_steps, --n_steps_search: {takes}, or auto, not {ends}")
             self.steps = tuple(range(low, high + 1))
         minima = {"max_gradient_evaluations": LEVELS[0] + CHECKS, "max_seq_length": 1, "internal_batch_size": 1}
         for name, minimum in minima.items():
@@ -290,8 +290,7 @@ def quadrature(method: str, n: int) -> tuple[np.ndarray, np.ndarray]:
         nodes, weights = np.polynomial.legendre.leggauss(n)
         return (1 + nodes) / 2, weights / 2
     weights, shift = np.ones(n), {"riemann_middle": 0.5, "riemann_right": 1}.get(method, 0)
-    if method == "riemann_trapezoid":
-        weights[[0, -1]] = 0.5
+    weights[[0, -1]] = 0.5 if method == "riemann_trapezoid" else 1
     return (np.arange(n) + shift) / weights.sum(), weights / weights.sum()
 
 
@@ -321,8 +320,7 @@ def search_matrices(method: str, steps: tuple[int, ...], points: int) -> tuple[n
     moments, values = np.vstack([*(rules[n] for n in (*steps, 0)), antiderivative]), chebyshev(alphas, degree)
     inverse = np.linalg.inv(values[:, :points])
     aliases = inverse @ values[:, points:]
-    factors = np.abs(moments[:, points:] - moments[:, :points] @ aliases)
-    return alphas, inverse, aliases, moments[:, :points], factors
+    return alphas, inverse, aliases, moments[:, :points], np.abs(moments[:, points:] - moments[:, :points] @ aliases)
 
 
 def envelope(coefficients: np.ndarray, noise: float) -> np.ndarray:
@@ -355,7 +353,9 @@ def choose(arguments: AttributionArguments, table: np.ndarray, check_alphas: np.
     # Error of a float32 gradient; compared with float64 it was 0.1 to 3 times this on several encoders.
     unit = 2**-10 if arguments.bf16 else np.finfo(np.float32).eps
     rounding = unit * np.sqrt((table[:, 1] ** 2).mean())
-    noise = 4 * np.hypot(rounding / np.sqrt(points), unit * np.abs(table[[0, -1], 0]).max())  # of a sum
+    f_tail, f_size = (inverse @ table[:, 0])[-(points // 8) :], np.abs(table[[0, -1], 0]).max()  # the tail is rounding
+    f_noise = np.clip(np.sqrt(points * (f_tail**2).mean()), 2 * unit * f_size, 2 * max(unit * f_size, rounding))
+    noise = 4 * np.hypot(rounding / np.sqrt(points), f_noise)  # of a sum
     coefficients = inverse @ v
     # Four standard deviations where rounding is at its upper end: what is left of it would look like slow decay.
     bounds = envelope(coefficients, 12 * rounding * np.sqrt(2 / points))
@@ -375,8 +375,7 @@ def choose(arguments: AttributionArguments, table: np.ndarray, check_alphas: np.
     certain &= ~np.isin(tens := np.array(arguments.steps) // 10, tens[~certain])
     near = 10 * arguments.tolerance * np.abs(results[-1, :-1]).sum()
     is_near, candidates = distances.sum(1) <= near, certain if certain.any() else ~certain
-    lowest = gaps[:-1][candidates].min()
-    ties, wide_ties = (candidates & (gaps[:-1] <= lowest + margin) for margin in (noise, allowed))
+    ties, wide_ties = (candidates & (gaps[:-1] <= gaps[:-1][candidates].min() + more) for more in (noise, allowed))
     chosen = next(np.flatnonzero(part)[0] for part in (ties & is_near, wide_ties & is_near, ties) if part.any())
     is_right = bool(certain.any() and errors[-1].max() <= allowed and gaps[-1] <= allowed)
     none_is_near = ((distances - errors[:-1, :-1] - errors[-1, :-1]).clip(0).sum(1) > near).all()
@@ -508,6 +507,7 @@ class Explainer:
         settings = {"n_steps": n, "method": self.arguments.method, "return_convergence_delta": True}
 
         def compute(batch_size: int, target: int) -> tuple[torch.Tensor, torch.Tensor]:
+            self.batch_size = batch_size
             captum = LayerIntegratedGradients(lambda ids: self.forward(ids) @ weights[target], self.embedding_layer)
             return captum.attribute(ids, baseline, internal_batch_size=batch_size, **settings)
 
