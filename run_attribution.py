@@ -34,6 +34,7 @@ import contextlib
 import copy
 import difflib
 import functools
+import gc
 import hashlib
 import html
 import io
@@ -670,13 +671,13 @@ def main() -> None:
         format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout
     )
     arguments, settings = parse_arguments(__doc__, DataArguments, AttributionArguments)
-    name, output = arguments.model_name_or_path, Path(arguments.output_dir)
+    name, revision, output = arguments.model_name_or_path, arguments.model_revision, Path(arguments.output_dir)
     check(arguments.max_samples is None or arguments.max_samples > 0, "--max_samples must be at least 1")
     for flag, place in (("model_revision", name), ("dataset_revision", arguments.dataset_name or ".")):
         on_hub = getattr(arguments, flag) is None or not Path(place).is_dir()
         check(on_hub, f"--{flag} needs a name on the Hub; a local folder has no revisions")
     foreign = [path.name for path in output.glob("*") if not re.fullmatch(OWN_FILES, path.name)]
-    check(not foreign, f"--output_dir {output}: this script did not write {foreign}; choose another folder")
+    check(not foreign and not output.is_file(), f"{output} holds {foreign}; choose another folder as --output_dir")
 
     # 2. Documents, model, tokenizer
     process = accelerate.PartialState(cpu=not torch.accelerator.is_available())
@@ -685,16 +686,17 @@ def main() -> None:
     ids = [document["id"] for document in documents]
     unknown = set(arguments.figure_ids or []) - set(ids)
     check(not unknown, f"--figure_ids: there is no document {', '.join(unknown)}")
-    model, tokenizer = load_model(name, arguments.model_revision)
+    model, tokenizer = load_model(name, revision)
+    commit = re.search(r"/snapshots/(\w{40})/", transformers.utils.cached_file(name, "config.json", revision=revision))
     with one_line_errors(f"cannot attribute {name} ({type(model).__name__}): ", Exception):
         explainer = Explainer(model.to(process.device), tokenizer, settings)
         for document in documents:
             explainer.encode(document)
         explainer.embed(dict(documents[0]))
-    labels = explainer.labels
-    check(set(classes or labels) == set(labels), f"the model's classes {labels} are not the dataset's, {classes}")
+    check(not classes or {*classes} == {*explainer.labels}, f"the model has classes {explainer.labels}, not {classes}")
     if cut := [document["id"] for document in documents if document["truncated"]]:
         logger.warning("%d texts were cut at %d tokens: %s", len(cut), explainer.max_seq_length, ", ".join(cut[:9]))
+    gc.freeze()  # find_executable_batch_size collects garbage in every call, which takes longer than some documents
 
     # 3. The output folder: what an interrupted call with the same settings finished is kept
     texts = [[document[key] for key in ("id", "text", "label", "word_spans", "input_ids")] for document in documents]
@@ -712,7 +714,7 @@ def main() -> None:
     finished, mine = read_finished(output), documents[process.process_index :: process.num_processes]
     logger.info("%d of %d documents are finished already", len(finished), len(documents))
     todo = [document for document in mine if document["id"] not in finished]
-    hidden = arguments.disable_tqdm or not process.is_main_process
+    hidden = arguments.disable_tqdm or process.process_index > 0
     for document in tqdm(todo, total=len(mine), initial=len(mine) - len(todo), unit="document", disable=hidden):
         line = explainer.explain(document)
         write(output / f"partial/{ids.index(line['id'])}.jsonl", to_json(line))
@@ -740,7 +742,7 @@ def main() -> None:
         summary |= {"run": hashlib.sha256(to_json(identity).encode()).hexdigest(), "settings": identity}
         summary |= {"steps": [settings.steps[0], settings.steps[-1]], "processes": process.num_processes}
         summary |= {key: getattr(explainer, key) for key in ("labels", "text_prefix", "max_seq_length")}
-        summary |= {"dataset_commit": dataset_commit, "model_commit": getattr(model.config, "_commit_hash", None)}
+        summary |= {"dataset_commit": dataset_commit, "model_commit": commit and commit[1]}
         summary["device"] = torch.cuda.get_device_name() if process.device.type == "cuda" else str(process.device)
         summary["versions"] = {"python": sys.version.split()[0]} | {tool.__name__: tool.__version__ for tool in tools}
         summary["arguments"] = asdict(arguments) | asdict(settings)
@@ -749,10 +751,8 @@ def main() -> None:
         for folder in output.glob("partial*"):
             shutil.rmtree(folder)
         if not_converged:
-            hint = (
-                "%d documents did not converge with --method %s and --max_gradient_evaluations %d; use --n_steps auto"
-            )
-            logger.warning(hint, not_converged, settings.method, settings.max_gradient_evaluations)
+            hint = "%d documents did not converge within --max_gradient_evaluations %d; use --n_steps auto"
+            logger.warning(hint, not_converged, settings.max_gradient_evaluations)
     logger.info("next: python tools/render_attributions.py --attribution_dir %s", output)
 
 

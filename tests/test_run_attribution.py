@@ -324,6 +324,18 @@ def test_a_folder_with_other_files_is_left_alone(attribute, tiny_model, tmp_path
     )
     assert_user_error(result, "thesis.tex")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert_user_error(attribute(tiny_model, tmp_path / "thesis.tex"), "thesis.tex", "--output_dir")
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("flags", [[], ["--n_steps", "auto"], ["--n_steps", 3]], ids=["search", "auto", "captum"])
+def test_a_text_without_tokens(attribute, tiny_model, tmp_path, flags):
+    """A zero-width space: only [CLS] and [SEP] are left, and text and baseline are the same."""
+    out = tmp_path / "out"
+    result = attribute(tiny_model, out, "--text", "\u200b", "--figure_level", "words", *flags)
+    assert result.code == 0, result.err
+    ((line,), _) = read(out)
+    assert line["tokens"] == ["[CLS]", "[SEP]"] and line["words"] == [] and line["relative_error"] is None
 
 
 def test_a_tokenizer_without_offsets_gives_tokens_as_words():
