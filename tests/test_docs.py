@@ -18,14 +18,8 @@ from accelerate.commands.launch import launch_command_parser
 from conftest import ROOT, write_own_files, write_tiny_model
 from transformers import TrainingArguments
 
-ORDER = (
-    "data",
-    "training",
-    "attribution",
-    "statistics",
-    "findings",
-    "report",
-)  # in which the commands build on others
+# In the order in which their commands build on each other
+ORDER = ("data", "training", "attribution", "statistics", "findings", "report")
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ORDER)]
 BLOCK = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)```", re.DOTALL)
 FILE = re.compile(r"`([^\s`$*]+\.(?:py|sh|yaml|json|jsonl|md|html|png|csv|tex|txt|cff|skops))`")
@@ -46,7 +40,7 @@ def prose(page):
 def commands(code):
     """The simple commands of a bash block, as lists of words."""
     for line in code.replace("\\\n", " ").splitlines():
-        words = shlex.split(re.sub(r"(^|\s)#.*", "", re.sub(r"\$\(.*?\)", "OUTPUT", line)))
+        words = shlex.split(re.sub(r"(^|\s)#.*", "", re.sub(r"\$\(.*\)", "OUTPUT", line)))
         ends = [-1, *(place for place, word in enumerate(words) if word in {"&&", "||", "|", ";"}), len(words)]
         yield from (words[start + 1 : end] for start, end in pairwise(ends) if words[start + 1 : end])
 
