@@ -354,16 +354,16 @@ def choose(arguments: AttributionArguments, table: np.ndarray, check_alphas: np.
     # Error of a float32 gradient; compared with float64 it was 0.1 to 3 times this on several encoders.
     unit = 2**-10 if arguments.bf16 else np.finfo(np.float32).eps
     rounding = unit * np.sqrt((table[:, 1] ** 2).mean())
-    f_tail, f_size = (inverse @ table[:, 0])[-(points // 8) :], np.abs(table[[0, -1], 0]).max()  # the tail is rounding
-    f_noise = np.clip(np.sqrt(points * (f_tail**2).mean()), 2 * unit * f_size, 2 * max(unit * f_size, rounding))
-    noise = 4 * np.hypot(rounding / np.sqrt(points), f_noise)  # of a sum
+    noise = 4 * np.hypot(rounding / np.sqrt(points), 2 * unit * np.abs(table[[0, -1], 0]).max())  # of a sum
+    f_tail = (inverse @ table[:, 0])[-(points // 8) :]  # rounding errors of F, unless it is not resolved yet
+    f_noise = max(noise, 4 * min(np.sqrt(points * (f_tail**2).mean()), 2 * rounding))
     coefficients = inverse @ v
     # Four standard deviations where rounding is at its upper end: what is left of it would look like slow decay.
     bounds = envelope(coefficients, 12 * rounding * np.sqrt(2 / points))
     # Attributions and their sum by every rule and, last, the integral: (steps + 1, tokens + 1); their errors
     (results, f), (errors, f_errors) = (np.split(x, [-points]) for x in (moments @ coefficients, factors @ bounds))
     # The estimate must hold for F, the antiderivative of the summed interpolant, and for v at the random points.
-    f_off = np.abs(f[:, -1] - (table[:, 0] - table[0, 0])) - noise
+    f_off = np.abs(f[:, -1] - (table[:, 0] - table[0, 0])) - f_noise
     at_checks = chebyshev(check_alphas, 4 * (points - 1))
     v_off = np.abs(at_checks[:, :points] @ coefficients - v_checks) - 12 * rounding
     v_errors = np.abs(at_checks[:, points:] - at_checks[:, :points] @ aliases) @ bounds
@@ -378,7 +378,7 @@ def choose(arguments: AttributionArguments, table: np.ndarray, check_alphas: np.
     is_near, candidates = distances.sum(1) <= near, certain if certain.any() else ~certain
     ties, wide_ties = (candidates & (gaps[:-1] <= gaps[:-1][candidates].min() + more) for more in (noise, allowed))
     chosen = next(np.flatnonzero(part)[0] for part in (ties & is_near, wide_ties & is_near, ties) if part.any())
-    is_right = bool(certain.any() and errors[-1].max() <= allowed and gaps[-1] <= allowed)
+    is_right = bool(certain.any() and errors[-1].max() <= allowed and gaps[-1] <= max(allowed, f_noise))
     none_is_near = ((distances - errors[:-1, :-1] - errors[-1, :-1]).clip(0).sum(1) > near).all()
     found = {"f_input": float(table[-1, 0]), "f_baseline": float(table[0, 0]), "attributions": results[chosen, :-1]}
     found |= {"n_steps": arguments.steps[chosen] or points, "gradient_evaluations": points + CHECKS}
