@@ -16,6 +16,7 @@ the embeddings. Writes benchmarks/results/attribution.json.
 
 import argparse
 import datetime
+import gc
 import importlib.metadata
 import json
 import os
@@ -151,6 +152,7 @@ def main() -> None:
         model = write_bert_large(Path(), arguments.model_name_or_path, model.config.id2label)
         model = model.eval().requires_grad_(False).to(device)
         arguments.captum_per_quartile = 0
+    gc.freeze()  # as run_attribution.py does
     texts = documents_of_all_lengths(arguments.dataset_name, arguments.split, arguments.max_samples, tokenizer)
 
     # 2. The search
