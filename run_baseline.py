@@ -479,6 +479,8 @@ def main() -> None:
         fail("--ngram_max and --min_df need integers from 1, --sublinear_tf needs 0, 1 or both")
     if not arguments.sublinear_tf or not 0 <= arguments.seed < 2**32:
         fail("--sublinear_tf needs 0, 1 or both, and --seed an integer from 0")
+    if (arguments.hub_model_id or arguments.hub_private_repo) and not arguments.push_to_hub:
+        fail("--hub_model_id and --hub_private_repo need --push_to_hub")
     folder = Path(arguments.output_dir)
     packages = ("scikit-learn", "skops", "datasets", "numpy", "scipy")
     record = {

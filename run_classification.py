@@ -56,7 +56,7 @@ import torch
 import transformers
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
-from huggingface_hub import EvalResult, HfApi, ModelCardData, try_to_load_from_cache
+from huggingface_hub import EvalResult, HfApi, ModelCardData
 from safetensors import SafetensorError, safe_open
 from scipy.special import softmax
 from sklearn.metrics import ConfusionMatrixDisplay, accuracy_score, confusion_matrix, precision_recall_fscore_support
@@ -64,6 +64,7 @@ from sklearn.model_selection import train_test_split
 from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArguments
 from transformers.modeling_outputs import ModelOutput
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
+from transformers.utils import cached_file, extract_commit_hash
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +113,6 @@ RENAMED = {  # flags of transformers 4 and of its example script
     "no_cuda": "use --use_cpu",
     "save_safetensors": "safetensors is the only format",
     "logging_dir": "set the environment variable TENSORBOARD_LOGGING_DIR",
-    "trust_remote_code": "code from the Hub is not run",
     "pad_to_max_length": "batches are padded to their longest text, or with --pad_to_multiple_of",
     "config_name": "tools/make_model.py writes an untrained model from a configuration",
 }
@@ -450,6 +450,10 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
     checkpoint = training.resume_from_checkpoint or "true"
     if not (training.do_train or training.do_eval or training.do_predict):
         fail("nothing to do; give --do_train, --do_eval, --do_predict or several of them")
+    if training.push_to_hub and not (training.do_train or Path(training.output_dir, "trainer_state.json").exists()):
+        fail(f"--push_to_hub needs --do_train, or a trained run in --output_dir {training.output_dir}")
+    if training.hub_model_id and not training.push_to_hub:
+        fail("--hub_model_id needs --push_to_hub")
     if not 0 <= training.label_smoothing_factor < 1 or metric not in ("loss", *METRICS):
         fail(f"--label_smoothing_factor must be in [0, 1), --metric_for_best_model in loss, {', '.join(METRICS)}")
     if training.max_steps <= 0 and not 0 < training.num_train_epochs < math.inf:
@@ -475,9 +479,10 @@ def load_model(arguments: ModelArguments, names: list[str], training: bool) -> t
         else:  # texts as in training
             arguments.text_prefix = arguments.text_prefix or getattr(config, "text_prefix", "")
             arguments.max_seq_length = min(arguments.max_seq_length, getattr(config, "max_seq_length", math.inf))
-        for key in ("attention_probs_dropout_prob", "attention_dropout"):  # the names in BERT and in newer encoders
-            if arguments.attention_dropout is not None and hasattr(config, key):
-                setattr(config, key, arguments.attention_dropout)
+        keys = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")  # in BERT, newer encoders, GPT-2
+        if arguments.attention_dropout is not None:
+            known = {key: arguments.attention_dropout for key in keys if hasattr(config, key)}
+            config.update(known or fail(f"--attention_dropout is not known for models of type {config.model_type}"))
         options = {"config": config, "revision": revision, "attn_implementation": arguments.attn_implementation}
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
             source, dtype=torch.float32, ignore_mismatched_sizes=training, **options
@@ -522,6 +527,8 @@ def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> np.ndar
     output = trainer.predict(dataset.select(order), metric_key_prefix=prefix)
     logits = np.empty_like(output.predictions)
     logits[order] = output.predictions
+    if not np.isfinite(logits).all():
+        fail(f"the model gives NaN or infinite logits ({prefix}); train it again with a lower --learning_rate")
     output.metrics[f"{prefix}_samples"] = len(dataset)
     # The Trainer's loss is a mean over batches, which depends on their size and on the number of processes.
     outputs = ModelOutput(logits=torch.tensor(output.predictions))
@@ -656,24 +663,19 @@ def main() -> None:
         logger.info("%s: %s documents, %.0f %% have the maximum length", split, f"{len(part):,}", 100 * long)
 
     # 3. Loss
-    weight = torch.ones(len(id2label))
-    if arguments.class_weights == "balanced" and training.do_train:
-        counts = np.bincount(encoded["train"]["labels"][:], minlength=len(id2label))
-        weight = torch.tensor(counts.sum() / (counts > 0).sum() / np.maximum(counts, 1), dtype=torch.float32)
+    balanced = arguments.class_weights == "balanced" and training.do_train
+    counts = np.bincount(encoded["train"]["labels"][:], minlength=len(names)) if balanced else np.ones(len(id2label))
+    weight = torch.tensor(counts.sum() / (counts > 0).sum() / np.maximum(counts, 1), dtype=torch.float32)
 
     def compute_loss(outputs, labels, num_items_in_batch=None):
-        """Return the mean cross-entropy over the documents of an optimizer step.
-
-        transformers 5.23 takes a model's own loss for a sum over the whole step wherever its forward has keyword
-        arguments; that of a BERT classifier is the mean of one batch, so 16 accumulated batches would count 16-fold.
-        """
+        """Return the mean cross-entropy over the documents of an optimizer step."""
+        # transformers 5.23 would count a BERT classifier's own loss, a mean over a batch, once per accumulated batch.
         options = {"reduction": "sum", "label_smoothing": training.label_smoothing_factor}
         loss = torch.nn.functional.cross_entropy(outputs.logits, labels, weight.to(outputs.logits), **options)
         return loss / (num_items_in_batch if num_items_in_batch is not None else len(labels))
 
     # 4. Trainer
-    guard = RunGuard()
-    callbacks = [guard]
+    callbacks = [guard := RunGuard()]
     if arguments.early_stopping_patience and training.do_train:
         callbacks.append(transformers.EarlyStoppingCallback(arguments.early_stopping_patience))
     multiple = arguments.pad_to_multiple_of or (None if training.mixed_precision == "no" else 8)
@@ -693,9 +695,8 @@ def main() -> None:
     except Exception as error:  # no package for --report_to, --optim or --deepspeed, no access to the Hub
         fail(f"cannot start{f' or push to {repo_id} (see hf auth login)' if push else ''}: {one_line(error)}")
     record["precision"] = trainer.accelerator.mixed_precision.replace("no", "fp32")  # whatever switched it on
-    name, revision = arguments.model_name_or_path, arguments.model_revision
-    cached = None if Path(name).exists() else try_to_load_from_cache(name, "config.json", revision=revision)
-    record["model_commit"] = Path(cached).parent.name if cached else None
+    config_file = cached_file(arguments.model_name_or_path, "config.json", revision=arguments.model_revision)
+    record["model_commit"] = extract_commit_hash(config_file, None)  # None for a local folder
 
     try:
         if trainer.is_world_process_zero() and (training.do_train or not (folder / RUN_FILE).exists()):
@@ -726,17 +727,16 @@ def main() -> None:
             logits = predict_in_order(trainer, encoded["test"], "predict")
             probabilities = softmax(logits.astype(np.float64), axis=1)
             table = splits["test"].to_pandas()[["id", "label"]].replace({"label": dict(enumerate(names))})
-            table["prediction"] = [id2label[label] for label in probabilities.argmax(axis=1)]
-            columns = [id2label[label] for label in range(len(id2label))]  # a class may be called label
-            table = pd.concat([table, pd.DataFrame(probabilities, columns=columns)], axis=1)
+            classes = [id2label[label] for label in range(len(id2label))]
+            table["prediction"] = [classes[label] for label in probabilities.argmax(axis=1)]
+            table = pd.concat([table, pd.DataFrame(probabilities, columns=classes)], axis=1)  # one may be called label
             if trainer.is_world_process_zero():
                 write(folder / "predictions.csv", table.to_csv(index=False, float_format="%.6f"))
 
         # 8. Pictures, model card, Hub
         if not trainer.is_world_process_zero():
             return
-        # A pickle of the arguments that nobody needs: run_arguments.json says the same.
-        (folder / "training_args.bin").unlink(missing_ok=True)
+        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle of what run_arguments.json says
         if (folder / "trainer_state.json").exists():
             describe_run(folder, repo_id if push else None)
     except KeyboardInterrupt:

@@ -171,6 +171,28 @@ def test_push_of_the_baseline_that_fails(run, hub, tiny_dataset, tmp_path, monke
         assert hub.files("model", "tester/svm")["model.skops"] == (folder / "model.skops").read_bytes()
 
 
+def test_push_without_a_trained_run_is_refused(run, hub, tiny_model, tiny_dataset, tmp_path):
+    flags = ("--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
+    result = run("run_classification", *flags, "--do_predict", "--push_to_hub", "--hub_model_id", "tester/tiny")
+    assert_user_error(result, "--push_to_hub", "--do_train", tmp_path / "run")
+    assert not hub.log
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("run_classification", ["--hub_model_id", "tester/tiny", "--do_train"]),
+        ("run_baseline", ["--hub_model_id", "tester/svm"]),
+        ("run_baseline", ["--hub_private_repo"]),
+    ],
+)
+def test_repository_without_a_push_is_refused(run, tiny_model, tiny_dataset, tmp_path, script, flags):
+    more = ("--model_name_or_path", tiny_model) if script == "run_classification" else ()
+    result = run(script, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run", *more, *flags)
+    assert_user_error(result, flags[0], "--push_to_hub")
+    assert not (tmp_path / "run").exists()
+
+
 def test_hub_that_refuses_is_found_before_training(run, hub, tiny_model, tiny_dataset, tmp_path):
     arguments = ("--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, *FAST, *EVERYTHING)
     arguments += ("--output_dir", tmp_path / "run", "--push_to_hub")

@@ -646,6 +646,24 @@ def test_nan_loss_ends_the_run_and_names_the_step(run, tiny_dataset, tmp_path):
     assert_user_error(result, "step 2", "--learning_rate")
 
 
+def test_nan_logits_of_a_model_that_only_predicts(run, tiny_dataset, tmp_path):
+    folder = write_tiny_model(tmp_path / "model")
+    weights = AutoModelForSequenceClassification.from_pretrained(folder)
+    weights.classifier.weight.data.fill_(float("nan"))
+    weights.save_pretrained(folder)
+    for split in ("eval", "predict"):
+        flags = ("--model_name_or_path", folder, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / split)
+        result = run("run_classification", *flags, "--max_seq_length", 64, f"--do_{split}")
+        assert_user_error(result, "NaN", split, "--learning_rate")
+        assert not list((tmp_path / split).glob("*_results.json"))
+
+
+def test_attention_dropout_of_a_model_type_without_it(run, tiny_dataset, tmp_path):
+    transformers.XLNetConfig(d_model=32, n_layer=1, n_head=2).save_pretrained(tmp_path / "model")
+    flags = command(tmp_path / "model", tiny_dataset, tmp_path / "run", "--attention_dropout", 0)
+    assert_user_error(run("run_classification", *flags), "--attention_dropout", "xlnet")
+
+
 def test_recipe_file_with_flags_after_it(run, tiny_model, tiny_dataset, tmp_path):
     recipe = dict(zip(map(str, FAST[::2]), FAST[1::2], strict=True)) | {"--do_train": True, "--do_eval": True}
     lines = [f"{key.lstrip('-')}: {str(value).lower()}" for key, value in recipe.items()]
