@@ -6,7 +6,6 @@
 #     "datasets==5.2.0",
 #     "filelock==4.2.12",
 #     "huggingface_hub==2.4.0",
-#     "lxml==6.1.3",
 #     "orjson==3.13.0",
 #     "PyYAML==6.0.3",
 #     "requests==2.34.2",
@@ -22,10 +21,10 @@
     python fetch_arxiv.py --output_dir data/arxiv                           arXiv's search API, about an hour
     python fetch_arxiv.py --ids_from manifest.json --output_dir data/arxiv  the papers and splits of a manifest
 
-The defaults are the study's: five fields of mathematics, 2014 to 2023, split 8:1:1. ``--source snapshot`` reads the
-metadata file that Cornell publishes on Kaggle (plain or gzip, no network) or a file of tools/harvest_oai.py.
-``--source api`` keeps finished windows of time in OUTPUT_DIR/.fetch, and the same command continues an interrupted
-harvest. If a window does not arrive completely, the command names it, exits with status 1 and writes no dataset.
+The defaults are the study's: five fields of mathematics, 2014 to 2023, split 8:1:1. The snapshot is the metadata file
+that Cornell publishes on Kaggle (plain or gzip) or a file of tools/harvest_oai.py. ``--source hub --hub_dataset
+librarian-bots/arxiv-metadata-snapshot`` reads a mirror. ``--source api`` keeps finished windows of time in
+OUTPUT_DIR/.fetch: the same command continues. A window that is not complete is named, with exit status 1.
 
 Writes data/{train,validation,test}-00000-of-00001.parquet, README.md (dataset card) and manifest.json (arguments,
 counts, ids). The same records, arguments and seed give the same parquet files byte for byte, in whatever order.
@@ -64,12 +63,11 @@ import huggingface_hub
 import orjson
 import requests
 import yaml
-from lxml import etree
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
 from transformers.hf_argparser import HfArg, HfArgumentParser
 from urllib3 import Retry
-from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
+from urllib3.exceptions import InvalidHeader, MaxRetryError
 
 logger = logging.getLogger(__name__)
 
@@ -78,9 +76,8 @@ FILES = ("README.md", *(f"data/{split}-00000-of-00001.parquet" for split in SPLI
 STUDY_COUNTS = {"math.AG": 19250, "math.CV": 6179, "math.DG": 15678, "math.MG": 3808, "math.SG": 2435}
 # An abstract is a withdrawal notice if it opens with such words; later in a text they usually mean something else.
 WITHDRAWN = re.compile(
-    r"\bwithdr(?:aw|awn|ew|awing)\b"
-    r"|\b(?:paper|article|manuscript|note|preprint|submission) (?:has|is|was)(?: \w+){0,2} (?:removed|retracted)\b",
-    re.IGNORECASE,
+    r"(?i)\bwithdr(?:aw|awn|ew|awing)\b"
+    r"|\b(?:paper|article|manuscript|note|preprint|submission) (?:has|is|was)(?: \w+){0,2} (?:removed|retracted)\b"
 )
 WITHDRAWN_WITHIN = 160  # characters
 MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
@@ -100,11 +97,11 @@ CATEGORIES = [f"{archive}.{name}" for archive, *names in ARCHIVES for name in na
 CATEGORIES += [archive for archive, *_ in ARCHIVES if "-" in archive]
 
 PAGE_LIMIT, QUERY_LIMIT, TERMS_DELAY = 2000, 30000, 3.0  # arXiv's: entries per page and query, seconds per request
-RETRY_OPTIONS = {"connect": 0, "read": 0, "other": 0, "status_forcelist": [429, *range(500, 600)], "backoff_max": 300}
 IDS_PER_REQUEST = 400  # the address stays shorter than 8 KB
 EMPTY_ANSWERS = 3  # the API sometimes reports no entries for a window that has some: believed the third time
-UNREACHABLE = (ConnectTimeoutError, NewConnectionError, ProxyError, SSLError)
-API_FLAGS = "page_size max_window delay_seconds timeout_seconds num_retries api_url".split()
+SOURCES = {"snapshot_file": "snapshot", "hub_dataset": "hub", "revision": "hub", "skip_bad_lines": "snapshot or hub"}
+SOURCES |= dict.fromkeys("page_size max_window delay_seconds timeout_seconds num_retries api_url".split(), "api")
+COLUMNS = ["id", "title", "abstract", "categories", "versions"]  # of the snapshot, as read from the Hub
 MANIFEST_FLAGS = "categories start_date end_date max_records_per_category split_ratios seed".split()
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")  # the Hub's
 
@@ -114,9 +111,11 @@ class FetchArguments:
     """What to fetch, from where, and how to split it."""
 
     output_dir: str = HfArg(help="Dataset folder to write.")
-    source: Literal["api", "snapshot"] = HfArg(default="api", help="Search API, or a file (see tools/harvest_oai.py).")
+    source: Literal["api", "snapshot", "hub"] = HfArg(default="api", help="Search API, file, or dataset on the Hub.")
     snapshot_file: str | None = HfArg(default=None, help="snapshot: metadata file, an object per line, plain or gzip.")
-    skip_bad_lines: bool = HfArg(default=False, help="snapshot: count invalid lines instead of stopping.")
+    hub_dataset: str | None = HfArg(default=None, help="hub: id of a dataset with the columns of the snapshot.")
+    revision: str | None = HfArg(default=None, help="hub: branch, tag or commit of that dataset.")
+    skip_bad_lines: bool = HfArg(default=False, help="snapshot, hub: count invalid records instead of stopping.")
     categories: list[str] = field(default_factory=lambda: [*STUDY_COUNTS], metadata={"help": "Primary categories."})
     start_date: str = HfArg(default="2014-01-01", help="First day of version 1 of the papers to keep, UTC.")
     end_date: str = HfArg(default="2023-12-31", help="Last day of version 1 of the papers to keep, UTC.")
@@ -131,7 +130,7 @@ class FetchArguments:
     num_retries: int = HfArg(default=10, help="api: retries without progress before the command gives up.")
     api_url: str = HfArg(default="https://export.arxiv.org/api/query", help="api: address of the search API.")
     push_to_hub: bool = HfArg(default=False, help="Publish the folder on the Hugging Face Hub.")
-    hub_dataset_id: str | None = HfArg(default=None, help="Dataset id on the Hub, as user/name.")
+    hub_dataset_id: str | None = HfArg(default=None, help="Dataset id to publish as, user/name.")
     disable_tqdm: bool = HfArg(default=False, help="Show no progress bars.")
 
 
@@ -202,10 +201,9 @@ def changed_flags(arguments: FetchArguments) -> dict[str, object]:
 
 def check_arguments(arguments: FetchArguments) -> None:
     """Exit with status 2 on invalid or contradictory arguments, before anything is read or written."""
-    for name in arguments.categories:
-        if name not in CATEGORIES:
-            nearest = difflib.get_close_matches(name, CATEGORIES, n=1, cutoff=0.0)[0]
-            fail(f"arXiv has no category {name!r}; did you mean {nearest}? (https://arxiv.org/category_taxonomy)")
+    for name in sorted({*arguments.categories} - {*CATEGORIES}):
+        nearest = difflib.get_close_matches(name, CATEGORIES, n=1, cutoff=0.0)[0]
+        fail(f"arXiv has no category {name!r}; did you mean {nearest}? (https://arxiv.org/category_taxonomy)")
     names, ratios, limit = arguments.categories, arguments.split_ratios, arguments.max_records_per_category
     try:
         first, last = date.fromisoformat(arguments.start_date), date.fromisoformat(arguments.end_date)
@@ -222,11 +220,12 @@ def check_arguments(arguments: FetchArguments) -> None:
         fail("--max_records_per_category must be at least 10, --seed from 0 to 4294967295")
     if arguments.push_to_hub != bool(arguments.hub_dataset_id):
         fail("--push_to_hub and --hub_dataset_id USER/NAME need each other")
-    if arguments.source == "snapshot" and not arguments.snapshot_file:
-        fail("--source snapshot needs --snapshot_file FILE")
-    for source, flags in (("snapshot", ["snapshot_file", "skip_bad_lines"]), ("api", API_FLAGS)):
-        if source != arguments.source and (unused := changed_flags(arguments).keys() & flags):
-            fail(f"--{min(unused)} needs --source {source}")
+    for name in changed_flags(arguments):
+        if arguments.source not in SOURCES.get(name, arguments.source):
+            fail(f"--{name} needs --source {SOURCES[name]}")
+    for source, flag in (("snapshot", "snapshot_file"), ("hub", "hub_dataset")):
+        if arguments.source == source and not getattr(arguments, flag):
+            fail(f"--source {source} needs --{flag}")
     if not 1 <= arguments.page_size <= PAGE_LIMIT:
         fail(f"--page_size {arguments.page_size}: arXiv returns 1 to {PAGE_LIMIT} entries per page")
     if not arguments.page_size <= arguments.max_window <= QUERY_LIMIT:
@@ -263,62 +262,51 @@ def locked_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(work / "partial", ignore_errors=True)
         (work / "lock").unlink(missing_ok=True)
         lock.release()
-        for path in (work, folder):
-            with contextlib.suppress(OSError):  # not empty
-                path.rmdir()
+        with contextlib.suppress(OSError):  # not empty
+            work.rmdir()
+            folder.rmdir()
 
 
 class Harvest:
     """A resumable harvest through arXiv's search API: paced requests on one connection, a file per finished window.
 
-    The arxiv package downloads the pages. Its public interface shows neither how many entries arXiv announces nor the
-    headers of a failed response. ``count`` asks for these, so that after a failure a Retry-After is known and kept.
+    The arxiv package fetches pages, but shows neither the number announced nor a Retry-After: ``count`` asks for both.
     """
 
     def __init__(self, arguments: FetchArguments, folder: Path, ids: list[str]):
         self.arguments, self.delay = arguments, arguments.delay_seconds
         self.earliest, self.connected = 0.0, False  # when the next request may be sent; whether arXiv ever answered
-        self.numbers = {"requests": 0, "waited_seconds": 0.0}
+        self.numbers = {"requests": 0, "waited_seconds": 0.0}  # of this run
         asked = ids or [*arguments.categories, arguments.start_date, arguments.end_date]
         self.folder = folder / hashlib.sha256(" ".join([arguments.api_url, *asked]).encode()).hexdigest()[:16]
-        with contextlib.suppress(OSError, ValueError):  # of the requests before an interruption
-            self.numbers |= json.loads((self.folder / "numbers.json").read_text())
         self.bar = tqdm(desc="arXiv", unit=" papers", total=len(ids) or None, disable=arguments.disable_tqdm)
         signal.signal(signal.SIGALRM, interrupt_request)
 
-    def wait(self, seconds: float = 0.0) -> None:
-        """Sleep until the next request may be sent, at least the given seconds, and count the request."""
-        pause = max(seconds, self.earliest - time.monotonic(), 0.0)
+    def wait(self) -> None:
+        """Sleep until the next request may be sent, and count the request."""
+        pause = max(self.earliest - time.monotonic(), 0.0)
         time.sleep(pause)
         self.numbers["waited_seconds"] = round(self.numbers["waited_seconds"] + pause, 2)
         self.numbers["requests"] += 1
 
     def count(self, search: arxiv.Search) -> int:
-        """Return how many entries arXiv announces. Raises RequestException, HTTPError, XMLSyntaxError, ValueError."""
-
-        class PoliteRetry(Retry):
-            def sleep(self, response=None, harvest=self):  # urllib3's own does not pause before the first retry
-                harvest.wait(max(harvest.delay, self.get_backoff_time(), self.get_retry_after(response) or 0.0))
-
-        retry = PoliteRetry(self.arguments.num_retries, backoff_factor=self.delay, **RETRY_OPTIONS)
+        """Return how many entries arXiv announces. Raises what ``fetch`` catches."""
         query = {"search_query": search.query, "id_list": ",".join(search.id_list), "start": 0, "max_results": 1}
         query |= {"sortBy": search.sort_by.value, "sortOrder": search.sort_order.value}
         self.wait()
-        with requests.Session() as session:  # closed before the arxiv package opens its connection
-            session.mount(self.arguments.api_url, requests.adapters.HTTPAdapter(max_retries=retry))
-            session.headers["User-Agent"] = "arxiv-confusable-classification (fetch_arxiv.py; requests)"
-            response = session.get(self.arguments.api_url, params=query, timeout=self.arguments.timeout_seconds)
+        agent = {"User-Agent": "arxiv-confusable-classification (fetch_arxiv.py; requests)"}
+        response = requests.get(self.arguments.api_url, query, headers=agent, timeout=self.arguments.timeout_seconds)
         self.earliest, self.connected = time.monotonic() + self.delay, True
+        self.retry_after = Retry().get_retry_after(response.raw) or 0.0
         if response.status_code != 200:
             raise arxiv.HTTPError(response.url, 0, response.status_code)
-        feed = etree.fromstring(response.content, etree.XMLParser(resolve_entities=False, no_network=True))
-        total = feed.findtext("{*}totalResults")
-        if total is None or "/api/errors" in feed.findtext("{*}entry/{*}id", ""):
-            raise ValueError(f"not a feed of papers: {' '.join(feed.itertext())}")
-        return int(total)
+        total = re.search(r"totalResults[^<>]*>\s*(\d+)\s*<", response.text)
+        if not total or re.search(r"<id>[^<>]*/api/errors", response.text):
+            raise ValueError(f"not a feed of papers: {re.sub('<[^<>]*>', ' ', response.text)}")
+        return int(total[1])
 
     def records(self, search: arxiv.Search, offset: int) -> Iterator[dict]:
-        """Yield the entries of a search in the snapshot's layout. Raises ArxivError, OSError or ValueError."""
+        """Yield the entries of a search in the snapshot's layout. Raises what ``fetch`` catches."""
 
         class PoliteClient(arxiv.Client):
             @property
@@ -332,11 +320,10 @@ class Harvest:
             self.earliest, self.connected = time.monotonic() + self.delay, True
             if not result.primary_category:
                 raise ValueError(f"a feed that ends within {result.entry_id}")
-            others = [name for name in result.categories if name != result.primary_category]
             yield {
                 "id": re.sub(r"v\d+$", "", result.get_short_id()),
                 "title": result.title,
-                "categories": " ".join([result.primary_category, *others]),
+                "categories": " ".join([result.primary_category, *result.categories]),
                 "abstract": result.summary,
                 "versions": [{"version": "v1", "created": format_datetime(result.published, usegmt=True)}],
             }
@@ -344,14 +331,13 @@ class Harvest:
     def fetch(self, search: arxiv.Search, most: int, expected: int | None) -> tuple[int, dict[str, dict] | None]:
         """Return how many entries arXiv announces for a search, and the records by id, or None if above ``most``.
 
-        A failed page is asked for again. As many papers must come as are announced, in one or several passes that
-        alternate the order. If the same papers come in both orders, the announced number includes entries that are
-        listed twice or that the arxiv package skips because they have no date. ``expected`` is that number if known.
-        Raises RequestException or arxiv.ArxivError on a refusal or after num_retries retries that bring nothing new.
+        As many papers must come as are announced (``expected`` if known), in passes that alternate the order. If the
+        same papers come in both orders, the number includes entries that are listed twice or that have no date, which
+        the arxiv package skips. Raises RequestException or ArxivError on a refusal or after num_retries vain retries.
         """
         everything, fresh, previous, offset, failures = {}, {}, None, 0, 0
         while failures <= self.arguments.num_retries:
-            before, backoff, total, fault = len(everything), self.delay, None, None
+            before, backoff, total, fault, self.retry_after = len(everything), self.delay, None, None, 0.0
             try:
                 total, expected = self.count(search) if expected is None else expected, None
                 if total > most:
@@ -359,13 +345,13 @@ class Harvest:
                 for record in self.records(search, offset) if offset < total else ():
                     offset += 1
                     fresh[record["id"]] = everything[record["id"]] = record
-            except (arxiv.ArxivError, etree.XMLSyntaxError, OSError, ValueError) as error:
+            except (arxiv.ArxivError, InvalidHeader, OSError, ValueError) as error:
                 status, fault = getattr(error, "status", 500), one_line(error)
-                reason = getattr(error.args[0], "reason", None) if error.args else None
-                is_refused = isinstance(error, requests.exceptions.RetryError) or (status < 500 and status != 429)
-                if is_refused or (isinstance(reason, UNREACHABLE) and not self.connected):
+                is_unreachable = not self.connected and isinstance(next(iter(error.args), None), MaxRetryError)
+                if is_unreachable or (status < 500 and status != 429):
                     raise
-                backoff *= 16 if status in (429, 503) else 1  # only count() will see the server's Retry-After
+                if total is not None and status in (429, 503):  # only count() sees the server's Retry-After
+                    backoff *= 16
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
             is_believed = total or failures >= min(EMPTY_ANSWERS - 1, self.arguments.num_retries)
@@ -376,21 +362,19 @@ class Harvest:
                 search.sort_order = next(order for order in arxiv.SortOrder if order != search.sort_order)
             fault = fault or f"{len(everything)} of {total} papers came"
             failures = failures + 1 if len(everything) == before else 0
-            self.earliest = time.monotonic() + min(RETRY_OPTIONS["backoff_max"], backoff * 2**failures)
+            self.earliest = time.monotonic() + max(self.retry_after, min(300.0, backoff * 2**failures))
         raise requests.RequestException(f"{failures} failures in a row, the last: {fault}")
 
     def keep(self, name: str, search: arxiv.Search, most: int = QUERY_LIMIT) -> tuple[int, Path | None]:
-        """Fetch the papers of a window into a file; return the number that arXiv announced, and the file if not empty.
+        """Fetch a window into a file, empty if above ``most``; return the number announced, and the file if above 0.
 
-        The file of a window with more than ``most`` papers is empty. Exits with status 2 if arXiv cannot be reached or
-        the file cannot be written, with status 1 if arXiv does not send what it announces.
+        Exits with status 2 without a connection or disk space, with 1 if arXiv does not send what it announces.
         """
         for path in self.folder.glob(f"{name}.*.gz"):
             return int(path.name.split(".")[1]), path
         try:
             total, records = self.fetch(search, most, len(search.id_list) or None)
             self.folder.mkdir(exist_ok=True)
-            write(self.folder / "numbers.json", json.dumps(self.numbers))
             if records == {}:
                 return total, None
             path = self.folder / f"{name}.{total}.{'halved' if records is None else 'jsonl'}.gz"
@@ -422,26 +406,22 @@ def give_up(message: str) -> NoReturn:
 def fetch_window(harvest: Harvest, start: datetime, end: datetime) -> tuple[int, list[Path]]:
     """Fetch the papers of a window of time, in halves if there are more than --max_window; return number and files.
 
-    The halves share one minute: no paper is lost whether arXiv includes the end of a window or not. If they have fewer
-    papers than arXiv announces for the whole window, both are asked for again, unless they have a file.
+    The halves share one minute: no paper is lost whether arXiv includes the end of a window or not.
     """
     name, middle = f"{start:%Y%m%d%H%M}-{end:%Y%m%d%H%M}", (start + (end - start) / 2).replace(second=0)
     categories = " OR ".join(f"cat:{category}" for category in harvest.arguments.categories)
     query = f"({categories}) AND submittedDate:[{name.replace('-', ' TO ')}]"
-    announced = found = 0
-    for _ in range(2):
-        search = arxiv.Search(query, None, None, arxiv.SortCriterion.SubmittedDate, arxiv.SortOrder.Ascending)
-        total, path = harvest.keep(name, search, harvest.arguments.max_window if start < middle else sys.maxsize)
-        if announced and not total:
-            break
-        if path is None or ".jsonl" in path.name:
-            return total, [path] if path else []
-        first, second = fetch_window(harvest, start, middle), fetch_window(harvest, middle, end)
-        announced, found = total, first[0] + second[0]
-        if found >= announced:
-            return announced, first[1] + second[1]
+    search = arxiv.Search(query, None, None, arxiv.SortCriterion.SubmittedDate, arxiv.SortOrder.Ascending)
+    total, path = harvest.keep(name, search, harvest.arguments.max_window if start < middle else sys.maxsize)
+    if path is None or ".jsonl" in path.name:
+        return total, [path] if path else []
+    (first, paths), (second, more) = fetch_window(harvest, start, middle), fetch_window(harvest, middle, end)
+    if first + second < total:  # the number may be wrong: ask for it again
         path.unlink()
-    give_up(f"window {name} is missing: its halves have {found} papers, but arXiv announces {announced}")
+        total = harvest.keep(name, search, most=0)[0] or total
+    if first + second < total:
+        give_up(f"window {name} is missing: its halves have {first + second} papers, but arXiv announces {total}")
+    return total, paths + more
 
 
 def run_harvest(arguments: FetchArguments, folder: Path, ids: list[str]) -> tuple[list[Path], dict]:
@@ -451,42 +431,71 @@ def run_harvest(arguments: FetchArguments, folder: Path, ids: list[str]) -> tupl
         if not ids:
             paths = fetch_window(harvest, start, datetime.fromisoformat(arguments.end_date) + timedelta(days=1))[1]
             return paths, harvest.numbers
-        groups = {i: ids[i : i + IDS_PER_REQUEST] for i in range(0, len(ids), IDS_PER_REQUEST)}
-        windows = [harvest.keep(f"ids-{i}", arxiv.Search("", group, None)) for i, group in groups.items()]
+        starts = range(0, len(ids), IDS_PER_REQUEST)
+        windows = [harvest.keep(f"ids-{i}", arxiv.Search("", ids[i : i + IDS_PER_REQUEST], None)) for i in starts]
         return [path for _, path in windows if path], harvest.numbers
 
 
-def parse_record(line: bytes) -> dict:
-    """Return the record of a snapshot line: white space collapsed, other categories sorted, date in ISO format."""
-    entry = orjson.loads(line)
-    first, *others = entry["categories"].split()
-    _, day, month, year, clock, zone = entry["versions"][0]["created"].split()
-    moment = f"{year}-{MONTHS.index(month) + 1:02d}-{day:0>2}T{clock}{zone.replace('GMT', '+00:00')}"
-    return {
-        "id": entry["id"].strip(),
-        "title": " ".join(entry["title"].split()),
-        "abstract": " ".join((entry["abstract"] or "").split()),
-        "categories": [first, *sorted(set(others) - {first})],
-        "published": datetime.fromisoformat(moment).astimezone(UTC).isoformat(),
-    }
+def parse_records(entries: Iterator[tuple], arguments: FetchArguments, counts: Counter) -> Iterator[dict]:
+    """Yield the records of lines or rows, given with their places. Count invalid ones, or exit with status 2."""
+    for place, entry in entries:
+        try:
+            entry = entry if isinstance(entry, dict) else orjson.loads(entry)
+            first, *others = entry["categories"].split()
+            versions = entry["versions"]  # some parquet files have a struct of lists instead of a list of structs
+            created = versions["created"][0] if isinstance(versions, dict) else versions[0]["created"]
+            _, day, month, year, clock, zone = created.split()
+            moment = f"{year}-{MONTHS.index(month) + 1:02d}-{day:0>2}T{clock}{zone.replace('GMT', '+00:00')}"
+            yield {
+                "id": entry["id"].strip(),
+                "title": " ".join(entry["title"].split()),
+                "abstract": " ".join((entry["abstract"] or "").split()),
+                "categories": [first, *sorted(set(others) - {first})],
+                "published": datetime.fromisoformat(moment).astimezone(UTC),
+            }
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            if not arguments.skip_bad_lines:
+                remedy = "delete it and get it again" if arguments.source == "api" else "--skip_bad_lines skips it"
+                fail(f"{place} is not an arXiv record ({error!r}); {remedy}")
+            counts["bad lines"] += 1
 
 
-def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: Counter) -> Iterator[dict]:
-    """Yield the records of the asked categories, or all records if there are ids; count other and invalid lines.
+def read_hub(arguments: FetchArguments, extra: dict) -> Iterator[tuple[str, dict]]:
+    """Stream rows of a dataset on the Hub, each with its place; put its commit into ``extra``. Exits with status 2."""
+    name = arguments.hub_dataset
+    try:
+        builder = datasets.load_dataset_builder(f"hf://datasets/{name}", revision=arguments.revision)
+        stream = builder.as_streaming_dataset("all")
+        found = stream.column_names or list(next(iter(stream)))  # only parquet files have a schema
+        if missing := [column for column in COLUMNS if column not in found]:
+            fail(f"{name} has no column {missing[0]}; it has {', '.join(found)}")
+        extra["dataset_commit"] = builder.hash
+        builder.config.columns = COLUMNS  # parquet files are read by column
+        tables = builder.as_streaming_dataset("all").with_format("arrow").iter(batch_size=1000)
+        total = sum(split.num_examples for split in (builder.info.splits or {}).values()) or None
+        with tqdm(desc=name, total=total, unit=" records", disable=arguments.disable_tqdm) as bar:
+            for table in tables:
+                yield from ((f"{name} {row['id']}", row) for row in table.to_pylist())
+                bar.update(len(table))
+    except Exception as error:  # datasets, huggingface_hub, httpx and pyarrow raise many types
+        remedy = "check the id, --revision and the network; a private dataset needs `hf auth login` or HF_TOKEN"
+        fail(f"cannot read {name} from the Hub: {one_line(error)}; {remedy}")
+
+
+def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: Counter) -> Iterator[tuple]:
+    """Yield place and line of the asked categories, or of all if there are ids; count the other lines.
 
     A complete line with another primary category is skipped without parsing it. That is safe: quotation marks inside
     JSON strings are escaped, so the marker matches only the key, which occurs once in a record, and no JSON writer
-    escapes the letters of a category. Other lines are parsed. Exits with status 2 on a damaged or different file.
+    escapes the letters of a category. Exits with status 2 on a damaged or different file.
     """
     number = parsed = 0
-    remedy = "" if arguments.source == "snapshot" else "; delete it and run the same command again"
     try:
-        with contextlib.ExitStack() as stack:
-            raw = stack.enter_context(path.open("rb", buffering=2**18))
+        with path.open("rb", buffering=2**18) as raw:
             size, is_gzip = os.fstat(raw.fileno()).st_size, raw.peek(2)[:2] == b"\x1f\x8b"
             if path.suffix == ".gz" and not is_gzip:
-                fail(f"{path} is not gzip data, in spite of its name{remedy}")
-            stream = stack.enter_context(gzip.open(raw)) if is_gzip else raw
+                fail(f"{path} is not gzip data, in spite of its name; rename it, or delete it and get it again")
+            stream = gzip.GzipFile(fileobj=raw) if is_gzip else raw
             stream.read(3 if stream.peek(3)[:3] == b"\xef\xbb\xbf" else 0)  # a byte order mark
             if stream.peek(4096).lstrip()[:1] != b"{":
                 fail(f"{path} does not start with a JSON object; the snapshot has one object per line (unpack a .zip)")
@@ -498,22 +507,16 @@ def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: 
                 if at >= 0 and line[-2] == 125 and not line.startswith(wanted, at + width):  # 125: the closing brace
                     continue
                 parsed += 1
-                try:
-                    if not line.isspace():
-                        yield parse_record(line)
-                except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-                    if not arguments.skip_bad_lines:
-                        skip = remedy or "; --skip_bad_lines skips it"
-                        fail(f"{path} line {number} is not an arXiv record ({error!r}){skip}")
-                    counts["bad lines"] += 1
+                if not line.isspace():
+                    yield f"{path} line {number}", line
                 if not parsed % 1000:
                     bar.update(raw.tell() - bar.n)
             bar.update(size - bar.n)
             bar.close()
             counts["other primary category"] += number - parsed
     except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or error
-        fail(f"cannot read snapshot {path}, after {number} lines: {reason}; is the file complete?{remedy}")
+        remedy = "if it is not complete, delete it and get it again"
+        fail(f"cannot read snapshot {path}, after {number} lines: {one_line(error)}; {remedy}")
 
 
 def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) -> list[dict]:
@@ -522,7 +525,7 @@ def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) 
     for record in records:
         if record["categories"][0] not in arguments.categories:
             counts["other primary category"] += 1
-        elif not arguments.start_date <= record["published"][:10] <= arguments.end_date:
+        elif not arguments.start_date <= record["published"].date().isoformat() <= arguments.end_date:
             counts["out of the dates"] += 1
         elif not record["abstract"]:
             counts["empty abstract"] += 1
@@ -583,14 +586,13 @@ def rebuild_splits(records: Iterator[dict], manifest: dict, counts: Counter) -> 
 def counts_table(splits: dict[str, list[dict]], arguments: FetchArguments) -> str:
     """Return records per class and split as a Markdown table, next to the study's counts if they are comparable."""
     is_study = not changed_flags(arguments).keys() & set(MANIFEST_FLAGS[:4])
-    everything, everything_study = sum(map(len, splits.values())), sum(STUDY_COUNTS.values())
+    everything, study = sum(map(len, splits.values())), STUDY_COUNTS | {"all": sum(STUDY_COUNTS.values())}
     rows = [["label", *SPLITS, "all", "share", *(["study", "share"] if is_study else [])]]
     for name in [*arguments.categories, "all"]:
         cells = [sum(name in ("all", arguments.categories[r["label"]]) for r in splits[split]) for split in SPLITS]
         rows.append([name, *(f"{n:,}" for n in (*cells, sum(cells))), f"{sum(cells) / everything:.1%}"])
         if is_study:
-            number = STUDY_COUNTS.get(name, everything_study)
-            rows[-1] += [f"{number:,}", f"{number / everything_study:.1%}"]
+            rows[-1] += [f"{study[name]:,}", f"{study[name] / study['all']:.1%}"]
     rows.insert(1, ["-" * 10, *["-" * 9 + ":"] * (len(rows[0]) - 1)])
     return "\n".join(f"| {row[0]:10} | {' | '.join(f'{cell:>10}' for cell in row[1:])} |" for row in rows)
 
@@ -602,10 +604,10 @@ def dataset_card(splits: dict[str, list[dict]], arguments: FetchArguments, count
     origin = "arXiv offers this metadata under CC0 1.0; the papers have licences of their own."
     if foreign:
         origin = f"**{foreign:,} of the {len(records):,} records carry ids that are not arXiv's**: see its licence."
-    file = Path(arguments.snapshot_file or "").name
+    source = {"snapshot": f"the metadata snapshot {Path(arguments.snapshot_file or '').name}"}
+    source["api"], source["hub"] = "arXiv's search API", f"{arguments.hub_dataset} on the Hugging Face Hub"
     dropped = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items())) or "none"
-    # datasets' cache knows a local folder by its name and configuration. With the digest in the description, another
-    # dataset in a folder of the same name is not confused with this one.
+    # datasets' cache knows a local folder by its name and configuration. The digest tells folders of one name apart.
     return f"""---
 license: {"other" if foreign else "cc0-1.0"}
 language: en
@@ -623,7 +625,7 @@ configs:
 
 Title and abstract of the papers whose *primary* category is one of {len(arguments.categories)} and whose first version
 is dated {arguments.start_date} to {arguments.end_date}, for single-label text classification. Read from
-{f"the metadata snapshot {file}" if file else "arXiv's search API"}. {origin}
+{source[arguments.source]}. {origin}
 
 {counts_table(splits, arguments)}
 
@@ -656,7 +658,6 @@ def write_dataset(folder: Path, splits: dict, arguments: FetchArguments, counts:
         (folder / "data").mkdir(exist_ok=True)
         for name in SPLITS:
             values = {column: [record[column] for record in splits[name]] for column in columns}
-            values["published"] = [datetime.fromisoformat(moment) for moment in values["published"]]
             table = datasets.Dataset.from_dict(values, features=datasets.Features(columns))
             table.to_parquet(partial / f"data/{name}-00000-of-00001.parquet")
         digests = {file: hashlib.sha256((partial / file).read_bytes()).hexdigest() for file in FILES[1:4]}
@@ -705,9 +706,7 @@ def push(folder: Path, arguments: FetchArguments) -> None:
     name = arguments.hub_dataset_id
     command = shlex.join(["hf", "upload", name, str(folder), "--repo-type", "dataset", "--exclude", ".fetch/*"])
     try:
-        if not huggingface_hub.get_token():
-            raise ValueError("no token: run `hf auth login` or set HF_TOKEN")
-        api = huggingface_hub.HfApi()
+        api = huggingface_hub.HfApi(token=True)  # an error if there is none
         repo_id = api.create_repo(name, repo_type="dataset", exist_ok=True).repo_id
         commit = api.upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=folder, allow_patterns=FILES)
     except Exception as error:  # huggingface_hub raises many types: refused, no such user, no network, offline mode
@@ -730,7 +729,10 @@ def main() -> None:
         ids = {name for split in manifest["ids"].values() for name in split} if manifest else set()
         if arguments.source == "api":
             paths, extra["harvest"] = run_harvest(arguments, work, sorted(ids))
-        records = chain.from_iterable(read_snapshot(path, arguments, ids, counts) for path in paths)
+        entries = chain.from_iterable(read_snapshot(path, arguments, ids, counts) for path in paths)
+        if arguments.source == "hub":
+            entries = read_hub(arguments, extra)
+        records = parse_records(entries, arguments, counts)
 
         # 3. Selection and split
         if manifest:
@@ -747,9 +749,7 @@ def main() -> None:
     print(counts_table(splits, arguments))
     if manifest:
         print(f"gone: {len(extra['gone']):,} papers", *extra["gone"][:10], "..." if extra["gone"][10:] else "")
-        print(
-            "parquet files:", "those" if digests == manifest.get("sha256") else "others than those", "of the manifest"
-        )
+        print(f"parquet files: {'' if digests == manifest.get('sha256') else 'others than '}those of the manifest")
     if arguments.push_to_hub:
         push(folder, arguments)
     logger.info("next: python run_baseline.py --dataset_name %s --output_dir runs/svm", shlex.quote(str(folder)))

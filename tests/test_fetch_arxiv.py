@@ -1,6 +1,7 @@
 """fetch_arxiv.py: the dataset folder, the harvest through the search API, user errors, the Hub."""
 
 import gzip
+import hashlib
 import json
 import math
 import random
@@ -11,11 +12,14 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from datetime import datetime
 from itertools import pairwise
 from types import SimpleNamespace
 
 import arxiv
+import datasets
 import filelock
+import huggingface_hub
 import pytest
 import yaml
 from arxiv_server import (
@@ -28,8 +32,8 @@ from arxiv_server import (
     write_snapshot,
 )
 from conftest import LABELS, ROOT, assert_user_error
-from datasets import load_dataset
-from hub_server import hub_server
+from datasets import Dataset, Features, List, Value, load_dataset
+from hub_server import Handler, hub_server
 
 # The script's timer for silent connections is the one that pytest-timeout takes by default.
 pytestmark = pytest.mark.timeout(method="thread")
@@ -936,7 +940,250 @@ def test_only_public_names_of_the_arxiv_package_are_used():
     assert isinstance(arxiv.Client.query_url_format, str)
 
 
-# The Hub
+# A mirror of the snapshot on the Hub
+
+
+MIRROR = "tester/arxiv-metadata-snapshot"
+TEXT_COLUMNS = "id submitter authors title comments journal-ref doi report-no categories license abstract".split()
+
+
+def mirror_features(**changes):
+    """The columns and types of librarian-bots/arxiv-metadata-snapshot."""
+    features = {name: Value("string") for name in TEXT_COLUMNS}
+    features["versions"] = List({"version": Value("string"), "created": Value("string")})
+    features |= {"update_date": Value("timestamp[s]"), "authors_parsed": List(List(Value("string")))}
+    return Features({name: kind for name, kind in (features | changes).items() if kind})
+
+
+def mirror_files(entries, folder, features=None, shards=2, row_group=30):
+    """The files of a mirror: parquet files as Dataset.push_to_hub writes them, and the card that declares them."""
+    features = mirror_features() if features is None else features
+    rows = []
+    for entry in entries:
+        row = dict.fromkeys(TEXT_COLUMNS) | {"authors_parsed": [["Müller", "Zoë", ""]]} | entry
+        row["update_date"] = datetime.fromisoformat(entry["update_date"])
+        if "versions" in features and isinstance(features["versions"], dict):
+            row["versions"] = {key: [version[key] for version in entry["versions"]] for key in ("version", "created")}
+        rows.append({name: row[name] for name in features})
+    dataset = Dataset.from_list(rows, features=features)
+    info = {
+        "features": features._to_yaml_list(),
+        "splits": [{"name": "train", "num_examples": len(rows), "num_bytes": 1}],
+    }
+    configs = [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}]
+    card = yaml.safe_dump({"configs": configs, "dataset_info": info, "license": "cc0-1.0"}, sort_keys=False)
+    files = {"README.md": f"---\n{card}---\n# arXiv metadata\n".encode(), ".gitattributes": b""}
+    for number in range(shards):
+        path = folder / f"shard-{number}.parquet"
+        dataset.shard(shards, number).to_parquet(path, batch_size=row_group)
+        files[f"data/train-{number:05d}-of-{shards:05d}.parquet"] = path.read_bytes()
+    return files
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A running Hub that this process talks to, without a login, and an empty cache."""
+    with hub_server() as server:
+        server.publish = lambda files, name=MIRROR: publish(server, files, name)
+        use_hub(monkeypatch, server.url, tmp_path / "cache")
+        yield server
+
+
+def use_hub(monkeypatch, url, cache):
+    """Point the client in this process, which has read the environment long ago, at another Hub."""
+    monkeypatch.setenv("HF_TOKEN", "")
+    values = {"ENDPOINT": url, "HF_HUB_OFFLINE": False, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": True}
+    values["HUGGINGFACE_CO_URL_TEMPLATE"] = url + "/{repo_id}/resolve/{revision}/{filename}"
+    for name, value in (values | {"HF_TOKEN_PATH": str(cache / "token")}).items():
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    for name, value in {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": False, "STREAMING_READ_RETRY_INTERVAL": 0}.items():
+        monkeypatch.setattr(datasets.config, name, value)
+    monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", str(cache / "downloads"))
+    huggingface_hub.HfFileSystem.clear_instance_cache()  # they keep the Hub that they were first used with
+
+
+def publish(server, files, name):
+    """Commit files to a dataset repository and return the commit."""
+    commits = server.repos.setdefault(("dataset", name), [])
+    commit = hashlib.sha1(f"{name} {len(commits)}".encode()).hexdigest()
+    commits.append({"oid": commit, "files": files, "message": "Upload dataset"})
+    return commit
+
+
+@pytest.fixture
+def fetch_mirror(run, tmp_path):
+    """Run fetch_arxiv.py --source hub with further flags."""
+
+    def call(*flags, name=MIRROR, folder=tmp_path / "mirrored"):
+        common = ["--source", "hub", "--hub_dataset", name, "--output_dir", folder, "--disable_tqdm"]
+        return run("fetch_arxiv", *common, *flags)
+
+    return call
+
+
+@pytest.mark.parametrize("form", ["list of structs", "struct of lists", "other dates"])
+def test_mirror_gives_the_bytes_of_the_snapshot(hub, fetch_mirror, records, expected, tmp_path, form):
+    changes = {}
+    if form == "struct of lists":
+        changes["versions"] = {"version": List(Value("string")), "created": List(Value("string"))}
+    elif form == "other dates":
+        changes["update_date"] = Value("string")
+    commit = hub.publish(mirror_files(records, tmp_path, mirror_features(**changes)))
+    result = fetch_mirror()
+    assert result.code == 0, result.err
+    assert parquet_hashes(tmp_path / "mirrored") == expected
+    manifest = json.loads((tmp_path / "mirrored/manifest.json").read_text())
+    assert manifest["dataset_commit"] == commit
+    assert manifest["arguments"]["hub_dataset"] == MIRROR
+    assert manifest["dropped"] == {"other primary category": 30}
+    card = (tmp_path / "mirrored/README.md").read_text()
+    assert f"{MIRROR} on the Hugging Face Hub" in card
+    assert "license: cc0-1.0" in card
+
+
+def test_mirror_in_json_lines(hub, fetch_mirror, records, expected, tmp_path):
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    commit = hub.publish({"arxiv-metadata.jsonl": lines.encode()})
+    result = fetch_mirror()
+    assert result.code == 0, result.err
+    assert parquet_hashes(tmp_path / "mirrored") == expected
+    assert json.loads((tmp_path / "mirrored/manifest.json").read_text())["dataset_commit"] == commit
+
+
+def test_progress_of_a_mirror(hub, run, records, tmp_path):
+    hub.publish(mirror_files(records, tmp_path))
+    result = run("fetch_arxiv", "--source", "hub", "--hub_dataset", MIRROR, "--output_dir", tmp_path / "mirrored")
+    assert result.code == 0, result.err
+    assert f"{MIRROR}: 100%" in result.err
+    assert "130/130" in result.err
+
+
+def test_revision_of_a_mirror(hub, fetch_mirror, records, expected, tmp_path):
+    first = hub.publish(mirror_files(records, tmp_path))
+    later = hub.publish(mirror_files(records[:80], tmp_path))
+    for revision, folder in ((first, "first"), ("main", "main")):
+        result = fetch_mirror("--revision", revision, folder=tmp_path / folder)
+        assert result.code == 0, result.err
+    manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("first", "main")]
+    assert [manifest["dataset_commit"] for manifest in manifests] == [first, later]
+    assert [manifest["arguments"]["revision"] for manifest in manifests] == [first, "main"]
+    assert parquet_hashes(tmp_path / "first") == expected != parquet_hashes(tmp_path / "main")
+    assert_user_error(fetch_mirror("--revision", "v9", folder=tmp_path / "none"), MIRROR, "v9", "--revision")
+    assert not (tmp_path / "none").exists()
+
+
+def test_only_the_columns_needed_are_downloaded(hub, fetch_mirror, records, expected, monkeypatch, tmp_path):
+    sent = []
+
+    def answer(handler, content, *more, original=Handler.answer):
+        sent.append(len(content) if handler.command == "GET" and ".parquet" in handler.path else 0)
+        original(handler, content, *more)
+
+    monkeypatch.setattr(Handler, "answer", answer)
+    wide = [record | {"authors": random.Random(k).randbytes(120_000).hex()} for k, record in enumerate(records)]
+    files = mirror_files(wide, tmp_path, shards=1, row_group=1000)
+    hub.publish(files)
+    result = fetch_mirror()
+    assert result.code == 0, result.err
+    assert parquet_hashes(tmp_path / "mirrored") == expected
+    assert 0 < sum(sent) < sum(map(len, files.values())) / 2, "the rest is what the client reads ahead"
+
+
+def test_ids_from_with_a_mirror(hub, fetch_mirror, records, expected, tmp_path):
+    hub.publish(mirror_files(records, tmp_path))
+    assert fetch_mirror("--seed", 5).code == 0
+    manifest = tmp_path / "mirrored/manifest.json"
+    result = fetch_mirror("--ids_from", manifest, folder=tmp_path / "again")
+    assert result.code == 0, result.err
+    assert "parquet files: those of the manifest" in result.out
+    assert parquet_hashes(tmp_path / "again") == parquet_hashes(tmp_path / "mirrored") != expected
+
+
+@pytest.mark.parametrize("column", ["versions", "categories"])
+def test_missing_column_of_a_mirror(hub, fetch_mirror, records, tmp_path, column):
+    hub.publish(mirror_files(records, tmp_path, mirror_features(**{column: None})))
+    assert_user_error(fetch_mirror(), MIRROR, f"has no column {column}", "it has id, submitter, authors, title")
+    assert not (tmp_path / "mirrored").exists()
+
+
+def test_bad_record_of_a_mirror_is_named_and_can_be_skipped(hub, fetch_mirror, records, expected, tmp_path):
+    bad = [snapshot_entry(6000, "math.AG", versions=[]), snapshot_entry(6001, "math.AG", categories=None)]
+    hub.publish(mirror_files([*records, *bad], tmp_path))
+    assert_user_error(fetch_mirror(), bad[0]["id"], "not an arXiv record", "--skip_bad_lines")
+    result = fetch_mirror("--skip_bad_lines")
+    assert result.code == 0, result.err
+    assert json.loads((tmp_path / "mirrored/manifest.json").read_text())["dropped"]["bad lines"] == 2
+    assert parquet_hashes(tmp_path / "mirrored") == expected
+
+
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("unknown", ["somebody/nothing", "doesn't exist", "hf auth login"]),
+        ("bad name", ["a/b/c", "check the id"]),
+        ("no files", [MIRROR, "check the id"]),
+        ("no network", ["network"]),
+        ("offline", ["network", "OfflineMode"]),
+        ("damaged", [MIRROR, "parquet"]),
+    ],
+)
+def test_mirror_that_cannot_be_read(hub, fetch_mirror, records, monkeypatch, tmp_path, case, words):
+    files = mirror_files(records, tmp_path, shards=1)
+    (path,) = (path for path in files if path.endswith(".parquet"))
+    files[path] = files[path][:-100] if case == "damaged" else files[path]
+    hub.publish({"notes.xyz": b"nothing to read"} if case == "no files" else files)
+    if case == "no network":
+        use_hub(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)  # of the client, which tries six times
+    elif case == "offline":
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    result = fetch_mirror(name={"unknown": "somebody/nothing", "bad name": "a/b/c"}.get(case, MIRROR))
+    assert_user_error(result, "cannot read", *words)
+    assert not (tmp_path / "mirrored").exists()
+
+
+def test_mirror_lost_on_the_way_can_be_read_again(hub, fetch_mirror, records, expected, monkeypatch, tmp_path):
+    monkeypatch.setattr(datasets.config, "STREAMING_READ_MAX_RETRIES", 2)
+    hub.publish(mirror_files(records, tmp_path))
+
+    def answer(handler, *arguments, original=Handler.answer):
+        if handler.command == "GET" and "00001-of-00002" in handler.path:
+            handler.close_connection = True
+            handler.connection.close()
+        else:
+            original(handler, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Handler, "answer", answer)
+        patch.setattr(time, "sleep", lambda seconds: None)  # of the client
+        assert_user_error(fetch_mirror(), MIRROR, "network")
+    assert not (tmp_path / "mirrored").exists()
+    result = fetch_mirror()
+    assert result.code == 0, result.err
+    assert parquet_hashes(tmp_path / "mirrored") == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--source", "hub"], ["--source hub", "--hub_dataset"]),
+        (["--source", "hub", "--hub_dataset", MIRROR, "--page_size", 5], ["--page_size", "--source api"]),
+        (
+            ["--source", "hub", "--hub_dataset", MIRROR, "--snapshot_file", "x"],
+            ["--snapshot_file", "--source snapshot"],
+        ),
+        (["--hub_dataset", MIRROR], ["--hub_dataset", "--source hub"]),
+        (["--revision", "main"], ["--revision", "--source hub"]),
+        (["--source", "snapshot", "--snapshot_file", "x", "--revision", "main"], ["--revision", "--source hub"]),
+    ],
+)
+def test_bad_flags_of_the_hub(run, tmp_path, flags, words):
+    assert_user_error(run("fetch_arxiv", "--output_dir", tmp_path / "dataset", *flags), *words)
+    assert not (tmp_path / "dataset").exists()
+
+
+# Publishing on the Hub
 
 
 @pytest.fixture
@@ -990,7 +1237,7 @@ def test_pushed_dataset_is_the_folder(push, tmp_path):
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ("no token", ["hf auth login", "HF_TOKEN"]),
+        ("no token", ["hf auth login", "no token found"]),
         ("wrong token", ["Invalid", "abstracts"]),
         ("other owner", ["somebody/abstracts", "rights"]),
         ("refused", ["storage is full"]),
