@@ -1,58 +1,100 @@
 """The study's script on a tiny dataset with two tiny models and a bag-of-embeddings classifier: what it chooses, that
-completed steps are skipped, and the page that it ends with."""
+completed steps are skipped, and the page that it ends with. Its queue: several workers, failures, a job array."""
 
 import json
 import os
 import re
+import shlex
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from conftest import ROOT, make_records, write_dataset, write_tiny_model
 
+pytestmark = pytest.mark.skipif(
+    not (ROOT / ".venv" / "bin" / "python").exists(), reason="run_tests.sh makes the environment"
+)
 MODELS, RATES, SEEDS = ("alpha", "beta"), ("3e-3", "1e-6"), ("1", "2")
-
-
-def paper(dataset, folder):
-    """Run the script offline; LAUNCH=python saves the launcher's start."""
+SETTINGS = {
+    "LEARNING_RATES": " ".join(RATES),
+    "SEEDS": " ".join(SEEDS),
+    "LAUNCH": "python",  # saves the launcher's start
     # The colon keeps the prefix apart from the first word, whichever word a shuffle puts there.
-    settings = {
-        "OUTPUT_DIR": folder / "paper",
-        "DATASET": dataset,
-        "MODELS": " ".join(str(folder / name) for name in MODELS),
-        "LEARNING_RATES": " ".join(RATES),
-        "SEEDS": " ".join(SEEDS),
-        "LAUNCH": "python",
-        "TRAIN_ARGUMENTS": "--max_seq_length 64 --per_device_train_batch_size 8 --gradient_accumulation_steps 1 "
-        "--num_train_epochs 4 --disable_tqdm True --text_prefix floer:",
-        "SHALLOW_LEARNING_RATES": "3e-3",
-        "SHALLOW_ARGUMENTS": "--num_train_epochs 2",
-        "ATTRIBUTION_ARGUMENTS": "--max_samples 1 --n_steps 4 --disable_tqdm",
-        "FAITHFULNESS_SAMPLES": "1",
-        "CONTEXT_ARGUMENTS": "--block_sizes 1 --window_sizes 1 --n_surrogate_documents 1 --n_shuffles 1 --n_phrases 0 "
-        "--n_resamples 100 --disable_tqdm",
-        "REPORT_ARGUMENTS": "--title Tiny",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
+    "TRAIN_ARGUMENTS": "--max_seq_length 64 --per_device_train_batch_size 8 --gradient_accumulation_steps 1 "
+    "--num_train_epochs 4 --disable_tqdm True --text_prefix floer:",
+    "SHALLOW_LEARNING_RATES": "3e-3",
+    "SHALLOW_ARGUMENTS": "--num_train_epochs 2",
+    "ATTRIBUTION_ARGUMENTS": "--max_samples 1 --n_steps 4 --disable_tqdm",
+    "FAITHFULNESS_SAMPLES": "1",
+    "CONTEXT_ARGUMENTS": "--block_sizes 1 --window_sizes 1 --n_surrogate_documents 1 --n_shuffles 1 --n_phrases 0 "
+    "--n_resamples 100 --disable_tqdm",
+    "REPORT_ARGUMENTS": "--title Tiny",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def start(*arguments, script=ROOT / "run_paper.sh", **settings):
+    """Start a shell script with these environment variables; returns the process, whose output can be read."""
     environment = os.environ | {name: str(value) for name, value in settings.items()}
-    command = ["bash", str(ROOT / "run_paper.sh")]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    return subprocess.Popen(
+        ["bash", str(script), *map(str, arguments)],
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
-@pytest.mark.skipif(not (ROOT / ".venv" / "bin" / "python").exists(), reason="run_tests.sh makes the environment")
-@pytest.mark.timeout(600)  # a slow machine may need the double of two minutes
-def test_two_models_two_learning_rates_two_seeds(tmp_path):
-    dataset = write_dataset(tmp_path / "data", make_records(40))  # 20 test documents, the fewest for a test of context
+def finish(process, timeout=500):
+    """Wait for a process; returns it with its output in place of the pipes."""
+    process.stdout, process.stderr = process.communicate(timeout=timeout)
+    return process
+
+
+def wait_for(condition, seconds=200):
+    """Wait until the condition holds, and return its value."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+    return value
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A folder with a dataset and two tiny models."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_dataset(folder / "data", make_records(40))  # 20 test documents, the fewest for a test of context
     for seed, name in enumerate(MODELS):
-        write_tiny_model(tmp_path / name, seed=seed)
-    result = paper(dataset, tmp_path)
-    assert result.returncode == 0, result.stderr[-3000:]
+        write_tiny_model(folder / name, seed=seed)
+    return folder
 
+
+def settings_of(inputs):
+    return SETTINGS | {"DATASET": inputs / "data", "MODELS": " ".join(str(inputs / name) for name in MODELS)}
+
+
+@pytest.fixture(scope="module")
+def study(inputs, tmp_path_factory):
+    """The whole study, one run after another; returns its folder and the finished process."""
+    folder = tmp_path_factory.mktemp("study") / "paper"
+    result = finish(start(**settings_of(inputs), OUTPUT_DIR=folder))
+    assert result.returncode == 0, result.stderr[-3000:]
+    return folder, result
+
+
+@pytest.mark.timeout(600)  # a slow machine may need the double of two minutes
+def test_two_models_two_learning_rates_two_seeds(inputs, study):
+    paper, result = study
     chosen = []
     for name in MODELS:
-        folder = tmp_path / "paper" / name
+        folder = paper / name
         table = pd.read_csv(folder / "learning_rates.csv", dtype={"learning_rate": str})
         losses = {
             rate: json.loads((folder / f"lr-{rate}-seed-1" / "eval_results.json").read_text())["eval_loss"]
@@ -62,37 +104,40 @@ def test_two_models_two_learning_rates_two_seeds(tmp_path):
         assert list(table["eval_loss"]) == sorted(losses.values())
         assert table["learning_rate"][0] == "3e-3"  # the other one learns nothing
         chosen += [folder / f"lr-3e-3-seed-{seed}" for seed in SEEDS]
-    networks = [tmp_path / "paper" / "layers-0" / f"lr-3e-3-seed-{seed}" for seed in SEEDS]
+    networks = [paper / "layers-0" / f"lr-3e-3-seed-{seed}" for seed in SEEDS]
     chosen += networks
-    everything = sorted(path for path in (tmp_path / "paper").glob("*/lr-*"))
+    everything = sorted(path for path in paper.glob("*/lr-*"))
     assert len(everything) == 8  # two rates with the first seed, the better one with the second
     # Only what was chosen has seen the test split, with the prefix that it was trained with.
     assert [path for path in everything if (path / "predictions.csv").exists()] == sorted(chosen)
     assert {json.loads((run / "config.json").read_text())["text_prefix"] for run in chosen} == {"floer:"}
-    assert not list((tmp_path / "paper").rglob("checkpoint-*"))
-    comparison = (tmp_path / "paper" / "comparison" / "comparison.md").read_text()
+    assert not list(paper.rglob("checkpoint-*"))
+    comparison = (paper / "comparison" / "comparison.md").read_text()
     assert "alpha" in comparison and "beta" in comparison
     record = json.loads((networks[0] / "run_arguments.json").read_text())["arguments"]
     assert record["model_name_or_path"].endswith("models/seed-1/layers-0") and record["num_train_epochs"] == 2
     best = min(chosen[:4], key=lambda run: json.loads((run / "eval_results.json").read_text())["eval_loss"])
-    summary = json.loads((tmp_path / "paper" / "attribution" / "summary.json").read_text())
+    summary = json.loads((paper / "attribution" / "summary.json").read_text())
     assert str(best) in json.dumps(summary)
-    summary = json.loads((tmp_path / "paper" / "attribution-layers-0" / "summary.json").read_text())
+    summary = json.loads((paper / "attribution-layers-0" / "summary.json").read_text())
     assert summary["arguments"]["model_name_or_path"] == str(networks[0])
-    context = json.loads((tmp_path / "paper" / "context" / "context.json").read_text())
+    context = json.loads((paper / "context" / "context.json").read_text())
     assert [run["name"] for run in context["order"]] == [best.parent.name, "svm", "layers-0"]
     assert context["order"][2]["indifferent"] is True
     assert [model["name"] for model in context["attribution"]] == [best.parent.name, "layers-0"]
-    page = (tmp_path / "paper" / "report" / "index.html").read_text()
-    assert "<title>Tiny</title>" in page and str(tmp_path) not in page
+    page = (paper / "report" / "index.html").read_text()
+    assert "<title>Tiny</title>" in page and str(paper.parent) not in page
     assert all(f"{run.parent.name}/{run.name}" in page for run in chosen) and "Learning rates of alpha" in page
     assert re.findall(r"it has no ([\w.]+\w)", page) == ["manifest.json"]  # the dataset is not fetch_arxiv.py's
-    assert result.stdout.splitlines()[-1].startswith(f"Done: {tmp_path / 'paper'}/report/index.html")
+    assert result.stdout.splitlines()[-1].startswith(f"Done: {paper}/report/index.html")
+    lines = [shlex.split(line) for line in (paper / "runs.txt").read_text().splitlines()]
+    assert {line[0] for line in lines} == {"--output_dir"} and len(lines) == 5 + 6
+    assert [line[1] for line in lines if line[-1] == "--do_predict"] == [str(run) for run in chosen]
 
     # Completed steps are skipped, missing ones are made.
     (chosen[0] / "predict_results.json").unlink()
     names = ("svm", "attribution", "attribution-layers-0", "context")
-    watched = [*everything, *(tmp_path / "paper" / name for name in names)]
+    watched = [*everything, *(paper / name for name in names)]
     before = {
         path: path.stat().st_mtime_ns
         for folder in watched
@@ -100,8 +145,231 @@ def test_two_models_two_learning_rates_two_seeds(tmp_path):
         if path.is_file() and folder != chosen[0]
     }
     predictions = (chosen[0] / "predictions.csv").read_bytes()
-    result = paper(dataset, tmp_path)
+    result = finish(start(**settings_of(inputs), OUTPUT_DIR=paper))
     assert result.returncode == 0, result.stderr[-3000:]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (chosen[0] / "predict_results.json").exists()
     assert (chosen[0] / "predictions.csv").read_bytes() == predictions
+
+
+# The queue
+
+
+@pytest.mark.timeout(600)
+def test_killed_worker_is_replaced_by_the_next_call_and_two_workers_give_the_same_predictions(inputs, study, tmp_path):
+    paper, _ = study
+    folder = tmp_path / "paper"
+    settings = settings_of(inputs) | {"OUTPUT_DIR": folder, "WORKERS": 2, "SHALLOW": "", "SEEDS": "1"}
+    settings["LEARNING_RATES"] = RATES[0]
+    process = start("--train", **settings)
+    state = wait_for(lambda: next(folder.glob("*/lr-*/checkpoint-*/trainer_state.json"), None))
+    run = state.parent.parent
+    os.killpg(os.getpgid(training_process(run)), signal.SIGKILL)  # the worker and its process
+    result = finish(process)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(f"error: not finished: {run}; the same command continues")
+    assert not (run / "eval_results.json").exists()
+    assert len(list(folder.glob("*/lr-*/eval_results.json"))) == 1  # that of the other worker
+    assert not list(folder.glob("*/lr-*/predictions.csv"))
+
+    log = folder / "logs" / f"{run.parent.name}-{run.name}.log"
+    before = len(log.read_text())
+    result = finish(start("--train", **settings))
+    assert result.returncode == 0, result.stderr[-3000:]
+    epochs = [float(epoch) for epoch in re.findall(r"'epoch': '?([\d.]+)", log.read_text()[before:])]
+    assert epochs and min(epochs) > 1  # it continued after the first epoch
+    assert not list(folder.rglob("checkpoint-*")) and not (folder / "svm").exists()
+    for name in MODELS:
+        files = [place / name / "lr-3e-3-seed-1" / "predictions.csv" for place in (paper, folder)]
+        assert files[0].read_bytes() == files[1].read_bytes()
+        losses = [pd.read_csv(place / name / "learning_rates.csv")["eval_loss"][0] for place in (paper, folder)]
+        assert losses[0] == losses[1]
+
+
+def training_process(run):
+    """Return the id of the Python process that trains a run."""
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().split(b"\0")
+        except OSError:  # the process has ended
+            continue
+        if b"run_classification.py" in words and str(run).encode() in words:
+            return int(entry.parent.name)
+    raise AssertionError(f"nothing trains {run}")
+
+
+@pytest.fixture
+def queue(tmp_path):
+    """Settings of a study that is trained by a fake, which writes who trained what and when to events.txt.
+
+    The runs named in $FAIL fail, and those named in $HANG do not end.
+    """
+    (tmp_path / "fake.sh").write_text(
+        """
+        folder=$3
+        log() { echo "$1 $(basename $(dirname $folder))/$(basename $folder) ${CUDA_VISIBLE_DEVICES-none}" >> EVENTS; }
+        log start
+        mkdir -p $folder/checkpoint-1
+        [[ -z ${HANG-} || $folder != *$HANG* ]] || sleep 600
+        sleep 0.2
+        echo "trained by $*"
+        [[ -z ${FAIL-} || $folder != *$FAIL* ]] || exit 7
+        results='{"eval_loss": 0.5, "eval_accuracy": 1, "eval_f1": 1, "epoch": 1, "train_runtime": 1}'
+        echo $results | tee $folder/all_results.json > $folder/eval_results.json
+        [[ ${@: -1} != --do_predict ]] || echo $results > $folder/predict_results.json
+        log end
+        """.replace("EVENTS", str(tmp_path / "events.txt"))
+    )
+    (tmp_path / "bin").mkdir()
+    return {
+        "OUTPUT_DIR": tmp_path / "paper",
+        "DATASET": "user/data",
+        "MODELS": "alpha user/beta",
+        "LEARNING_RATES": "1e-5 2e-5 3e-5",
+        "SEEDS": "1 2",
+        "SHALLOW": "",
+        "LAUNCH": f"bash {tmp_path / 'fake.sh'}",
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+    }
+
+
+def events(folder, kind="start"):
+    """The runs and GPUs of the events of a kind, in order."""
+    lines = [line.split() for line in (folder / "events.txt").read_text().splitlines()]
+    return [(run, gpu) for what, run, gpu in lines if what == kind]
+
+
+def script(folder, name, text):
+    (folder / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+    (folder / "bin" / name).chmod(0o755)
+
+
+def test_each_gpu_trains_one_run_at_a_time(queue, tmp_path):
+    script(tmp_path, "nvidia-smi", "printf '0\\n1\\n2\\n'")
+    assert finish(start("--train", **queue)).returncode == 0
+    assert {gpu for _, gpu in events(tmp_path)} == {"none"}  # a LAUNCH of one's own may use all GPUs
+
+    (tmp_path / "events.txt").unlink()
+    (tmp_path / "accelerate.sh").write_text(f'accelerate() {{ shift 3; {queue.pop("LAUNCH")} "$@"; }}')
+    queue |= {"OUTPUT_DIR": tmp_path / "three", "BASH_ENV": tmp_path / "accelerate.sh"}
+    result = finish(start("--train", **queue))
+    assert result.returncode == 0, result.stderr
+    runs = [f"{name}/lr-{rate}-seed-1" for name in ("alpha", "beta") for rate in ("1e-5", "2e-5", "3e-5")]
+    chosen = [f"{name}/lr-1e-5-seed-{seed}" for name in ("alpha", "beta") for seed in (1, 2)]
+    assert sorted(run for run, _ in events(tmp_path)) == sorted(runs + chosen)
+    assert {gpu for _, gpu in events(tmp_path)} == {"0", "1", "2"}
+    busy = set()
+    for line in (tmp_path / "events.txt").read_text().splitlines():
+        what, _, gpu = line.split()
+        assert (gpu in busy) == (what == "end")
+        busy ^= {gpu}
+    assert "Run 1 of 6 on GPU" in result.stdout and "trained by" not in result.stdout
+    assert "trained by" in (tmp_path / "three" / "logs" / "alpha-lr-2e-5-seed-1.log").read_text()
+    assert not list((tmp_path / "three").rglob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_failed_run_is_named_after_the_others_have_finished(queue, tmp_path, workers):
+    queue["WORKERS"] = workers
+    result = finish(start("--train", **queue, FAIL="lr-2e-5"))
+    assert result.returncode == 1
+    failed = [str(tmp_path / "paper" / name / "lr-2e-5-seed-1") for name in ("alpha", "beta")]
+    assert f"error: not finished: {' '.join(failed)};" in result.stderr
+    assert len(events(tmp_path)) == 6 and len(events(tmp_path, "end")) == 4
+    assert len((tmp_path / "paper" / "runs.txt").read_text().splitlines()) == 6  # nothing is chosen yet
+    assert len(list((tmp_path / "paper").rglob("checkpoint-*"))) == 2  # the next call continues from them
+
+    assert finish(start("--train", **queue)).returncode == 0
+    assert [run.split("-seed")[0] for run, _ in events(tmp_path)][6:8] == ["alpha/lr-2e-5", "beta/lr-2e-5"]
+    assert len(events(tmp_path)) == 6 + 2 + 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interruption_stops_the_workers_and_the_next_call_continues(queue, tmp_path, number):
+    process = start("--train", **queue, WORKERS=2, HANG="lr-")
+    wait_for(lambda: (tmp_path / "events.txt").exists() and len(events(tmp_path)) == 2)
+    begun = time.monotonic()
+    process.send_signal(number)
+    assert finish(process).returncode != 0  # also waits for the workers, which hold the pipes
+    assert time.monotonic() - begun < 60
+    assert finish(start("--train", **queue, WORKERS=2)).returncode == 0
+    assert len(events(tmp_path)) == 2 + 10
+
+
+def test_run_that_another_process_trains_is_not_trained_twice(queue, tmp_path):
+    processes = [start("--train", **queue, WORKERS=2) for _ in range(2)]
+    assert [finish(process).returncode for process in processes] == [0, 0]
+    started = [run for run, _ in events(tmp_path)]
+    assert len(started) == 10 and started.count("alpha/lr-1e-5-seed-1") == 2  # training, prediction
+
+
+def test_list_of_the_study(tmp_path):
+    for folder in (tmp_path / "models/seed-42/layers-0", tmp_path / "logs"):
+        folder.mkdir(parents=True)
+    (tmp_path / "models/seed-42/layers-0/tokenizer.json").touch()  # else it would be made, with a tokenizer of the Hub
+    result = finish(start("--list", OUTPUT_DIR=tmp_path, DATASET="user/data"))
+    assert result.returncode == 0, result.stderr
+    lines = [shlex.split(line) for line in (tmp_path / "runs.txt").read_text().splitlines()]
+    recipes = {path.stem for path in (ROOT / "configs/recipes").glob("*.yaml")} - {"ModernBERT-large"}
+    recipes.remove("granite-embedding-small-english-r2")
+    assert {Path(line[3]).stem for line in lines if line[2] == "--config"} == recipes
+    rates = {}
+    for line in lines:
+        rates.setdefault(Path(line[1]).parent.name, []).append(line[line.index("--learning_rate") + 1])
+        assert Path(line[1]).name == f"lr-{rates[Path(line[1]).parent.name][-1]}-seed-42"
+    assert rates.pop("layers-0") == ["5e-4", "1e-3", "3e-3"]
+    assert rates == {name: ["1e-5", "2e-5", "3e-5", "5e-5"] for name in recipes}
+    assert f"--array={','.join(map(str, range(1, 32)))} configs/slurm/runs.sbatch" in result.stdout
+
+
+def test_job_array(queue, tmp_path):
+    """The tasks of both arrays as Slurm starts them; a task that is near its time limit requeues itself."""
+    task = {"script": ROOT / "configs/slurm/runs.sbatch", "SLURM_ARRAY_JOB_ID": 5, "SLURM_CPUS_PER_TASK": 3}
+    for expected in ("1,2,3,4,5,6", "7,8,9,10"):
+        result = finish(start("--list", **queue))
+        (array,) = re.findall(r"sbatch --array=(\S+) configs/slurm/runs.sbatch", result.stdout)
+        assert array == expected
+        for number in array.split(","):
+            assert finish(start(**queue, **task, SLURM_ARRAY_TASK_ID=number)).returncode == 0
+    assert len(events(tmp_path)) == 10
+    assert finish(start(**queue, **task, SLURM_ARRAY_TASK_ID=4)).returncode == 0  # finished: nothing to do
+    assert len(events(tmp_path)) == 10
+    result = finish(start("--list", **queue))
+    assert "0 of them not finished" in result.stdout and "next: bash run_paper.sh" in result.stdout
+
+    queue["OUTPUT_DIR"] = tmp_path / "second"
+    finish(start("--list", **queue))
+    result = finish(start(**queue, **task, SLURM_ARRAY_TASK_ID=2, FAIL="lr-2e-5"))
+    assert result.returncode != 0 and f"Run 2 failed: {tmp_path}/second/alpha/lr-2e-5-seed-1" in result.stderr
+    script(tmp_path, "scontrol", f'echo "$*" > {tmp_path}/requeued')
+    process = start(**queue, **task, SLURM_ARRAY_TASK_ID=3, HANG="lr-3e-5")
+    wait_for(lambda: events(tmp_path)[-1][0] == "alpha/lr-3e-5-seed-1")
+    process.send_signal(signal.SIGUSR1)
+    wait_for(lambda: (tmp_path / "requeued").exists())
+    assert (tmp_path / "requeued").read_text() == "requeue 5_3\n"
+    os.killpg(process.pid, signal.SIGTERM)  # as Slurm ends a task before it starts it again
+    assert finish(process).returncode != 0
+    assert finish(start(**queue, **task, SLURM_ARRAY_TASK_ID=3)).returncode == 0
+    assert events(tmp_path, "end")[-1][0] == "alpha/lr-3e-5-seed-1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--list", "3"), ["--list 3", "--run N"]),
+        (("--run",), ["--run"]),
+        (("--run", "x"), ["--run takes the number of a line", "x"]),
+        (("--run", "7"), ["runs.txt has no line 7"]),
+        (("--train", "WORKERS=0"), ["WORKERS must be a positive integer", "0"]),
+    ],
+)
+def test_mistakes_are_one_line(queue, arguments, words, tmp_path):
+    (tmp_path / "paper" / "logs").mkdir(parents=True)
+    (tmp_path / "paper" / "runs.txt").write_text("--output_dir x --do_predict\n")
+    settings = dict(word.split("=") for word in arguments if "=" in word)
+    result = finish(start(*(word for word in arguments if "=" not in word), **queue, **settings))
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert all(word in result.stderr for word in ["error: ", *words])
+    (tmp_path / "paper" / "runs.txt").unlink()
+    result = finish(start("--run", "1", **queue))
+    assert result.returncode == 2 and "bash run_paper.sh --list" in result.stderr
