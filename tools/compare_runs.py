@@ -22,10 +22,11 @@
 
 Needs no model and no GPU and takes seconds. Reads predictions.csv of each run (columns id, label, prediction and one
 column of scores per class) and, if present, run_arguments.json and predict_results.json. Runs with the same model name
-(last part of model_name_or_path) and learning rate but different seeds are pooled into one row. A run without
-run_arguments.json is a row of its own, named after its folder.
+(last part of model_name_or_path), learning rate, dataset, number of training documents and sampling strategy but
+different seeds are pooled into one row. A run without run_arguments.json is a row of its own, named after its folder.
 
 Writes into --output_dir: comparison.json (everything), pairs.csv (the tests), per_class_f1.csv, agreement.csv,
+slices.csv (accuracy on cross-listed and on confusable documents, and with any listed category counted as right),
 hard_documents.csv (documents that every run gets wrong), table2.md, .tex, .csv and .png (accuracy and macro F1 with
 95 % intervals), comparison.md (every test as a sentence) and, if a run has probabilities, calibration.png. With
 --paper the study's own table is added as marked rows, and study.json holds the bounds that its accuracies set to the
@@ -82,7 +83,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 SCRIPT = "compare_runs.py"
 OUTPUTS = (
-    "comparison.json pairs.csv per_class_f1.csv agreement.csv hard_documents.csv "
+    "comparison.json pairs.csv per_class_f1.csv agreement.csv slices.csv hard_documents.csv "
     "table2.md table2.tex table2.csv table2.png comparison.md calibration.png study.json"
 ).split()
 BASELINE_NAME = "TF-IDF + linear SVM"
@@ -96,6 +97,13 @@ FAMILIES = {"p": "distinguishable", "p_non_inferior": "non_inferior", "p_equival
 HEADER = ["model", "seeds", "accuracy", "95 % interval", "macro F1", "95 % interval"]
 SHOWN_HARD_DOCUMENTS = 10
 CLASS_COLUMNS = ("class", "documents")
+# Recorded arguments by which runs of one model are different rows, and how a row's name shows them.
+VARIANTS = {
+    "learning_rate": "learning rate {:g}",
+    "dataset_name": "dataset {}",
+    "max_train_samples": "{} training documents",
+    "train_sampling_strategy": "sampling {}",
+}
 HARD_COLUMNS = "id label majority_prediction runs_that_agree mean_confidence categories cross_listed".split()
 TEST_NOTES = (
     "Two models of one seed each are compared by the exact McNemar test with Tango's score interval (accuracy) and by "
@@ -270,11 +278,24 @@ def read_run(folder: str, label: str) -> dict:
         "name": BASELINE_NAME if is_baseline else name,
         "is_baseline": is_baseline,
         "seed": numbers["seed"],
-        "learning_rate": numbers["learning_rate"],
+        "variant": variant(record, numbers["learning_rate"]),
         "table": table,
         "scores": scores,
         "probabilities": bool(is_distribution.all()),
     }
+
+
+def variant(record: dict, learning_rate: float | None) -> dict:
+    """Return the values of VARIANTS in a run's record; what it does not have is left out."""
+    arguments = record.get("arguments")
+    values = {key: arguments.get(key) for key in VARIANTS} if isinstance(arguments, dict) else {}
+    values |= {
+        "learning_rate": learning_rate,
+        "dataset_name": values.get("dataset_name") or record.get("dataset_name"),
+    }
+    if values["dataset_name"]:
+        values["dataset_name"] = short_path(str(values["dataset_name"]))
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def read_runs(folders: list[str]) -> list[dict]:
@@ -318,8 +339,8 @@ def pool_runs(runs: list[dict]) -> list[dict]:
     """Group the indices of the runs into the table's rows; the file's docstring says which runs belong together."""
     groups = {}
     for number, run in enumerate(runs):
-        key = (run["name"], run["learning_rate"]) if run["seed"] is not None else (run["name"], run["label"])
-        groups.setdefault(key, []).append(number)
+        part = tuple(run["variant"].items()) if run["seed"] is not None else run["label"]
+        groups.setdefault((run["name"], part), []).append(number)
     pooled = []
     for members in groups.values():
         seeds = [runs[number]["seed"] for number in members]
@@ -331,10 +352,15 @@ def pool_runs(runs: list[dict]) -> list[dict]:
     for name, count in Counter(model["name"] for model in models).items():
         # The first columns of per_class_f1.csv are not models.
         rows = [model for model in models if model["name"] == name] if count > 1 or name in CLASS_COLUMNS else []
-        rates = [runs[model["runs"][0]]["learning_rate"] for model in rows]
-        for model, rate in zip(rows, rates, strict=True):
-            is_rate = None not in rates and len(set(rates)) == count > 1
-            model["name"] += f" (learning rate {rate:g})" if is_rate else f" ({runs[model['runs'][0]]['label']})"
+        first = [runs[model["runs"][0]] for model in rows]
+        varying = [key for key in VARIANTS if len({run["variant"].get(key) for run in first}) > 1]
+        shown = [
+            ", ".join(text.format(run["variant"].get(key, "all")) for key, text in VARIANTS.items() if key in varying)
+            for run in first
+        ]
+        is_clear = len(set(shown)) == count > 1 and all("learning_rate" in run["variant"] for run in first)
+        for model, run, text in zip(rows, first, shown, strict=True):
+            model["name"] += f" ({text if is_clear else run['label']})"
     return models
 
 
@@ -626,6 +652,64 @@ def hard_documents(runs: list[dict], categories: list[list[str]] | None) -> pd.D
     return table.sort_values(["mean_confidence", "id"], ascending=[False, True], ignore_index=True)
 
 
+def confusable(runs: list[dict], share: float = 0.25) -> np.ndarray | None:
+    """Return which documents are in the share with the closest two best scores of the first SVM; None without one."""
+    for run in runs:
+        if run["is_baseline"] and run["scores"] is not None and run["scores"].shape[1] > 1:
+            best = np.sort(run["scores"].to_numpy(dtype=float), axis=1)
+            order = np.argsort(best[:, -1] - best[:, -2], kind="stable")
+            return np.isin(np.arange(len(order)), order[: round(share * len(order))])
+    return None
+
+
+def mean_with_interval(right: np.ndarray, n_resamples: int, seed: int) -> dict:
+    """Return the mean of right (seeds, documents) with its 95 % interval, None below MIN_TEST_DOCUMENTS.
+
+    One seed: Wilson's interval. Several: documents and seeds are random (Obuchowski-Rockette).
+    """
+    seeds, documents = right.shape
+    low = high = None
+    if documents >= MIN_TEST_DOCUMENTS and seeds == 1:
+        low, high = map(float, proportion_confint(int(right.sum()), documents, alpha=ALPHA, method="wilson"))
+    elif documents >= MIN_TEST_DOCUMENTS:
+        weights = np.random.default_rng(seed).multinomial(documents, np.full(documents, 1 / documents), n_resamples)
+        test = pooled_test([(1, np.vstack([right.mean(axis=1), weights @ right.T / documents]))])
+        low, high = np.clip([test["low"], test["high"]], 0, 1).tolist()
+    return {"mean": float(right.mean()), "low": low, "high": high}
+
+
+def slices_table(
+    models: list[dict], runs: list[dict], correct: np.ndarray, categories: list | None, arguments: CompareArguments
+) -> pd.DataFrame:
+    """Return the accuracy of every model on parts of the test split, a row for each part and model.
+
+    any_listed counts a prediction as right if it is any category of the document: the label is the primary one, and
+    authors could have chosen another. Empty without the dataset's categories.
+    """
+    truth, everything = runs[0]["table"]["label"], np.ones(correct.shape[1], dtype=bool)
+    masks, listed = {"all": everything}, None
+    if (closest := confusable(runs)) is not None:
+        masks |= {"SVM scores closest (a quarter)": closest, "SVM scores apart (the rest)": ~closest}
+    if categories is not None:
+        pairs = [run["table"]["prediction"] for run in runs]
+        listed = np.array([[p in names for p, names in zip(column, categories, strict=True)] for column in pairs])
+        listed |= correct  # a dataset may leave the label out of the categories
+        classes = set(truth)
+        other = np.array([bool(classes & set(n) - {t}) for n, t in zip(categories, truth, strict=True)])
+        masks |= {"listed in another class": other, "listed in one class": ~other}
+    rows = []
+    for (name, mask), model in product(masks.items(), models):
+        if not mask.any():
+            continue
+        row = {"slice": name, "documents": int(mask.sum()), "model": model["name"], "seeds": len(model["runs"])}
+        for key, right in (("accuracy", correct), ("any_listed", listed)):
+            part = right[model["runs"]][:, mask] if right is not None else None
+            found = mean_with_interval(part, arguments.n_resamples, arguments.seed) if part is not None else {}
+            row |= {key + end: found.get(of) for end, of in (("", "mean"), ("_low", "low"), ("_high", "high"))}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def confidence(run: dict) -> np.ndarray:
     """Return the probability that a run gives to its own prediction, one per document."""
     columns = run["scores"].columns.get_indexer(run["table"]["prediction"])
@@ -911,6 +995,26 @@ def tests_text(result: dict) -> list[str]:
     return parts
 
 
+def slices_text(slices: list[dict]) -> list[str]:
+    """Return the paragraphs of comparison.md on the parts of the test split."""
+
+    def interval(row: dict, key: str) -> str:
+        low, high = (row[key + end] for end in ("_low", "_high"))
+        return percent(row[key]) + ("" if low is None else f" ({percent(low)} to {percent(high)})")
+
+    text = (
+        "Accuracy in per cent with 95 % intervals. *Any listed* counts every category of a document as right, not just "
+        "the primary one. The SVM is at a disadvantage where its own two best scores are closest: compare the other "
+        "models there with each other."
+    )
+    rows = [
+        [row["slice"], f"{row['documents']:,}", row["model"], interval(row, "accuracy"), interval(row, "any_listed")]
+        for row in slices
+    ]
+    header = ["documents", "number", "model", "accuracy", "any listed"]
+    return ["## Parts of the test split", text, markdown_table(header, rows)]
+
+
 def hard_documents_text(result: dict, hard: pd.DataFrame) -> list[str]:
     """Return the paragraphs of comparison.md on the documents that every run gets wrong."""
     found = result["hard_documents"]
@@ -953,6 +1057,7 @@ def summary(result: dict, table: str, study: list[str], hard: pd.DataFrame) -> s
     ]
     header = ["models", "Cohen's kappa", "same prediction, %", "exactly one right, %"]
     parts += ["## Agreement", markdown_table(header, rows)]
+    parts += slices_text(result["slices"])
     parts += hard_documents_text(result, hard)
     sentences = [calibration_sentence(name, part) for name, part in result["calibration"].items()]
     parts += ["## Calibration", bullets(sentences) or "Left out: no run has probabilities."]
@@ -1032,6 +1137,7 @@ def main() -> None:
     else:
         other = [bool(set(names) & set(classes) - {name}) for names, name in zip(categories, truth, strict=True)]
         hard_summary |= {"cross_listed": int(hard["cross_listed"].sum()), "share_of_all_with_another": np.mean(other)}
+    slices = slices_table(models, runs, correct, categories, arguments)
     calibrations, uncalibrated = calibrate(models, runs, correct, arguments.seed)
     for model in models:
         model["runs"] = [
@@ -1052,6 +1158,7 @@ def main() -> None:
         "median_disagreement": float(np.median(disagreements)) if disagreements else None,
         "per_class_f1": per_class.to_dict("records"),
         "agreement": agreement.to_dict("records"),
+        "slices": slices.astype(object).where(slices.notna(), None).to_dict("records"),
         "hard_documents": hard_summary,
         "calibration": calibrations,
         "notes": notes + unused + uncalibrated,
@@ -1083,6 +1190,7 @@ def main() -> None:
         "pairs.csv": pd.DataFrame(pairs).to_csv(**csv) if pairs else None,
         "per_class_f1.csv": per_class.to_csv(**csv),
         "agreement.csv": agreement.to_csv(**csv),
+        "slices.csv": slices.to_csv(**csv),
         "hard_documents.csv": hard.to_csv(**csv),
         "table2.md": table,
         "table2.tex": latex(texts, bold),
