@@ -10,9 +10,12 @@ import contextlib
 import functools
 import gzip
 import hashlib
+import importlib
 import json
+import multiprocessing
 import random
 import re
+import resource
 import socket
 import struct
 import sys
@@ -84,6 +87,29 @@ def hashes_from_snapshot(entries, folder):
         patch.setattr(sys, "argv", [*command, "--output_dir", str(folder / "dataset")])
         fetch_arxiv.main()
     return parquet_hashes(folder / "dataset")
+
+
+def run_main(name, arguments):
+    sys.argv = [f"{name}.py", *map(str, arguments)]
+    importlib.import_module(name).main()
+
+
+def start(name, *arguments):
+    """Start a script in a process that can be killed: a fork, which has imported everything already."""
+    process = multiprocessing.get_context("fork").Process(target=run_main, args=(name, arguments))
+    process.start()
+    return process
+
+
+@contextlib.contextmanager
+def full_disk(size):
+    """A limit on the size of a file stands for the full disk: writing fails half-way in the same manner."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 moment = functools.cache(parsedate_to_datetime)

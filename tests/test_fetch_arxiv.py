@@ -5,16 +5,13 @@ import hashlib
 import json
 import math
 import random
-import resource
 import shlex
-import signal
 import subprocess
 import sys
 import time
 from contextlib import nullcontext
 from datetime import datetime
 from itertools import pairwise
-from types import SimpleNamespace
 
 import arxiv
 import datasets
@@ -24,16 +21,18 @@ import pytest
 import yaml
 from arxiv_server import (
     arxiv_server,
+    full_disk,
     hashes_from_snapshot,
     parquet_hashes,
     snapshot_entry,
+    start,
     study_entries,
     text_of,
     write_snapshot,
 )
 from conftest import LABELS, ROOT, assert_user_error
 from datasets import Dataset, Features, List, Value, load_dataset
-from hub_server import Handler, hub_server
+from hub_server import TOKEN, Handler, hub_server
 
 # The script's timer for silent connections is the one that pytest-timeout takes by default.
 pytestmark = pytest.mark.timeout(method="thread")
@@ -367,14 +366,12 @@ def test_stopped_while_files_are_renamed_it_goes_on(fetch_snapshot, monkeypatch,
 
 def test_killed_at_any_moment_the_snapshot_gives_the_same_bytes(snapshot, fetch_snapshot, tmp_path):
     assert fetch_snapshot().code == 0
-    command = [sys.executable, ROOT / "fetch_arxiv.py", "--source", "snapshot", "--snapshot_file", snapshot]
-    process = subprocess.Popen(
-        [*map(str, command), "--output_dir", str(tmp_path / "killed")], stdout=subprocess.DEVNULL
-    )
-    while process.poll() is None and not (tmp_path / "killed/.fetch/partial").exists():
+    flags = ["--source", "snapshot", "--snapshot_file", snapshot, "--output_dir", tmp_path / "killed"]
+    process = start("fetch_arxiv", *flags)
+    while process.is_alive() and not (tmp_path / "killed/.fetch/partial").exists():
         time.sleep(0.001)
     process.kill()
-    process.wait()
+    process.join()
     assert fetch_snapshot(folder=tmp_path / "killed").code == 0
     assert parquet_hashes(tmp_path / "killed") == parquet_hashes(tmp_path / "dataset")
 
@@ -441,19 +438,8 @@ def test_full_disk_leaves_the_old_dataset(fetch_snapshot, snapshot, tmp_path):
     fetch_snapshot()
     folder = tmp_path / "dataset"
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    # A limit on the size of a file stands for the full disk: writing fails half-way in the same manner.
-    result = subprocess.run(
-        [
-            *[sys.executable, ROOT / "fetch_arxiv.py", "--source", "snapshot", "--snapshot_file", snapshot],
-            *["--output_dir", folder, "--seed", "5", "--disable_tqdm"],
-        ],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192)),
-    )
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.startswith("error: cannot write"), result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    with full_disk(8192):
+        assert_user_error(fetch_snapshot("--seed", 5), "cannot write", folder, "an earlier dataset there is as it was")
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -703,19 +689,17 @@ def test_refusal_is_reported(fetch, server):
 
 
 def test_killed_at_any_moment_it_goes_on(fetch, server, expected, tmp_path):
-    command = [sys.executable, ROOT / "fetch_arxiv.py"]
-    command += [*api_flags(server, tmp_path / "dataset", "--max_window", 40, "--delay_seconds", 0.1, page_size=10)]
+    flags = api_flags(server, tmp_path / "dataset", "--max_window", 40, "--delay_seconds", 0.1, page_size=10)
     kills = 0
     for seconds in (0.05, 0.8):  # after the first request
         asked = len(server.log)
-        process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        while len(server.log) == asked and process.poll() is None:
+        process = start("fetch_arxiv", *flags)
+        while len(server.log) == asked and process.is_alive():
             time.sleep(0.01)
         time.sleep(seconds)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.communicate()
+        kills += process.is_alive()
+        process.kill()
+        process.join()
     assert kills == 2
     finished = [interval(window) for window in windows_of(tmp_path / "dataset")]
     assert finished
@@ -768,16 +752,8 @@ def test_spoilt_window_is_named_and_asked_for_again(fetch, expected, tmp_path, c
 
 
 def test_full_disk_keeps_finished_windows(fetch, server, expected, tmp_path):
-    command = [sys.executable, ROOT / "fetch_arxiv.py", *api_flags(server, tmp_path / "dataset", "--max_window", 30)]
-    result = subprocess.run(
-        [*map(str, command)],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1400, 1400)),
-    )
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.startswith("error: cannot write")
-    assert len(result.stderr.splitlines()) == 1
+    with full_disk(1400):
+        assert_user_error(fetch("--max_window", 30), "cannot write")
     assert fetch("--max_window", 30).code == 0
     assert parquet_hashes(tmp_path / "dataset") == expected
 
@@ -867,12 +843,12 @@ def test_ids_from_a_manifest_with_labels_of_no_category(fetch, tmp_path):
 
 
 def test_two_processes_on_one_folder(fetch, server, expected, tmp_path):
-    command = [sys.executable, ROOT / "fetch_arxiv.py", *api_flags(server, tmp_path / "dataset")]
-    process = subprocess.Popen([*map(str, command), "--delay_seconds", "0.3"], stdout=subprocess.DEVNULL)
-    while not server.log and process.poll() is None:
+    process = start("fetch_arxiv", *api_flags(server, tmp_path / "dataset"), "--delay_seconds", 0.3)
+    while not server.log and process.is_alive():
         time.sleep(0.01)
     assert_user_error(fetch(), "another process is writing into", tmp_path / "dataset")
-    assert process.wait() == 0
+    process.join()
+    assert process.exitcode == 0
     assert parquet_hashes(tmp_path / "dataset") == expected
     assert server.most_connections == 1
 
@@ -1186,52 +1162,27 @@ def test_bad_flags_of_the_hub(run, tmp_path, flags, words):
 # Publishing on the Hub
 
 
-@pytest.fixture
-def push(snapshot, tmp_path):
-    """Run fetch_arxiv.py --push_to_hub in a process of its own, for which the loopback Hub is the Hub."""
+def test_pushed_dataset_is_the_folder(fetch_snapshot, hub, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    push = ["--push_to_hub", "--hub_dataset_id", "abstracts"]
+    result = fetch_snapshot(*push)
+    assert result.code == 0, result.err
+    pushed = hub.files("dataset", "tester/abstracts")
+    folder = tmp_path / "dataset"
+    local = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert {path: content for path, content in pushed.items() if path != ".gitattributes"} == local
+    assert f"{hub.url}/datasets/tester/abstracts/commit/" in result.log
+    assert TOKEN not in result.out + result.err + result.log
 
-    def call(environment, *flags):
-        command = [sys.executable, ROOT / "fetch_arxiv.py", "--source", "snapshot", "--snapshot_file", snapshot]
-        command += [
-            "--output_dir",
-            tmp_path / "dataset",
-            "--push_to_hub",
-            "--hub_dataset_id",
-            "abstracts",
-            "--disable_tqdm",
-        ]
-        command = [str(word) for word in [*command, *flags]]
-        result = subprocess.run(command, capture_output=True, text=True, env=environment)
-        return SimpleNamespace(code=result.returncode, out=result.stdout, err=result.stderr)
+    loaded = load_dataset("tester/abstracts", cache_dir=str(tmp_path / "datasets"))
+    for split, expected in load_dataset(str(folder), cache_dir=str(tmp_path / "datasets")).items():
+        assert loaded[split].features == expected.features
+        assert loaded[split].to_list() == expected.to_list()
 
-    return call
-
-
-def test_pushed_dataset_is_the_folder(push, tmp_path):
-    with hub_server() as hub:
-        environment = hub.environment(tmp_path / "home")
-        result = push(environment)
-        assert result.code == 0, result.err
-        pushed = hub.files("dataset", "tester/abstracts")
-        folder = tmp_path / "dataset"
-        local = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-        assert {path: content for path, content in pushed.items() if path != ".gitattributes"} == local
-        assert f"{hub.url}/datasets/tester/abstracts/commit/" in result.out
-        assert "hf_loopback" not in result.out + result.err
-
-        code = "import datasets, sys, json\nd = datasets.load_dataset(sys.argv[1])\n"
-        code += "print(json.dumps([[str(d[s].features), [str(row) for row in d[s]]] for s in d]))"
-        answers = [
-            subprocess.run([sys.executable, "-c", code, str(name)], capture_output=True, text=True, env=environment)
-            for name in ("tester/abstracts", folder)
-        ]
-        assert answers[0].returncode == 0, answers[0].stderr
-        assert answers[0].stdout == answers[1].stdout
-
-        # Other bytes under the same name replace the earlier ones.
-        assert push(environment, "--seed", 1).code == 0
-        assert hub.files("dataset", "tester/abstracts")["manifest.json"] != pushed["manifest.json"]
-        assert len(hub.repos["dataset", "tester/abstracts"]) == 3
+    # Other bytes under the same name replace the earlier ones.
+    assert fetch_snapshot(*push, "--seed", 1).code == 0
+    assert hub.files("dataset", "tester/abstracts")["manifest.json"] != pushed["manifest.json"]
+    assert len(hub.repos["dataset", "tester/abstracts"]) == 3
 
 
 @pytest.mark.parametrize(

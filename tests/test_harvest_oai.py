@@ -2,10 +2,6 @@
 
 import gzip
 import json
-import resource
-import signal
-import subprocess
-import sys
 import time
 from itertools import pairwise
 
@@ -13,13 +9,15 @@ import filelock
 import pytest
 from arxiv_server import (
     arxiv_server,
+    full_disk,
     hashes_from_snapshot,
     parquet_hashes,
     snapshot_entry,
+    start,
     study_entries,
     write_snapshot,
 )
-from conftest import LABELS, ROOT, assert_user_error
+from conftest import LABELS, assert_user_error
 from datasets import load_dataset
 
 OTHER = ["math.GT", "math.AP", "cs.CG", "math-ph"]
@@ -206,13 +204,11 @@ def test_refusal_is_reported(harvest, server):
 def test_killed_at_any_moment_it_goes_on(server, harvest, tmp_path):
     assert harvest(file=tmp_path / "whole.jsonl.gz").code == 0
     requests = len(server.log)
-    command = [sys.executable, ROOT / "tools/harvest_oai.py", *oai_flags(server, tmp_path / "oai.jsonl.gz")]
-    command = [*map(str, command), "--delay_seconds", "0.2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    while len(server.log) < requests + 4 and process.poll() is None:
+    process = start("harvest_oai", *oai_flags(server, tmp_path / "oai.jsonl.gz"), "--delay_seconds", 0.2)
+    while len(server.log) < requests + 4 and process.is_alive():
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.join()
     assert (tmp_path / "oai.jsonl.gz.work/state.json").exists()
     assert harvest().code == 0
     assert len(server.log) <= 2 * requests + 1
@@ -220,17 +216,8 @@ def test_killed_at_any_moment_it_goes_on(server, harvest, tmp_path):
 
 
 def test_full_disk_keeps_finished_pages(server, harvest, tmp_path):
-    command = [sys.executable, ROOT / "tools/harvest_oai.py", *oai_flags(server, tmp_path / "oai.jsonl")]
-    # A limit on the size of a file stands for the full disk: the pages are smaller, the whole file is not.
-    result = subprocess.run(
-        [*map(str, command)],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)),
-    )
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.startswith("error: cannot write")
-    assert len(result.stderr.splitlines()) == 1
+    with full_disk(6000):  # the pages are smaller, the whole file is not
+        assert_user_error(harvest(file=tmp_path / "oai.jsonl"), "cannot write")
     assert not (tmp_path / "oai.jsonl").exists()
     asked = len(server.log)
     assert harvest(file=tmp_path / "oai.jsonl").code == 0
