@@ -630,9 +630,45 @@ def test_pooling(tmp_path):
     assert names_and_sizes(a, b, other) == [("m (learning rate 1e-05)", 2), ("m (learning rate 3e-05)", 1)]
     assert names_and_sizes(b, again) == [("m (a2)", 1), ("m (again)", 1)]
     assert names_and_sizes(bare, packed, shallow) == [("bare", 1), ("minilm", 1), ("0_layers", 1)]
+    parts = [
+        make(f"v{number}", model_name_or_path="m", seed=seed, learning_rate=1e-5, arguments=arguments)
+        for number, (seed, arguments) in enumerate(
+            [
+                (1, {"dataset_name": "data/x"}),
+                (2, {"dataset_name": "/elsewhere/x"}),
+                (1, {"dataset_name": "data/shuffled"}),
+                (1, {"dataset_name": "data/x", "max_train_samples": 500}),
+            ]
+        )
+    ]
+    assert names_and_sizes(*parts) == [
+        ("m (dataset x, all training documents)", 2),
+        ("m (dataset shuffled, all training documents)", 1),
+        ("m (dataset x, 500 training documents)", 1),
+    ]
     baseline = make("folder")
     (baseline / "model.skops").touch()
     assert names_and_sizes(baseline) == [("TF-IDF + linear SVM", 1)]
+
+
+def test_confusable_documents_are_those_with_the_svms_closest_scores(tmp_path, run):
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 5, 80)
+    runs = [write_run(tmp_path / f"m{seed}", labels, draw_predictions(generator, labels, 0.7), seed=seed,
+                      model_name_or_path="m", learning_rate=1e-5) for seed in (1, 2)]  # fmt: skip
+    svm = write_run(tmp_path / "svm", labels, draw_predictions(generator, labels, 0.8), "decisions",
+                    script="run_baseline.py", seed=1)  # fmt: skip
+    done = run("compare_runs", *runs, svm, "--output_dir", tmp_path / "out", "--n_resamples", 500)
+    assert done.code == 0, done.err
+    scores = np.sort(pd.read_csv(svm / "predictions.csv")[list(LABELS)].to_numpy(), axis=1)
+    closest = np.argsort(scores[:, -1] - scores[:, -2], kind="stable")[:20]
+    right = [pd.read_csv(folder / "predictions.csv").eval("label == prediction")[closest].mean() for folder in runs]
+    slices = pd.read_csv(tmp_path / "out/slices.csv").set_index(["slice", "model"])
+    row = slices.loc[("SVM scores closest (a quarter)", "m")]
+    assert (row["documents"], row["seeds"]) == (20, 2)
+    assert row["accuracy"] == pytest.approx(np.mean(right))
+    assert row["accuracy_low"] <= row["accuracy"] <= row["accuracy_high"]
+    assert np.isnan(row["any_listed"])  # needs the categories of --dataset_name
 
 
 # Odd input that is fine
@@ -720,6 +756,15 @@ def test_hard_documents_and_cross_listing(tmp_path, run):
     summary = results_of(tmp_path / "out")["hard_documents"]
     assert summary["cross_listed"] == hard["cross_listed"].sum() > 0
     assert summary["share_of_all_with_another"] == pytest.approx(np.mean([len(r["categories"]) > 1 for r in test]))
+
+    slices = pd.read_csv(tmp_path / "out/slices.csv").set_index(["slice", "model"])
+    listed = np.array([LABELS[k] in record["categories"] for k, record in zip(predictions, test, strict=True)])
+    assert slices.loc[("all", "a"), "accuracy"] == pytest.approx((predictions == labels).mean())
+    assert slices.loc[("all", "a"), "any_listed"] == pytest.approx(listed.mean())
+    several = np.array([len(record["categories"]) > 1 for record in test])
+    assert slices.loc[("listed in another class", "b"), "documents"] == several.sum()
+    assert slices.loc[("listed in another class", "b"), "accuracy"] == pytest.approx((other == labels)[several].mean())
+    assert "SVM scores closest (a quarter)" not in slices.index
 
     def with_categories(name, change):
         folder = tmp_path / name / "data"

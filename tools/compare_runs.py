@@ -1003,7 +1003,7 @@ def slices_text(slices: list[dict]) -> list[str]:
         return percent(row[key]) + ("" if low is None else f" ({percent(low)} to {percent(high)})")
 
     text = (
-        "Accuracy in per cent with 95 % intervals. *Any listed* counts every category of a document as right, not just "
+        "Accuracy in per cent with 95 % intervals. *Any listed* counts each category of a document as right, not only "
         "the primary one. The SVM is at a disadvantage where its own two best scores are closest: compare the other "
         "models there with each other."
     )
