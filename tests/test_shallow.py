@@ -8,6 +8,7 @@ import torch
 from conftest import OWN_WORDS, ROOT, assert_user_error, write_tiny_model
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     EuroBertForSequenceClassification,
@@ -133,6 +134,21 @@ def test_weights_depend_on_the_seed(run, tiny_model, tmp_path):
         assert make_model(run, tmp_path / str(number), tiny_model, "--seed", seed, layers=1).code == 0
         weights.append((tmp_path / str(number) / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
+
+
+def test_first_layers_of_a_pretrained_model(run, tmp_path):
+    given, folder = write_tiny_model(tmp_path / "given", num_hidden_layers=3), tmp_path / "first-2"
+    flags = ("--model_name_or_path", given, "--output_dir", folder)
+    result = run("make_model", *flags, "--num_hidden_layers", 2)
+    assert result.code == 0, result.err
+    whole, part = (AutoModel.from_pretrained(path, output_hidden_states=True).eval() for path in (given, folder))
+    ids = torch.tensor([[1, 5, 6, 7, 2]])
+    with torch.no_grad():
+        assert torch.equal(part(ids).hidden_states[2], whole(ids).hidden_states[2])
+    assert part.config.num_hidden_layers == 2
+    assert_user_error(run("make_model", *flags, "--num_hidden_layers", 4), "--num_hidden_layers", "1 to the 3")
+    assert_user_error(run("make_model", *flags, "--num_hidden_layers", 1, "--seed", 1), "--seed")
+    assert_user_error(run("make_model", *flags), "--num_hidden_layers", "--config_name")
 
 
 def test_configuration_and_tokenizer_that_cannot_be_loaded(run, tiny_model, tmp_path):
