@@ -42,10 +42,11 @@ WAYS = {
 sys.path.insert(0, {str(ROOT)!r})
 from collections import Counter
 from pathlib import Path
-from fetch_arxiv import FetchArguments, read_snapshot, select
+from fetch_arxiv import FetchArguments, parse_records, read_snapshot, select
 arguments = FetchArguments(output_dir="", source="snapshot", snapshot_file=path, disable_tqdm=True)
 start, counts = time.perf_counter(), Counter()
-kept = select(read_snapshot(Path(path), arguments, set(), counts), arguments, counts)
+lines = read_snapshot(Path(path), arguments, set(), counts)
+kept = select(parse_records(lines, arguments, counts), arguments, counts)
 # Ids are new but the texts repeat, and the script keeps one record of a text: counted here for comparison.
 found = len(kept) + counts["duplicate abstract"]
 """,
