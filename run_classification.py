@@ -11,7 +11,6 @@
 #     "PyYAML==6.0.3",
 #     "safetensors==0.8.0",
 #     "scikit-learn==1.9.1",
-#     "scipy==1.17.1",
 #     "torch==2.13.0",
 #     "transformers==5.23.0",
 # ]
@@ -25,8 +24,7 @@
     accelerate launch --config_file accelerate_config.yaml run_classification.py --do_train --do_eval --do_predict \\
         --model_name_or_path BAAI/bge-large-en-v1.5 --dataset_name data/arxiv --output_dir runs/bge
 
-The defaults are the study's: 256 tokens, batch size 32, 16 accumulation steps, AdamW, early stopping on the validation
-loss with patience 3. The same command continues an interrupted run; a FILE.yaml of arguments may come first.
+The defaults are the study's. The same command continues an interrupted run; a FILE.yaml of arguments may come first.
 
 Writes to --output_dir: model, tokenizer, {train,eval,predict,all}_results.json, trainer_state.json, predictions.csv
 (probabilities), confusion_matrix.png, training_curve.png, run_arguments.json and README.md (the model card).
@@ -58,12 +56,9 @@ import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
 from huggingface_hub import EvalResult, HfApi, ModelCardData
 from safetensors import SafetensorError, safe_open
-from scipy.special import softmax
 from sklearn.metrics import ConfusionMatrixDisplay, accuracy_score, confusion_matrix, precision_recall_fscore_support
 from sklearn.model_selection import train_test_split
 from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArguments
-from transformers.modeling_outputs import ModelOutput
-from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from transformers.utils import cached_file, extract_commit_hash
 
 logger = logging.getLogger(__name__)
@@ -98,17 +93,15 @@ IDENTITY = (
     "label_smoothing_factor neftune_noise_alpha eval_steps eval_delay load_best_model_at_end metric_for_best_model "
     "greater_is_better train_sampling_strategy total_train_batch_size"
 ).split()
-POSITIVE = "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps".split()
-NOT_NEGATIVE = "learning_rate warmup_steps weight_decay attention_dropout early_stopping_patience seed".split()
+AT_LEAST_1 = "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps".split()
+AT_LEAST_0 = "learning_rate warmup_steps weight_decay attention_dropout early_stopping_patience seed".split()
 # Arguments of the Trainer that would break the predictions, the metrics or the record of what ran.
 REFUSED = (
     "prediction_loss_only batch_eval_metrics dataloader_drop_last auto_find_batch_size include_for_metrics "
     "label_names use_liger_kernel remove_unused_columns length_column_name eval_do_concat_batches"
 ).split()
 RENAMED = {  # flags of transformers 4 and of its example script
-    "evaluation_strategy": "use --eval_strategy",
     "group_by_length": "use --train_sampling_strategy group_by_length",
-    "warmup_ratio": "use --warmup_steps with a value below 1",
     "overwrite_output_dir": "delete the folder or choose another --output_dir",
     "no_cuda": "use --use_cpu",
     "save_safetensors": "safetensors is the only format",
@@ -394,27 +387,37 @@ def push_folder(folder: Path, repo_id: str, private: bool | None, revision: str 
 # End of the copied lines.
 
 
-class RunGuard(TrainerCallback):
-    """Makes the order of documents depend on seed and epoch alone, and stops training at a NaN or infinite loss."""
+class RunMonitor(TrainerCallback):
+    """Orders documents by seed and epoch alone, shows progress, and exits with status 2 at a NaN or infinite loss."""
 
-    bad_step: int | None = None
+    progress = start = None  # the Trainer's own progress callback; first step and time
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        self.start = self.start or (state.global_step, time.time())
         # Length grouping draws from the global generator, so a run that continues within an epoch would not see the
         # documents that are left; batch_rebalance ignores the seed. With several processes the sampler lies deeper.
         batches = getattr(train_dataloader, "batch_sampler", None)
         batches = getattr(batches, "batch_sampler", batches)
         sampler = getattr(batches, "sampler", batches)
-        seed = args.seed if args.data_seed is None else args.data_seed
-        if isinstance(sampler, LengthGroupedSampler):
-            sampler.generator = torch.Generator().manual_seed(seed + int((state.epoch or 0) + 1e-6))
-        elif isinstance(sampler, BatchRebalanceSampler):
-            sampler.seed = seed
+        sampler.seed = args.seed if args.data_seed is None else args.data_seed
+        sampler.generator = torch.Generator().manual_seed(sampler.seed + int((state.epoch or 0) + 1e-6))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.start[0] + 10:
+            seconds = (time.time() - self.start[1]) / 10
+            end = time.ctime(time.time() + seconds * (state.max_steps - state.global_step))
+            logger.info("%d updates of %.3g s: training takes until %s at most", state.max_steps, seconds, end)
+        if bar := getattr(self.progress, "training_bar", None):
+            shown = {key: value for row in state.log_history for key, value in row.items() if key.endswith("loss")}
+            if stopping := state.stateful_callbacks.get("EarlyStoppingCallback"):  # as of the last checkpoint
+                used = stopping["attributes"]["early_stopping_patience_counter"]
+                shown["patience"] = stopping["args"]["early_stopping_patience"] - used
+            bar.set_postfix(shown)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not math.isfinite(logs.get("loss", 0.0)) or not math.isfinite(logs.get("eval_loss", 0.0)):
-            self.bad_step = state.global_step
-            control.should_training_stop = True
+            self.progress.on_train_end(args, state, control)  # closes the bar
+            fail(f"NaN or infinite loss at step {state.global_step}; lower --learning_rate")
 
 
 def adapt_to_machine(namespace: argparse.Namespace, unknown: list[str]) -> None:
@@ -442,18 +445,16 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
     for name in REFUSED:
         if arguments[name] != getattr(TrainingArguments, name, []):
             fail(f"--{name} {arguments[name]} is not supported: predictions, metrics or the record would be wrong")
-    for name in (*POSITIVE, *NOT_NEGATIVE):
-        value, least = arguments[name], "0 or more" if name in NOT_NEGATIVE else "positive"
-        if value is not None and not (0 <= value < math.inf and (value or name in NOT_NEGATIVE)):
-            fail(f"--{name} must be {least}, not {value}")
+    for name, least in (dict.fromkeys(AT_LEAST_1, 1) | dict.fromkeys(AT_LEAST_0, 0)).items():
+        if (value := arguments[name]) is not None and not least <= value < math.inf:
+            fail(f"--{name} must be at least {least}, not {value}")
     metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
     checkpoint = training.resume_from_checkpoint or "true"
     if not (training.do_train or training.do_eval or training.do_predict):
         fail("nothing to do; give --do_train, --do_eval, --do_predict or several of them")
-    if training.push_to_hub and not (training.do_train or Path(training.output_dir, "trainer_state.json").exists()):
-        fail(f"--push_to_hub needs --do_train, or a trained run in --output_dir {training.output_dir}")
-    if training.hub_model_id and not training.push_to_hub:
-        fail("--hub_model_id needs --push_to_hub")
+    trained = training.do_train or Path(training.output_dir, "trainer_state.json").exists()
+    if (training.push_to_hub and not trained) or (training.hub_model_id and not training.push_to_hub):
+        fail(f"--hub_model_id needs --push_to_hub, that needs --do_train or a trained run in {training.output_dir}")
     if not 0 <= training.label_smoothing_factor < 1 or metric not in ("loss", *METRICS):
         fail(f"--label_smoothing_factor must be in [0, 1), --metric_for_best_model in loss, {', '.join(METRICS)}")
     if training.max_steps <= 0 and not 0 < training.num_train_epochs < math.inf:
@@ -464,14 +465,14 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
         fail(f"--resume_from_checkpoint {checkpoint} is not a checkpoint; without it the last one is used")
 
 
-def load_model(arguments: ModelArguments, names: list[str], training: bool) -> tuple:
+def load_model(arguments: ModelArguments, names: list[str], training: TrainingArguments) -> tuple:
     """Return the classifier, in fp32 for mixed precision, and its tokenizer; training sets the dataset's classes."""
     source, revision, step = arguments.model_name_or_path, arguments.model_revision, "model"
     try:
         config = transformers.AutoConfig.from_pretrained(source, revision=revision)
         if config.is_encoder_decoder:
             raise ValueError("it is an encoder-decoder model; choose an encoder or a decoder")
-        if training:
+        if training.do_train:
             config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
             config.text_prefix, config.max_seq_length = arguments.text_prefix, arguments.max_seq_length
         elif unknown := set(names) - set(config.id2label.values()):
@@ -483,9 +484,13 @@ def load_model(arguments: ModelArguments, names: list[str], training: bool) -> t
         if arguments.attention_dropout is not None:
             known = {key: arguments.attention_dropout for key in keys if hasattr(config, key)}
             config.update(known or fail(f"--attention_dropout is not known for models of type {config.model_type}"))
-        options = {"config": config, "revision": revision, "attn_implementation": arguments.attn_implementation}
+        attention, dropout = arguments.attn_implementation, max(getattr(config, key, 0) for key in keys)
+        if attention is None and dropout > 0 and training.do_train and training.device.type == "cpu":
+            attention = "eager"
+            logger.info("attention: eager, which is faster than sdpa on a CPU with attention dropout %g", dropout)
+        options = {"config": config, "revision": revision, "attn_implementation": attention}
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
-            source, dtype=torch.float32, ignore_mismatched_sizes=training, **options
+            source, dtype=torch.float32, ignore_mismatched_sizes=training.do_train, **options
         )
         step, source = "tokenizer", arguments.tokenizer_name or source
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision)
@@ -518,20 +523,17 @@ def find_checkpoint(folder: Path, patience: int) -> tuple[str | None, bool]:
 
 
 def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> np.ndarray:
-    """Return logits of shape (documents, classes) in dataset order, and save the metrics.
-
-    Batches hold documents of similar length. The Trainer's own length grouping would leave the rows in that order.
-    """
+    """Return logits of shape (documents, classes) in dataset order, and save the metrics."""
+    # Batches hold documents of similar length; the Trainer's own grouping would leave the rows in that order.
     trainer.args.train_sampling_strategy = "random"
     order = np.argsort(-np.array(dataset["length"]), kind="stable")
     output = trainer.predict(dataset.select(order), metric_key_prefix=prefix)
-    logits = np.empty_like(output.predictions)
-    logits[order] = output.predictions
+    logits = output.predictions[np.argsort(order)]
     if not np.isfinite(logits).all():
         fail(f"the model gives NaN or infinite logits ({prefix}); train it again with a lower --learning_rate")
     output.metrics[f"{prefix}_samples"] = len(dataset)
     # The Trainer's loss is a mean over batches, which depends on their size and on the number of processes.
-    outputs = ModelOutput(logits=torch.tensor(output.predictions))
+    outputs = transformers.utils.ModelOutput(logits=torch.tensor(output.predictions))
     output.metrics[f"{prefix}_loss"] = trainer.compute_loss_func(outputs, torch.tensor(output.label_ids)).item()
     trainer.log_metrics(prefix, output.metrics)
     trainer.save_metrics(prefix, output.metrics)
@@ -646,7 +648,7 @@ def main() -> None:
     needed = [split for split, given in zip(SPLITS, wanted, strict=True) if given]
     splits, record["dataset_commit"] = load_splits(data, needed, training.seed)
     names = splits[needed[0]].features["label"].names
-    model, tokenizer = load_model(arguments, names, training.do_train)
+    model, tokenizer = load_model(arguments, names, training)
     id2label, label2id = model.config.id2label, model.config.label2id
 
     def preprocess(batch: dict) -> dict:
@@ -675,7 +677,7 @@ def main() -> None:
         return loss / (num_items_in_batch if num_items_in_batch is not None else len(labels))
 
     # 4. Trainer
-    callbacks = [guard := RunGuard()]
+    callbacks = [monitor := RunMonitor()]
     if arguments.early_stopping_patience and training.do_train:
         callbacks.append(transformers.EarlyStoppingCallback(arguments.early_stopping_patience))
     multiple = arguments.pad_to_multiple_of or (None if training.mixed_precision == "no" else 8)
@@ -694,6 +696,7 @@ def main() -> None:
         )
     except Exception as error:  # no package for --report_to, --optim or --deepspeed, no access to the Hub
         fail(f"cannot start{f' or push to {repo_id} (see hf auth login)' if push else ''}: {one_line(error)}")
+    monitor.progress = trainer.callback_handler.callbacks[-1]  # the Trainer's progress bar, or its printer
     record["precision"] = trainer.accelerator.mixed_precision.replace("no", "fp32")  # whatever switched it on
     config_file = cached_file(arguments.model_name_or_path, "config.json", revision=arguments.model_revision)
     record["model_commit"] = extract_commit_hash(config_file, None)  # None for a local folder
@@ -710,9 +713,6 @@ def main() -> None:
             if stopped:
                 trainer.args.num_train_epochs = 0  # only the best model is still to be loaded
             result = trainer.train(resume_from_checkpoint=checkpoint)
-            if guard.bad_step is not None:
-                kept = trainer.state.best_model_checkpoint or "none"
-                fail(f"NaN or infinite loss at step {guard.bad_step} (best checkpoint: {kept}); lower --learning_rate")
             trainer.args.push_to_hub = False  # stage 8 pushes the complete folder with its card
             trainer.save_model()
             trainer.save_metrics("train", result.metrics | {"train_samples": len(encoded["train"])})
@@ -725,7 +725,7 @@ def main() -> None:
         # 7. Test split, once
         if training.do_predict:
             logits = predict_in_order(trainer, encoded["test"], "predict")
-            probabilities = softmax(logits.astype(np.float64), axis=1)
+            probabilities = torch.tensor(logits, dtype=torch.float64).softmax(dim=1).numpy()
             table = splits["test"].to_pandas()[["id", "label"]].replace({"label": dict(enumerate(names))})
             classes = [id2label[label] for label in range(len(id2label))]
             table["prediction"] = [classes[label] for label in probabilities.argmax(axis=1)]

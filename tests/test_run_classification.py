@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
@@ -232,6 +233,36 @@ def test_attention_dropout_is_an_option_and_part_of_the_run(run, tiny_model, tin
     assert run("run_classification", *arguments, "--attention_dropout", 0).code == 0
     assert json.loads((tmp_path / "run" / "config.json").read_text())["attention_probs_dropout_prob"] == 0
     assert_user_error(run("run_classification", *arguments), "attention_dropout")
+
+
+@pytest.mark.parametrize(
+    ("given", "dropout", "do_train", "device", "chosen"),
+    [
+        (None, 0.1, True, "cpu", "eager"),
+        (None, 0, True, "cpu", "sdpa"),
+        (None, 0.1, False, "cpu", "sdpa"),
+        (None, 0.1, True, "cuda", "sdpa"),  # the device is only named: no GPU is used
+        ("sdpa", 0.1, True, "cpu", "sdpa"),
+        ("eager", 0, False, "cpu", "eager"),
+    ],
+)
+def test_attention_implementation_by_device_and_dropout(tiny_model, caplog, given, dropout, do_train, device, chosen):
+    import run_classification
+
+    arguments = run_classification.ModelArguments(
+        str(tiny_model), attn_implementation=given, attention_dropout=dropout, max_seq_length=64
+    )
+    training = SimpleNamespace(do_train=do_train, device=torch.device(device))
+    caplog.set_level("INFO")
+    model, _ = run_classification.load_model(arguments, LABELS, training)
+    assert model.config._attn_implementation == chosen
+    logged = "attention: eager, which is faster than sdpa on a CPU with attention dropout 0.1" in caplog.text
+    assert logged == (given is None and chosen == "eager")
+
+
+def test_attention_implementation_is_not_saved(finished):
+    assert "attn" not in (finished / "config.json").read_text()
+    assert AutoModelForSequenceClassification.from_pretrained(finished).config._attn_implementation == "sdpa"
 
 
 # Own data (every kind of bad row: test_prepare_dataset.py, which reads by the same lines)
@@ -644,6 +675,35 @@ def test_nan_loss_ends_the_run_and_names_the_step(run, tiny_dataset, tmp_path):
     more = ("--logging_steps", 2)
     result = run("run_classification", *command(folder, tiny_dataset, tmp_path / "run", *more))
     assert_user_error(result, "step 2", "--learning_rate")
+
+
+def test_nan_loss_ends_the_bar_before_the_error(run, tiny_dataset, tmp_path):
+    folder = write_tiny_model(tmp_path / "model")
+    weights = AutoModelForSequenceClassification.from_pretrained(folder)
+    weights.classifier.weight.data.fill_(float("nan"))
+    weights.save_pretrained(folder)
+    result = run("run_classification", *command(folder, tiny_dataset, tmp_path / "run", "--disable_tqdm", "false"))
+    assert_user_error(result, "NaN", "--learning_rate")
+
+
+def test_bar_has_losses_and_patience_and_the_end_is_estimated(run, tiny_model, tiny_dataset, tmp_path):
+    more = ("--num_train_epochs", 3, "--learning_rate", 1.0, "--warmup_steps", 0, *NO_TEST)
+    result = run(
+        "run_classification", *command(tiny_model, tiny_dataset, tmp_path / "bar", *more, "--disable_tqdm", "false")
+    )
+    assert result.code == 0, result.err
+    state = json.loads((tmp_path / "bar" / "trainer_state.json").read_text())
+    losses = [row["eval_loss"] for row in state["log_history"] if row.get("eval_loss") and row["step"] in (10, 20)]
+    (left,) = (3 - (second > first) for first, second in [losses[:2]])
+    last = result.err[: result.err.rindex("30/30 [")].splitlines()[-1] + result.err[result.err.rindex("30/30 [") :]
+    assert f"eval_loss={losses[1]:.3g}, patience={left}" in last and ", loss=" in last
+    assert re.search(r"30 updates of [\d.e-]+ s: training takes until \w+ \w+ +\d+ [\d:]+ \d+ at most", result.log)
+    assert result.log.count("at most") == 1
+
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "none", *more))
+    assert result.code == 0, result.err
+    assert "patience=" not in result.err
+    assert result.log.count("at most") == 1
 
 
 def test_nan_logits_of_a_model_that_only_predicts(run, tiny_dataset, tmp_path):

@@ -4,6 +4,7 @@ A new version of transformers with another argument fails here, so that someone 
 """
 
 import dataclasses
+import importlib.util
 import json
 
 import pytest
@@ -101,6 +102,22 @@ def test_values_without_meaning_or_without_their_package(run, tiny_model, tiny_d
     words = {"optim": ["bitsandbytes"], "report_to": ["wandb"], "eval_strategy": ["--load_best_model_at_end"]}
     assert_user_error(result, *words.get(name, [f"--{name}"]))
     assert not list(tmp_path.glob("run/*_results.json")) and not (tmp_path / "run" / "README.md").exists()
+
+
+@pytest.mark.parametrize("package", ["tensorboard", "trackio"])
+def test_reports_of_packages_that_need_not_be_installed(run, tiny_model, tiny_dataset, tmp_path, monkeypatch, package):
+    """Without the package one line says so; with it, the losses are found where docs/training.md says."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    more = ("--report_to", package, "--project", "geometry", "--num_train_epochs", 1, "--do_predict", "false")
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", *more))
+    if importlib.util.find_spec(package) is None:
+        assert_user_error(result, package, "installed")
+        return
+    assert result.code == 0, result.err
+    if package == "tensorboard":
+        assert list(tmp_path.glob("run/runs/*/events.out.tfevents.*"))
+    else:
+        assert (tmp_path / "trackio" / "geometry.db").exists()
 
 
 @pytest.mark.parametrize(
