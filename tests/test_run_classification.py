@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser, prepare_multi_gpu_env
 from conftest import LABELS, ROOT, assert_user_error, make_records, write_dataset, write_own_files, write_tiny_model
@@ -340,12 +341,9 @@ def test_two_processes_train_the_studys_batch_and_predict_as_one_does(run, tiny_
         assert results[0][f"{split}_{key}"] == pytest.approx(results[1][f"{split}_{key}"], abs=1e-5)
 
 
-@pytest.mark.parametrize("launched", ["bf16", "no"])
-def test_precision_that_the_launcher_switches_on_is_recorded(
-    run, tiny_model, tiny_dataset, tmp_path, monkeypatch, launched
-):
-    """accelerate launch --mixed_precision and its configuration files set this variable."""
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
+@pytest.fixture
+def batch_lengths(monkeypatch):
+    """The padded lengths of all batches that the script makes."""
     lengths = []
     collate = transformers.DataCollatorWithPadding.__call__
 
@@ -355,15 +353,62 @@ def test_precision_that_the_launcher_switches_on_is_recorded(
         return batch
 
     monkeypatch.setattr(transformers.DataCollatorWithPadding, "__call__", spy)
+    return lengths
+
+
+@pytest.mark.parametrize("launched", ["bf16", "no"])
+def test_precision_that_the_launcher_switches_on_is_recorded(
+    run, tiny_model, tiny_dataset, tmp_path, monkeypatch, batch_lengths, launched
+):
+    """accelerate launch --mixed_precision and its configuration files set this variable."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
     folder = tmp_path / "run"
     result = run("run_classification", *command(tiny_model, tiny_dataset, folder, "--num_train_epochs", 1))
     assert result.code == 0, result.err
     precision = {"no": "fp32"}.get(launched, launched)
     assert json.loads((folder / "run_arguments.json").read_text())["precision"] == precision
     assert f"{precision}, seed" in (folder / "README.md").read_text()
-    assert all(length % 8 == 0 for length in lengths) == (launched == "bf16")
+    assert all(length % 8 == 0 for length in batch_lengths) == (launched == "bf16")
     weights = load_file(folder / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+
+
+def test_fp16_has_a_gradient_scaler_and_fp32_weights(run, tiny_dataset, tmp_path, monkeypatch, batch_lengths):
+    """The fp16 path on a CPU. Faked: that there is an accelerator, and accelerate's refusal of fp16 on a CPU.
+
+    The fp16 arithmetic and the GradScaler are torch's own, on the CPU.
+    """
+    folder = write_tiny_model(tmp_path / "model")
+    AutoModelForSequenceClassification.from_pretrained(folder).half().save_pretrained(folder)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    scalers, types = [], set()
+    prepare = Accelerator.__init__
+
+    def init(self, *args, **kwargs):
+        prepare(self, *args, **kwargs)
+        assert self.mixed_precision == "fp16" and self.scaler is None
+        self.native_amp, self.scaler = True, torch.amp.GradScaler("cpu", init_scale=2.0**40)
+        scalers.append(self.scaler)
+
+    monkeypatch.setattr(Accelerator, "__init__", init)
+    hook = torch.nn.modules.module.register_module_forward_hook(
+        lambda module, inputs, output: types.add(output.dtype) if isinstance(module, torch.nn.Linear) else None
+    )
+    try:
+        flags = ("--fp16", "--num_train_epochs", 3, "--dataloader_pin_memory", "false")
+        result = run("run_classification", *command(folder, tiny_dataset, tmp_path / "run", *flags))
+    finally:
+        hook.remove()
+    assert result.code == 0, result.err
+    assert types == {torch.float16}
+    assert scalers[0].get_scale() < 2.0**40  # gradients overflowed, and those steps were left out
+    assert batch_lengths and all(length % 8 == 0 for length in batch_lengths)
+    assert json.loads((tmp_path / "run" / "run_arguments.json").read_text())["precision"] == "fp16"
+    assert "fp16, seed" in (tmp_path / "run" / "README.md").read_text()
+    weights, before = (load_file(path / "model.safetensors") for path in (tmp_path / "run", folder))
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
+    assert not torch.equal(weights["classifier.weight"], before["classifier.weight"].float())
 
 
 def test_error_in_two_processes_is_shown_once_and_ends_both(tiny_model, tiny_dataset, tmp_path):
