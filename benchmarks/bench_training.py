@@ -11,6 +11,9 @@
     # does memory grow while lengths vary? resident memory and page faults during 200 steps, for ways to allocate
     python benchmarks/bench_training.py --dataset_name data/arxiv --model_name_or_path MODEL --memory_steps 200 \\
         --settings ours_fp32 huge_pages --output_file benchmarks/results/training_memory.json
+    # prediction instead of training: 1,000 documents as the example predicts them and as run_classification.py does
+    python benchmarks/bench_training.py --dataset_name data/arxiv --model_name_or_path MODEL --evaluate 1000 \\
+        --output_file benchmarks/results/evaluation.json
 
 Every setting trains with the Trainer in a process of its own, so that its peak memory is its own; every step updates
 the weights. The batches are those that the sampler of the setting forms of the whole training split: sorted by length
@@ -61,7 +64,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 logger = logging.getLogger(__name__)
 
 STUDY_BATCH_SIZE = 512
-# What a setting changes against run_classification.py's own: sdpa, grouped by length, dynamic padding, fused AdamW.
+# What a setting changes against ours_fp32: sdpa, grouped by length, dynamic padding, fused AdamW. On a CPU,
+# run_classification.py trains a model with attention dropout as eager_attention does.
 CHANGES = {
     "example": {"padding": "static", "grouped": False},
     "ours_fp32": {},
@@ -89,7 +93,15 @@ CHANGES = {
     "pad_to_16": {"multiple": 16},
     "pad_to_32": {"multiple": 32},
 }
-GPU_ONLY = {name for name, changes in CHANGES.items() if "fp16" in changes}
+# With --evaluate: the example's batch size and order of documents, and run_classification.py's
+EVALUATION = {
+    "example_evaluate": {"padding": "static", "batch_size": 8},
+    "ours_evaluate": {"sorted": True, "batch_size": 64},
+    "example_evaluate_fp16": {"padding": "static", "batch_size": 8, "fp16": True},
+    "ours_evaluate_fp16": {"sorted": True, "batch_size": 64, "fp16": True, "multiple": 8},
+}
+DEFAULTS = {"padding": "dynamic", "grouped": True, "attention": "sdpa", "multiple": None}
+GPU_ONLY = {name for name, changes in (CHANGES | EVALUATION).items() if "fp16" in changes}
 MEMORY = list(CHANGES)[list(CHANGES).index("huge_pages") :]  # measured by name or with --memory_steps only
 
 
@@ -112,6 +124,9 @@ class BenchArguments:
     )
     memory_steps: int | None = field(
         default=None, metadata={"help": "Train so many steps in the sampler's order and watch the memory."}
+    )
+    evaluate: int | None = field(
+        default=None, metadata={"help": "Predict so many documents instead: the example's way and ours."}
     )
     memory_every: int = field(default=20, metadata={"help": "Steps from one look at the memory to the next."})
     timeout_s: int = field(default=150, metadata={"help": "Seconds after which a setting is given up (compiling)."})
@@ -169,9 +184,10 @@ def parse_arguments() -> BenchArguments:
     if bool(arguments.model_name_or_path) == bool(arguments.config):
         fail("give either --model_name_or_path or --config")
     for name in [*(arguments.settings or []), *([arguments.one_setting] if arguments.one_setting else [])]:
-        if name not in CHANGES and name != "peak":
-            fail(f"unknown setting {name}; there are {', '.join(CHANGES)}")
-    for flag in ("steps", "memory_steps", "memory_every"):
+        known = EVALUATION if arguments.evaluate else CHANGES
+        if name not in known and name != "peak":
+            fail(f"unknown setting {name}; there are {', '.join(known)}")
+    for flag in ("steps", "memory_steps", "memory_every", "evaluate"):
         if (value := getattr(arguments, flag)) is not None and value < 1:
             fail(f"--{flag} must be at least 1, not {value}")
     return arguments
@@ -238,9 +254,90 @@ def pick_batches(lengths: list[int], batch_size: int, steps: int, grouped: bool)
     return [batches[int((step + 0.5) * len(batches) / steps)] for step in range(steps)]
 
 
+def pad(encoded: Dataset, tokenizer, setting: dict, max_seq_length: int) -> tuple:
+    """Return the texts and the collator: padded to the maximum beforehand, or to the longest text of a batch."""
+    if setting["padding"] != "static":
+        return encoded, DataCollatorWithPadding(tokenizer, pad_to_multiple_of=setting["multiple"])
+    options = {"padding": "max_length", "max_length": max_seq_length}
+    return encoded.map(lambda row: dict(tokenizer.pad(row, **options))), default_data_collator
+
+
+def padded_lengths(batches: list, lengths: list[int], setting: dict, max_seq_length: int) -> np.ndarray:
+    """Return the length of the tensors of each batch."""
+    if setting["padding"] == "static":
+        return max_seq_length * np.ones(len(batches))
+    multiple = setting["multiple"] or 1
+    return np.array([-(-max(lengths[row] for row in batch) // multiple) * multiple for batch in batches])
+
+
+def load_model(arguments: BenchArguments, setting: dict, vocab_size: int):
+    """Return the classifier with five classes, pretrained or with random weights."""
+    config = load_config(arguments, num_labels=5)
+    options = {"attn_implementation": setting["attention"], "dtype": torch.float32}
+    for key in ("attention_probs_dropout_prob", "attention_dropout"):
+        if "attention_dropout" in setting and hasattr(config, key):
+            setattr(config, key, setting["attention_dropout"])
+    torch.manual_seed(0)
+    if arguments.config:
+        config.vocab_size = max(config.vocab_size, vocab_size)
+        return AutoModelForSequenceClassification.from_config(config, **options)
+    return AutoModelForSequenceClassification.from_pretrained(
+        arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True, **options
+    )
+
+
+def peak_memory(use: dict[str, float]) -> float:
+    """Return the peak memory in GiB: the GPU's, or without one that of the process."""
+    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else use["peak_resident_gib"]
+
+
+def measure_prediction(arguments: BenchArguments, name: str) -> dict:
+    """Predict ``arguments.evaluate`` documents with one setting, after its first batch to warm up."""
+    setting = DEFAULTS | EVALUATION[name]
+    encoded, batch_size = load_from_disk(arguments.encoded_dir), setting["batch_size"]
+    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_name or arguments.model_name_or_path)
+    # Any documents of the split, the same for every setting
+    rows = np.random.default_rng(0).permutation(len(encoded))[: arguments.evaluate]
+    lengths = np.array(encoded["length"])[rows]
+    if setting.get("sorted"):
+        order = np.argsort(-lengths, kind="stable")
+        rows, lengths = rows[order], lengths[order]
+    batches = [range(at, min(at + batch_size, len(rows))) for at in range(0, len(rows), batch_size)]
+    padded = padded_lengths(batches, lengths, setting, arguments.max_seq_length)
+    encoded, collator = pad(encoded.select(rows), tokenizer, setting, arguments.max_seq_length)
+    model = load_model(arguments, setting, len(tokenizer))
+    with tempfile.TemporaryDirectory() as scratch:
+        options = TrainingArguments(
+            output_dir=scratch,
+            per_device_eval_batch_size=batch_size,
+            disable_tqdm=True,
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_pin_memory=torch.cuda.is_available(),
+            fp16="fp16" in setting,
+        )
+        trainer = Trainer(model=model, args=options, data_collator=collator)
+        trainer.predict(encoded.select(batches[0]))
+        start = use_of_machine()
+        trainer.predict(encoded)  # ends with the logits on the CPU
+        end = use_of_machine()
+    seconds = end["seconds"] - start["seconds"]
+    return {
+        "setting": name,
+        "precision": "fp16" if "fp16" in setting else "fp32",
+        "documents_per_second": len(rows) / seconds,
+        "real_tokens_per_second": float(lengths.sum() / seconds),
+        "padding_share": float(1 - lengths.sum() / (padded * [len(batch) for batch in batches]).sum()),
+        "peak_memory_gib": peak_memory(end),
+        "flops_per_second": count_flops(model.config, lengths) / 3 / seconds,  # the forward pass
+        "seconds": seconds,
+        "documents": len(rows),
+        "batch_size": batch_size,
+    }
+
+
 def measure(arguments: BenchArguments, name: str) -> dict:
     """Train some steps with one setting; documents/s, real tokens/s, peak memory in GiB and what they are made of."""
-    setting = {"padding": "dynamic", "grouped": True, "attention": "sdpa", "multiple": None} | CHANGES[name]
+    setting = DEFAULTS | CHANGES[name]
     encoded = load_from_disk(arguments.encoded_dir)
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_name or arguments.model_name_or_path)
     batch_size, lengths = arguments.per_device_train_batch_size, encoded["length"]
@@ -252,31 +349,9 @@ def measure(arguments: BenchArguments, name: str) -> dict:
     # Compiling and the kernels of a new shape are not counted: the warm-up sees long, middling and short batches.
     warmup = pick_batches(lengths, batch_size, 4 if "torch_compile" in setting else 1, setting["grouped"])
     rows = [row for batch in [*warmup, *measured] for row in batch]
-    if setting["padding"] == "static":
-        collator = default_data_collator
-        padded = arguments.max_seq_length * np.ones(len(measured))
-        encoded = encoded.select(rows).map(
-            lambda row: dict(tokenizer.pad(row, padding="max_length", max_length=arguments.max_seq_length))
-        )
-    else:
-        collator = DataCollatorWithPadding(tokenizer, pad_to_multiple_of=setting["multiple"])
-        multiple = setting["multiple"] or 1
-        padded = np.array([-(-max(lengths[row] for row in batch) // multiple) * multiple for batch in measured])
-        encoded = encoded.select(rows)
-
-    config = load_config(arguments, num_labels=5)
-    options = {"attn_implementation": setting["attention"], "dtype": torch.float32}
-    for key in ("attention_probs_dropout_prob", "attention_dropout"):
-        if "attention_dropout" in setting and hasattr(config, key):
-            setattr(config, key, setting["attention_dropout"])
-    torch.manual_seed(0)
-    if arguments.config:
-        config.vocab_size = max(config.vocab_size, len(tokenizer))
-        model = AutoModelForSequenceClassification.from_config(config, **options)
-    else:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True, **options
-        )
+    encoded, collator = pad(encoded.select(rows), tokenizer, setting, arguments.max_seq_length)
+    padded = padded_lengths(measured, lengths, setting, arguments.max_seq_length)
+    model = load_model(arguments, setting, len(tokenizer))
     stopwatch = Stopwatch(len(warmup), arguments.memory_every if arguments.memory_steps else None)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(
@@ -302,16 +377,15 @@ def measure(arguments: BenchArguments, name: str) -> dict:
     start, end = stopwatch.looks[0], stopwatch.looks[-1]
     used = {key: end[key] - start[key] for key in start}
     real = np.array([lengths[row] for batch in measured for row in batch])
-    on_gpu = torch.cuda.is_available()
     row = {
         "setting": name,
         "precision": next((key for key in ("bf16", "fp16") if key in setting), "fp32"),
         "documents_per_second": len(real) / used["seconds"],
         "real_tokens_per_second": float(real.sum() / used["seconds"]),
         "padding_share": float(1 - real.sum() / (padded.sum() * batch_size)),
-        "peak_memory_gib": torch.cuda.max_memory_allocated() / 2**30 if on_gpu else end["peak_resident_gib"],
+        "peak_memory_gib": peak_memory(end),
         "resident_before_training_gib": before["resident_gib"],
-        "flops_per_second": count_flops(config, real) / used["seconds"],
+        "flops_per_second": count_flops(model.config, real) / used["seconds"],
         "seconds": used["seconds"],
         "user_seconds": used["user_seconds"],
         "system_seconds": used["system_seconds"],
@@ -349,12 +423,14 @@ def main() -> None:
         print(json.dumps({precision: measure_peak(precision) for precision in precisions}))
         return
     if arguments.one_setting:
-        print(json.dumps(measure(arguments, arguments.one_setting)))
+        measure_one = measure_prediction if arguments.evaluate else measure
+        print(json.dumps(measure_one(arguments, arguments.one_setting)))
         return
+    every = EVALUATION if arguments.evaluate else [name for name in CHANGES if name not in MEMORY]
     names = arguments.settings or (
         ["ours_fp32", *MEMORY]
         if arguments.memory_steps
-        else [name for name in CHANGES if name not in MEMORY and (name not in GPU_ONLY or torch.cuda.is_available())]
+        else [name for name in every if name not in GPU_ONLY or torch.cuda.is_available()]
     )
     if GPU_ONLY & set(names) and not torch.cuda.is_available():
         fail(f"{', '.join(sorted(GPU_ONLY & set(names)))} need a GPU")
@@ -398,7 +474,8 @@ def main() -> None:
 
     # 4. Table
     for row in rows.values():
-        base = rows.get("example_fp16" if row.get("precision") == "fp16" else "example", {})
+        base = "example_evaluate" if row["setting"] in EVALUATION else "example"
+        base = rows.get(f"{base}_fp16" if row.get("precision") == "fp16" else base, {})
         if "documents_per_second" in row and "documents_per_second" in base:
             row["ratio_to_example"] = row["documents_per_second"] / base["documents_per_second"]
     result = {
@@ -420,7 +497,7 @@ def main() -> None:
         },
         "batch_size": arguments.per_device_train_batch_size,
         "max_seq_length": arguments.max_seq_length,
-        "settings": [rows[name] for name in CHANGES if name in rows],
+        "settings": [rows[name] for name in (*CHANGES, *EVALUATION) if name in rows],
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(output.name + ".tmp")

@@ -24,7 +24,10 @@ def bench(run, monkeypatch, many_texts, tiny_model, tmp_path):
     def measure_here(name, encoded_dir, timeout_s):
         arguments = bench_training.parse_arguments()
         arguments.encoded_dir = encoded_dir
-        return {"fp32": 1e11, "bf16": 1e11} if name == "peak" else bench_training.measure(arguments, name)
+        if name == "peak":
+            return {"fp32": 1e11, "bf16": 1e11}
+        measure = bench_training.measure_prediction if arguments.evaluate else bench_training.measure
+        return measure(arguments, name)
 
     monkeypatch.setattr(bench_training, "measure_apart", measure_here)
     flags = ("--dataset_name", many_texts, "--model_name_or_path", tiny_model, "--per_device_train_batch_size", 8)
@@ -62,6 +65,18 @@ def test_rows_and_ratios(bench):
     assert again.rows["ours_fp32"]["ratio_to_example"] == pytest.approx(
         again.rows["ours_fp32"]["documents_per_second"] / example["documents_per_second"]
     )
+
+
+def test_prediction_the_examples_way_and_ours(bench):
+    result = bench("--evaluate", 100)
+    assert list(result.rows) == ["example_evaluate", "ours_evaluate"]
+    example, ours = result.rows.values()
+    assert (example["batch_size"], ours["batch_size"]) == (8, 64)
+    assert ours["ratio_to_example"] == ours["documents_per_second"] / example["documents_per_second"]
+    tokens = [row["real_tokens_per_second"] * row["seconds"] for row in (example, ours)]
+    assert tokens[0] == pytest.approx(tokens[1])  # the same documents
+    assert example["padding_share"] == pytest.approx(1 - tokens[0] / (64 * 100))
+    assert 0 <= ours["padding_share"] < example["padding_share"]
 
 
 def test_memory_is_looked_at_in_the_samplers_order(bench):
@@ -105,6 +120,8 @@ def test_batches_stand_for_an_epoch(grouped):
         (["--settings", "ours_fp16"], ["ours_fp16", "GPU"]),
         (["--steps", 0], ["--steps", "0"]),
         (["--memory_steps", 0], ["--memory_steps"]),
+        (["--evaluate", 0], ["--evaluate", "0"]),
+        (["--evaluate", 10, "--settings", "example"], ["example", "ours_evaluate"]),
         (["--config", "bert-large"], ["--model_name_or_path", "--config"]),
         (["--text_column_name", "body"], ["cannot read the texts"]),
         (["--dataset_name", "no/such"], ["cannot read the texts"]),
