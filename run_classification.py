@@ -565,8 +565,8 @@ def check_output_dir(folder: Path, record: dict, training: TrainingArguments) ->
     finished = "predict" if training.do_predict else "eval" if training.do_eval else "train"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "_").touch()
-        (folder / "_").unlink()
+        if not os.access(folder, os.W_OK):  # no trial file: other processes are looking into the folder, too
+            raise PermissionError(None, "permission denied")
     except OSError as error:
         fail(f"cannot write into --output_dir {folder}: {error.strerror}")
     if not any(folder.iterdir()) or not training.do_train:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -409,6 +410,19 @@ def test_fp16_has_a_gradient_scaler_and_fp32_weights(run, tiny_dataset, tmp_path
     weights, before = (load_file(path / "model.safetensors") for path in (tmp_path / "run", folder))
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
     assert not torch.equal(weights["classifier.weight"], before["classifier.weight"].float())
+
+
+def test_processes_check_the_output_folder_at_the_same_time(tmp_path):
+    """Threads stand for the processes: each finds the folder empty and writable, whatever the others do."""
+    import run_classification
+
+    training = SimpleNamespace(do_train=True, do_eval=False, do_predict=False)
+
+    def check(number):
+        return run_classification.check_output_dir(tmp_path / str(number // 8), {"arguments": {}}, training)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert not any(pool.map(check, range(1600)))
 
 
 def test_error_in_two_processes_is_shown_once_and_ends_both(tiny_model, tiny_dataset, tmp_path):
