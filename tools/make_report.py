@@ -180,7 +180,8 @@ def data_part(folder: Path, made: dict) -> dict:
         dropped = [[reason, f"{number:,}"] for reason, number in manifest.get("dropped", {}).items()]
         tables.append(("Dropped records by reason", ["reason", "records"], dropped))
         tables.append(("SHA-256 of the files", ["file", "SHA-256"], list(map(list, manifest["sha256"].items()))))
-        source = [arguments.get(key) for key in ("source", "snapshot_file", "dataset_name", "train_file", "test_file")]
+        keys = ("source", "snapshot_file", "hub_dataset", "dataset_name", "train_file", "test_file")
+        source = [arguments.get(key) for key in keys]
         facts = [("documents", f"{total:,} in {len(labels)} classes")]
         facts.append(("source", ", ".join(short_path(text) if "/" in text else text for text in source if text)))
         if "start_date" in arguments:
