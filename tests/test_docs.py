@@ -172,95 +172,106 @@ def from_json(name, *keys):
 def from_csv(name, column, **row):
     with open(RESULTS / name, newline="", encoding="utf-8") as file:
         (found,) = [line for line in csv.DictReader(file) if row.items() <= line.items()]
-    return float(found[column])
+    return found[column]
 
 
 SVM, MINILM = "TF-IDF + linear SVM", "all-MiniLM-L6-v2"
+UNIGRAMS = f"{SVM} (svm-unigrams)"
 
 
 def percent(value):
-    return f"{100 * value:.2f}"
+    return f"{100 * float(value):.2f}"
 
 
-def order_row(name, model, condition, block):
-    """A row of the table of word order."""
-    (run,) = [run for run in from_json("context.json", "order") if run["name"] == model]
-    (test,) = [test["accuracy"] for test in run["conditions"] if test["block"] == block]
-    numbers = [100 * test[key] for key in ("difference", "low", "high")]
-    p = f"{test['p_holm']:.2g}" if test["p_holm"] < 0.995 else "1.00"
-    sign = "+" if numbers[0] > 0 else ""
-    return f"| {name} | {condition} | {sign}{numbers[0]:.2f} | {numbers[1]:.2f} to {numbers[2]:.2f} | {p} |"
+def p_value(value):
+    return f"{float(value):.2g}" if float(value) < 0.995 else "1.00"
 
 
-def pair_row(first, second, seeds, model, reference, sign):
-    """A row of the table of differences of accuracy."""
-    column = functools.partial(from_csv, "pairs-minilm.csv", model=model, reference=reference, metric="accuracy")
-    low, high = sorted(100 * sign * column(end) for end in ("low", "high"))
-    numbers = f"{100 * sign * column('difference'):.1f} | {low:.1f} to {high:.1f}"
-    return f"| {first} - {second} | {seeds} | {numbers} | {column('p'):.2g} | {column('p_holm'):.2g} |"
+def model_row(text, question, model):
+    """A row of accuracy with interval and macro F1."""
+    column = functools.partial(from_csv, f"{question}-table2.csv", model=model, source="run")
+    spread = f" ± {percent(column('accuracy_sd'))}" if column("accuracy_sd") else ""
+    interval = f"{percent(column('accuracy_low'))} to {percent(column('accuracy_high'))}"
+    accuracy = f"{percent(column('accuracy'))}{spread} | {interval}"
+    return f"| {text} | {column('seeds')} | {accuracy} | {percent(column('macro_f1'))} |"
 
 
-def readme_row(name, seeds, model, shuffled=None):
-    """A row of the README's table."""
-    row = f"| {name} | {seeds}"
-    for metric in ("accuracy", "macro_f1"):
-        column = functools.partial(from_csv, "table2.csv", model=model, source="run")
-        row += f" | {percent(column(metric))}" + (f" ± {percent(column(f'{metric}_sd'))}" if seeds > 1 else "")
-    _, _, difference, interval, _ = order_row("", shuffled, "", 1).split(" | ") if shuffled else [None] * 5
-    return row + (f" | {difference} ({interval}) |" if shuffled else " | 0 |")
+def pair_row(text, question, model, reference):
+    """A row of a difference of accuracy: points, interval, p after Holm and, with a margin, p of equivalence."""
+    column = functools.partial(from_csv, f"{question}-pairs.csv", model=model, reference=reference, metric="accuracy")
+    seeds = f"{column('seeds')}, {column('reference_seeds')}"
+    numbers = f"{100 * float(column('difference')):+.2f} | {percent(column('low'))} to {percent(column('high'))}"
+    with open(RESULTS / f"{question}-pairs.csv", encoding="utf-8") as file:
+        has_margin = "p_equivalent_holm" in file.readline()
+    equivalent = f"{p_value(column('p_equivalent_holm'))} | " if has_margin else ""
+    return f"| {text} | {seeds} | {numbers} | {p_value(column('p_holm'))} | {equivalent}`{question}-pairs.csv` |"
 
 
-def seconds(layers, learning_rate, seed):
-    return from_csv("ladder.csv", "train_seconds", layers=str(layers), learning_rate=learning_rate, seed=str(seed))
+def slice_row(text, part, model):
+    """A row of the accuracies on a part of the test split."""
+    column = functools.partial(from_csv, "models-slices.csv", slice=part, model=model)
+    cells = [
+        f"{percent(column(key))} ({percent(column(f'{key}_low'))} to {percent(column(f'{key}_high'))})"
+        for key in ("accuracy", "any_listed")
+    ]
+    return f"| {text} | {column('documents')} | {' | '.join(cells)} |"
 
 
-def tau(kind):
-    numbers = from_json(f"faithfulness-{kind}.json", "rankings", "integrated gradients", "tau_leave_one_out")
-    assert numbers["documents"] == 60
-    return numbers["mean"], numbers["low"], numbers["high"]
+def run_value(run, key):
+    return float(from_csv("runs.csv", key, run=run))
 
 
+def mean_of_seeds(run, key):
+    return sum(run_value(f"{run}/seed-{seed}", key) for seed in (1, 2, 3)) / 3
+
+
+ORDERED, SHUFFLED = f"{MINILM} (dataset data)", f"{MINILM} (dataset data-shuffled)"
+LAYERS_2 = f"{MINILM}-layers-2 (sampling {{}})"
+PROBE = f"{MINILM}, mean of layer {{}}"
+PARTS = {
+    "all": "all",
+    "the SVM's two best scores closest (a quarter)": "SVM scores closest (a quarter)",
+    "listed in another of the classes": "listed in another class",
+}
 FINDINGS = [
-    lambda: pair_row("SVM", "MiniLM", "1, 1", SVM, MINILM, 1),
-    lambda: pair_row("SVM", "layers-1", "1, 1", "layers-1", SVM, -1),
-    lambda: pair_row("SVM", "layers-2", "1, 1", "layers-2", SVM, -1),
-    lambda: pair_row("MiniLM", "layers-1", "1, 1", "layers-1", MINILM, -1),
-    lambda: pair_row("MiniLM", "layers-2", "1, 1", "layers-2", MINILM, -1),
-    lambda: pair_row("MiniLM", "layers-0", "1, 3", "layers-0", MINILM, -1),
-    lambda: order_row("MiniLM", "minilm", "all words shuffled", 1),
-    lambda: order_row("MiniLM", "minilm", "blocks of 2 words shuffled", 2),
-    lambda: order_row("MiniLM", "minilm", "blocks of 3 words shuffled", 3),
-    lambda: order_row("MiniLM", "minilm", "sentences shuffled", "sentence"),
-    lambda: order_row("SVM", "svm", "all words shuffled", 1),
-    lambda: order_row("SVM", "svm", "blocks of 2 words shuffled", 2),
-    lambda: order_row("layers-1", "layers-1", "all words shuffled", 1),
-    lambda: order_row("layers-2", "layers-2", "all words shuffled", 1),
-    lambda: "{:.2f} (95 % interval {:.2f} to {:.2f}) in `layers-0`".format(*tau("layers-0")),
-    lambda: "{:.2f} ({:.2f} to {:.2f}) in MiniLM".format(*tau("minilm")),
-    lambda: f"{percent(from_json('minilm-2e-4.json', 'predict_accuracy'))} (`minilm-2e-4.json`)",
-    lambda: f"a macro F1 of {percent(from_json('minilm-2e-4.json', 'predict_f1'))}",
-    lambda: f"{from_json('minilm-2e-4.json', 'eval_loss'):.3f} instead of {from_json('minilm.json', 'eval_loss'):.3f}",
-    lambda: f"on {100 * from_csv('agreement.csv', 'exactly_one_right', model=SVM, other=MINILM):.1f} %",
-    lambda: f"that is {100 * from_csv('agreement.csv', 'exactly_one_right', model=MINILM, other='layers-0'):.1f} %",
-    lambda: f"{from_json('svm.json', 'train_runtime'):.1f} s for the SVM",
-    lambda: f"{from_json('minilm-2e-4.json', 'train_runtime'):,.0f} s for MiniLM at 2e-4",
-    lambda: f"`minilm.json` records {from_json('minilm.json', 'train_runtime'):,.0f} s",
-    lambda: "{:.0f}, {:.0f} and {:.0f} s for the seeds".format(*(seconds(0, "0.0005", seed) for seed in (1, 2, 3))),
-    lambda: f"{seconds(1, '0.0002', 1):.0f} s for `layers-1`",
-    lambda: f"{seconds(2, '0.0002', 1):.0f} s for `layers-2`",
-    lambda: (
-        f"{from_json('attribution-minilm.json', 'seconds'):,.0f} s for MiniLM and "
-        f"{from_json('attribution-layers-0.json', 'seconds'):.0f} s for `layers-0`"
+    lambda: model_row("SVM, words and pairs", "models", f"{SVM} (svm)"),
+    lambda: model_row("SVM, words", "models", UNIGRAMS),
+    lambda: model_row("MiniLM", "models", MINILM),
+    lambda: model_row("MiniLM, trained and tested on shuffled words", "order", SHUFFLED),
+    *(
+        functools.partial(model_row, f"MiniLM, first {k} of 6 layers", "layers", f"{MINILM}-layers-{k}")
+        for k in (1, 2, 3)
     ),
-    lambda: (
-        f"faithfulness {from_json('faithfulness-minilm.json', 'seconds'):,.0f} s and "
-        f"{from_json('faithfulness-layers-0.json', 'seconds'):.0f} s"
+    lambda: pair_row("SVM, words and pairs - MiniLM", "models", f"{SVM} (svm)", MINILM),
+    lambda: pair_row("SVM, words - MiniLM", "models", UNIGRAMS, MINILM),
+    lambda: pair_row("SVM, words - words and pairs", "models", UNIGRAMS, f"{SVM} (svm)"),
+    lambda: pair_row("MiniLM, shuffled - in order", "order", SHUFFLED, ORDERED),
+    lambda: pair_row("SVM, shuffled - in order", "order-svm", f"{SVM} (svm-shuffled)", f"{SVM} (svm)"),
+    *(
+        functools.partial(pair_row, f"first {k} of 6 layers - all", "layers", f"{MINILM}-layers-{k}", MINILM)
+        for k in (1, 2, 3)
     ),
-    lambda: f"relative error is {from_json('attribution-minilm.json', 'max_relative_error'):.2f}",
-    lambda: f"median {from_json('attribution-minilm.json', 'median_relative_error'):.4f} in MiniLM",
-    lambda: (
-        f"{from_json('svm.json', 'train_samples'):,} / {from_json('svm.json', 'eval_samples')} / "
-        f"{from_json('svm.json', 'predict_samples')}"
+    *(
+        functools.partial(pair_row, f"layer {k} - layer 0", "probes", PROBE.format(k), PROBE.format(0))
+        for k in (1, 4, 5, 6)
+    ),
+    *(
+        functools.partial(pair_row, text, "sampling", LAYERS_2.format(strategy), LAYERS_2.format("group_by_length"))
+        for text, strategy in (("random - by length", "random"), ("rebalanced - by length", "batch_rebalance"))
+    ),
+    *(functools.partial(slice_row, f"SVM: {text}", part, f"{SVM} (svm)") for text, part in PARTS.items()),
+    *(functools.partial(slice_row, f"MiniLM: {text}", part, MINILM) for text, part in PARTS.items()),
+    *(
+        functools.partial(
+            lambda text, run: f"{text} {mean_of_seeds(run, 'eval_loss'):.3f}",
+            text,
+            run,
+        )
+        for text, run in (
+            ("by length", "layers-2"),
+            ("random", "layers-2-random"),
+            ("rebalanced", "layers-2-batch_rebalance"),
+        )
     ),
 ]
 
@@ -274,13 +285,12 @@ def test_numbers_of_the_findings_are_those_of_the_files(number):
 
 def test_numbers_of_the_readme_are_those_of_the_files():
     text = PAGES[0].read_text(encoding="utf-8")
-    assert readme_row(f"{SVM} (words and pairs)", 1, SVM, "svm") in text
-    assert readme_row(MINILM, 1, MINILM, "minilm") in text
-    assert readme_row("bag-of-embeddings classifier", 3, "layers-0") in text
-    assert readme_row("one layer, from scratch", 1, "layers-1", "layers-1") in text
-    assert readme_row("two layers, from scratch", 1, "layers-2", "layers-2") in text
-    first = pair_row("", "", "", SVM, MINILM, 1).split(" | ")
-    assert f"by {first[2]} points (95 % interval {first[3]}, p = {first[5].removesuffix(' |')}" in text
+    findings = (ROOT / "docs/findings.md").read_text(encoding="utf-8")
+    for row in (FINDINGS[number]() for number in range(4)):
+        assert row in text and row in findings
+    section = text.split("## Findings")[1].split("\n## ")[0]
+    for number in re.findall(r"-?\d+\.\d+", section):
+        assert number in findings, number
 
 
 def test_speed_tables_are_those_of_the_files():
