@@ -19,7 +19,7 @@ from conftest import ROOT, write_own_files, write_tiny_model
 from transformers import TrainingArguments
 
 # In the order in which their commands build on each other
-ORDER = ("data", "training", "attribution", "statistics", "findings", "report")
+ORDER = ("data", "training", "scaling", "attribution", "statistics", "findings", "report")
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ORDER)]
 BLOCK = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)```", re.DOTALL)
 FILE = re.compile(r"`([^\s`$*]+\.(?:py|sh|yaml|json|jsonl|md|html|png|csv|tex|txt|cff|skops))`")
@@ -56,6 +56,12 @@ def flags(script):
     if "TrainingArguments" in source and script == "run_classification.py":
         names |= {field.name for field in fields(TrainingArguments)}
     return {f"--{name}" for name in names | {"help", "config"}}
+
+
+def modes(script):
+    """The flags of a shell script, which its first comment shows."""
+    comment = re.match(r"(#.*\n)+", (ROOT / script).read_text(encoding="utf-8"))
+    return set(re.findall(rf"bash {script} (--\w+)", comment[0]))
 
 
 @functools.cache
@@ -105,7 +111,7 @@ def test_commands_name_scripts_and_flags_that_exist():
             script = words[place]
             assert (ROOT / script).exists(), f"{page.name}: {script}"
             given = {word.split("=")[0] for word in words[place:] if word.startswith("--")}
-            unknown = given - flags(script) if script.endswith(".py") else given
+            unknown = given - (flags(script) if script.endswith(".py") else modes(script))
             assert not unknown, f"{page.name}: {script} has no {unknown}"
             if "launch" in words[:place]:
                 assert not {word for word in words[:place] if word.startswith("--")} - launcher_flags(), page.name
@@ -114,7 +120,7 @@ def test_commands_name_scripts_and_flags_that_exist():
 
 
 def test_flags_in_the_text_exist():
-    known = launcher_flags().union(*(flags(str(script)) for script in all_scripts()))
+    known = launcher_flags().union(modes("run_paper.sh"), *(flags(str(script)) for script in all_scripts()))
     for page in PAGES:
         for code in re.findall(r"`([^`]+)`", prose(page)):
             unknown = set(re.findall(r"(?<![\w-])--\w[\w-]*", code)) - known
