@@ -223,6 +223,19 @@ def slice_row(text, part, model):
     return f"| {text} | {column('documents')} | {' | '.join(cells)} |"
 
 
+def context_row(text, part, run, condition, **wanted):
+    """A row of the tests of context: difference of accuracy with its interval and p after Holm."""
+    (found,) = [one for one in from_json("context.json", part) if one["name"] == run]
+    (test,) = [one["accuracy"] for one in found["conditions"] if wanted.items() <= one.items()]
+    numbers = f"{100 * test['difference']:+.2f} | {percent(test['low'])} to {percent(test['high'])}"
+    return f"| {text} | {condition} | {numbers} | {p_value(test['p_holm'])} |"
+
+
+def surrogate_row(text, run):
+    (found,) = [one for one in from_json("context.json", "surrogates") if one["name"] == run]
+    return f"| {text} | {found['documents']} | {found['mean']:.3f} | {found['low']:.3f} to {found['high']:.3f} |"
+
+
 def run_value(run, key):
     return float(from_csv("runs.csv", key, run=run))
 
@@ -279,6 +292,17 @@ FINDINGS = [
             ("rebalanced", "layers-2-batch_rebalance"),
         )
     ),
+    lambda: context_row("MiniLM", "order", "seed-1", "all words shuffled", block=1),
+    lambda: context_row("MiniLM", "order", "seed-1", "blocks of 2 words shuffled", block=2),
+    lambda: context_row("MiniLM", "order", "seed-1", "sentences shuffled", block="sentence"),
+    lambda: context_row("SVM, words and pairs", "order", "svm", "all words shuffled", block=1),
+    *(
+        functools.partial(context_row, "MiniLM", "windows", "seed-1", f"window of {size}", window=size)
+        for size in (0, 1, 2, 4, "all")
+    ),
+    lambda: surrogate_row("SVM, words", "svm-unigrams"),
+    lambda: surrogate_row("SVM, words and pairs", "svm"),
+    lambda: surrogate_row("MiniLM", "seed-1"),
 ]
 
 
