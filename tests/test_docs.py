@@ -293,7 +293,6 @@ FINDINGS = [
         )
     ),
     lambda: context_row("MiniLM", "order", "seed-1", "all words shuffled", block=1),
-    lambda: context_row("MiniLM", "order", "seed-1", "blocks of 2 words shuffled", block=2),
     lambda: context_row("MiniLM", "order", "seed-1", "sentences shuffled", block="sentence"),
     lambda: context_row("SVM, words and pairs", "order", "svm", "all words shuffled", block=1),
     *(
