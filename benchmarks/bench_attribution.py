@@ -11,12 +11,11 @@ with --exhaustive, else n = 2, 50, 100, 150, 200, and the time of the loop extra
 Agreement on captum's documents: the completeness error of captum at the n that the search chose, against the smallest
 one of captum; the attributions against Gauss-Legendre with 200 points in double precision, as a share of the stated
 error. Gradients per second and the share of a peak (--peak_teraflops) count 4 FLOP for a token and a parameter outside
-the embeddings. Writes benchmarks/results/attribution.json.
+the embeddings. Writes benchmarks/results/attribution_captum.json.
 """
 
 import argparse
 import datetime
-import gc
 import importlib.metadata
 import json
 import os
@@ -134,7 +133,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--bf16", **boolean, help="the search in bfloat16")
     parser.add_argument("--peak_teraflops", type=float, help="of the device, for the share of the peak")
     parser.add_argument("--note", default="", help="goes into the file")
-    parser.add_argument("--output_file", default=str(ROOT / "benchmarks/results/attribution.json"), help="JSON file")
+    parser.add_argument(
+        "--output_file", default=str(ROOT / "benchmarks/results/attribution_captum.json"), help="JSON file"
+    )
     return parser.parse_args()
 
 
@@ -152,7 +153,6 @@ def main() -> None:
         model = write_bert_large(Path(), arguments.model_name_or_path, model.config.id2label)
         model = model.eval().requires_grad_(False).to(device)
         arguments.captum_per_quartile = 0
-    gc.freeze()  # as run_attribution.py does
     texts = documents_of_all_lengths(arguments.dataset_name, arguments.split, arguments.max_samples, tokenizer)
 
     # 2. The search

@@ -2,10 +2,15 @@
 
 import re
 
+import numpy as np
 import pytest
+import torch
 from browser import browser, check_page, open_page  # noqa: F401
 from conftest import ROOT
 from test_render_attributions import call, document, write_faithfulness, write_folder
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+import run_attribution
 
 HOSTILE = '<script>alert(1)</script> & "quotes"'
 
@@ -160,6 +165,31 @@ def test_contrast_and_all_classes(run, tmp_path, browser):  # noqa: F811
         assert "target math.SG, predicted math.AG" in article.text_content()
         assert "3.0e-3" in article.text_content() and "NOT CONVERGED" in article.text_content()
         assert "target math.AG" in page.locator("article").nth(1).text_content()
+
+
+@pytest.mark.parametrize("flags", [{}, {"target": "math.DG", "versus": "math.AG"}], ids=["predicted", "versus"])
+def test_a_notebook_shows_the_elements_of_the_page(run, tmp_path, tiny_model, browser, flags):  # noqa: F811
+    """Heading, classes and words of attribute()'s objects; the colors are inline, as a notebook has no style sheet."""
+    text = "every kähler form <b> & convex bound ."
+    words = [word for name, value in flags.items() for word in (f"--{name}", value)]
+    out, steps = tmp_path / "out", ("--n_steps", 20)
+    run("run_attribution", "--model_name_or_path", tiny_model, "--output_dir", out, "--text", text, *steps, *words)
+    run("render_attributions", "--attribution_dir", out)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    (line,) = run_attribution.attribute(model, tokenizer, [text], n_steps="20", **flags)
+    (tmp_path / "notebook.html").write_text(f'<meta charset="utf-8">{line._repr_html_()}', encoding="utf-8")
+    seen = []
+    for path in (out / "attributions.html", tmp_path / "notebook.html"):
+        with open_page(browser, path) as page:
+            texts = [page.locator(f"article > {place}").all_text_contents() for place in ("h2", "p.meta")]
+            spans = page.locator("article > p.text > span")
+            colors = spans.evaluate_all("spans => spans.map(span => getComputedStyle(span).backgroundColor)")
+            red_green = [[float(value) for value in re.findall(r"[\d.]+", color)[:2]] for color in colors]
+            seen.append([*texts, spans.all_text_contents(), [np.sign(green - red) for red, green in red_green]])
+    assert seen[0][:3] == seen[1][:3] and len(seen[0][2]) > 5
+    differ = sum(a != b for a, b in zip(seen[0][3], seen[1][3], strict=True))  # the page leaves out scores below 1 %
+    assert differ <= sum(sign == 0 for sign in seen[0][3]) < len(seen[0][3]) / 2
 
 
 def test_wide_and_narrow_light_and_dark(folder, browser):  # noqa: F811
