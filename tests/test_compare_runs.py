@@ -938,7 +938,7 @@ def test_odd_classes(case, tmp_path, run):
     assert "<script" not in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in tables} <= {4, 5, 6, 7}
-    assert len(tables) == len(names) + 9
+    assert len(tables) == len(names) + 13
 
 
 def test_odd_run_names(tmp_path, run):

@@ -48,6 +48,7 @@ def start(*arguments, script=ROOT / "run_paper.sh", **settings):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if pytest is a background job
     )
 
 
