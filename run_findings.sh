@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The experiments of docs/findings.md on real abstracts: training on shuffled words, SVMs on single words, the first layers
-# of a pretrained encoder, sampling strategies, tests of context. Completed steps are skipped, so call it
+# of a pretrained encoder, learning curves, sampling strategies, tests of context. Completed steps are skipped, so call it
 # again after an interruption.
 #   SNAPSHOT_FILE=arxiv-metadata-oai-snapshot.json bash run_findings.sh
 # Environment variables: OUTPUT_DIR (findings), MODEL (default: the copy of all-MiniLM-L6-v2 in requirements-dev.txt),
@@ -54,6 +54,13 @@ runs() {
                 "--train_sampling_strategy $strategy"
         done
     done
+    # More epochs for fewer documents
+    for size in "500 4" "1000 3" "2000 2" "4000 1"; do
+        read -r n epochs <<< "$size"
+        echo "run_baseline runs/svm-$n --dataset_name data --max_train_samples $n"
+        echo "run_classification runs/minilm-$n/seed-1 $encoder --dataset_name data --seed 1 --max_train_samples $n" \
+            "--num_train_epochs $epochs"
+    done
 }
 train() {
     local script=$1 run=$2 more=""
@@ -88,6 +95,9 @@ compare order-svm runs/svm runs/svm-shuffled --reference runs/svm --margin 2
 compare layers runs/minilm/seed-? runs/layers-?/seed-? --reference runs/minilm/seed-1 --margin 2
 compare probes runs/probes/layer-? --reference runs/probes/layer-0
 compare sampling runs/layers-2/seed-? runs/layers-2-*/seed-? --reference runs/layers-2/seed-1 --margin 2
+for n in 500 1000 2000 4000; do
+    compare "size-$n" "runs/svm-$n" "runs/minilm-$n/seed-1" --reference "runs/minilm-$n/seed-1"
+done
 
 # 5. Word order at test time, attention windows, additive surrogate
 [ -e context/context.json ] || python "$code/tools/measure_context.py" --model_name_or_path runs/minilm/seed-1 \

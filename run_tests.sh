@@ -11,4 +11,4 @@ ruff check .
 ruff format --check .
 # A worker a core, one thread each; a file's tests share their fixtures, so they stay in one worker.
 export OMP_NUM_THREADS=1
-exec python -m pytest --numprocesses auto --dist loadfile --durations 10 "$@"
+exec python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 10 "$@"

@@ -35,6 +35,12 @@ SHARED_WORDS = (
 ).split()
 
 
+def pytest_collection_modifyitems(items):
+    """Start the two slowest files first, so that no worker is left with one of them at the end."""
+    slow = ("test_run_paper.py", "test_shell.py")
+    items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))
+
+
 @pytest.fixture
 def run(monkeypatch, capfd, caplog):
     """``run("fetch_arxiv", "--seed", 1)`` calls the script's main() with that command line.
