@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 from accelerate.commands.launch import launch_command_parser
 from conftest import ROOT, write_own_files, write_tiny_model
+from scipy.stats import ttest_rel
 from transformers import TrainingArguments
 
 # In the order in which their commands build on each other
@@ -213,6 +214,15 @@ def pair_row(text, question, model, reference):
     return f"| {text} | {seeds} | {numbers} | {p_value(column('p_holm'))} | {equivalent}`{question}-pairs.csv` |"
 
 
+def curve_row(size):
+    """A row of the learning curve: SVM and MiniLM with so many training documents, and their difference."""
+    name = f"size-{size}-pairs.csv"
+    column = functools.partial(from_csv, name, model=SVM, reference=MINILM, metric="accuracy")
+    accuracies = [percent(run_value(run, "predict_accuracy")) for run in (f"svm-{size}", f"minilm-{size}/seed-1")]
+    numbers = f"{100 * float(column('difference')):+.2f} | {percent(column('low'))} to {percent(column('high'))}"
+    return f"| {size:,} | {' | '.join(accuracies)} | {numbers} | {p_value(column('p_holm'))} | `{name}` |"
+
+
 def slice_row(text, part, model):
     """A row of the accuracies on a part of the test split."""
     column = functools.partial(from_csv, "models-slices.csv", slice=part, model=model)
@@ -242,6 +252,12 @@ def run_value(run, key):
 
 def mean_of_seeds(run, key):
     return sum(run_value(f"{run}/seed-{seed}", key) for seed in (1, 2, 3)) / 3
+
+
+def loss_p(run):
+    """The p-value of a paired t-test of validation losses over seeds, against documents grouped by length."""
+    losses = [[run_value(f"{name}/seed-{seed}", "eval_loss") for seed in (1, 2, 3)] for name in ("layers-2", run)]
+    return ttest_rel(*losses).pvalue
 
 
 ORDERED, SHUFFLED = f"{MINILM} (dataset data)", f"{MINILM} (dataset data-shuffled)"
@@ -299,6 +315,8 @@ FINDINGS = [
         functools.partial(context_row, "MiniLM", "windows", "seed-1", f"window of {size}", window=size)
         for size in (0, 1, 2, 4, "all")
     ),
+    lambda: f"p = {loss_p('layers-2-random'):.2f} and {loss_p('layers-2-batch_rebalance'):.2f}",
+    *(functools.partial(curve_row, size) for size in (500, 1000, 2000, 4000)),
     lambda: surrogate_row("SVM, words", "svm-unigrams"),
     lambda: surrogate_row("SVM, words and pairs", "svm"),
     lambda: surrogate_row("MiniLM", "seed-1"),
@@ -308,7 +326,8 @@ FINDINGS = [
 @pytest.mark.parametrize("number", range(len(FINDINGS)))
 def test_numbers_of_the_findings_are_those_of_the_files(number):
     expected = FINDINGS[number]()
-    text = " ".join((ROOT / "docs/findings.md").read_text(encoding="utf-8").split())  # line breaks do not matter
+    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("findings.md", "training.md")]
+    text = " ".join(" ".join(pages).split())  # line breaks do not matter
     assert expected in text, expected
 
 

@@ -467,6 +467,7 @@ def test_accelerate_reads_its_configurations(name, kind, machines):
 
 def call_main(arguments, output, prepare):
     """In a process of its own: the script, its standard output and error in a file."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if pytest is a background job
     import run_classification
 
     stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
