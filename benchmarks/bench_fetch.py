@@ -119,7 +119,9 @@ def main() -> None:
     parser.add_argument("--records", type=Path, required=True, help="snapshot (.gz) whose lines are repeated")
     parser.add_argument("--size_mb", type=int, default=1000, help="size of the file that is read, in 10^6 bytes")
     parser.add_argument("--repeats", type=int, default=3, help="runs of every way; the fastest counts")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/fetch.json", help="where to write")
+    parser.add_argument(
+        "--output_file", type=Path, default=ROOT / "benchmarks/results/fetch.json", help="where to write"
+    )
     arguments = parser.parse_args()
 
     # 2. The file
@@ -171,8 +173,8 @@ def main() -> None:
         "file": facts,
         "results": rows,
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    arguments.output_file.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output_file.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     for row in rows:
         print(
             f"{row['way']:40} {row['mb_per_second']:8,.0f} MB/s {row['times_json_loads']:6} x {row['peak_mib']:8} MiB"

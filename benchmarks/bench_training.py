@@ -96,7 +96,9 @@ CHANGES = {
 # With --evaluate: the example's batch size and order of documents, and run_classification.py's
 EVALUATION = {
     "example_evaluate": {"padding": "static", "batch_size": 8},
-    "ours_evaluate": {"sorted": True, "batch_size": 64},
+    "ours_evaluate": {"sorted": True, "batch_size": 64 if torch.cuda.is_available() else 16},
+    "ours_evaluate_batch_64": {"sorted": True, "batch_size": 64},
+    "ours_evaluate_bf16": {"sorted": True, "batch_size": 64 if torch.cuda.is_available() else 16, "bf16": True},
     "example_evaluate_fp16": {"padding": "static", "batch_size": 8, "fp16": True},
     "ours_evaluate_fp16": {"sorted": True, "batch_size": 64, "fp16": True, "multiple": 8},
 }
@@ -314,6 +316,7 @@ def measure_prediction(arguments: BenchArguments, name: str) -> dict:
             use_cpu=not torch.cuda.is_available(),
             dataloader_pin_memory=torch.cuda.is_available(),
             fp16="fp16" in setting,
+            bf16_full_eval="bf16" in setting,
         )
         trainer = Trainer(model=model, args=options, data_collator=collator)
         trainer.predict(encoded.select(batches[0]))
@@ -323,7 +326,7 @@ def measure_prediction(arguments: BenchArguments, name: str) -> dict:
     seconds = end["seconds"] - start["seconds"]
     return {
         "setting": name,
-        "precision": "fp16" if "fp16" in setting else "fp32",
+        "precision": next((key for key in ("bf16", "fp16") if key in setting), "fp32"),
         "documents_per_second": len(rows) / seconds,
         "real_tokens_per_second": float(lengths.sum() / seconds),
         "padding_share": float(1 - lengths.sum() / (padded * [len(batch) for batch in batches]).sum()),

@@ -8,6 +8,7 @@ import pytest
 from conftest import assert_user_error, make_records, write_dataset
 from transformers import AutoConfig
 
+import run_classification
 from benchmarks import bench_training
 
 
@@ -69,9 +70,11 @@ def test_rows_and_ratios(bench):
 
 def test_prediction_the_examples_way_and_ours(bench):
     result = bench("--evaluate", 100)
-    assert list(result.rows) == ["example_evaluate", "ours_evaluate"]
-    example, ours = result.rows.values()
-    assert (example["batch_size"], ours["batch_size"]) == (8, 64)
+    assert list(result.rows) == [name for name in bench_training.EVALUATION if "fp16" not in name]
+    example, ours, large, bf16 = result.rows.values()
+    assert [row["batch_size"] for row in (example, ours, large, bf16)] == [8, 16, 64, 16]
+    assert [row["precision"] for row in (example, ours, large, bf16)] == ["fp32", "fp32", "fp32", "bf16"]
+    assert ours["batch_size"] == run_classification.STUDY_DEFAULTS["per_device_eval_batch_size"]
     assert ours["ratio_to_example"] == ours["documents_per_second"] / example["documents_per_second"]
     tokens = [row["real_tokens_per_second"] * row["seconds"] for row in (example, ours)]
     assert tokens[0] == pytest.approx(tokens[1])  # the same documents

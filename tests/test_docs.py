@@ -342,10 +342,12 @@ def test_numbers_of_the_readme_are_those_of_the_files():
 
 
 def test_speed_tables_are_those_of_the_files():
-    training = json.loads((ROOT / "benchmarks/results/training.json").read_text())
     text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
-    assert training["date"] in text
-    for row in (row for row in training["settings"] if "error" not in row):
+    measured = [
+        json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in ("training", "evaluation")
+    ]
+    assert all(file["date"] in text for file in measured)
+    for row in (row for file in measured for row in file["settings"] if "error" not in row):
         numbers = f"| {row['documents_per_second']:.1f} | {row['ratio_to_example']:.1f} | "
         numbers += f"{row['real_tokens_per_second']:,.0f} | {row['peak_memory_gib']:.1f} GiB | "
         assert f"{numbers}{100 * row['model_flops_utilisation']:.0f} %" in text, row["setting"]

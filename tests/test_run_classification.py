@@ -819,3 +819,19 @@ def test_classes_named_like_columns_keep_every_column(run, tiny_model, tmp_path,
     table = pd.read_csv(tmp_path / "run" / "predictions.csv")
     assert list(table["id"]) == list(load_dataset(str(tmp_path / "data"))["test"]["id"])
     assert set(table["label"]) <= set(names)
+
+
+def test_evaluation_in_bf16_is_recorded_and_leaves_the_weights_alone(run, tiny_model, tiny_dataset, tmp_path):
+    for name, more in {"fp32": (), "bf16": ("--bf16_full_eval",)}.items():
+        result = run(
+            "run_classification", *command(tiny_model, tiny_dataset, tmp_path / name, "--num_train_epochs", 1, *more)
+        )
+        assert result.code == 0, result.err
+    record = json.loads((tmp_path / "bf16" / "run_arguments.json").read_text())
+    assert record["precision"] == "fp32, evaluation in bf16"
+    assert "fp32, evaluation in bf16, seed" in (tmp_path / "bf16" / "README.md").read_text()
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("fp32", "bf16")]
+    assert weights[0] == weights[1]
+    predictions = [pd.read_csv(tmp_path / name / "predictions.csv") for name in ("fp32", "bf16")]
+    change = (predictions[0][LABELS] - predictions[1][LABELS]).abs().to_numpy().max()
+    assert 0 < change < 0.05
