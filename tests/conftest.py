@@ -7,7 +7,9 @@ import hashlib
 import importlib
 import logging
 import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,9 +38,10 @@ SHARED_WORDS = (
 
 
 def pytest_collection_modifyitems(items):
-    """Start the two slowest files first, so that no worker is left with one of them at the end."""
-    slow = ("test_run_paper.py", "test_shell.py")
-    items.sort(key=lambda item: slow.index(item.path.name) if item.path.name in slow else len(slow))
+    """Start the slowest files first, so that no worker is left with one of them at the end."""
+    slow = "run_paper attribution_search run_classification layout measure_context compare_runs shell docs hub".split()
+    order = {f"test_{name}.py": number for number, name in enumerate(slow)}
+    items.sort(key=lambda item: order.get(item.path.name, len(slow)))
 
 
 @pytest.fixture
@@ -62,6 +65,22 @@ def run(monkeypatch, capfd, caplog):
         return SimpleNamespace(code=code, out=captured.out, err=captured.err, log=caplog.text)
 
     return run_script
+
+
+@pytest.fixture(scope="session")
+def forked_python(tmp_path_factory):
+    """Environment variables with which ``python script.py`` in a shell script is answered by fork_server.py."""
+    server, path = ROOT / "tests/fork_server.py", tmp_path_factory.mktemp("fork") / "socket"
+    process = subprocess.Popen([sys.executable, server, path], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    for _ in range(600):
+        if path.exists():
+            break
+        assert process.poll() is None, "the fork server has ended"
+        time.sleep(0.1)
+    client = f'{{ case $1 in *.py) {sys.executable} -IS {server} {path} "$@" ;; *) command python "$@" ;; esac; }}'
+    yield {"BASH_FUNC_python%%": f"() {client}"}
+    process.terminate()
+    process.wait()
 
 
 def assert_user_error(result, *words):

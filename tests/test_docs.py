@@ -138,7 +138,7 @@ def test_files_in_the_text_exist_or_are_written_by_a_script():
             assert exists or name.split("/")[-1] in code, f"{page.name}: {name}"
 
 
-def test_runnable_blocks_run(tmp_path):
+def test_runnable_blocks_run(tmp_path, forked_python):
     """In a copy, on tiny files and with a tiny model in place of MiniLM."""
     for script in all_scripts():
         (tmp_path / script).parent.mkdir(exist_ok=True)
@@ -152,7 +152,7 @@ def test_runnable_blocks_run(tmp_path):
     codes = [code for page in PAGES for mark, code in blocks(page) if mark == "runnable"]
     assert len(codes) == 6
     environment = {"PATH": f"{sys.prefix}/bin:/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    environment |= {"HOME": str(tmp_path), "MPLBACKEND": "Agg", "TQDM_DISABLE": "1"}
+    environment |= {"HOME": str(tmp_path), "MPLBACKEND": "Agg", "TQDM_DISABLE": "1"} | forked_python
     script = "set -euo pipefail\n" + "\n".join(codes)
     result = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280

@@ -82,16 +82,16 @@ def settings_of(inputs):
 
 
 @pytest.fixture(scope="module")
-def study(inputs, tmp_path_factory):
+def study(inputs, forked_python, tmp_path_factory):
     """The whole study, one run after another; returns its folder and the finished process."""
     folder = tmp_path_factory.mktemp("study") / "paper"
-    result = finish(start(**settings_of(inputs), OUTPUT_DIR=folder))
+    result = finish(start(**settings_of(inputs), **forked_python, OUTPUT_DIR=folder))
     assert result.returncode == 0, result.stderr[-3000:]
     return folder, result
 
 
-@pytest.mark.timeout(600)  # a slow machine may need the double of two minutes
-def test_two_models_two_learning_rates_two_seeds(inputs, study):
+@pytest.mark.timeout(600)  # on a slow machine
+def test_two_models_two_learning_rates_two_seeds(inputs, study, forked_python):
     paper, result = study
     chosen = []
     for name in MODELS:
@@ -146,7 +146,7 @@ def test_two_models_two_learning_rates_two_seeds(inputs, study):
         if path.is_file() and folder != chosen[0]
     }
     predictions = (chosen[0] / "predictions.csv").read_bytes()
-    result = finish(start(**settings_of(inputs), OUTPUT_DIR=paper))
+    result = finish(start(**settings_of(inputs), **forked_python, OUTPUT_DIR=paper))
     assert result.returncode == 0, result.stderr[-3000:]
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert (chosen[0] / "predict_results.json").exists()

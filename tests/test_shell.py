@@ -37,11 +37,10 @@ def test_no_python_new_enough(tmp_path, script):
 
 @pytest.mark.skipif(not (ROOT / ".venv" / "bin" / "python").exists(), reason="needs the .venv that run_tests.sh makes")
 @pytest.mark.timeout(600)
-def test_quick_start_runs_the_whole_chain_and_a_second_call_repeats_nothing(tmp_path):
+def test_quick_start_runs_the_whole_chain_and_a_second_call_repeats_nothing(tmp_path, forked_python):
     short = "--max_steps 2 --max_seq_length 32"
-    first = bash(
-        ROOT / "run_quickstart.sh", cwd="/", OUTPUT_DIR=str(tmp_path / "q"), TRAIN_ARGUMENTS=short, OMP_NUM_THREADS="2"
-    )
+    settings = forked_python | {"TRAIN_ARGUMENTS": short, "OMP_NUM_THREADS": "2"}
+    first = bash(ROOT / "run_quickstart.sh", cwd="/", OUTPUT_DIR=str(tmp_path / "q"), **settings)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "Installing" not in first.stdout
     table = first.stdout[first.stdout.rindex("test accuracy") :]
@@ -58,7 +57,7 @@ def test_quick_start_runs_the_whole_chain_and_a_second_call_repeats_nothing(tmp_
     names += "attribution/attributions.jsonl attribution-layers-0/attributions.jsonl context/context.json"
     done = [tmp_path / "q" / name for name in names.split()]
     before = [path.stat().st_mtime_ns for path in done]
-    second = bash(ROOT / "run_quickstart.sh", cwd=tmp_path, OUTPUT_DIR="q", TRAIN_ARGUMENTS=short)
+    second = bash(ROOT / "run_quickstart.sh", cwd=tmp_path, OUTPUT_DIR="q", **settings)
     assert second.returncode == 0, second.stdout + second.stderr
     assert second.stdout[second.stdout.rindex("test accuracy") :].splitlines()[1:4] == table.splitlines()[1:4]
     assert before == [path.stat().st_mtime_ns for path in done]
