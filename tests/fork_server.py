@@ -56,11 +56,12 @@ def serve(path):
 
     root = Path(__file__).resolve().parent.parent
     sys.path[:0] = [str(root), str(root / "tools")]
-    for script in [*root.glob("*.py"), *root.glob("tools/*.py")]:
-        import_module(script.stem)
-        del sys.modules[script.stem]
-    sys.modules.pop("common", None)
-    del sys.path[1]
+    scripts = [script.stem for script in (*root.glob("*.py"), *root.glob("tools/*.py"))]
+    for name in scripts:
+        import_module(name)
+    for name in scripts:  # a copy of a script does not find the project
+        del sys.modules[name]
+    sys.path[:3] = [""]
     with Server(path, RunScript) as server:
         server.serve_forever()
 

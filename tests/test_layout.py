@@ -136,15 +136,16 @@ def test_requirements_are_exact_pins(name):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(forked_python, tmp_path_factory):
     """``alone(name, *arguments)`` runs a copy of a script in a folder of its own, outside of the project."""
 
     def run_alone(name, *arguments):
         folder = tmp_path_factory.mktemp("alone")
         shutil.copy(PATHS[name], folder)
-        command = [sys.executable, f"{name}.py", *map(str, arguments)]
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+        command = ["bash", "-c", 'python "$@"', "bash", f"{name}.py", *map(str, arguments)]
+        result = subprocess.run(
+            command, cwd=folder, env=os.environ | forked_python, capture_output=True, text=True, timeout=280
+        )
         assert result.returncode == 0, result.stdout + result.stderr
         return result
 
