@@ -9,6 +9,7 @@ source ./setup_env.sh
 export HF_HUB_OFFLINE=1
 ruff check .
 ruff format --check .
-# A worker a core, one thread each; a file's tests share their fixtures, so they stay in one worker.
+# One worker more than cores, because some tests wait for servers, with one thread each. The tests of a file share their
+# fixtures, so they stay in one worker.
 export OMP_NUM_THREADS=1
-exec python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --durations 10 "$@"
+exec python -m pytest --numprocesses $(($(getconf _NPROCESSORS_ONLN) + 1)) --dist loadfile --no-loadscope-reorder --durations 10 "$@"

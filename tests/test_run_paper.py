@@ -157,7 +157,9 @@ def test_two_models_two_learning_rates_two_seeds(inputs, study, forked_python):
 
 
 @pytest.mark.timeout(600)
-def test_killed_worker_is_replaced_by_the_next_call_and_two_workers_give_the_same_predictions(inputs, study, tmp_path):
+def test_killed_worker_is_replaced_by_the_next_call_and_two_workers_give_the_same_predictions(
+    inputs, study, forked_python, tmp_path
+):
     paper, _ = study
     folder = tmp_path / "paper"
     settings = settings_of(inputs) | {"OUTPUT_DIR": folder, "WORKERS": 2, "SHALLOW": "", "SEEDS": "1"}
@@ -175,7 +177,7 @@ def test_killed_worker_is_replaced_by_the_next_call_and_two_workers_give_the_sam
 
     log = folder / "logs" / f"{run.parent.name}-{run.name}.log"
     before = len(log.read_text())
-    result = finish(start("--train", **settings))
+    result = finish(start("--train", **settings, **forked_python))
     assert result.returncode == 0, result.stderr[-3000:]
     epochs = [float(epoch) for epoch in re.findall(r"'epoch': '?([\d.]+)", log.read_text()[before:])]
     assert epochs and min(epochs) > 1  # it continued after the first epoch
