@@ -7,8 +7,10 @@ import hashlib
 import importlib
 import logging
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,20 +69,40 @@ def run(monkeypatch, capfd, caplog):
     return run_script
 
 
+def pytest_configure(config):
+    """With several workers, start one fork server for all of them."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
+        path = Path(tempfile.mkdtemp(prefix="fork-server-")) / "socket"
+        config.fork_server = start_fork_server(path)
+        os.environ["FORK_SERVER"] = str(path)
+
+
+def pytest_unconfigure(config):
+    if server := getattr(config, "fork_server", None):
+        server.terminate()
+        shutil.rmtree(Path(os.environ.pop("FORK_SERVER")).parent)
+
+
+def start_fork_server(path):
+    command = [sys.executable, ROOT / "tests/fork_server.py", path]
+    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
 @pytest.fixture(scope="session")
 def forked_python(tmp_path_factory):
     """Environment variables with which ``python script.py`` in a shell script is answered by fork_server.py."""
-    server, path = ROOT / "tests/fork_server.py", tmp_path_factory.mktemp("fork") / "socket"
-    process = subprocess.Popen([sys.executable, server, path], env=os.environ | {"OMP_NUM_THREADS": "1"})
-    for _ in range(600):
-        if path.exists():
-            break
-        assert process.poll() is None, "the fork server has ended"
+    process, path = None, Path(os.environ.get("FORK_SERVER", tmp_path_factory.mktemp("fork") / "socket"))
+    if "FORK_SERVER" not in os.environ:
+        process = start_fork_server(path)
+    end = time.monotonic() + 200
+    while not path.exists():
+        assert time.monotonic() < end, "the fork server did not start"
         time.sleep(0.1)
-    client = f'{{ case $1 in *.py) {sys.executable} -IS {server} {path} "$@" ;; *) command python "$@" ;; esac; }}'
-    yield {"BASH_FUNC_python%%": f"() {client}"}
-    process.terminate()
-    process.wait()
+    client = f'{sys.executable} -IS {ROOT / "tests/fork_server.py"} {path} "$@"'
+    yield {"BASH_FUNC_python%%": f'() {{ case $1 in *.py) {client} ;; *) command python "$@" ;; esac; }}'}
+    if process:
+        process.terminate()
+        process.wait()
 
 
 def assert_user_error(result, *words):

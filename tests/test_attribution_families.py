@@ -121,11 +121,11 @@ def family(request, tmp_path_factory):
 
 @pytest.fixture
 def attribute(run, tmp_path):
-    """attribute(folder, flags...) returns the lines for TEXTS."""
+    """attribute(folder, flags..., texts=TEXTS) returns the lines for the texts."""
 
-    def call(folder, *flags):
+    def call(folder, *flags, texts=TEXTS):
         out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
-        base = ["--model_name_or_path", folder, "--output_dir", out, "--text", *TEXTS, "--max_seq_length", 128]
+        base = ["--model_name_or_path", folder, "--output_dir", out, "--text", *texts, "--max_seq_length", 128]
         result = run("run_attribution", *base, *flags)
         assert result.code == 0, result.err
         return [json.loads(line) for line in (out / "attributions.jsonl").read_text().split("\n") if line]
@@ -168,9 +168,9 @@ def test_completeness_and_words(attribute, family):
 def test_batches_of_one_and_of_all_agree(attribute, family):
     """One point a batch, and all of them, for search and captum; before, decoders were wrong by up to 140 per cent."""
     _, folder, model, tokenizer = family
-    for steps in (["--n_steps", 9], ["--n_steps", "auto"]):
-        one, all_points = (attribute(folder, *steps, "--internal_batch_size", size) for size in (1, 500))
-        for a, b, text in zip(one, all_points, TEXTS, strict=True):
+    for steps, texts in ((["--n_steps", 9], TEXTS), (["--n_steps", "auto"], TEXTS[1:])):
+        one, all_points = (attribute(folder, *steps, "--internal_batch_size", size, texts=texts) for size in (1, 500))
+        for a, b, text in zip(one, all_points, texts, strict=True):
             ids = torch.tensor([tokenizer(text)["input_ids"]])
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
             assert a["f_input"] == pytest.approx(logits[LABELS.index(a["target"])].item(), abs=1e-4)
