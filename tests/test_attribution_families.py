@@ -192,6 +192,18 @@ def test_the_search_has_captums_numbers(attribute, family):
         np.testing.assert_allclose(line["attributions"], captum["attributions"], atol=2e-5 * scale + 2e-6)
 
 
+@pytest.mark.parametrize("name", ["eurobert", "llama"])
+def test_pad_embedding_of_zero_needs_many_gradients_and_mask_does_not(attribute, tmp_path_factory, name):
+    """These models normalize before their first layer, which is steepest at 0."""
+    config_class, kind, settings = FAMILIES[name]
+    folder = tmp_path_factory.mktemp("model")
+    model, tokenizer = write_model(folder, config_class, settings, kind)
+    assert not model.get_input_embeddings().weight[tokenizer.pad_token_id].any()
+    (pad,) = attribute(folder, texts=TEXTS[1:])
+    (mask,) = attribute(folder, "--baseline", "mask", texts=TEXTS[1:])
+    assert mask["converged"] and 4 * mask["gradient_evaluations"] < pad["gradient_evaluations"]
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_models_that_are_refused(run, tmp_path, name):
     """Encoder-decoders read a text twice, CANINE hashes characters, XLNet has another order of dimensions.
