@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import logging
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -98,8 +99,8 @@ def forked_python(tmp_path_factory):
     while not path.exists():
         assert time.monotonic() < end, "the fork server did not start"
         time.sleep(0.1)
-    client = f'{sys.executable} -IS {ROOT / "tests/fork_server.py"} {path} "$@"'
-    yield {"BASH_FUNC_python%%": f'() {{ case $1 in *.py) {client} ;; *) command python "$@" ;; esac; }}'}
+    client = shlex.join(map(str, (sys.executable, "-IS", ROOT / "tests/fork_server.py", path)))
+    yield {"BASH_FUNC_python%%": f'() {{ case $1 in *.py) {client} "$@" ;; *) command python "$@" ;; esac; }}'}
     if process:
         process.terminate()
         process.wait()
