@@ -57,9 +57,10 @@ runs() {
         for k in 3 2 1; do
             echo "run_classification runs/layers-$k/seed-$seed $encoder-layers-$k --dataset_name data --seed $seed"
         done
-        for strategy in random batch_rebalance; do
-            echo "run_classification runs/layers-2-$strategy/seed-$seed $encoder-layers-2 --dataset_name data --seed $seed" \
-                "--train_sampling_strategy $strategy"
+        # 5 accumulation steps: one accumulation step would leave batch_rebalance nothing to balance
+        for strategy in group_by_length random batch_rebalance; do
+            echo "run_classification runs/minilm-batch-80-$strategy/seed-$seed $encoder --dataset_name data --seed $seed" \
+                "--train_sampling_strategy $strategy --max_train_samples 4000 --gradient_accumulation_steps 5 --learning_rate 4e-4"
         done
     done
     # More epochs for fewer documents
@@ -103,7 +104,7 @@ compare order-svm runs/svm runs/svm-shuffled --reference runs/svm --margin 2
 compare bag runs/minilm/seed-? runs/layers-0/seed-? --reference runs/minilm/seed-1 --margin 2
 compare layers runs/minilm/seed-? runs/layers-[123]/seed-? --reference runs/minilm/seed-1 --margin 2
 compare probes runs/probes/layer-? --reference runs/probes/layer-0
-compare sampling runs/layers-2/seed-? runs/layers-2-*/seed-? --reference runs/layers-2/seed-1 --margin 2
+compare sampling runs/minilm-batch-80-*/seed-? --reference runs/minilm-batch-80-group_by_length/seed-1 --margin 2
 for n in 500 1000 2000 4000; do
     compare "size-$n" "runs/svm-$n" "runs/minilm-$n/seed-1" --reference "runs/minilm-$n/seed-1"
 done
