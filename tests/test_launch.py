@@ -66,7 +66,9 @@ def test_two_machines_with_two_processes_each_train_and_predict_as_one_process_d
     np.testing.assert_allclose(losses[1], losses[0], atol=1e-4)
     one, four = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "four"))
     for name in one:
-        np.testing.assert_allclose(four[name], one[name], atol=1e-4)
+        # A key bias shifts all scores of a query alike, so its gradient is rounding error, which Adam scales up.
+        if not name.endswith("key.bias"):
+            np.testing.assert_allclose(four[name], one[name], atol=1e-4, err_msg=name)
     one, four = (pd.read_csv(tmp_path / name / "predictions.csv") for name in ("one", "four"))
     assert list(one["id"]) == list(four["id"]) and one[LABELS].std().min() > 1e-4
     np.testing.assert_allclose(four[LABELS], one[LABELS], atol=1e-4)

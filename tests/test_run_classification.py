@@ -187,7 +187,9 @@ def test_prediction_alone_with_a_finished_model(run, finished, tiny_dataset, tmp
     arguments = ("--model_name_or_path", finished, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
     result = run("run_classification", *arguments, "--do_predict", "--max_seq_length", 64)
     assert result.code == 0, result.err
-    assert (tmp_path / "run" / "predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
+    again, before = (pd.read_csv(folder / "predictions.csv") for folder in (tmp_path / "run", finished))
+    # Weights in memory and weights from a file may lie differently, and some processors then round differently.
+    pd.testing.assert_frame_equal(again, before, rtol=0, atol=2.5e-6)
 
 
 def test_text_prefix_is_used_and_stored(run, tiny_model, tiny_dataset, tmp_path):
