@@ -67,8 +67,8 @@ def test_two_machines_with_two_processes_each_train_and_predict_as_one_process_d
     one, four = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "four"))
     for name in one:
         # A key bias shifts all scores of a query alike, so its gradient is rounding error, which Adam scales up.
-        if not name.endswith("key.bias"):
-            np.testing.assert_allclose(four[name], one[name], atol=1e-4, err_msg=name)
+        tolerance = 1e-3 if name.endswith("key.bias") else 1e-5
+        np.testing.assert_allclose(four[name], one[name], atol=tolerance, err_msg=name)
     one, four = (pd.read_csv(tmp_path / name / "predictions.csv") for name in ("one", "four"))
     assert list(one["id"]) == list(four["id"]) and one[LABELS].std().min() > 1e-4
     np.testing.assert_allclose(four[LABELS], one[LABELS], atol=1e-4)

@@ -185,11 +185,11 @@ def test_checkpoint_in_half_precision_is_trained_in_fp32(run, tiny_dataset, tmp_
 
 def test_prediction_alone_with_a_finished_model(run, finished, tiny_dataset, tmp_path):
     arguments = ("--model_name_or_path", finished, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
-    result = run("run_classification", *arguments, "--do_predict", "--max_seq_length", 64)
+    # The training chose eager attention. sdpa computes the same in another order and may differ in the last digit.
+    arguments += ("--do_predict", "--max_seq_length", 64, "--attn_implementation", "eager")
+    result = run("run_classification", *arguments)
     assert result.code == 0, result.err
-    again, before = (pd.read_csv(folder / "predictions.csv") for folder in (tmp_path / "run", finished))
-    # Weights in memory and weights from a file may lie differently, and some processors then round differently.
-    pd.testing.assert_frame_equal(again, before, rtol=0, atol=2.5e-6)
+    assert (tmp_path / "run" / "predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
 
 
 def test_text_prefix_is_used_and_stored(run, tiny_model, tiny_dataset, tmp_path):
