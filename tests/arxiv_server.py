@@ -145,6 +145,16 @@ def oai_record(record, deleted=False):
     )
 
 
+def is_closed_by_client(connection):
+    """Return whether the client has closed a connection, without taking bytes from it."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
+    except (BlockingIOError, TimeoutError):
+        return False
+    except OSError:  # reset
+        return True
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # head and body leave together
@@ -154,13 +164,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle(self):
         with self.server.guard:
-            self.server.open_connections += 1
-            self.server.most_connections = max(self.server.most_connections, self.server.open_connections)
+            # Not the number of threads here: a busy machine may run this one after the client has closed and moved on.
+            used = [other for other in self.server.connections if not is_closed_by_client(other)]
+            self.server.connections.append(self.connection)
+            self.server.most_connections = max(self.server.most_connections, len(used) + 1)
         try:
             super().handle()
         finally:
             with self.server.guard:
-                self.server.open_connections -= 1
+                self.server.connections.remove(self.connection)
 
     def do_GET(self):
         server = self.server
@@ -283,7 +295,7 @@ def arxiv_server(records):
     server.records, server.log, server.faults = records, [], {}
     server.guard, server.stopping = threading.Lock(), threading.Event()
     server.undated = set()  # ids of papers that are sent without a date
-    server.open_connections = server.most_connections = 0
+    server.connections, server.most_connections = [], 0
     server.fault = lambda number, query: server.faults.get(number)
     server.oai_page, server.longest_address = 15, 60000
     server.api_url = f"http://127.0.0.1:{server.server_address[1]}/api/query"

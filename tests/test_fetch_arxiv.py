@@ -18,6 +18,7 @@ import datasets
 import filelock
 import huggingface_hub
 import pytest
+import requests
 import yaml
 from arxiv_server import (
     arxiv_server,
@@ -501,6 +502,20 @@ def interval(window):
 
 
 # Everything comes, with few requests
+
+
+def test_the_local_arxiv_counts_the_connections_that_a_client_keeps_open(server):
+    def ask(session):
+        assert session.get(server.api_url, params={"search_query": "none"}, timeout=10).status_code == 400
+
+    for _ in range(3):
+        with requests.Session() as session:
+            ask(session)
+    assert server.most_connections == 1
+    with requests.Session() as first, requests.Session() as second:
+        ask(first)
+        ask(second)
+    assert server.most_connections == 2
 
 
 def test_api_gives_the_bytes_of_the_snapshot(fetch, server, expected, tmp_path):
