@@ -9,8 +9,10 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -750,6 +752,18 @@ def test_phrases_that_do_not_occur_are_named(context, tmp_path):
     assert read(tmp_path / "out")["phrases"]["not_found"] == ["moduli stack"]
 
 
+def test_phrases_of_few_documents_are_tested_together_only(context, documents, tmp_path):
+    texts = load_dataset(str(documents), split="test")["abstract"]
+    pairs = Counter(pair for text in texts for pair in {*pairwise(re.findall(r"\w+", text.lower()))})
+    rare = [" ".join(pair) for pair, number in pairs.items() if 2 <= number <= 5]
+    result = context(tmp_path / "out", "--phrases", *rare)
+    assert result.code == 0, result.err
+    phrases = read(tmp_path / "out")["phrases"]
+    assert len(phrases["phrases"]) == len(rare) and phrases["against_moved"]["tested"] == 0
+    assert "No phrase was compared in 6 documents, so none is tested alone." in result.log
+    assert "0 of 0" not in result.log
+
+
 def test_model_of_other_classes_and_models_that_cannot_answer(context, runs, tmp_path):
     write_tiny_model(tmp_path / "other", labels=["a", "b"])
     assert_user_error(context(tmp_path / "o", "--compare", tmp_path / "other"), "classes", "math.AG")
@@ -821,7 +835,7 @@ def test_attributions_that_cannot_be_compared(everything, run, attributions, tmp
     assert run("measure_context", *only, tmp_path / "other").code == 0
     result = read(tmp_path / "out")
     assert result["agreement"] == [] and all(row["all"] is None for row in result["attribution"])
-    assert any("of the 0 documents that all models explain" in text for text in result["left_out"])
+    assert any("Documents that all models explain for the same class: 0." in text for text in result["left_out"])
 
 
 def test_dataset_that_cannot_be_tested(context, tmp_path):

@@ -1299,7 +1299,7 @@ def attribution_results(
         if any(row["all"] is None for row in attribution):
             left_out.append(
                 f"Variance of attributions is left out: fewer than two words are attributed to the same class in "
-                f"{minimum} of the {len(shared)} documents that all models explain for the same class."
+                f"{minimum} documents. Documents that all models explain for the same class: {len(shared)}."
             )
     if not svms or not attributed:
         left_out.append("Agreement with the SVM is left out: it needs --attributions and an SVM run in --compare.")
@@ -1539,11 +1539,15 @@ def phrase_section(phrases: dict | None, model: str) -> dict:
                 f"A comparison with {text} needs {MIN_PHRASE_DOCUMENTS} documents that are long enough."
             )
             continue
+        if total["tested"]:
+            counts = f"{total['more']} of {total['tested']} phrases have more and {total['less']} less"
+            alone = f"{counts} (p < {ALPHA} after Holm)."
+        else:
+            alone = f"No phrase was compared in {MIN_PHRASE_DOCUMENTS} documents, so none is tested alone."
         section["sentences"].append(
             f"Compared with {text}, the synergy of phrases differs by {number(total['mean'])} logits "
             f"({interval(total, number)}; sign-flip test over {total['documents']} documents, p "
-            f"{p_text(total['p'])}): {verdict(total['p'], 'no difference')}. {total['more']} of {total['tested']} "
-            f"phrases have more and {total['less']} less (p < {ALPHA} after Holm)."
+            f"{p_text(total['p'])}): {verdict(total['p'], 'no difference')}. {alone}"
         )
     section["sentences"].append(
         "Strong words saturate a logit, so a strong phrase can differ from other words without any use of context. "
