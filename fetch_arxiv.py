@@ -15,7 +15,7 @@
 #     "urllib3==2.8.0",
 # ]
 # ///
-"""Make a dataset folder of arXiv abstracts, labelled with their primary category, that datasets.load_dataset opens.
+"""Make a dataset folder of arXiv abstracts, labeled with their primary category, that datasets.load_dataset opens.
 
     python fetch_arxiv.py --source snapshot --snapshot_file arxiv-metadata-oai-snapshot.json --output_dir data/arxiv
     python fetch_arxiv.py --output_dir data/arxiv                           arXiv's search API, about an hour
@@ -520,7 +520,7 @@ def read_snapshot(path: Path, arguments: FetchArguments, ids: set[str], counts: 
 
 
 def select(records: Iterator[dict], arguments: FetchArguments, counts: Counter) -> list[dict]:
-    """Return the records to keep, labelled and sorted by id, whatever their order; count what is dropped."""
+    """Return the records to keep, labeled and sorted by id, whatever their order; count what is dropped."""
     by_id = {}
     for record in records:
         if record["categories"][0] not in arguments.categories:
@@ -601,9 +601,9 @@ def dataset_card(splits: dict[str, list[dict]], arguments: FetchArguments, count
     """Return README.md: source, counts, what was dropped, limitations and how to rebuild the dataset."""
     records = [record for name in SPLITS for record in splits[name]]
     foreign = sum(not ARXIV_ID.fullmatch(record["id"]) for record in records)
-    origin = "arXiv offers this metadata under CC0 1.0; the papers have licences of their own."
+    origin = "arXiv offers this metadata under CC0 1.0; the papers have licenses of their own."
     if foreign:
-        origin = f"**{foreign:,} of the {len(records):,} records carry ids that are not arXiv's**: see its licence."
+        origin = f"**{foreign:,} of the {len(records):,} records carry ids that are not arXiv's**: see its license."
     source = {"snapshot": f"the metadata snapshot {Path(arguments.snapshot_file or '').name}"}
     source["api"], source["hub"] = "arXiv's search API", f"{arguments.hub_dataset} on the Hugging Face Hub"
     dropped = ", ".join(f"{reason} {number:,}" for reason, number in sorted(counts.items())) or "none"

@@ -101,7 +101,7 @@ class DataArguments:
     text: list[str] | None = HfArg(default=None, help="One or more texts instead of a dataset.")
     text_file: str | None = HfArg(default=None, help="UTF-8 file with one text a line, instead of a dataset.")
     figure_ids: list[str] | None = HfArg(default=None, help="Documents of the figure. Default: 3 short ones.")
-    figure_level: Literal["tokens", "words"] = HfArg(default="tokens", help="What the figure colours.")
+    figure_level: Literal["tokens", "words"] = HfArg(default="tokens", help="What the figure colors.")
     disable_tqdm: bool = HfArg(default=False, help="No progress bar.")
 
 
@@ -613,7 +613,7 @@ def figure_text(line: dict, level: str) -> list[tuple[str, str]]:
 
 
 def draw_png(lines: list[dict], level: str) -> bytes:
-    """Return a PNG of 2,000 pixels width: the documents as running text on the colours of their attributions."""
+    """Return a PNG of 2,000 pixels width: the documents as running text on the colors of their attributions."""
     figure, buffer, y = Figure(figsize=(10, 1), dpi=200), io.BytesIO(), 0.0
     place = functools.partial(figure.text, transform=Affine2D().scale(0.1, 1) + figure.transFigure, parse_math=False)
     for line in lines:

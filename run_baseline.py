@@ -288,7 +288,7 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
 
 
 def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
-    """Plot the confusion matrix of predictions.csv: counts as text, the share of the true class as colour."""
+    """Plot the confusion matrix of predictions.csv: counts as text, the share of the true class as color."""
     counts = confusion_matrix(table["label"], table["prediction"], labels=names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axes = plt.subplots(figsize=(1.1 * len(names) + 1.5, len(names) + 1))

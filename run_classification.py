@@ -326,7 +326,7 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
 
 
 def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
-    """Plot the confusion matrix of predictions.csv: counts as text, the share of the true class as colour."""
+    """Plot the confusion matrix of predictions.csv: counts as text, the share of the true class as color."""
     counts = confusion_matrix(table["label"], table["prediction"], labels=names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axes = plt.subplots(figsize=(1.1 * len(names) + 1.5, len(names) + 1))
@@ -440,7 +440,7 @@ def adapt_to_machine(namespace: argparse.Namespace, unknown: list[str]) -> None:
 
 
 def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
-    """Exit with status 2 on arguments that cannot be honoured or have no meaning."""
+    """Exit with status 2 on arguments that cannot be honored or have no meaning."""
     arguments = asdict(model) | vars(training)
     for name in REFUSED:
         if arguments[name] != getattr(TrainingArguments, name, []):

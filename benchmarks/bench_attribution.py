@@ -108,7 +108,7 @@ def agreement(model, double, tokenizer, line: dict, loop: dict, method: str, siz
 
 
 def write_bert_large(folder: Path, tokenizer_of: str, labels: dict) -> BertForSequenceClassification:
-    """Return a randomly initialised BERT of 335 M parameters with the vocabulary of another model: for speed only."""
+    """Return a randomly initialized BERT of 335 M parameters with the vocabulary of another model: for speed only."""
     torch.manual_seed(0)
     size = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
     label2id = {name: number for number, name in labels.items()}

@@ -136,7 +136,7 @@ class BenchArguments:
     one_setting: str | None = field(
         default=None, metadata={"help": "Measure this setting here and print it (what the parent process starts)."}
     )
-    encoded_dir: str | None = field(default=None, metadata={"help": "Tokenised texts (for --one_setting)."})
+    encoded_dir: str | None = field(default=None, metadata={"help": "Tokenized texts (for --one_setting)."})
 
 
 class Stopwatch(TrainerCallback):
@@ -448,7 +448,7 @@ def main() -> None:
         fail(f"{arguments.dataset_name} has {len(texts)} training texts; {STUDY_BATCH_SIZE} are needed")
     start = time.perf_counter()
     encoded = dict(tokenizer(list(texts), truncation=True, max_length=arguments.max_seq_length))
-    tokenising = len(texts) / (time.perf_counter() - start)
+    tokenizing = len(texts) / (time.perf_counter() - start)
     encoded |= {"labels": [row % 5 for row in range(len(texts))], "length": list(map(len, encoded["input_ids"]))}
 
     # 3. Every setting in its own process
@@ -492,7 +492,7 @@ def main() -> None:
         "versions": {"python": platform.python_version()}
         | {package: version(package) for package in ("torch", "transformers", "accelerate", "datasets")},
         "matrix_product_peak_flops_per_second": peak,
-        "tokenised_documents_per_second": tokenising,
+        "tokenised_documents_per_second": tokenizing,
         "texts": {
             "number": len(texts),
             "mean_length": float(np.mean(encoded["length"])),

@@ -92,7 +92,7 @@ def test_hover_and_keyboard_show_score_and_tokens(page):
     assert article.locator(".at").text_content() == "metric"
 
 
-def test_readable_without_colour(page):
+def test_readable_without_color(page):
     spans = page.locator("article").nth(1).locator(".text span")
     lines = [spans.nth(k).evaluate("span => getComputedStyle(span).textDecorationStyle") for k in range(2)]
     assert lines == ["solid", "dashed"]
@@ -197,7 +197,7 @@ def test_wide_and_narrow_light_and_dark(folder, browser):  # noqa: F811
 
 
 def shades(text, scheme):
-    """The custom properties of a colour scheme in the style sheet."""
+    """The custom properties of a color scheme in the style sheet."""
     rules = re.findall(r":root \{(.*?)\}", text, re.DOTALL)
     found = {}
     for rule in rules[: {"light": 1, "dark": 2}[scheme]]:
@@ -219,7 +219,7 @@ def contrast(first, second):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast_of_text_is_enough_for_wcag_aa(scheme):
-    """Every colour of text on every background, and the text of a document on every shade: at least 4.5."""
+    """Every color of text on every background, and the text of a document on every shade: at least 4.5."""
     found = shades((ROOT / "tools" / "templates" / "style.css").read_text(), scheme)
     color = {name: [int(found[name][k : k + 2], 16) for k in (1, 3, 5)] for name in
              ("ink", "paper", "card", "faint", "link")}  # fmt: skip

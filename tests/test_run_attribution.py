@@ -176,8 +176,8 @@ def test_tokens_that_touch_two_words_join_them():
 def test_names_in_subword_tokens_are_one_word(attribute, minilm, tmp_path):
     """The study's complaint was "ka ##hler": the name is one word with the sum of its tokens."""
     model = tmp_path / "model"
-    labelled = AutoModelForSequenceClassification.from_pretrained(minilm, num_labels=5, dtype=torch.float32)
-    labelled.save_pretrained(model)
+    labeled = AutoModelForSequenceClassification.from_pretrained(minilm, num_labels=5, dtype=torch.float32)
+    labeled.save_pretrained(model)
     AutoTokenizer.from_pretrained(minilm).save_pretrained(model)
     text = r"Kähler-Einstein metrics on fano $L^2$ spaces and \mathbb{CP}^n"
     for merge in ("true", "false"):
@@ -404,11 +404,11 @@ def test_words_and_marks_in_the_figure():
     ]
 
 
-def test_colours_follow_sign_and_size():
+def test_colors_follow_sign_and_size():
     scores = [0.0, 2.0, -2.0, 1.0, 0.0]
-    colours = [background for _, background in run_attribution.figure_text(line_of(attributions=scores), "tokens")]
-    assert colours[:3] == ["#ffffff", "#229e49", "#e45854"]
-    assert sum(bytes.fromhex(colours[3][1:])) > sum(bytes.fromhex(colours[1][1:]))
+    colors = [background for _, background in run_attribution.figure_text(line_of(attributions=scores), "tokens")]
+    assert colors[:3] == ["#ffffff", "#229e49", "#e45854"]
+    assert sum(bytes.fromhex(colors[3][1:])) > sum(bytes.fromhex(colors[1][1:]))
     none = line_of(attributions=[0.0] * 5)
     assert {background for _, background in run_attribution.figure_text(none, "tokens")} == {"#ffffff"}
 

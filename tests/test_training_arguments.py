@@ -32,8 +32,8 @@ REFUSED = {
     "length_column_name": "size",  # the script makes the batches
     "eval_do_concat_batches": "false",  # predictions would be lists of batches
 }
-# Honoured by the Trainer as documented; changes how a run is computed, shown or stored, not which run it is.
-HONOURED = """output_dir per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps
+# Honored by the Trainer as documented; changes how a run is computed, shown or stored, not which run it is.
+HONORED = """output_dir per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps
 average_tokens_across_devices bf16 fp16 bf16_full_eval fp16_full_eval tf32 activation_checkpointing
 activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs torch_compile
 torch_compile_backend torch_compile_mode torch_empty_cache_steps logging_strategy logging_steps logging_first_step
@@ -55,7 +55,7 @@ IRRELEVANT = {
 
 
 def test_every_argument_is_in_the_table_once():
-    known = [*IDENTITY.split(), *REFUSED, *HONOURED.split(), *IRRELEVANT]
+    known = [*IDENTITY.split(), *REFUSED, *HONORED.split(), *IRRELEVANT]
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
     assert set(known) - fields == set(), "these arguments no longer exist"
     assert fields - set(known) == set(), "decide what these new arguments do"

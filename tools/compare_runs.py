@@ -936,11 +936,11 @@ def plot_table(rows: list[dict], documents: int) -> bytes:
     for axes, (metric, title) in zip(panels, METRICS.items(), strict=True):
         for height, row in enumerate(rows):
             is_study = row["source"] == "study"
-            colour = "#888888" if is_study else "#1b7837"
+            color = "#888888" if is_study else "#1b7837"
             if row[f"{metric}_low"] is not None:
                 low, high = 100 * row[f"{metric}_low"], 100 * row[f"{metric}_high"]
-                axes.hlines(height, low, high, color=colour, linewidth=1.6)
-            axes.plot(100 * row[metric], height, "o", color=colour, markerfacecolor="white" if is_study else colour)
+                axes.hlines(height, low, high, color=color, linewidth=1.6)
+            axes.plot(100 * row[metric], height, "o", color=color, markerfacecolor="white" if is_study else color)
         axes.set_xlabel(f"{title}, per cent (95 % interval)")
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
@@ -952,19 +952,19 @@ def plot_table(rows: list[dict], documents: int) -> bytes:
 
 
 def plot_calibration(results: dict[str, dict]) -> bytes:
-    """Draw the reliability diagram: a line per run, a colour per model; larger markers have more documents."""
+    """Draw the reliability diagram: a line per run, a color per model; larger markers have more documents."""
     figure, axes = plt.subplots(figsize=(6.4, 5.6))
     axes.plot([0, 1], [0, 1], "--", color="#888888", linewidth=1)
-    colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     for number, (name, result) in enumerate(results.items()):
-        colour = colours[number % len(colours)]
+        color = colors[number % len(colors)]
         label = plain(f"{name[:50]} (ECE {100 * result['ece']:.1f})")
         for run in result["runs"]:
             x, y, n = (
                 np.array([part[key] for part in run["bins"]]) for key in ("confidence", "accuracy", "documents")
             )
-            axes.plot(x, y, linewidth=1.4, color=colour, label=label)
-            axes.scatter(x, y, s=8 + 120 * n / n.sum(), color=colour, alpha=0.7)
+            axes.plot(x, y, linewidth=1.4, color=color, label=label)
+            axes.scatter(x, y, s=8 + 120 * n / n.sum(), color=color, alpha=0.7)
             label = None
     axes.set(xlim=(0, 1.01), ylim=(-0.01, 1.01), xlabel="probability of the prediction", ylabel="share that is right")
     axes.legend(loc="best", fontsize=8, frameon=False)
@@ -990,7 +990,7 @@ def tests_text(result: dict) -> list[str]:
         if arguments["reference"] is None:
             parts.append(
                 f"{escape_markdown(result['reference'])} is the reference because it is the most accurate on these "
-                "very documents, which favours it a little. A reference that is chosen beforehand is fairer."
+                "very documents, which favors it a little. A reference that is chosen beforehand is fairer."
             )
     return parts
 

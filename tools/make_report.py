@@ -316,7 +316,7 @@ def attribution_part(folder: Path, made: dict, link) -> dict:
         made["commands"].append(recorded(f"run_attribution.py: {folder.resolve().name}", arguments, **others))
     part = {"name": name, "folder": folder.resolve().name, "facts": facts, "link": None}
     part["faithfulness"] = faithfulness_table(folder, summary)
-    alt = f"Documents explained for {name}, each token coloured by its attribution"
+    alt = f"Documents explained for {name}, each token colored by its attribution"
     part["picture"] = picture(folder / "attributions.png", alt)
     page = folder / "attributions.html"
     if page.is_file():
