@@ -62,7 +62,6 @@ from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArg
 from transformers.utils import cached_file, extract_commit_hash
 
 logger = logging.getLogger(__name__)
-
 RUN_FILE = "run_arguments.json"
 STUDY_BATCH_SIZE = 512  # effective batch size: 32 a step, 16 accumulation steps
 STUDY_DEFAULTS = {
@@ -422,14 +421,15 @@ class RunMonitor(TrainerCallback):
 
 def adapt_to_machine(namespace: argparse.Namespace, unknown: list[str]) -> None:
     """Name the successor of a renamed flag, and set what depends on the machine: accumulation, no fp16 on a CPU."""
-    for name in (word.removeprefix("--").split("=")[0] for word in unknown):
-        if name in RENAMED:
-            fail(f"--{name} is not an argument of this script: {RENAMED[name]}")
+    for name in RENAMED.keys() & {word.removeprefix("--").split("=")[0] for word in unknown}:
+        fail(f"--{name} is not an argument of this script: {RENAMED[name]}")
     processes, devices = int(os.environ.get("WORLD_SIZE", 1)), torch.accelerator.device_count()
     if namespace.use_cpu or os.environ.get("ACCELERATE_USE_CPU") == "true" or not torch.accelerator.is_available():
         namespace.use_cpu, namespace.dataloader_pin_memory, devices = True, False, 1
-        if namespace.fp16 or os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp16":
-            namespace.fp16, os.environ["ACCELERATE_MIXED_PRECISION"] = False, "no"
+        if namespace.fp16:
+            fail("--fp16 needs a GPU and this run has none; leave it out or give --bf16")
+        if os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp16" and not namespace.bf16:  # the launcher's
+            os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
             if os.environ.get("RANK", "0") == "0":
                 logger.warning("fp16 needs a GPU and there is none: this run computes in fp32")
     if not namespace.do_train:  # the study's defaults would switch evaluation on for a command that only predicts

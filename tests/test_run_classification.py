@@ -656,11 +656,15 @@ def test_bad_flags(run, tiny_model, tiny_dataset, tmp_path, flags, words):
     assert_user_error(result, *words)
 
 
-def test_fp16_without_a_gpu_is_left_out_and_bf16_stays(run, tiny_model, tiny_dataset, tmp_path):
-    more = ("--fp16", "--bf16", "--num_train_epochs", 1, *NO_TEST)
-    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", *more))
+def test_fp16_without_a_gpu(run, tiny_model, tiny_dataset, tmp_path, monkeypatch):
+    """The flag is refused; --bf16 overrides the fp16 of an accelerate file."""
+    arguments = command(tiny_model, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1, *NO_TEST)
+    assert_user_error(run("run_classification", *arguments, "--fp16"), "--fp16", "GPU", "--bf16")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
+    result = run("run_classification", *arguments, "--bf16")
     assert result.code == 0, result.err
-    assert "fp16 needs a GPU" in result.log
+    assert "fp32" not in result.log
     assert json.loads((tmp_path / "run" / "run_arguments.json").read_text())["precision"] == "bf16"
 
 
