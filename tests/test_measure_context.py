@@ -752,6 +752,18 @@ def test_phrases_that_do_not_occur_are_named(context, tmp_path):
     assert read(tmp_path / "out")["phrases"]["not_found"] == ["moduli stack"]
 
 
+def test_panel_without_anything_to_show_says_so(everything, monkeypatch):
+    monkeypatch.setattr(
+        measure_context, "png", lambda figure: [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    )
+    result = read(everything)
+    assert not any("left out" in texts for texts in measure_context.draw(result))
+    for model in result["attribution"]:
+        model.update(dict.fromkeys(measure_context.WORD_KINDS))
+    result |= {"agreement": [], "windows": []}
+    assert ["left out" in texts for texts in measure_context.draw(result)] == [False, True, False, False, True, True]
+
+
 def test_phrases_of_few_documents_are_tested_together_only(context, documents, tmp_path):
     texts = load_dataset(str(documents), split="test")["abstract"]
     pairs = Counter(pair for text in texts for pair in {*pairwise(re.findall(r"\w+", text.lower()))})

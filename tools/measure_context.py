@@ -1764,10 +1764,11 @@ def draw(result: dict) -> bytes:
         "attribution": draw_attribution,
         "agreement": draw_agreement,
     }
+    shown = result | {"attribution": [model for model in result["attribution"] if model["all"]]}
     for letter, axes, title, (key, drawer) in zip("abcdef", panels.flat, PARTS, drawers.items(), strict=True):
         axes.set_title(f"({letter}) {title}", loc="left", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
-        if result[key]:
+        if shown[key]:
             drawer(axes, result)
         else:
             axes.set_axis_off()
