@@ -29,6 +29,7 @@ from arxiv_server import (
     start,
     study_entries,
     text_of,
+    timeout_flags,
     write_snapshot,
 )
 from conftest import LABELS, ROOT, assert_user_error
@@ -477,7 +478,7 @@ def expected(records, tmp_path_factory):
 def api_flags(server, folder, *more, page_size=20):
     return [
         *["--output_dir", folder, "--api_url", server.api_url, "--page_size", page_size, "--delay_seconds", 0.01],
-        *["--timeout_seconds", 0.5, "--disable_tqdm", *more],
+        *[*timeout_flags(), "--disable_tqdm", *more],
     ]
 
 
@@ -588,7 +589,7 @@ FAULTS = [
 @pytest.mark.parametrize("fault", FAULTS)
 def test_one_fault(fetch, server, expected, tmp_path, fault, places):
     server.faults = dict.fromkeys(places, fault)
-    result = fetch()
+    result = fetch(*timeout_flags(fault))
     assert result.code == 0, result.err
     assert parquet_hashes(tmp_path / "dataset") == expected
     assert server.most_connections == 1
@@ -598,7 +599,7 @@ def test_one_fault(fetch, server, expected, tmp_path, fault, places):
 
 def test_all_faults_in_one_fetch(fetch, server, expected, tmp_path):
     server.faults = {3 * k: fault for k, fault in enumerate(FAULTS)}
-    result = fetch("--max_window", 60, page_size=5)
+    result = fetch("--max_window", 60, *timeout_flags("silence"), page_size=5)
     assert result.code == 0, result.err
     assert len(server.log) > max(server.faults), "every fault was met"
     assert parquet_hashes(tmp_path / "dataset") == expected
@@ -673,7 +674,7 @@ def test_window_without_entries_is_believed_only_after_asking_again(fetch, serve
 @pytest.mark.parametrize("fault", ["503", "nothing", "empty", "one more", "html", "silence"])
 def test_missing_window_is_named_and_the_same_command_goes_on(fetch, server, expected, tmp_path, fault):
     server.fault = lambda number, query: fault if number > 5 else None
-    result = fetch("--max_window", 60, "--num_retries", 1)
+    result = fetch("--max_window", 60, "--num_retries", 1, *timeout_flags(fault))
     assert result.code == 1
     assert len([line for line in result.err.splitlines() if line.startswith("incomplete: ")]) == 1
     assert "Traceback" not in result.err

@@ -15,6 +15,7 @@ from arxiv_server import (
     snapshot_entry,
     start,
     study_entries,
+    timeout_flags,
     write_snapshot,
 )
 from conftest import LABELS, assert_user_error
@@ -49,8 +50,8 @@ def expected(records, tmp_path_factory):
 
 def oai_flags(server, file, *more):
     return [
-        *["--output_file", file, "--oai_url", server.oai_url, "--delay_seconds", 0.01, "--timeout_seconds", 0.5],
-        *["--disable_tqdm", *more],
+        *["--output_file", file, "--oai_url", server.oai_url, "--delay_seconds", 0.01],
+        *[*timeout_flags(), "--disable_tqdm", *more],
     ]
 
 
@@ -150,7 +151,7 @@ FAULTS = ["503", "429 0", "500", "503 soon", "html", "cut", "cut feed", "reset",
 @pytest.mark.parametrize("fault", [*FAULTS, "bad token"])
 def test_faults(harvest, server, hashes_of, expected, fault):
     server.faults = {0: fault, 1: fault, 4: fault}
-    result = harvest()
+    result = harvest(*timeout_flags(fault))
     assert result.code == 0, result.err
     assert hashes_of() == expected
 
@@ -179,7 +180,7 @@ def test_pauses_grow(harvest, server, fault):
 @pytest.mark.parametrize("fault", ["503", "html", "silence", "reset", "bad token"])
 def test_missing_page_is_named_and_the_same_command_goes_on(harvest, server, hashes_of, expected, tmp_path, fault):
     server.fault = lambda number, query: fault if number > 4 else None
-    result = harvest("--num_retries", 1)
+    result = harvest("--num_retries", 1, *timeout_flags(fault))
     assert result.code == 1, result.err
     assert len(result.err.splitlines()) == 1
     assert "of math." in result.err and "is missing" in result.err
