@@ -41,6 +41,7 @@ import re
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -56,7 +57,12 @@ import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
 from huggingface_hub import EvalResult, HfApi, ModelCardData
 from safetensors import SafetensorError, safe_open
-from sklearn.metrics import ConfusionMatrixDisplay, accuracy_score, confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import (
+    ConfusionMatrixDisplay,
+    accuracy_score,
+    confusion_matrix,
+    precision_recall_fscore_support,
+)
 from sklearn.model_selection import train_test_split
 from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import cached_file, extract_commit_hash
@@ -66,7 +72,9 @@ RUN_FILE = "run_arguments.json"
 STUDY_BATCH_SIZE = 512  # effective batch size: 32 a step, 16 accumulation steps
 STUDY_DEFAULTS = {
     "per_device_train_batch_size": 32,
-    "per_device_eval_batch_size": 64 if torch.accelerator.is_available() else 16,  # measured to be faster on a CPU
+    "per_device_eval_batch_size": 64
+    if torch.accelerator.is_available()
+    else 16,  # measured to be faster on a CPU
     "gradient_accumulation_steps": None,  # whatever makes STUDY_BATCH_SIZE with the number of processes
     "learning_rate": 2e-5,
     "num_train_epochs": 10,  # an upper limit: early stopping decides
@@ -92,8 +100,12 @@ IDENTITY = (
     "label_smoothing_factor neftune_noise_alpha eval_steps eval_delay load_best_model_at_end metric_for_best_model "
     "greater_is_better train_sampling_strategy total_train_batch_size"
 ).split()
-AT_LEAST_1 = "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps".split()
-AT_LEAST_0 = "learning_rate warmup_steps weight_decay attention_dropout early_stopping_patience seed".split()
+AT_LEAST_1 = (
+    "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps".split()
+)
+AT_LEAST_0 = (
+    "learning_rate warmup_steps weight_decay attention_dropout early_stopping_patience seed".split()
+)
 # Arguments of the Trainer that would break the predictions, the metrics or the record of what ran.
 REFUSED = (
     "prediction_loss_only batch_eval_metrics dataloader_drop_last auto_find_batch_size include_for_metrics "
@@ -115,67 +127,127 @@ class ModelArguments:
     """Which model to fine-tune, what it reads and when to stop."""
 
     model_name_or_path: str = field(metadata={"help": "Model folder, or a model id on the Hub."})
-    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if it is not the model's."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub model."})
-    attn_implementation: str | None = field(default=None, metadata={"help": "eager, sdpa or flash_attention_2."})
-    attention_dropout: float | None = field(default=None, metadata={"help": "Dropout of the attention probabilities."})
-    text_prefix: str = field(default="", metadata={"help": 'Prepended to every text, such as "query: " for e5.'})
-    max_seq_length: int = field(default=256, metadata={"help": "Maximum number of tokens of a text."})
-    pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Defaults to 8 with mixed precision."})
-    preprocessing_num_workers: int | None = field(default=None, metadata={"help": "Processes for tokenization."})
-    class_weights: Literal["none", "balanced"] = field(default="none", metadata={"help": "Class weights of the loss."})
-    early_stopping_patience: int = field(default=3, metadata={"help": "Evaluations without improvement; 0 is off."})
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Tokenizer, if it is not the model's."}
+    )
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of a Hub model."}
+    )
+    attn_implementation: str | None = field(
+        default=None, metadata={"help": "eager, sdpa or flash_attention_2."}
+    )
+    attention_dropout: float | None = field(
+        default=None, metadata={"help": "Dropout of the attention probabilities."}
+    )
+    text_prefix: str = field(
+        default="", metadata={"help": 'Prepended to every text, such as "query: " for e5.'}
+    )
+    max_seq_length: int = field(
+        default=256, metadata={"help": "Maximum number of tokens of a text."}
+    )
+    pad_to_multiple_of: int | None = field(
+        default=None, metadata={"help": "Defaults to 8 with mixed precision."}
+    )
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "Processes for tokenization."}
+    )
+    class_weights: Literal["none", "balanced"] = field(
+        default="none", metadata={"help": "Class weights of the loss."}
+    )
+    early_stopping_patience: int = field(
+        default=3, metadata={"help": "Evaluations without improvement; 0 is off."}
+    )
 
 
-# Copied: the following lines are the same in the four scripts and in tools/common.py; a test compares them.
+# Copied from tools/common/cli.py::fail
 def fail(message: str) -> NoReturn:
-    """Print a one-line error and exit with status 2."""
-    if int(os.environ.get("RANK", 0)):
-        time.sleep(10)  # the launcher stops this process if the first one has failed, too: one message is enough
+    """Print a one-line error and exit with status 2: the user can mend what it names.
+
+    With the environment variable TRACEBACK=1, the traceback of the error that was caught comes first.
+    """
+    if os.environ.get("TRACEBACK") == "1" and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    if os.environ.get("RANK", "0") != "0":
+        # Every process finds the same mistake. The launcher stops this one as soon as the first
+        # process has exited, so the message appears once.
+        time.sleep(10)
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
+# Copied from tools/common/cli.py::one_line
 def one_line(error: BaseException) -> str:
-    """Return the message of an error as one line."""
+    """Return the message of an error as one line of at most 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def parse_arguments(description: str, *dataclass_types: type, adapt: Callable | None = None, **defaults) -> tuple:
-    """Parse the command line into dataclasses. A YAML or JSON file, given first or after --config, stands for flags.
+# Copied from tools/common/cli.py::read_config
+def read_config(file: str) -> list[str]:
+    """Return the flags that a YAML or JSON file of ``flag: value`` lines stands for.
 
-    Flags override the file. ``adapt(namespace, unknown)`` may change the parsed values and the unknown words in place.
+    Exits with status 2 if the file cannot be read or is not such a mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # JSON is YAML
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        fail(f"cannot read arguments from {file}: {one_line(error)}")
+    if not isinstance(content, dict):
+        fail(f"cannot read arguments from {file}: it must have a 'flag: value' on each line")
+    words = []
+    for flag, value in content.items():
+        if value is None:
+            continue
+        words.append(f"--{flag}")
+        words.extend(map(str, value if isinstance(value, list) else [value]))
+    return words
+
+
+# Copied from tools/common/cli.py::parse_arguments
+def parse_arguments(
+    description: str, *dataclass_types: type, adapt: Callable | None = None, **defaults
+) -> tuple:
+    """Parse the command line into dataclasses.
+
+    A YAML or JSON file, given first or after ``--config``, stands for flags; flags on the command
+    line override it. ``adapt(namespace, unknown)`` may change the parsed values and the list of
+    unknown words in place. ``defaults`` override those of the dataclasses.
+
     Exits with status 2 on an unreadable file, an unknown flag or an invalid value.
     """
-    style, usage = argparse.RawDescriptionHelpFormatter, "%(prog)s [--config FILE.yaml] [flags that override it]"
-    parser = HfArgumentParser(dataclass_types, description=description, usage=usage, formatter_class=style)
+    parser = HfArgumentParser(
+        dataclass_types,
+        description=description,
+        usage="%(prog)s [--config FILE.yaml] [flags that override it]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.allow_abbrev = False
     parser.set_defaults(**defaults)
     parser.error = fail
+
     words = sys.argv[1:]
     if words and words[0].endswith((".json", ".yaml", ".yml")):
         words.insert(0, "--config")
-    if "--config" in words[:-1]:
+    if "--config" in words:
         place = words.index("--config")
-        try:
-            content = yaml.safe_load(Path(words[place + 1]).read_text(encoding="utf-8"))  # JSON is YAML
-            flags = [[f"--{key}", *(v if isinstance(v, list) else [v])] for key, v in content.items() if v is not None]
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError) as error:
-            fail(f"cannot read arguments (a 'flag: value' a line) from {words[place + 1]}: {one_line(error)}")
-        words = [str(word) for flag in flags for word in flag] + words[:place] + words[place + 2 :]
+        if place + 1 == len(words):
+            fail("--config requires a file of arguments")
+        words = read_config(words[place + 1]) + words[:place] + words[place + 2 :]
+
     namespace, unknown = parser.parse_known_args(words)
-    if adapt:
+    if adapt is not None:
         adapt(namespace, unknown)
     if unknown:
         known = [option for action in parser._actions for option in action.option_strings]
         nearest = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-        fail(f"unknown argument {unknown[0]}; {f'did you mean {nearest[0]}?' if nearest else '--help lists all'}")
+        hint = f"did you mean {nearest[0]}?" if nearest else "--help lists all"
+        fail(f"unknown argument {unknown[0]}; {hint}")
     try:
         return parser.parse_dict(vars(namespace))
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError) as error:  # raised by __post_init__ of the dataclasses
         fail(one_line(error))
 
 
+# Copied from tools/common/folders.py::write
 def write(path: Path, content: str | bytes) -> None:
     """Write a file under a temporary name and rename it, so that readers see the old file or the whole new one."""
     temporary = path.with_name(path.name + ".tmp")
@@ -183,30 +255,60 @@ def write(path: Path, content: str | bytes) -> None:
     os.replace(temporary, path)
 
 
-# Copied: the following lines are the same in run_baseline.py, run_classification.py and tools/prepare_dataset.py.
+# Copied from tools/common/data.py::SPLITS
 SPLITS = ("train", "validation", "test")
 
 
+# Copied from tools/common/data.py::DataArguments
 @dataclass
 class DataArguments:
     """Texts and labels: a dataset folder, a Hub dataset or own files."""
 
-    dataset_name: str | None = field(default=None, metadata={"help": "Dataset folder, or a dataset id on the Hub."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
-    train_file: str | None = field(default=None, metadata={"help": "Training data: .csv, .json, .jsonl or .parquet."})
-    validation_file: str | None = field(default=None, metadata={"help": "Validation data with the same columns."})
-    test_file: str | None = field(default=None, metadata={"help": "Test data with the same columns."})
-    text_column_names: list[str] = field(default_factory=lambda: ["abstract"], metadata={"help": "Columns of text."})
-    text_column_delimiter: str = field(default=" ", metadata={"help": "Text between joined columns."})
-    label_column_name: str = field(default="label", metadata={"help": "Column of the classes: names or integers."})
-    validation_fraction: float = field(default=0.1, metadata={"help": "Share of training to use without validation."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Truncate the training split."})
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Truncate the validation split."})
-    max_predict_samples: int | None = field(default=None, metadata={"help": "Truncate the test split."})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Dataset folder, or a dataset id on the Hub."}
+    )
+    dataset_config_name: str | None = field(
+        default=None, metadata={"help": "Configuration of a Hub dataset."}
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."}
+    )
+    train_file: str | None = field(
+        default=None, metadata={"help": "Training data: .csv, .json, .jsonl or .parquet."}
+    )
+    validation_file: str | None = field(
+        default=None, metadata={"help": "Validation data with the same columns."}
+    )
+    test_file: str | None = field(
+        default=None, metadata={"help": "Test data with the same columns."}
+    )
+    text_column_names: list[str] = field(
+        default_factory=lambda: ["abstract"], metadata={"help": "Columns of text."}
+    )
+    text_column_delimiter: str = field(
+        default=" ", metadata={"help": "Text between joined columns."}
+    )
+    label_column_name: str = field(
+        default="label", metadata={"help": "Column of the classes: names or integers."}
+    )
+    validation_fraction: float = field(
+        default=0.1, metadata={"help": "Share of training to use without validation."}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Truncate the training split."}
+    )
+    max_eval_samples: int | None = field(
+        default=None, metadata={"help": "Truncate the validation split."}
+    )
+    max_predict_samples: int | None = field(
+        default=None, metadata={"help": "Truncate the test split."}
+    )
 
 
-def load_splits(arguments: DataArguments, needed: list[str], seed: int) -> tuple[DatasetDict, str | None]:
+# Copied from tools/common/data.py::load_splits
+def load_splits(
+    arguments: DataArguments, needed: list[str], seed: int
+) -> tuple[DatasetDict, str | None]:
     """Load splits with the columns id, text and label (a ClassLabel), and the commit of a Hub dataset or None.
 
     A missing validation split is a stratified share of training. Exits with status 2 if a split, column, text or label
@@ -220,24 +322,41 @@ def load_splits(arguments: DataArguments, needed: list[str], seed: int) -> tuple
         for split, source in files.items():
             loaded[split] = read_file(source)
         if not files:
-            loaded = load_dataset(source, arguments.dataset_config_name, revision=arguments.dataset_revision)
+            loaded = load_dataset(
+                source, arguments.dataset_config_name, revision=arguments.dataset_revision
+            )
     except Exception as error:  # datasets, pandas and the Hub's client raise many kinds
         fail(f"cannot load {source}: {one_line(error)}")
-    tables = {split: check_rows(loaded[split], split, arguments) for split in SPLITS if split in loaded}
+    tables = {
+        split: check_rows(loaded[split], split, arguments) for split in SPLITS if split in loaded
+    }
     if "validation" in needed and "validation" not in tables and "train" in tables:
         try:
-            options = {"test_size": arguments.validation_fraction, "stratify": tables["train"]["label"]}
-            tables["train"], tables["validation"] = train_test_split(tables["train"], random_state=seed, **options)
-        except ValueError as error:  # a class with one document, or more classes than validation documents
-            fail(f"cannot take --validation_fraction from training: {one_line(error)}; give a --validation_file")
-        logger.warning("no validation split: %d training documents are used for it", len(tables["validation"]))
+            options = {
+                "test_size": arguments.validation_fraction,
+                "stratify": tables["train"]["label"],
+            }
+            tables["train"], tables["validation"] = train_test_split(
+                tables["train"], random_state=seed, **options
+            )
+        except (
+            ValueError
+        ) as error:  # a class with one document, or more classes than validation documents
+            fail(
+                f"cannot take --validation_fraction from training: {one_line(error)}; give a --validation_file"
+            )
+        logger.warning(
+            "no validation split: %d training documents are used for it", len(tables["validation"])
+        )
     for split in needed:
         if split not in tables:
             fail(f"{source} has no split {split!r}; it has {', '.join(loaded)}")
     label = next(iter(loaded.values())).features[arguments.label_column_name]
     if not isinstance(label, ClassLabel):
         values = set().union(*(table["label"] for table in tables.values()))
-        label = ClassLabel(names=list(map(str, sorted(values, key=lambda value: (isinstance(value, str), value)))))
+        label = ClassLabel(
+            names=list(map(str, sorted(values, key=lambda value: (isinstance(value, str), value))))
+        )
         tables = {split: table.astype({"label": str}) for split, table in tables.items()}
     features = Features({"id": Value("string"), "text": Value("string"), "label": label})
     splits = DatasetDict()
@@ -249,14 +368,19 @@ def load_splits(arguments: DataArguments, needed: list[str], seed: int) -> tuple
     known = set(splits["train"]["label"]) if "train" in needed else set(range(label.num_classes))
     for split in needed:
         if unseen := set(splits[split]["label"]) - known:
-            fail(f"split {split!r} has documents of class {label.names[min(unseen)]}, the training split has none")
+            fail(
+                f"split {split!r} has documents of class {label.names[min(unseen)]}, the training split has none"
+            )
     if len(known) < 2:
-        fail(f"all training documents are of class {label.names[min(known)]}; at least two classes are needed")
+        fail(
+            f"all training documents are of class {label.names[min(known)]}; at least two classes are needed"
+        )
     cached = next(iter(loaded.values())).cache_files
     commit = re.search(r"/([0-9a-f]{40})/[^/]+$", cached[0]["filename"]) if cached else None
     return splits, commit and commit[1]
 
 
+# Copied from tools/common/data.py::read_file
 def read_file(file: str) -> Dataset:
     """Read a file of texts and labels; a JSON file holds a list of objects or an object a line."""
     if file.endswith(".parquet"):
@@ -267,32 +391,49 @@ def read_file(file: str) -> Dataset:
         text = Path(file).read_text(encoding="utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise ValueError(f"{error}; save the file as UTF-8") from error
-    if file.endswith(".csv"):  # "NA" and "None" can be names of classes, and 2001.00010 is an id, not a number
-        frame = pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""], dtype={"id": str})
+    if file.endswith(
+        ".csv"
+    ):  # "NA" and "None" can be names of classes, and 2001.00010 is an id, not a number
+        frame = pd.read_csv(
+            io.StringIO(text), keep_default_na=False, na_values=[""], dtype={"id": str}
+        )
         return Dataset.from_pandas(frame, preserve_index=False)
-    return Dataset.from_list(json.loads(text if text[:1] == "[" else "[" + ",\n".join(text.splitlines()) + "]"))
+    return Dataset.from_list(
+        json.loads(text if text[:1] == "[" else "[" + ",\n".join(text.splitlines()) + "]")
+    )
 
 
+# Copied from tools/common/data.py::check_rows
 def check_rows(part: Dataset, split: str, arguments: DataArguments) -> pd.DataFrame:
     """Return the columns id, text and label (a class name, or the number of a ClassLabel) of a split, rows checked."""
     columns, label = ",".join(arguments.text_column_names).split(","), arguments.label_column_name
     for column in (*columns, label):
         if column not in part.column_names:
-            fail(f"column {column!r} is not in split {split!r}; its columns are {', '.join(part.column_names)}")
+            fail(
+                f"column {column!r} is not in split {split!r}; its columns are {', '.join(part.column_names)}"
+            )
     if len(part) == 0:
         fail(f"split {split!r} has no rows")
     for column in columns:
         if not str(getattr(part.features[column], "dtype", "")).endswith("string"):
             fail(f"column {column!r} of split {split!r} is not text but {part.features[column]}")
-    kind = getattr(part.features[label], "dtype", "a list: several labels for one document are not supported")
+    kind = getattr(
+        part.features[label], "dtype", "a list: several labels for one document are not supported"
+    )
     if not re.fullmatch(r"(large_)?string|bool|u?int\d+", kind):
         fail(f"labels in column {label!r} must be names or integers, not {kind}")
     frame = part.to_pandas()
     texts, labels = frame[columns].fillna(""), frame[label]
-    ids = frame["id"].astype(str) if "id" in frame else pd.Series([f"{split}.{row}" for row in range(len(frame))])
+    ids = (
+        frame["id"].astype(str)
+        if "id" in frame
+        else pd.Series([f"{split}.{row}" for row in range(len(frame))])
+    )
     numbered = isinstance(part.features[label], ClassLabel)
     problems = {
-        f"has an empty text in {columns}": texts.apply(lambda column: column.str.strip() == "").any(axis=1),
+        f"has an empty text in {columns}": texts.apply(lambda column: column.str.strip() == "").any(
+            axis=1
+        ),
         f"has no label in column {label!r}": labels.isna() | (numbered & (labels == -1)),
         "has a duplicated id": ids.duplicated(),
     }
@@ -304,18 +445,30 @@ def check_rows(part: Dataset, split: str, arguments: DataArguments) -> pd.DataFr
     return pd.DataFrame({"id": ids, "text": text, "label": labels})
 
 
-# Copied: the following lines are the same in run_baseline.py and run_classification.py.
-METRICS = {"accuracy": "Accuracy", "f1": "Macro F1", "precision": "Macro precision", "recall": "Macro recall"}
+# Copied from run_baseline.py::METRICS
+METRICS = {
+    "accuracy": "Accuracy",
+    "f1": "Macro F1",
+    "precision": "Macro precision",
+    "recall": "Macro recall",
+}
+
+
+# Copied from run_baseline.py::NOT_UPLOADED
 NOT_UPLOADED = ["checkpoint-*", "*.tmp", "*.bin", "_*"]
 
 
+# Copied from run_baseline.py::compute_metrics
 def compute_metrics(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     """Return accuracy and macro-averaged F1, precision and recall as fractions; undefined values count as 0."""
-    averages = precision_recall_fscore_support(references, predictions, average="macro", zero_division=0)
+    averages = precision_recall_fscore_support(
+        references, predictions, average="macro", zero_division=0
+    )
     values = (accuracy_score(references, predictions), averages[2], averages[0], averages[1])
     return dict(zip(METRICS, map(float, values), strict=True))
 
 
+# Copied from run_baseline.py::save_figure
 def save_figure(figure: plt.Figure, path: Path) -> None:
     """Save and close a figure. The file holds no date, so the same figure gives the same bytes."""
     buffer = io.BytesIO()
@@ -324,28 +477,37 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
     write(path, buffer.getvalue())
 
 
+# Copied from run_baseline.py::plot_confusion_matrix
 def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
     """Plot the confusion matrix of predictions.csv: counts as text, the share of the true class as color."""
     counts = confusion_matrix(table["label"], table["prediction"], labels=names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axes = plt.subplots(figsize=(1.1 * len(names) + 1.5, len(names) + 1))
-    display = ConfusionMatrixDisplay(shares, display_labels=[name.replace("$", r"\$") for name in names])
+    display = ConfusionMatrixDisplay(
+        shares, display_labels=[name.replace("$", r"\$") for name in names]
+    )
     display.plot(ax=axes, cmap="Blues", im_kw={"vmin": 0, "vmax": 1})
     for cell, count in zip(display.text_.flat, counts.flat, strict=True):
         cell.set_text(f"{count:,}")
     return figure
 
 
+# Copied from run_baseline.py::public_name
 def public_name(source: str) -> str:
     """Return a Hub id as it is and a local path as its last part, so that a card shows nobody's folders."""
     return Path(source).name if Path(source).exists() or source.count("/") != 1 else source
 
 
-def write_card(folder: Path, library: str, title: str, record: dict, results: dict, text: str) -> None:
+# Copied from run_baseline.py::write_card
+def write_card(
+    folder: Path, library: str, title: str, record: dict, results: dict, text: str
+) -> None:
     """Write README.md: metadata with a model-index, the metrics of the test (else validation) split, and the text."""
     base, dataset = public_name(record["model_name_or_path"]), public_name(record["dataset_name"])
     split, prefix = ("test", "predict") if "predict_accuracy" in results else ("validation", "eval")
-    measured = {key: round(results[f"{prefix}_{key}"], 4) for key in METRICS if f"{prefix}_{key}" in results}
+    measured = {
+        key: round(results[f"{prefix}_{key}"], 4) for key in METRICS if f"{prefix}_{key}" in results
+    }
     source = {"dataset_type": dataset, "dataset_name": dataset, "dataset_split": split}
     task = {"task_type": "text-classification", "task_name": "Text classification"}
     data = ModelCardData(
@@ -356,16 +518,27 @@ def write_card(folder: Path, library: str, title: str, record: dict, results: di
         base_model=base if "/" in base else None,
         datasets=[dataset] if "/" in dataset else None,
         eval_results=[
-            EvalResult(metric_type=key, metric_name=METRICS[key], metric_value=value, **task, **source)
+            EvalResult(
+                metric_type=key, metric_name=METRICS[key], metric_value=value, **task, **source
+            )
             for key, value in measured.items()
         ],
     )
-    head = f"| {results.get(f'{prefix}_samples')} {split} documents | per cent |\n|---|---:|\n" if measured else ""
+    head = (
+        f"| {results.get(f'{prefix}_samples')} {split} documents | per cent |\n|---|---:|\n"
+        if measured
+        else ""
+    )
     rows = "".join(f"| {METRICS[key]} | {100 * value:.2f} |\n" for key, value in measured.items())
-    write(folder / "README.md", f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{head}{rows}\n{text}\n")
+    write(
+        folder / "README.md", f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{head}{rows}\n{text}\n"
+    )
 
 
-def push_folder(folder: Path, repo_id: str, private: bool | None, revision: str | None = None) -> None:
+# Copied from run_baseline.py::push_folder
+def push_folder(
+    folder: Path, repo_id: str, private: bool | None, revision: str | None = None
+) -> None:
     """Upload a run folder to the Hub. If that fails, exit with status 2 and name the command that repeats it."""
     flags = [word for pattern in NOT_UPLOADED for word in ("--exclude", pattern)]
     flags += ["--private"] * bool(private) + ["--revision", str(revision)] * bool(revision)
@@ -375,15 +548,22 @@ def push_folder(folder: Path, repo_id: str, private: bool | None, revision: str 
         if revision:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         # A pickle that the Trainer uploads during training is deleted.
-        options = {"ignore_patterns": NOT_UPLOADED, "delete_patterns": ["training_args.bin"], "revision": revision}
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="End of training", **options)
-    except Exception as error:  # the client raises its own kinds, those of its HTTP library, and OSError
+        options = {
+            "ignore_patterns": NOT_UPLOADED,
+            "delete_patterns": ["training_args.bin"],
+            "revision": revision,
+        }
+        api.upload_folder(
+            repo_id=repo_id, folder_path=folder, commit_message="End of training", **options
+        )
+    except (
+        Exception
+    ) as error:  # the client raises its own kinds, those of its HTTP library, and OSError
         command = shlex.join(["hf", "upload", repo_id, str(folder), ".", *flags])
-        fail(f"{folder} is complete but could not be pushed ({one_line(error)}); to try again: {command}")
+        fail(
+            f"{folder} is complete but could not be pushed ({one_line(error)}); to try again: {command}"
+        )
     logger.info("pushed to %s", repo_id)
-
-
-# End of the copied lines.
 
 
 class RunMonitor(TrainerCallback):
@@ -399,22 +579,38 @@ class RunMonitor(TrainerCallback):
         batches = getattr(batches, "batch_sampler", batches)
         sampler = getattr(batches, "sampler", batches)
         sampler.seed = args.seed if args.data_seed is None else args.data_seed
-        sampler.generator = torch.Generator().manual_seed(sampler.seed + int((state.epoch or 0) + 1e-6))
+        sampler.generator = torch.Generator().manual_seed(
+            sampler.seed + int((state.epoch or 0) + 1e-6)
+        )
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == self.start[0] + 10:
             seconds = (time.time() - self.start[1]) / 10
             end = time.ctime(time.time() + seconds * (state.max_steps - state.global_step))
-            logger.info("%d updates of %.3g s: training takes until %s at most", state.max_steps, seconds, end)
+            logger.info(
+                "%d updates of %.3g s: training takes until %s at most",
+                state.max_steps,
+                seconds,
+                end,
+            )
         if bar := getattr(self.progress, "training_bar", None):
-            shown = {key: value for row in state.log_history for key, value in row.items() if key.endswith("loss")}
-            if stopping := state.stateful_callbacks.get("EarlyStoppingCallback"):  # as of the last checkpoint
+            shown = {
+                key: value
+                for row in state.log_history
+                for key, value in row.items()
+                if key.endswith("loss")
+            }
+            if stopping := state.stateful_callbacks.get(
+                "EarlyStoppingCallback"
+            ):  # as of the last checkpoint
                 used = stopping["attributes"]["early_stopping_patience_counter"]
                 shown["patience"] = stopping["args"]["early_stopping_patience"] - used
             bar.set_postfix(shown)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if not math.isfinite(logs.get("loss", 0.0)) or not math.isfinite(logs.get("eval_loss", 0.0)):
+        if not math.isfinite(logs.get("loss", 0.0)) or not math.isfinite(
+            logs.get("eval_loss", 0.0)
+        ):
             self.progress.on_train_end(args, state, control)  # closes the bar
             fail(f"NaN or infinite loss at step {state.global_step}; lower --learning_rate")
 
@@ -424,18 +620,28 @@ def adapt_to_machine(namespace: argparse.Namespace, unknown: list[str]) -> None:
     for name in RENAMED.keys() & {word.removeprefix("--").split("=")[0] for word in unknown}:
         fail(f"--{name} is not an argument of this script: {RENAMED[name]}")
     processes, devices = int(os.environ.get("WORLD_SIZE", 1)), torch.accelerator.device_count()
-    if namespace.use_cpu or os.environ.get("ACCELERATE_USE_CPU") == "true" or not torch.accelerator.is_available():
+    if (
+        namespace.use_cpu
+        or os.environ.get("ACCELERATE_USE_CPU") == "true"
+        or not torch.accelerator.is_available()
+    ):
         namespace.use_cpu, namespace.dataloader_pin_memory, devices = True, False, 1
         if namespace.fp16:
             fail("--fp16 needs a GPU and this run has none; leave it out or give --bf16")
-        if os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp16" and not namespace.bf16:  # the launcher's
+        if (
+            os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp16" and not namespace.bf16
+        ):  # the launcher's
             os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
             if os.environ.get("RANK", "0") == "0":
                 logger.warning("fp16 needs a GPU and there is none: this run computes in fp32")
-    if not namespace.do_train:  # the study's defaults would switch evaluation on for a command that only predicts
+    if (
+        not namespace.do_train
+    ):  # the study's defaults would switch evaluation on for a command that only predicts
         namespace.eval_strategy, namespace.load_best_model_at_end = "no", False
     if namespace.gradient_accumulation_steps is None:
-        per_step = max(1, namespace.per_device_train_batch_size) * (devices if processes == 1 else processes)
+        per_step = max(1, namespace.per_device_train_batch_size) * (
+            devices if processes == 1 else processes
+        )
         namespace.gradient_accumulation_steps = max(1, round(STUDY_BATCH_SIZE / per_step))
 
 
@@ -444,7 +650,9 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
     arguments = asdict(model) | vars(training)
     for name in REFUSED:
         if arguments[name] != getattr(TrainingArguments, name, []):
-            fail(f"--{name} {arguments[name]} is not supported: predictions, metrics or the record would be wrong")
+            fail(
+                f"--{name} {arguments[name]} is not supported: predictions, metrics or the record would be wrong"
+            )
     for name, least in (dict.fromkeys(AT_LEAST_1, 1) | dict.fromkeys(AT_LEAST_0, 0)).items():
         if (value := arguments[name]) is not None and not least <= value < math.inf:
             fail(f"--{name} must be at least {least}, not {value}")
@@ -453,16 +661,26 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
     if not (training.do_train or training.do_eval or training.do_predict):
         fail("nothing to do; give --do_train, --do_eval, --do_predict or several of them")
     trained = training.do_train or Path(training.output_dir, "trainer_state.json").exists()
-    if (training.push_to_hub and not trained) or (training.hub_model_id and not training.push_to_hub):
-        fail(f"--hub_model_id needs --push_to_hub, that needs --do_train or a trained run in {training.output_dir}")
+    if (training.push_to_hub and not trained) or (
+        training.hub_model_id and not training.push_to_hub
+    ):
+        fail(
+            f"--hub_model_id needs --push_to_hub, that needs --do_train or a trained run in {training.output_dir}"
+        )
     if not 0 <= training.label_smoothing_factor < 1 or metric not in ("loss", *METRICS):
-        fail(f"--label_smoothing_factor must be in [0, 1), --metric_for_best_model in loss, {', '.join(METRICS)}")
+        fail(
+            f"--label_smoothing_factor must be in [0, 1), --metric_for_best_model in loss, {', '.join(METRICS)}"
+        )
     if training.max_steps <= 0 and not 0 < training.num_train_epochs < math.inf:
         fail(f"--num_train_epochs must be positive, not {training.num_train_epochs}")
     if training.do_train and training.eval_strategy == "no" and model.early_stopping_patience:
-        fail("early stopping needs evaluations; give --early_stopping_patience 0 with --eval_strategy no")
+        fail(
+            "early stopping needs evaluations; give --early_stopping_patience 0 with --eval_strategy no"
+        )
     if checkpoint.lower() != "true" and not Path(checkpoint, "trainer_state.json").exists():
-        fail(f"--resume_from_checkpoint {checkpoint} is not a checkpoint; without it the last one is used")
+        fail(
+            f"--resume_from_checkpoint {checkpoint} is not a checkpoint; without it the last one is used"
+        )
 
 
 def load_model(arguments: ModelArguments, names: list[str], training: TrainingArguments) -> tuple:
@@ -473,21 +691,49 @@ def load_model(arguments: ModelArguments, names: list[str], training: TrainingAr
         if config.is_encoder_decoder:
             raise ValueError("it is an encoder-decoder model; choose an encoder or a decoder")
         if training.do_train:
-            config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
-            config.text_prefix, config.max_seq_length = arguments.text_prefix, arguments.max_seq_length
+            config.id2label, config.label2id = (
+                dict(enumerate(names)),
+                {name: i for i, name in enumerate(names)},
+            )
+            config.text_prefix, config.max_seq_length = (
+                arguments.text_prefix,
+                arguments.max_seq_length,
+            )
         elif unknown := set(names) - set(config.id2label.values()):
-            fail(f"the dataset has classes that {source} does not know: {sorted(unknown)}, not {config.id2label}")
+            fail(
+                f"the dataset has classes that {source} does not know: {sorted(unknown)}, not {config.id2label}"
+            )
         else:  # texts as in training
             arguments.text_prefix = arguments.text_prefix or getattr(config, "text_prefix", "")
-            arguments.max_seq_length = min(arguments.max_seq_length, getattr(config, "max_seq_length", math.inf))
-        keys = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")  # in BERT, newer encoders, GPT-2
+            arguments.max_seq_length = min(
+                arguments.max_seq_length, getattr(config, "max_seq_length", math.inf)
+            )
+        keys = (
+            "attention_probs_dropout_prob",
+            "attention_dropout",
+            "attn_pdrop",
+        )  # in BERT, newer encoders, GPT-2
         if arguments.attention_dropout is not None:
             known = {key: arguments.attention_dropout for key in keys if hasattr(config, key)}
-            config.update(known or fail(f"--attention_dropout is not known for models of type {config.model_type}"))
-        attention, dropout = arguments.attn_implementation, max(getattr(config, key, 0) for key in keys)
-        if attention is None and dropout > 0 and training.do_train and training.device.type == "cpu":
+            config.update(
+                known
+                or fail(f"--attention_dropout is not known for models of type {config.model_type}")
+            )
+        attention, dropout = (
+            arguments.attn_implementation,
+            max(getattr(config, key, 0) for key in keys),
+        )
+        if (
+            attention is None
+            and dropout > 0
+            and training.do_train
+            and training.device.type == "cpu"
+        ):
             attention = "eager"
-            logger.info("attention: eager, which is faster than sdpa on a CPU with attention dropout %g", dropout)
+            logger.info(
+                "attention: eager, which is faster than sdpa on a CPU with attention dropout %g",
+                dropout,
+            )
         options = {"config": config, "revision": revision, "attn_implementation": attention}
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
             source, dtype=torch.float32, ignore_mismatched_sizes=training.do_train, **options
@@ -499,12 +745,21 @@ def load_model(arguments: ModelArguments, names: list[str], training: TrainingAr
             raise ValueError("it has no files or no padding token; give --tokenizer_name")
     except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
         fail(f"cannot load {step} {source}: {one_line(error)}")
-    positions = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
+    positions = [
+        module for name, module in model.named_modules() if name.endswith("position_embeddings")
+    ]
     # RoBERTa counts positions from padding_idx + 1, so its table is longer than the texts that it takes.
-    reserved = max((module.padding_idx + 1 for module in positions if getattr(module, "padding_idx", None)), default=0)
-    limit = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", math.inf) - reserved)
+    reserved = max(
+        (module.padding_idx + 1 for module in positions if getattr(module, "padding_idx", None)),
+        default=0,
+    )
+    limit = min(
+        tokenizer.model_max_length, getattr(config, "max_position_embeddings", math.inf) - reserved
+    )
     if not 2 < arguments.max_seq_length <= limit:
-        fail(f"--max_seq_length {arguments.max_seq_length} is not between 3 and the {limit} positions of the model")
+        fail(
+            f"--max_seq_length {arguments.max_seq_length} is not between 3 and the {limit} positions of the model"
+        )
     return model, tokenizer
 
 
@@ -514,8 +769,14 @@ def find_checkpoint(folder: Path, patience: int) -> tuple[str | None, bool]:
         try:
             for weights in path.glob("*.safetensors"):
                 safe_open(weights, "pt")  # checks that the file is as long as its header says
-            state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # is written last
-            stopping = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback", {}).get("attributes", {})
+            state = json.loads(
+                (path / "trainer_state.json").read_text(encoding="utf-8")
+            )  # is written last
+            stopping = (
+                state.get("stateful_callbacks", {})
+                .get("EarlyStoppingCallback", {})
+                .get("attributes", {})
+            )
             return str(path), 0 < patience <= stopping.get("early_stopping_patience_counter", 0)
         except (OSError, ValueError, SafetensorError):
             logger.warning("%s is incomplete; the previous checkpoint is used", path)
@@ -530,11 +791,15 @@ def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> np.ndar
     output = trainer.predict(dataset.select(order), metric_key_prefix=prefix)
     logits = output.predictions[np.argsort(order)]
     if not np.isfinite(logits).all():
-        fail(f"the model gives NaN or infinite logits ({prefix}); train it again with a lower --learning_rate")
+        fail(
+            f"the model gives NaN or infinite logits ({prefix}); train it again with a lower --learning_rate"
+        )
     output.metrics[f"{prefix}_samples"] = len(dataset)
     # The Trainer's loss is a mean over batches, which depends on their size and on the number of processes.
     outputs = transformers.utils.ModelOutput(logits=torch.tensor(output.predictions))
-    output.metrics[f"{prefix}_loss"] = trainer.compute_loss_func(outputs, torch.tensor(output.label_ids)).item()
+    output.metrics[f"{prefix}_loss"] = trainer.compute_loss_func(
+        outputs, torch.tensor(output.label_ids)
+    ).item()
     trainer.log_metrics(prefix, output.metrics)
     trainer.save_metrics(prefix, output.metrics)
     return logits
@@ -542,7 +807,9 @@ def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> np.ndar
 
 def run_record(training: TrainingArguments, *others) -> dict:
     """Return what identifies this run: arguments, seed and versions. It holds no token."""
-    arguments = training.to_sanitized_dict() | {key: value for other in others for key, value in asdict(other).items()}
+    arguments = training.to_sanitized_dict() | {
+        key: value for other in others for key, value in asdict(other).items()
+    }
     total = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
     arguments["total_train_batch_size"] = total
     packages = ("torch", "transformers", "accelerate", "datasets", "scikit-learn")
@@ -554,9 +821,12 @@ def run_record(training: TrainingArguments, *others) -> dict:
         "learning_rate": training.learning_rate,
         "total_train_batch_size": total,
         "arguments": {key: arguments[key] for key in IDENTITY},
-        "device": torch.cuda.get_device_name() if training.device.type == "cuda" else training.device.type,
+        "device": torch.cuda.get_device_name()
+        if training.device.type == "cuda"
+        else training.device.type,
         "processes": training.world_size,
-        "versions": {"python": sys.version.split()[0]} | {package: version(package) for package in packages},
+        "versions": {"python": sys.version.split()[0]}
+        | {package: version(package) for package in packages},
     }
 
 
@@ -565,7 +835,9 @@ def check_output_dir(folder: Path, record: dict, training: TrainingArguments) ->
     finished = "predict" if training.do_predict else "eval" if training.do_eval else "train"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):  # no trial file: other processes are looking into the folder, too
+        if not os.access(
+            folder, os.W_OK
+        ):  # no trial file: other processes are looking into the folder, too
             raise PermissionError(None, "permission denied")
     except OSError as error:
         fail(f"cannot write into --output_dir {folder}: {error.strerror}")
@@ -574,23 +846,35 @@ def check_output_dir(folder: Path, record: dict, training: TrainingArguments) ->
     try:
         before = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["arguments"]
     except (OSError, ValueError, KeyError):
-        fail(f"{folder} holds something other than a run of this script; choose another --output_dir")
+        fail(
+            f"{folder} holds something other than a run of this script; choose another --output_dir"
+        )
     for key, value in record["arguments"].items():
         if before.get(key, value) != value:
-            fail(f"{folder} holds a run with {key} {before[key]}, not {value}; choose another --output_dir")
+            fail(
+                f"{folder} holds a run with {key} {before[key]}, not {value}; choose another --output_dir"
+            )
     return (folder / f"{finished}_results.json").exists()
 
 
 def describe_run(folder: Path, model_id: str | None) -> None:
     """Draw the pictures and write the model card from the files of a trained run."""
     files = (RUN_FILE, "all_results.json", "trainer_state.json", "config.json")
-    record, results, state, config = (json.loads((folder / name).read_text(encoding="utf-8")) for name in files)
-    arguments, names, best = record["arguments"], list(config["id2label"].values()), state["best_global_step"]
+    record, results, state, config = (
+        json.loads((folder / name).read_text(encoding="utf-8")) for name in files
+    )
+    arguments, names, best = (
+        record["arguments"],
+        list(config["id2label"].values()),
+        state["best_global_step"],
+    )
     log, pictures = pd.DataFrame(state["log_history"]), "![training curve](training_curve.png)"
     figure, axes = plt.subplots(figsize=(7, 4))
     for key, label, style in [("loss", "training", "-"), ("eval_loss", "validation", "o-")]:
         if key in log:
-            log.dropna(subset=key).plot("epoch", key, ax=axes, style=style, label=label, ylabel="loss")
+            log.dropna(subset=key).plot(
+                "epoch", key, ax=axes, style=style, label=label, ylabel="loss"
+            )
     for epoch in log[log["step"] == best]["epoch"][:1]:
         axes.axvline(epoch, color="0.7", linestyle="--", label="best")
     axes.legend()
@@ -603,7 +887,10 @@ def describe_run(folder: Path, model_id: str | None) -> None:
     prefix, limit = arguments["text_prefix"], arguments["max_seq_length"]
     note = f"\nIn training every text was preceded by `{prefix}`: do the same." if prefix else ""
     metric = f"best validation {arguments['metric_for_best_model']}" if best else "last step"
-    batch, versions = record["total_train_batch_size"], ", ".join(f"{k} {v}" for k, v in record["versions"].items())
+    batch, versions = (
+        record["total_train_batch_size"],
+        ", ".join(f"{k} {v}" for k, v in record["versions"].items()),
+    )
     text = f"""`{base}`, fine-tuned to classify texts of `{dataset}` as {", ".join(names)}.{note}
 
 ```python
@@ -617,20 +904,39 @@ Checkpoint: {metric}. Learning rate {record["learning_rate"]:g}, effective batch
 {record["precision"]}, seed {record["seed"]}, {record["processes"]} x {record["device"]}. Versions: {versions}.
 
 {pictures}"""
-    write_card(folder, "transformers", (model_id or f"{base} on {dataset}").split("/")[-1], record, results, text)
+    write_card(
+        folder,
+        "transformers",
+        (model_id or f"{base} on {dataset}").split("/")[-1],
+        record,
+        results,
+        text,
+    )
 
 
 def main() -> None:
     # 1. Arguments, output folder, seed
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stdout)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # otherwise a line for every request to the Hub
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stdout
+    )
+    logging.getLogger("httpx2").setLevel(
+        logging.WARNING
+    )  # otherwise a line for every request to the Hub
     kinds = (ModelArguments, DataArguments, TrainingArguments)
-    arguments, data, training = parse_arguments(__doc__, *kinds, adapt=adapt_to_machine, **STUDY_DEFAULTS)
+    arguments, data, training = parse_arguments(
+        __doc__, *kinds, adapt=adapt_to_machine, **STUDY_DEFAULTS
+    )
     logger.setLevel(logging.INFO if training.should_log else logging.ERROR)
     check_arguments(arguments, training)
-    folder, push, record = Path(training.output_dir), training.push_to_hub, run_record(training, arguments, data)
+    folder, push, record = (
+        Path(training.output_dir),
+        training.push_to_hub,
+        run_record(training, arguments, data),
+    )
     repo_id = training.hub_model_id or folder.absolute().name
-    if training.hub_token:  # otherwise the Trainer would pickle it into the run folder and upload it
+    if (
+        training.hub_token
+    ):  # otherwise the Trainer would pickle it into the run folder and upload it
         os.environ["HF_TOKEN"], training.hub_token = training.hub_token, None
     if check_output_dir(folder, record, training):
         logger.info("%s is finished; delete the folder to run it again", folder)
@@ -639,8 +945,14 @@ def main() -> None:
             push_folder(folder, repo_id, training.hub_private_repo, training.hub_revision)
         return
     if record["total_train_batch_size"] != STUDY_BATCH_SIZE and training.do_train:
-        logger.warning("effective batch size %d (the study: %d)", record["total_train_batch_size"], STUDY_BATCH_SIZE)
-    transformers.set_seed(training.seed)  # before the model is made: its head is initialized at random
+        logger.warning(
+            "effective batch size %d (the study: %d)",
+            record["total_train_batch_size"],
+            STUDY_BATCH_SIZE,
+        )
+    transformers.set_seed(
+        training.seed
+    )  # before the model is made: its head is initialized at random
 
     # 2. Texts and labels, model, tokens
     wanted = (training.do_train, training.do_train or training.do_eval, training.do_predict)
@@ -657,22 +969,35 @@ def main() -> None:
         encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
         return encoded
 
-    options = {"remove_columns": ["id", "text", "label"], "num_proc": arguments.preprocessing_num_workers}
+    options = {
+        "remove_columns": ["id", "text", "label"],
+        "num_proc": arguments.preprocessing_num_workers,
+    }
     encoded = splits.map(preprocess, batched=True, desc="Tokenizing", **options)
     for split, part in encoded.items():
         long = np.mean(np.array(part["length"]) >= arguments.max_seq_length)
-        logger.info("%s: %s documents, %.0f %% have the maximum length", split, f"{len(part):,}", 100 * long)
+        logger.info(
+            "%s: %s documents, %.0f %% have the maximum length", split, f"{len(part):,}", 100 * long
+        )
 
     # 3. Loss
     balanced = arguments.class_weights == "balanced" and training.do_train
-    counts = np.bincount(encoded["train"]["labels"][:], minlength=len(names)) if balanced else np.ones(len(id2label))
-    weight = torch.tensor(counts.sum() / (counts > 0).sum() / np.maximum(counts, 1), dtype=torch.float32)
+    counts = (
+        np.bincount(encoded["train"]["labels"][:], minlength=len(names))
+        if balanced
+        else np.ones(len(id2label))
+    )
+    weight = torch.tensor(
+        counts.sum() / (counts > 0).sum() / np.maximum(counts, 1), dtype=torch.float32
+    )
 
     def compute_loss(outputs, labels, num_items_in_batch=None):
         """Return the mean cross-entropy over the documents of an optimizer step."""
         # transformers 5.23 would count a BERT classifier's own loss, a mean over a batch, once per accumulated batch.
         options = {"reduction": "sum", "label_smoothing": training.label_smoothing_factor}
-        loss = torch.nn.functional.cross_entropy(outputs.logits, labels, weight.to(outputs.logits), **options)
+        loss = torch.nn.functional.cross_entropy(
+            outputs.logits, labels, weight.to(outputs.logits), **options
+        )
         return loss / (num_items_in_batch if num_items_in_batch is not None else len(labels))
 
     # 4. Trainer
@@ -688,21 +1013,37 @@ def main() -> None:
             train_dataset=encoded.get("train"),
             eval_dataset=encoded.get("validation"),
             processing_class=tokenizer,
-            data_collator=transformers.DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple),
-            compute_metrics=lambda output: compute_metrics(output.label_ids, output.predictions.argmax(axis=1)),
+            data_collator=transformers.DataCollatorWithPadding(
+                tokenizer, pad_to_multiple_of=multiple
+            ),
+            compute_metrics=lambda output: compute_metrics(
+                output.label_ids, output.predictions.argmax(axis=1)
+            ),
             compute_loss_func=compute_loss,
             callbacks=callbacks,
         )
-    except Exception as error:  # no package for --report_to, --optim or --deepspeed, no access to the Hub
-        fail(f"cannot start{f' or push to {repo_id} (see hf auth login)' if push else ''}: {one_line(error)}")
-    monitor.progress = trainer.callback_handler.callbacks[-1]  # the Trainer's progress bar, or its printer
+    except (
+        Exception
+    ) as error:  # no package for --report_to, --optim or --deepspeed, no access to the Hub
+        fail(
+            f"cannot start{f' or push to {repo_id} (see hf auth login)' if push else ''}: {one_line(error)}"
+        )
+    monitor.progress = trainer.callback_handler.callbacks[
+        -1
+    ]  # the Trainer's progress bar, or its printer
     half = ["bf16"] * training.bf16_full_eval + ["fp16"] * training.fp16_full_eval
-    record["precision"] = ", evaluation in ".join([trainer.accelerator.mixed_precision.replace("no", "fp32"), *half])
-    config_file = cached_file(arguments.model_name_or_path, "config.json", revision=arguments.model_revision)
+    record["precision"] = ", evaluation in ".join(
+        [trainer.accelerator.mixed_precision.replace("no", "fp32"), *half]
+    )
+    config_file = cached_file(
+        arguments.model_name_or_path, "config.json", revision=arguments.model_revision
+    )
     record["model_commit"] = extract_commit_hash(config_file, None)  # None for a local folder
 
     try:
-        if trainer.is_world_process_zero() and (training.do_train or not (folder / RUN_FILE).exists()):
+        if trainer.is_world_process_zero() and (
+            training.do_train or not (folder / RUN_FILE).exists()
+        ):
             write(folder / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
         # 5. Training
@@ -726,34 +1067,53 @@ def main() -> None:
         if training.do_predict:
             logits = predict_in_order(trainer, encoded["test"], "predict")
             probabilities = torch.tensor(logits, dtype=torch.float64).softmax(dim=1).numpy()
-            table = splits["test"].to_pandas()[["id", "label"]].replace({"label": dict(enumerate(names))})
+            table = (
+                splits["test"]
+                .to_pandas()[["id", "label"]]
+                .replace({"label": dict(enumerate(names))})
+            )
             classes = [id2label[label] for label in range(len(id2label))]
             table["prediction"] = [classes[label] for label in probabilities.argmax(axis=1)]
-            table = pd.concat([table, pd.DataFrame(probabilities, columns=classes)], axis=1)  # one may be called label
+            table = pd.concat(
+                [table, pd.DataFrame(probabilities, columns=classes)], axis=1
+            )  # one may be called label
             if trainer.is_world_process_zero():
                 write(folder / "predictions.csv", table.to_csv(index=False, float_format="%.6f"))
 
         # 8. Pictures, model card, Hub
         if not trainer.is_world_process_zero():
             return
-        (folder / "training_args.bin").unlink(missing_ok=True)  # a pickle of what run_arguments.json says
+        (folder / "training_args.bin").unlink(
+            missing_ok=True
+        )  # a pickle of what run_arguments.json says
         if (folder / "trainer_state.json").exists():
             describe_run(folder, repo_id if push else None)
     except KeyboardInterrupt:
-        logger.warning("interrupted; the same command continues from the last checkpoint in %s", folder)
+        logger.warning(
+            "interrupted; the same command continues from the last checkpoint in %s", folder
+        )
         raise SystemExit(130) from None
     except (OSError, SafetensorError, MemoryError, RuntimeError) as error:
         # torch has no kinds of its own for a CPU without memory and for a checkpoint that cannot be written
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error):
-            fail("out of memory: lower --per_device_train_batch_size (accumulation follows) or --max_seq_length")
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(
+            error
+        ):
+            fail(
+                "out of memory: lower --per_device_train_batch_size (accumulation follows) or --max_seq_length"
+            )
         if "size mismatch" in str(error):
             fail(f"the checkpoint in {folder} is one of another model; delete the folder")
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise
-        fail(f"cannot write into {folder}: {one_line(error)}; free some space, then the same command continues")
+        fail(
+            f"cannot write into {folder}: {one_line(error)}; free some space, then the same command continues"
+        )
     if push:
         push_folder(folder, repo_id, training.hub_private_repo, training.hub_revision)
-    logger.info("next: python run_attribution.py --model_name_or_path %s --output_dir attributions ...", folder)
+    logger.info(
+        "next: python run_attribution.py --model_name_or_path %s --output_dir attributions ...",
+        folder,
+    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,12 @@ import numpy as np
 import torch
 from captum.attr import LayerIntegratedGradients
 from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -47,10 +52,15 @@ def documents_of_all_lengths(name: str, split: str, number: int, tokenizer) -> l
     """Return abstracts of the split, evenly over the ranks of their length in tokens, from short to long."""
     texts = datasets.load_dataset(name)[split]["abstract"]
     texts = sorted(texts, key=lambda text: len(tokenizer(text)["input_ids"]))
-    return [texts[k] for k in np.linspace(0, len(texts) - 1, min(number, len(texts))).round().astype(int)]
+    return [
+        texts[k]
+        for k in np.linspace(0, len(texts) - 1, min(number, len(texts))).round().astype(int)
+    ]
 
 
-def explain(model, tokenizer, line: dict, n: int, method: str, size: int) -> tuple[np.ndarray, float]:
+def explain(
+    model, tokenizer, line: dict, n: int, method: str, size: int
+) -> tuple[np.ndarray, float]:
     """Return captum's attributions (tokens,) by a rule with n points, and F(x) - F(b), for a document's line."""
     ids = torch.tensor([tokenizer.convert_tokens_to_ids(line["tokens"])], device=model.device)
     special = torch.tensor([[span is None for span in line["token_spans"]]], device=model.device)
@@ -61,7 +71,9 @@ def explain(model, tokenizer, line: dict, n: int, method: str, size: int) -> tup
         return model(input_ids=x, attention_mask=torch.ones_like(x)).logits
 
     captum = LayerIntegratedGradients(logits, model.base_model.embeddings)
-    found = captum.attribute(ids, blank, target=target, n_steps=n, method=method, internal_batch_size=size)
+    found = captum.attribute(
+        ids, blank, target=target, n_steps=n, method=method, internal_batch_size=size
+    )
     with torch.no_grad():
         difference = (logits(ids) - logits(blank))[0, target].item()
     return found.sum(-1)[0].cpu().double().numpy(), difference
@@ -81,7 +93,12 @@ def captum_loop(model, tokenizer, line: dict, every: list[int], method: str, siz
     measured = len(every) > 5
     whole = sum(seconds) if measured else float(slope * 20100 + offset * 200)
     loop = {"id": line["id"], "tokens": len(line["tokens"]), "seconds_of_the_loop": whole}
-    return loop | {"extrapolated": not measured, "steps_measured": every, "seconds": seconds, "gaps": gaps}
+    return loop | {
+        "extrapolated": not measured,
+        "steps_measured": every,
+        "seconds": seconds,
+        "gaps": gaps,
+    }
 
 
 def agreement(model, double, tokenizer, line: dict, loop: dict, method: str, size: int) -> dict:
@@ -107,34 +124,61 @@ def agreement(model, double, tokenizer, line: dict, loop: dict, method: str, siz
     }
 
 
-def write_bert_large(folder: Path, tokenizer_of: str, labels: dict) -> BertForSequenceClassification:
+def write_bert_large(
+    folder: Path, tokenizer_of: str, labels: dict
+) -> BertForSequenceClassification:
     """Return a randomly initialized BERT of 335 M parameters with the vocabulary of another model: for speed only."""
     torch.manual_seed(0)
-    size = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+    size = {
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    }
     label2id = {name: number for number, name in labels.items()}
     vocabulary = len(AutoTokenizer.from_pretrained(tokenizer_of))
-    return BertForSequenceClassification(BertConfig(vocab_size=vocabulary, id2label=labels, label2id=label2id, **size))
+    return BertForSequenceClassification(
+        BertConfig(vocab_size=vocabulary, id2label=labels, label2id=label2id, **size)
+    )
 
 
 def parse_arguments() -> argparse.Namespace:
     """Return the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     boolean = {"default": "false", "choices": ["true", "false"]}
-    parser.add_argument("--model_name_or_path", required=True, help="fine-tuned BERT-like classifier")
+    parser.add_argument(
+        "--model_name_or_path", required=True, help="fine-tuned BERT-like classifier"
+    )
     parser.add_argument("--dataset_name", required=True, help="dataset folder")
     parser.add_argument("--split", default="test", help="split of the dataset")
     parser.add_argument("--max_samples", type=int, default=100, help="documents of the search")
-    parser.add_argument("--max_seq_length", type=int, default=256, help="tokens of a document at most")
-    parser.add_argument("--internal_batch_size", type=int, default=16, help="points in a batch, for both")
-    parser.add_argument("--method", default="gausslegendre", choices=["gausslegendre", "riemann_middle"])
-    parser.add_argument("--captum_per_quartile", type=int, default=2, help="documents of captum's loop")
+    parser.add_argument(
+        "--max_seq_length", type=int, default=256, help="tokens of a document at most"
+    )
+    parser.add_argument(
+        "--internal_batch_size", type=int, default=16, help="points in a batch, for both"
+    )
+    parser.add_argument(
+        "--method", default="gausslegendre", choices=["gausslegendre", "riemann_middle"]
+    )
+    parser.add_argument(
+        "--captum_per_quartile", type=int, default=2, help="documents of captum's loop"
+    )
     parser.add_argument("--exhaustive", **boolean, help="run captum for all 200 n")
-    parser.add_argument("--random_bert_large", **boolean, help="speed of a random BERT of 335 M parameters")
+    parser.add_argument(
+        "--random_bert_large", **boolean, help="speed of a random BERT of 335 M parameters"
+    )
     parser.add_argument("--bf16", **boolean, help="the search in bfloat16")
-    parser.add_argument("--peak_teraflops", type=float, help="of the device, for the share of the peak")
+    parser.add_argument(
+        "--peak_teraflops", type=float, help="of the device, for the share of the peak"
+    )
     parser.add_argument("--note", default="", help="goes into the file")
     parser.add_argument(
-        "--output_file", default=str(ROOT / "benchmarks/results/attribution_captum.json"), help="JSON file"
+        "--output_file",
+        default=str(ROOT / "benchmarks/results/attribution_captum.json"),
+        help="JSON file",
     )
     return parser.parse_args()
 
@@ -153,12 +197,20 @@ def main() -> None:
         model = write_bert_large(Path(), arguments.model_name_or_path, model.config.id2label)
         model = model.eval().requires_grad_(False).to(device)
         arguments.captum_per_quartile = 0
-    texts = documents_of_all_lengths(arguments.dataset_name, arguments.split, arguments.max_samples, tokenizer)
+    texts = documents_of_all_lengths(
+        arguments.dataset_name, arguments.split, arguments.max_samples, tokenizer
+    )
 
     # 2. The search
-    settings = {"method": arguments.method, "max_seq_length": arguments.max_seq_length, "internal_batch_size": size}
+    settings = {
+        "method": arguments.method,
+        "max_seq_length": arguments.max_seq_length,
+        "internal_batch_size": size,
+    }
     settings["bf16"] = arguments.bf16 == "true"
-    run_attribution.attribute(model, tokenizer, texts[:1], **settings)  # matrices of the rules, warm caches
+    run_attribution.attribute(
+        model, tokenizer, texts[:1], **settings
+    )  # matrices of the rules, warm caches
     lines = []
     for number, text in enumerate(tqdm(texts, desc="search"), 1):
         synchronise()
@@ -173,17 +225,31 @@ def main() -> None:
     drawn = [
         k
         for quarter in np.array_split(np.arange(len(lines)), 4)
-        for k in rng.choice(quarter, size=min(arguments.captum_per_quartile, len(quarter)), replace=False)
+        for k in rng.choice(
+            quarter, size=min(arguments.captum_per_quartile, len(quarter)), replace=False
+        )
     ]
     for k in tqdm(drawn, desc="captum"):
-        (again,) = run_attribution.attribute(model, tokenizer, [texts[k]], **settings)  # timed next to captum
+        (again,) = run_attribution.attribute(
+            model, tokenizer, [texts[k]], **settings
+        )  # timed next to captum
         loop = captum_loop(model, tokenizer, lines[k], every, arguments.method, size)
-        loops.append(loop | {"seconds_of_the_search": again["seconds"], "gradients": again["gradient_evaluations"]})
-        agreements.append(agreement(model, double, tokenizer, lines[k], loop, arguments.method, size))
+        loops.append(
+            loop
+            | {
+                "seconds_of_the_search": again["seconds"],
+                "gradients": again["gradient_evaluations"],
+            }
+        )
+        agreements.append(
+            agreement(model, double, tokenizer, lines[k], loop, arguments.method, size)
+        )
 
     # 4. Results
     evaluations = [line["gradient_evaluations"] for line in lines]
-    parameters = sum(values.numel() for name, values in model.named_parameters() if "embeddings" not in name)
+    parameters = sum(
+        values.numel() for name, values in model.named_parameters() if "embeddings" not in name
+    )
     tokens = sum(line["gradient_evaluations"] * len(line["tokens"]) for line in lines)
     seconds = sum(line["seconds"] for line in lines)
     result = {
@@ -212,10 +278,15 @@ def main() -> None:
         result["speed_ratio"] = {"median": float(np.median(ratios)), "of_the_sums": total}
         result["speed_ratio"] |= {"smallest": min(ratios), "largest": max(ratios)}
     result |= {
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} x {os.cpu_count()}",
+        "device": torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{platform.machine()} x {os.cpu_count()}",
         "on_a_gpu": "measured" if device == "cuda" else "not measured",
         "threads": torch.get_num_threads(),
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers", "captum", "numpy")},
+        "versions": {
+            name: importlib.metadata.version(name)
+            for name in ("torch", "transformers", "captum", "numpy")
+        },
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "method": arguments.method,
         "note": arguments.note,
@@ -226,7 +297,11 @@ def main() -> None:
     temporary = output.with_name(output.name + ".tmp")
     temporary.write_text(json.dumps(result, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, output)
-    print(json.dumps({name: result.get(name) for name in ("search", "speed_ratio", "agreement")}, indent=2))
+    print(
+        json.dumps(
+            {name: result.get(name) for name in ("search", "speed_ratio", "agreement")}, indent=2
+        )
+    )
 
 
 if __name__ == "__main__":

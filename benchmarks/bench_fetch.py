@@ -87,11 +87,19 @@ def make_snapshot(path: Path, records: Path, size: int) -> dict:
             (inside if matches else outside).append(line)
     chooser, written, count, found = random.Random(0), 0, 0, 0
     partial = path.with_suffix(".tmp")
-    with partial.open("wb") as output, tqdm(total=size, unit="B", unit_scale=True, desc=path.name) as bar:
+    with (
+        partial.open("wb") as output,
+        tqdm(total=size, unit="B", unit_scale=True, desc=path.name) as bar,
+    ):
         while written < size:
             line = chooser.choice(inside if chooser.random() < SHARE else outside)
             head, rest = line.split(b'"id": "', 1)
-            line = b'%s"id": "%04d.%05d"%s' % (head, 1000 + count // 100000, count % 100000, rest.split(b'"', 1)[1])
+            line = b'%s"id": "%04d.%05d"%s' % (
+                head,
+                1000 + count // 100000,
+                count % 100000,
+                rest.split(b'"', 1)[1],
+            )
             output.write(line)
             written += len(line)
             count += 1
@@ -115,19 +123,33 @@ def processor() -> str:
 
 def main() -> None:
     # 1. Arguments
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=Path, required=True, help="snapshot (.gz) whose lines are repeated")
-    parser.add_argument("--size_mb", type=int, default=1000, help="size of the file that is read, in 10^6 bytes")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of every way; the fastest counts")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--output_file", type=Path, default=ROOT / "benchmarks/results/fetch.json", help="where to write"
+        "--records", type=Path, required=True, help="snapshot (.gz) whose lines are repeated"
+    )
+    parser.add_argument(
+        "--size_mb", type=int, default=1000, help="size of the file that is read, in 10^6 bytes"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="runs of every way; the fastest counts"
+    )
+    parser.add_argument(
+        "--output_file",
+        type=Path,
+        default=ROOT / "benchmarks/results/fetch.json",
+        help="where to write",
     )
     arguments = parser.parse_args()
 
     # 2. The file
     work = ROOT / "benchmarks/work"
     work.mkdir(parents=True, exist_ok=True)
-    path, facts_path = work / f"snapshot-{arguments.size_mb}mb.json", work / f"snapshot-{arguments.size_mb}mb.facts"
+    path, facts_path = (
+        work / f"snapshot-{arguments.size_mb}mb.json",
+        work / f"snapshot-{arguments.size_mb}mb.facts",
+    )
     if not facts_path.exists():
         facts = make_snapshot(path, arguments.records, arguments.size_mb * 10**6)
         facts_path.write_text(json.dumps(facts), encoding="utf-8")
@@ -142,11 +164,17 @@ def main() -> None:
         for name, code in WAYS.items():
             shutil.rmtree(f"{path}.cache", ignore_errors=True)
             command = [sys.executable, "-c", HEAD + code + TAIL, str(path), ",".join(CATEGORIES)]
-            answer = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+            answer = json.loads(
+                subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            )
             if answer["found"] != facts["found"]:
-                sys.exit(f"error: {name} found {answer['found']} records, the file has {facts['found']}")
+                sys.exit(
+                    f"error: {name} found {answer['found']} records, the file has {facts['found']}"
+                )
             results[name].append(answer)
-            print(f"{name}: {facts['bytes'] / answer['seconds'] / 1e6:,.0f} MB/s, {answer['peak_mib']:,.0f} MiB")
+            print(
+                f"{name}: {facts['bytes'] / answer['seconds'] / 1e6:,.0f} MB/s, {answer['peak_mib']:,.0f} MiB"
+            )
     shutil.rmtree(f"{path}.cache", ignore_errors=True)
 
     # 4. The results
@@ -169,12 +197,15 @@ def main() -> None:
         f"--repeats {arguments.repeats}",
         "date": datetime.now(UTC).date().isoformat(),
         "device": processor(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in ("orjson", "datasets")},
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("orjson", "datasets")},
         "file": facts,
         "results": rows,
     }
     arguments.output_file.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output_file.write_text(json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    arguments.output_file.write_text(
+        json.dumps(report, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+    )
     for row in rows:
         print(
             f"{row['way']:40} {row['mb_per_second']:8,.0f} MB/s {row['times_json_loads']:6} x {row['peak_mib']:8} MiB"

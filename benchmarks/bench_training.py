@@ -84,9 +84,13 @@ CHANGES = {
     # Ways to allocate memory on a CPU, read by torch, glibc and oneDNN when the process starts
     "huge_pages": {"environment": {"THP_MEM_ALLOC_ENABLE": "1"}},
     "huge_pages_glibc": {"environment": {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}},
-    "huge_pages_own_maps": {"environment": {"THP_MEM_ALLOC_ENABLE": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}},
+    "huge_pages_own_maps": {
+        "environment": {"THP_MEM_ALLOC_ENABLE": "1", "MALLOC_MMAP_THRESHOLD_": "1048576"}
+    },
     "own_maps": {"environment": {"MALLOC_MMAP_THRESHOLD_": "1048576"}},
-    "keep_freed_memory": {"environment": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}},
+    "keep_freed_memory": {
+        "environment": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**36)}
+    },
     "few_arenas": {"environment": {"MALLOC_ARENA_MAX": "2"}},
     "small_onednn_cache": {"environment": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "8"}},
     "pad_to_8": {"multiple": 8},
@@ -98,45 +102,79 @@ EVALUATION = {
     "example_evaluate": {"padding": "static", "batch_size": 8},
     "ours_evaluate": {"sorted": True, "batch_size": 64 if torch.cuda.is_available() else 16},
     "ours_evaluate_batch_64": {"sorted": True, "batch_size": 64},
-    "ours_evaluate_bf16": {"sorted": True, "batch_size": 64 if torch.cuda.is_available() else 16, "bf16": True},
+    "ours_evaluate_bf16": {
+        "sorted": True,
+        "batch_size": 64 if torch.cuda.is_available() else 16,
+        "bf16": True,
+    },
     "example_evaluate_fp16": {"padding": "static", "batch_size": 8, "fp16": True},
     "ours_evaluate_fp16": {"sorted": True, "batch_size": 64, "fp16": True, "multiple": 8},
 }
 DEFAULTS = {"padding": "dynamic", "grouped": True, "attention": "sdpa", "multiple": None}
 GPU_ONLY = {name for name, changes in (CHANGES | EVALUATION).items() if "fp16" in changes}
-MEMORY = list(CHANGES)[list(CHANGES).index("huge_pages") :]  # measured by name or with --memory_steps only
+MEMORY = list(CHANGES)[
+    list(CHANGES).index("huge_pages") :
+]  # measured by name or with --memory_steps only
 
 
 @dataclass
 class BenchArguments:
     """What is measured, on which texts."""
 
-    dataset_name: str = field(metadata={"help": "Dataset folder or Hub id; its training split gives the lengths."})
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Pretrained encoder: folder or Hub id."})
-    config: str | None = field(
-        default=None, metadata={"help": "bert-large or a configuration (folder, file, Hub id) for random weights."}
+    dataset_name: str = field(
+        metadata={"help": "Dataset folder or Hub id; its training split gives the lengths."}
     )
-    tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if it is not the model's."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Pretrained encoder: folder or Hub id."}
+    )
+    config: str | None = field(
+        default=None,
+        metadata={
+            "help": "bert-large or a configuration (folder, file, Hub id) for random weights."
+        },
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Tokenizer, if it is not the model's."}
+    )
     text_column_name: str = field(default="abstract", metadata={"help": "Column of the texts."})
-    max_seq_length: int = field(default=256, metadata={"help": "Maximum number of tokens of a text."})
+    max_seq_length: int = field(
+        default=256, metadata={"help": "Maximum number of tokens of a text."}
+    )
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Documents a step."})
-    steps: int = field(default=4, metadata={"help": "Measured steps a setting, after warm-up steps of all lengths."})
+    steps: int = field(
+        default=4,
+        metadata={"help": "Measured steps a setting, after warm-up steps of all lengths."},
+    )
     settings: list[str] | None = field(
-        default=None, metadata={"help": f"Of {', '.join(CHANGES)}; default: all that the device can do."}
+        default=None,
+        metadata={"help": f"Of {', '.join(CHANGES)}; default: all that the device can do."},
     )
     memory_steps: int | None = field(
-        default=None, metadata={"help": "Train so many steps in the sampler's order and watch the memory."}
+        default=None,
+        metadata={"help": "Train so many steps in the sampler's order and watch the memory."},
     )
     evaluate: int | None = field(
-        default=None, metadata={"help": "Predict so many documents instead: the example's way and ours."}
+        default=None,
+        metadata={"help": "Predict so many documents instead: the example's way and ours."},
     )
-    memory_every: int = field(default=20, metadata={"help": "Steps from one look at the memory to the next."})
-    timeout_s: int = field(default=150, metadata={"help": "Seconds after which a setting is given up (compiling)."})
-    output_file: str = field(default="benchmarks/results/training.json", metadata={"help": "Where the table goes."})
+    memory_every: int = field(
+        default=20, metadata={"help": "Steps from one look at the memory to the next."}
+    )
+    timeout_s: int = field(
+        default=150, metadata={"help": "Seconds after which a setting is given up (compiling)."}
+    )
+    output_file: str = field(
+        default="benchmarks/results/training.json", metadata={"help": "Where the table goes."}
+    )
     one_setting: str | None = field(
-        default=None, metadata={"help": "Measure this setting here and print it (what the parent process starts)."}
+        default=None,
+        metadata={
+            "help": "Measure this setting here and print it (what the parent process starts)."
+        },
     )
-    encoded_dir: str | None = field(default=None, metadata={"help": "Tokenized texts (for --one_setting)."})
+    encoded_dir: str | None = field(
+        default=None, metadata={"help": "Tokenized texts (for --one_setting)."}
+    )
 
 
 class Stopwatch(TrainerCallback):
@@ -147,7 +185,11 @@ class Stopwatch(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs):
         step = state.global_step - self.warmup
-        if step == 0 or state.global_step == state.max_steps or (step > 0 and self.every and step % self.every == 0):
+        if (
+            step == 0
+            or state.global_step == state.max_steps
+            or (step > 0 and self.every and step % self.every == 0)
+        ):
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             self.looks.append({"step": step} | use_of_machine())
@@ -163,7 +205,8 @@ def use_of_machine() -> dict[str, float]:
         "system_seconds": usage.ru_stime,
         "page_faults": usage.ru_minflt,
         "resident_gib": resident / 2**30,
-        "peak_resident_gib": max(usage.ru_maxrss * 1024, resident) / 2**30,  # the kernel notes the maximum late
+        "peak_resident_gib": max(usage.ru_maxrss * 1024, resident)
+        / 2**30,  # the kernel notes the maximum late
     }
 
 
@@ -176,7 +219,10 @@ def fail(message: str) -> NoReturn:
 def parse_arguments() -> BenchArguments:
     """Parse the command line; ends with exit code 2 on a bad value."""
     parser = HfArgumentParser(
-        BenchArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        BenchArguments,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.error = fail
     try:
@@ -185,7 +231,10 @@ def parse_arguments() -> BenchArguments:
         fail(str(error))
     if bool(arguments.model_name_or_path) == bool(arguments.config):
         fail("give either --model_name_or_path or --config")
-    for name in [*(arguments.settings or []), *([arguments.one_setting] if arguments.one_setting else [])]:
+    for name in [
+        *(arguments.settings or []),
+        *([arguments.one_setting] if arguments.one_setting else []),
+    ]:
         known = EVALUATION if arguments.evaluate else CHANGES
         if name not in known and name != "peak":
             fail(f"unknown setting {name}; there are {', '.join(known)}")
@@ -199,7 +248,11 @@ def load_config(arguments: BenchArguments, **changes) -> PretrainedConfig:
     """The model's configuration; ``bert-large`` needs no file."""
     if arguments.config == "bert-large":
         return BertConfig(
-            hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, **changes
+            hidden_size=1024,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            intermediate_size=4096,
+            **changes,
         )
     return AutoConfig.from_pretrained(arguments.model_name_or_path or arguments.config, **changes)
 
@@ -211,7 +264,9 @@ def count_flops(config: PretrainedConfig, lengths: np.ndarray) -> float:
     (linear layers and attention), so three lengths give it; the backward pass costs twice the forward one.
     """
     with torch.device("meta"):
-        model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+        model = AutoModelForSequenceClassification.from_config(
+            config, attn_implementation="eager"
+        ).eval()
     points, counts = np.array([16, 32, 64]), []  # short enough for any model
     for length in points:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -264,12 +319,16 @@ def pad(encoded: Dataset, tokenizer, setting: dict, max_seq_length: int) -> tupl
     return encoded.map(lambda row: dict(tokenizer.pad(row, **options))), default_data_collator
 
 
-def padded_lengths(batches: list, lengths: list[int], setting: dict, max_seq_length: int) -> np.ndarray:
+def padded_lengths(
+    batches: list, lengths: list[int], setting: dict, max_seq_length: int
+) -> np.ndarray:
     """Return the length of the tensors of each batch."""
     if setting["padding"] == "static":
         return max_seq_length * np.ones(len(batches))
     multiple = setting["multiple"] or 1
-    return np.array([-(-max(lengths[row] for row in batch) // multiple) * multiple for batch in batches])
+    return np.array(
+        [-(-max(lengths[row] for row in batch) // multiple) * multiple for batch in batches]
+    )
 
 
 def load_model(arguments: BenchArguments, setting: dict, vocab_size: int):
@@ -290,14 +349,20 @@ def load_model(arguments: BenchArguments, setting: dict, vocab_size: int):
 
 def peak_memory(use: dict[str, float]) -> float:
     """Return the peak memory in GiB: the GPU's, or without one that of the process."""
-    return torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else use["peak_resident_gib"]
+    return (
+        torch.cuda.max_memory_allocated() / 2**30
+        if torch.cuda.is_available()
+        else use["peak_resident_gib"]
+    )
 
 
 def measure_prediction(arguments: BenchArguments, name: str) -> dict:
     """Predict ``arguments.evaluate`` documents with one setting, after its first batch to warm up."""
     setting = DEFAULTS | EVALUATION[name]
     encoded, batch_size = load_from_disk(arguments.encoded_dir), setting["batch_size"]
-    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_name or arguments.model_name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(
+        arguments.tokenizer_name or arguments.model_name_or_path
+    )
     # Any documents of the split, the same for every setting
     rows = np.random.default_rng(0).permutation(len(encoded))[: arguments.evaluate]
     lengths = np.array(encoded["length"])[rows]
@@ -329,7 +394,9 @@ def measure_prediction(arguments: BenchArguments, name: str) -> dict:
         "precision": next((key for key in ("bf16", "fp16") if key in setting), "fp32"),
         "documents_per_second": len(rows) / seconds,
         "real_tokens_per_second": float(lengths.sum() / seconds),
-        "padding_share": float(1 - lengths.sum() / (padded * [len(batch) for batch in batches]).sum()),
+        "padding_share": float(
+            1 - lengths.sum() / (padded * [len(batch) for batch in batches]).sum()
+        ),
         "peak_memory_gib": peak_memory(end),
         "flops_per_second": count_flops(model.config, lengths) / 3 / seconds,  # the forward pass
         "seconds": seconds,
@@ -342,7 +409,9 @@ def measure(arguments: BenchArguments, name: str) -> dict:
     """Train some steps with one setting; documents/s, real tokens/s, peak memory in GiB and what they are made of."""
     setting = DEFAULTS | CHANGES[name]
     encoded = load_from_disk(arguments.encoded_dir)
-    tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_name or arguments.model_name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(
+        arguments.tokenizer_name or arguments.model_name_or_path
+    )
     batch_size, lengths = arguments.per_device_train_batch_size, encoded["length"]
     if arguments.memory_steps:
         epoch = order_batches(lengths, batch_size, setting["grouped"])
@@ -350,7 +419,9 @@ def measure(arguments: BenchArguments, name: str) -> dict:
     else:
         measured = pick_batches(lengths, batch_size, arguments.steps, setting["grouped"])
     # Compiling and the kernels of a new shape are not counted: the warm-up sees long, middling and short batches.
-    warmup = pick_batches(lengths, batch_size, 4 if "torch_compile" in setting else 1, setting["grouped"])
+    warmup = pick_batches(
+        lengths, batch_size, 4 if "torch_compile" in setting else 1, setting["grouped"]
+    )
     rows = [row for batch in [*warmup, *measured] for row in batch]
     encoded, collator = pad(encoded.select(rows), tokenizer, setting, arguments.max_seq_length)
     padded = padded_lengths(measured, lengths, setting, arguments.max_seq_length)
@@ -369,7 +440,11 @@ def measure(arguments: BenchArguments, name: str) -> dict:
                 disable_tqdm=True,
                 use_cpu=not torch.cuda.is_available(),
                 dataloader_pin_memory=torch.cuda.is_available(),
-                **{key: setting[key] for key in ("optim", "bf16", "fp16", "torch_compile") if key in setting},
+                **{
+                    key: setting[key]
+                    for key in ("optim", "bf16", "fp16", "torch_compile")
+                    if key in setting
+                },
             ),
             train_dataset=encoded,
             data_collator=collator,
@@ -397,20 +472,38 @@ def measure(arguments: BenchArguments, name: str) -> dict:
         "steps": len(measured),
     }
     if arguments.memory_steps:
-        row["looks"] = [look | {"seconds": look["seconds"] - start["seconds"]} for look in stopwatch.looks]
+        row["looks"] = [
+            look | {"seconds": look["seconds"] - start["seconds"]} for look in stopwatch.looks
+        ]
     return row
 
 
 def measure_apart(name: str, encoded_dir: str, timeout_s: int) -> dict:
     """Measure one setting in a process of its own; one that fails or takes too long is reported in its row."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--one_setting", name, "--encoded_dir", encoded_dir]
-    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"} | CHANGES.get(name, {}).get("environment", {})
+    command = [
+        sys.executable,
+        __file__,
+        *sys.argv[1:],
+        "--one_setting",
+        name,
+        "--encoded_dir",
+        encoded_dir,
+    ]
+    environment = (
+        os.environ
+        | {"TOKENIZERS_PARALLELISM": "false"}
+        | CHANGES.get(name, {}).get("environment", {})
+    )
     try:
-        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=timeout_s)
+        result = subprocess.run(
+            command, capture_output=True, text=True, env=environment, timeout=timeout_s
+        )
     except subprocess.TimeoutExpired:
         return {"setting": name, "error": f"not done after {timeout_s} s (--timeout_s)"}
     if result.returncode:
-        lines = [line for line in result.stderr.splitlines() if line.strip()] or [f"exit code {result.returncode}"]
+        lines = [line for line in result.stderr.splitlines() if line.strip()] or [
+            f"exit code {result.returncode}"
+        ]
         return {"setting": name, "error": lines[-1][:300]}
     return json.loads(result.stdout.splitlines()[-1])
 
@@ -418,7 +511,10 @@ def measure_apart(name: str, encoded_dir: str, timeout_s: int) -> dict:
 def main() -> None:
     # 1. Arguments
     logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO, stream=sys.stdout
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        level=logging.INFO,
+        stream=sys.stdout,
     )
     arguments = parse_arguments()
     if arguments.one_setting == "peak":
@@ -441,25 +537,40 @@ def main() -> None:
     # 2. Lengths of real texts, tokenised once for all settings
     try:
         texts = load_dataset(arguments.dataset_name, split="train")[arguments.text_column_name]
-        tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer_name or arguments.model_name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(
+            arguments.tokenizer_name or arguments.model_name_or_path
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        fail(f"cannot read the texts or the tokenizer ({' '.join(str(error).split())[:200]}); see --help")
+        fail(
+            f"cannot read the texts or the tokenizer ({' '.join(str(error).split())[:200]}); see --help"
+        )
     if len(texts) < STUDY_BATCH_SIZE:
-        fail(f"{arguments.dataset_name} has {len(texts)} training texts; {STUDY_BATCH_SIZE} are needed")
+        fail(
+            f"{arguments.dataset_name} has {len(texts)} training texts; {STUDY_BATCH_SIZE} are needed"
+        )
     start = time.perf_counter()
     encoded = dict(tokenizer(list(texts), truncation=True, max_length=arguments.max_seq_length))
     tokenizing = len(texts) / (time.perf_counter() - start)
-    encoded |= {"labels": [row % 5 for row in range(len(texts))], "length": list(map(len, encoded["input_ids"]))}
+    encoded |= {
+        "labels": [row % 5 for row in range(len(texts))],
+        "length": list(map(len, encoded["input_ids"])),
+    }
 
     # 3. Every setting in its own process
     output = Path(arguments.output_file)
     rows = {}
     if arguments.settings and output.exists():
-        rows = {row["setting"]: row for row in json.loads(output.read_text(encoding="utf-8"))["settings"]}
+        rows = {
+            row["setting"]: row
+            for row in json.loads(output.read_text(encoding="utf-8"))["settings"]
+        }
     with tempfile.TemporaryDirectory() as scratch:
         Dataset.from_dict(encoded).save_to_disk(scratch)
         peak = measure_apart("peak", scratch, arguments.timeout_s)
-        logger.info("matrix products: %s GFLOP/s", {key: round(value / 1e9, 1) for key, value in peak.items()})
+        logger.info(
+            "matrix products: %s GFLOP/s",
+            {key: round(value / 1e9, 1) for key, value in peak.items()},
+        )
         for name in names:
             row = rows[name] = measure_apart(name, scratch, arguments.timeout_s)
             if "error" in row:
@@ -490,7 +601,10 @@ def main() -> None:
         "machine": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in ("torch", "transformers", "accelerate", "datasets")},
+        | {
+            package: version(package)
+            for package in ("torch", "transformers", "accelerate", "datasets")
+        },
         "matrix_product_peak_flops_per_second": peak,
         "tokenised_documents_per_second": tokenizing,
         "texts": {

@@ -34,7 +34,9 @@ ATOM_HEAD = (
     "<?xml version='1.0' encoding='UTF-8'?>\n<feed xmlns:opensearch=\"http://a9.com/-/spec/opensearch/1.1/\" "
     'xmlns:arxiv="http://arxiv.org/schemas/atom" xmlns="http://www.w3.org/2005/Atom"><title>arXiv Query</title>'
 )
-OAI_HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n<OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/">'
+OAI_HEAD = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n<OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/">'
+)
 HTML = b"<!DOCTYPE html><html><head><title>arXiv</title></head><body><p>Back soon<br></body></html>"
 
 WORDS = "scheme bundle curvature lattice metric form cone knot moduli volume flow convex sheaf torus map disc".split()
@@ -64,7 +66,9 @@ def snapshot_entry(number, category, **changes):
 
 
 def study_entries(per_class=20):
-    return [snapshot_entry(5 * n + k, name) for n in range(per_class) for k, name in enumerate(LABELS)]
+    return [
+        snapshot_entry(5 * n + k, name) for n in range(per_class) for k, name in enumerate(LABELS)
+    ]
 
 
 def write_snapshot(path, entries):
@@ -74,7 +78,10 @@ def write_snapshot(path, entries):
 
 
 def parquet_hashes(folder):
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.glob("data/*"))}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.glob("data/*"))
+    }
 
 
 def hashes_from_snapshot(entries, folder):
@@ -82,7 +89,14 @@ def hashes_from_snapshot(entries, folder):
     import fetch_arxiv
 
     file = write_snapshot(folder / "snapshot.jsonl", entries)
-    command = ["fetch_arxiv.py", "--source", "snapshot", "--snapshot_file", str(file), "--disable_tqdm"]
+    command = [
+        "fetch_arxiv.py",
+        "--source",
+        "snapshot",
+        "--snapshot_file",
+        str(file),
+        "--disable_tqdm",
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [*command, "--output_dir", str(folder / "dataset")])
         fetch_arxiv.main()
@@ -122,17 +136,24 @@ def published(record):
 def atom_entry(record, fault=None):
     day = f"{published(record):%Y-%m-%dT%H:%M:%SZ}"
     categories = record["categories"].split()
-    summary = "" if fault == "no summary" else f"<summary>{escape(record['abstract'] or '')}</summary>"
+    summary = (
+        "" if fault == "no summary" else f"<summary>{escape(record['abstract'] or '')}</summary>"
+    )
     return (
         f"<entry><id>http://arxiv.org/abs/{record['id']}v2</id><title>{escape(record['title'])}</title>"
         f"<updated>{day}</updated>{summary}<published>{'' if fault == 'no date' else day}</published>"
-        + "".join(f'<category term="{name}" scheme="http://arxiv.org/schemas/atom"/>' for name in sorted(categories))
+        + "".join(
+            f'<category term="{name}" scheme="http://arxiv.org/schemas/atom"/>'
+            for name in sorted(categories)
+        )
         + f'<arxiv:primary_category term="{categories[0]}"/><author><name>Zoë Müller</name></author></entry>\n'
     )
 
 
 def oai_record(record, deleted=False):
-    header = f"<identifier>oai:arXiv.org:{record['id']}</identifier><datestamp>2024-01-01</datestamp>"
+    header = (
+        f"<identifier>oai:arXiv.org:{record['id']}</identifier><datestamp>2024-01-01</datestamp>"
+    )
     if deleted:
         return f'<record><header status="deleted">{header}</header></record>'
     return (
@@ -180,7 +201,9 @@ class Handler(BaseHTTPRequestHandler):
         query = {key: values[0] for key, values in parse_qs(query).items()}
         with server.guard:
             number = len(server.log)
-            server.log.append({"time": time.monotonic(), "agent": self.headers["User-Agent"], **query})
+            server.log.append(
+                {"time": time.monotonic(), "agent": self.headers["User-Agent"], **query}
+            )
         fault = server.fault(number, query)
         if fault == "silence":
             self.connection.settimeout(20)
@@ -231,15 +254,22 @@ class Handler(BaseHTTPRequestHandler):
             asked = set(query["id_list"].split(","))
             found = [record for record in self.server.records if record["id"] in asked]
         else:
-            pattern = r"\((cat:[\w.-]+(?: OR cat:[\w.-]+)*)\) AND submittedDate:\[(\d{12}) TO (\d{12})\]"
+            pattern = (
+                r"\((cat:[\w.-]+(?: OR cat:[\w.-]+)*)\) AND submittedDate:\[(\d{12}) TO (\d{12})\]"
+            )
             match = re.fullmatch(pattern, query["search_query"])
             if not match or query["sortBy"] != "submittedDate":
                 return 400, "<error>query</error>"
             categories = set(match[1].replace("cat:", "").split(" OR "))
-            low, high = (datetime.strptime(text + "+0000", "%Y%m%d%H%M%z") for text in match.groups()[1:])
+            low, high = (
+                datetime.strptime(text + "+0000", "%Y%m%d%H%M%z") for text in match.groups()[1:]
+            )
             found = [r for r in self.server.records if categories & set(r["categories"].split())]
             found = [r for r in found if low <= published(r) <= high]
-        found.sort(key=lambda record: (published(record), record["id"]), reverse=query["sortOrder"] == "descending")
+        found.sort(
+            key=lambda record: (published(record), record["id"]),
+            reverse=query["sortOrder"] == "descending",
+        )
         total = len(found) + {"one more": 1, "one less": -1}.get(fault, 0)
         page = found[start : start + size]
         if fault == "empty":
@@ -255,7 +285,8 @@ class Handler(BaseHTTPRequestHandler):
         elif fault == "twice, counted":
             page, total = [*page[:1], *page], total + 1
         faults = [
-            "no date" if r["id"] in self.server.undated else fault if k == 1 else None for k, r in enumerate(page)
+            "no date" if r["id"] in self.server.undated else fault if k == 1 else None
+            for k, r in enumerate(page)
         ]
         entries = "".join(map(atom_entry, page, faults))
         return 200, (
@@ -266,17 +297,26 @@ class Handler(BaseHTTPRequestHandler):
 
     def oai(self, query, fault):
         token = query.get("resumptionToken")
-        if (query.get("verb"), query.get("metadataPrefix")) != ("ListRecords", None if token else "arXiv"):
+        if (query.get("verb"), query.get("metadataPrefix")) != (
+            "ListRecords",
+            None if token else "arXiv",
+        ):
             return 200, f'{OAI_HEAD}<error code="badArgument">no</error></OAI-PMH>'
         if fault == "bad token" and token:
             return 200, f'{OAI_HEAD}<error code="badResumptionToken">expired</error></OAI-PMH>'
         name, start = token.rsplit("|", 1) if token else (query["set"], 0)
-        found = [r for r in self.server.records if name.split(":")[-1] in {c[5:] for c in r["categories"].split()}]
+        found = [
+            r
+            for r in self.server.records
+            if name.split(":")[-1] in {c[5:] for c in r["categories"].split()}
+        ]
         if not name.startswith("math:math:") or not found or fault == "nothing":
             return 200, f'{OAI_HEAD}<error code="noRecordsMatch">none</error></OAI-PMH>'
         start, size = int(start), self.server.oai_page
         more = start + size < len(found)
-        records = "".join(map(oai_record, found[start : start + size])) + oai_record({"id": "1401.99999"}, True)
+        records = "".join(map(oai_record, found[start : start + size])) + oai_record(
+            {"id": "1401.99999"}, True
+        )
         if not token and not more:
             end = ""
         else:
@@ -305,7 +345,9 @@ def arxiv_server(records):
     server.oai_page, server.longest_address = 15, 60000
     server.api_url = f"http://127.0.0.1:{server.server_address[1]}/api/query"
     server.oai_url = f"http://127.0.0.1:{server.server_address[1]}/oai"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield server

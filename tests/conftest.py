@@ -92,7 +92,10 @@ def start_fork_server(path):
 @pytest.fixture(scope="session")
 def forked_python(tmp_path_factory):
     """Environment variables with which ``python script.py`` in a shell script is answered by fork_server.py."""
-    process, path = None, Path(os.environ.get("FORK_SERVER", tmp_path_factory.mktemp("fork") / "socket"))
+    process, path = (
+        None,
+        Path(os.environ.get("FORK_SERVER", tmp_path_factory.mktemp("fork") / "socket")),
+    )
     if "FORK_SERVER" not in os.environ:
         process = start_fork_server(path)
     end = time.monotonic() + 200
@@ -100,7 +103,9 @@ def forked_python(tmp_path_factory):
         assert time.monotonic() < end, "the fork server did not start"
         time.sleep(0.1)
     client = shlex.join(map(str, (sys.executable, "-IS", ROOT / "tests/fork_server.py", path)))
-    yield {"BASH_FUNC_python%%": f'() {{ case $1 in *.py) {client} "$@" ;; *) command python "$@" ;; esac; }}'}
+    yield {
+        "BASH_FUNC_python%%": f'() {{ case $1 in *.py) {client} "$@" ;; *) command python "$@" ;; esac; }}'
+    }
     if process:
         process.terminate()
         process.wait()
@@ -123,7 +128,10 @@ def make_records(per_class=20, labels=LABELS):
     records = []
     for number in range(per_class):
         for label, name in enumerate(labels):
-            words = [SHARED_WORDS[(7 * number + 3 * k + label) % len(SHARED_WORDS)] for k in range(8 + number % 9)]
+            words = [
+                SHARED_WORDS[(7 * number + 3 * k + label) % len(SHARED_WORDS)]
+                for k in range(8 + number % 9)
+            ]
             words.insert(number % 5, OWN_WORDS[name])
             words.insert(len(words) // 2, OWN_WORDS[name])
             records.append(
@@ -132,7 +140,9 @@ def make_records(per_class=20, labels=LABELS):
                     "title": f"On {OWN_WORDS[name]} number {number}",
                     "abstract": " ".join(words) + ".",
                     "label": label,
-                    "categories": [name] if number % 3 else [name, labels[(label + 1) % len(labels)]],
+                    "categories": [name]
+                    if number % 3
+                    else [name, labels[(label + 1) % len(labels)]],
                     "published": datetime.datetime(2014 + number % 10, 1 + label, 1 + number % 28),
                 }
             )
@@ -203,7 +213,9 @@ def write_tiny_model(folder, labels=LABELS, seed=0, **config):
         ",",
         *dict.fromkeys([*SHARED_WORDS, *OWN_WORDS.values()]),
     ]
-    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)}, strip_accents=False)
+    tokenizer = BertTokenizer(
+        vocab={word: number for number, word in enumerate(words)}, strip_accents=False
+    )
     settings = {
         "hidden_size": 32,
         "num_hidden_layers": 2,

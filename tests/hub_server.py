@@ -37,7 +37,11 @@ def blob_id(content):
 def file_info(path, content):
     info = {"type": "file", "path": path, "size": len(content), "oid": blob_id(content)}
     if path.endswith(LARGE):
-        info["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+        info["lfs"] = {
+            "oid": hashlib.sha256(content).hexdigest(),
+            "size": len(content),
+            "pointerSize": 134,
+        }
     return info
 
 
@@ -105,7 +109,11 @@ class Handler(BaseHTTPRequestHandler):
         kind = names.get("type") or ("dataset" if names.get("prefix") else "model")
         repo = self.server.repos.get((kind, names["id"]))
         if repo is None:
-            raise Refusal(404 if self.headers.get("Authorization") else 401, "RepoNotFound", "Repository not found")
+            raise Refusal(
+                404 if self.headers.get("Authorization") else 401,
+                "RepoNotFound",
+                "Repository not found",
+            )
         return repo
 
     def commit_of(self, names):
@@ -121,7 +129,12 @@ class Handler(BaseHTTPRequestHandler):
         self.need_token()
         access = {"displayName": "test", "role": "write"}
         self.answer(
-            {"type": "user", "name": USER, "orgs": [], "auth": {"type": "access_token", "accessToken": access}}
+            {
+                "type": "user",
+                "name": USER,
+                "orgs": [],
+                "auth": {"type": "access_token", "accessToken": access},
+            }
         )
 
     def create(self, names, body):
@@ -129,19 +142,27 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(body)
         kind, owner = asked.get("type") or "model", asked.get("organization") or USER
         if owner != USER:
-            raise Refusal(403, "", f"You don't have the rights to create a {kind} under the namespace {owner!r}")
+            raise Refusal(
+                403,
+                "",
+                f"You don't have the rights to create a {kind} under the namespace {owner!r}",
+            )
         identifier = f"{owner}/{asked['name']}"
         url = f"{self.server.url}/{'datasets/' if kind == 'dataset' else ''}{identifier}"
         known = (kind, identifier) in self.server.repos
         if not known:
-            attributes = b"".join(b"*%s filter=lfs diff=lfs merge=lfs -text\n" % end.encode() for end in LARGE)
+            attributes = b"".join(
+                b"*%s filter=lfs diff=lfs merge=lfs -text\n" % end.encode() for end in LARGE
+            )
             self.server.repos[kind, identifier] = []
             self.add_commit((kind, identifier), {".gitattributes": attributes}, "initial commit")
         self.answer({"url": url, "name": identifier, "id": identifier}, 409 if known else 200)
 
     def add_commit(self, key, files, message):
         commits = self.server.repos[key]
-        text = json.dumps([key, message, len(commits), sorted((p, blob_id(c)) for p, c in files.items())])
+        text = json.dumps(
+            [key, message, len(commits), sorted((p, blob_id(c)) for p, c in files.items())]
+        )
         oid = hashlib.sha1(text.encode()).hexdigest()
         commits.append({"oid": oid, "files": files, "message": message})
         return oid
@@ -178,7 +199,9 @@ class Handler(BaseHTTPRequestHandler):
                     "path": item["path"],
                     "uploadMode": "lfs" if item["path"].endswith(LARGE) else "regular",
                     "shouldIgnore": False,
-                    "oid": (known["lfs"]["oid"] if "lfs" in known else known["oid"]) if known else None,
+                    "oid": (known["lfs"]["oid"] if "lfs" in known else known["oid"])
+                    if known
+                    else None,
                 }
             )
         self.answer({"files": modes})
@@ -191,7 +214,10 @@ class Handler(BaseHTTPRequestHandler):
             entry = {"oid": item["oid"], "size": item["size"]}
             if item["oid"] not in self.server.large:
                 upload = {"href": f"{self.server.url}/lfs/{item['oid']}"}
-                entry["actions"] = {"upload": upload, "verify": {"href": f"{self.server.url}/lfs/verify"}}
+                entry["actions"] = {
+                    "upload": upload,
+                    "verify": {"href": f"{self.server.url}/lfs/verify"},
+                }
             objects.append(entry)
         self.answer({"transfer": "basic", "objects": objects})
 
@@ -224,7 +250,11 @@ class Handler(BaseHTTPRequestHandler):
             elif key == "deletedFile":
                 files.pop(value["path"], None)
             elif key == "deletedFolder":
-                files = {path: c for path, c in files.items() if not path.startswith(value["path"].rstrip("/") + "/")}
+                files = {
+                    path: c
+                    for path, c in files.items()
+                    if not path.startswith(value["path"].rstrip("/") + "/")
+                }
         key = (names["type"], names["id"])
         oid = self.add_commit(key, files, summary)
         url = f"{self.server.url}/{'datasets/' if key[0] == 'dataset' else ''}{key[1]}/commit/{oid}"
@@ -235,19 +265,42 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, names, body):
         commit = self.commit_of(names)
         siblings = [{"rfilename": path} for path in sorted(commit["files"])]
-        about = {"_id": commit["oid"][:24], "id": names["id"], "sha": commit["oid"], "siblings": siblings}
+        about = {
+            "_id": commit["oid"][:24],
+            "id": names["id"],
+            "sha": commit["oid"],
+            "siblings": siblings,
+        }
         self.answer(
-            about | {"private": False, "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0}
+            about
+            | {
+                "private": False,
+                "gated": False,
+                "disabled": False,
+                "tags": [],
+                "downloads": 0,
+                "likes": 0,
+            }
         )
 
     def tree(self, names, body):
         commit, under = self.commit_of(names), names.get("path") or ""
         prefix = under + "/" if under else ""
-        found = {path: content for path, content in commit["files"].items() if path.startswith(prefix)}
+        found = {
+            path: content for path, content in commit["files"].items() if path.startswith(prefix)
+        }
         if under and not found:
             raise Refusal(404, "EntryNotFound", f"{under} does not exist")
-        folders = {path[: k + len(prefix)] for path in found for k, c in enumerate(path[len(prefix) :]) if c == "/"}
-        entries = [{"type": "directory", "path": name, "size": 0, "oid": blob_id(name.encode())} for name in folders]
+        folders = {
+            path[: k + len(prefix)]
+            for path in found
+            for k, c in enumerate(path[len(prefix) :])
+            if c == "/"
+        }
+        entries = [
+            {"type": "directory", "path": name, "size": 0, "oid": blob_id(name.encode())}
+            for name in folders
+        ]
         entries += [file_info(path, content) for path, content in found.items()]
         if "recursive=1" not in self.path.lower().replace("true", "1"):
             entries = [entry for entry in entries if "/" not in entry["path"][len(prefix) :]]
@@ -258,24 +311,39 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("Content-Type", "").startswith("application/json"):
             asked = json.loads(body)["paths"]
         else:
-            asked = [unquote(value.replace("+", " ")) for value in re.findall(r"paths=([^&]*)", body.decode())]
+            asked = [
+                unquote(value.replace("+", " "))
+                for value in re.findall(r"paths=([^&]*)", body.decode())
+            ]
         answers = []
         for path in [asked] if isinstance(asked, str) else asked:
             if path in commit["files"]:
                 answers.append(file_info(path, commit["files"][path]))
             elif any(name.startswith(path.rstrip("/") + "/") for name in commit["files"]):
-                answers.append({"type": "directory", "path": path, "size": 0, "oid": blob_id(path.encode())})
+                answers.append(
+                    {"type": "directory", "path": path, "size": 0, "oid": blob_id(path.encode())}
+                )
         self.answer(answers)
 
     def refs(self, names, body):
-        branch = {"name": "main", "ref": "refs/heads/main", "targetCommit": self.commit_of(names)["oid"]}
+        branch = {
+            "name": "main",
+            "ref": "refs/heads/main",
+            "targetCommit": self.commit_of(names)["oid"],
+        }
         self.answer({"branches": [branch], "converts": [], "tags": [], "pullRequests": []})
 
     def commits(self, names, body):
         moment = "2026-01-01T00:00:00.000Z"
         self.answer(
             [
-                {"id": c["oid"], "title": c["message"], "message": "", "date": moment, "authors": [{"user": USER}]}
+                {
+                    "id": c["oid"],
+                    "title": c["message"],
+                    "message": "",
+                    "date": moment,
+                    "authors": [{"user": USER}],
+                }
                 for c in reversed(self.repo(names))
             ]
         )
@@ -288,7 +356,10 @@ class Handler(BaseHTTPRequestHandler):
         info = file_info(names["path"], content)
         etag = info["lfs"]["oid"] if "lfs" in info else info["oid"]
         headers = {"X-Repo-Commit": commit["oid"], "ETag": f'"{etag}"', "Accept-Ranges": "bytes"}
-        headers |= {"Content-Type": "application/octet-stream", "Last-Modified": formatdate(0, usegmt=True)}
+        headers |= {
+            "Content-Type": "application/octet-stream",
+            "Last-Modified": formatdate(0, usegmt=True),
+        }
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked:
             start, end = int(asked[1]), min(int(asked[2] or len(content) - 1), len(content) - 1)
@@ -343,7 +414,9 @@ def hub_server():
         **({"HF_TOKEN": token} if token else {}),
         "NO_PROXY": "127.0.0.1",
     }
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+    )
     thread.start()
     try:
         yield server

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import LABELS, assert_user_error
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import (
     AutoModelForSequenceClassification,
     BartConfig,
@@ -31,33 +39,58 @@ TEXTS = [
     r"Every Kähler-Einstein metric on \mathbb{CP}^n, with $L^2$-norm one, is rigid (Łojasiewicz).",
     "We prove convexity of the moment map.",
 ]
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
 WIDE = {"initializer_range": 0.12}
 FAMILIES = {
     "bert": (BertConfig, "wordpiece", SMALL | WIDE),
     "roberta": (RobertaConfig, "bytes", SMALL | WIDE | {"max_position_embeddings": 130}),
-    "distilbert": (DistilBertConfig, "wordpiece", {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64} | WIDE),
+    "distilbert": (
+        DistilBertConfig,
+        "wordpiece",
+        {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64} | WIDE,
+    ),
     "electra": (ElectraConfig, "wordpiece", SMALL | WIDE | {"embedding_size": 16}),
-    "deberta-v2": (DebertaV2Config, "metaspace", SMALL | WIDE | {"relative_attention": True, "pos_att_type": ["p2c"]}),
-    "modernbert": (ModernBertConfig, "bytes", SMALL | WIDE | {"classifier_pooling": "mean", "local_attention": 8}),
+    "deberta-v2": (
+        DebertaV2Config,
+        "metaspace",
+        SMALL | WIDE | {"relative_attention": True, "pos_att_type": ["p2c"]},
+    ),
+    "modernbert": (
+        ModernBertConfig,
+        "bytes",
+        SMALL | WIDE | {"classifier_pooling": "mean", "local_attention": 8},
+    ),
     "xlm-roberta": (XLMRobertaConfig, "metaspace", SMALL | WIDE | {"max_position_embeddings": 130}),
     "eurobert": (EuroBertConfig, "bytes", SMALL | WIDE | {"num_key_value_heads": 2}),
     "eurobert without layers": (
         EuroBertConfig,
         "wordpiece",
-        SMALL | WIDE | {"num_hidden_layers": 0, "num_key_value_heads": 2, "classifier_pooling": "mean"},
+        SMALL
+        | WIDE
+        | {"num_hidden_layers": 0, "num_key_value_heads": 2, "classifier_pooling": "mean"},
     ),
     "gpt2": (GPT2Config, "bytes", {"n_embd": 32, "n_layer": 2, "n_head": 2} | WIDE),
     "llama": (LlamaConfig, "metaspace", SMALL | WIDE | {"num_key_value_heads": 2}),
     "qwen2": (Qwen2Config, "bytes", SMALL | WIDE | {"num_key_value_heads": 2}),
 }
 REFUSED = {
-    "bart": (BartConfig, {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32}),
+    "bart": (
+        BartConfig,
+        {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32},
+    ),
     "t5": (T5Config, {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
     "canine": (CanineConfig, {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}),
     "xlnet": (XLNetConfig, {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32}),
     "gpt2": (GPT2Config, {"n_embd": 32, "n_layer": 1, "n_head": 2}),
-    "gpt2 without pad": (GPT2Config, {"n_embd": 32, "n_layer": 1, "n_head": 2, "pad_token_id": None}),
+    "gpt2 without pad": (
+        GPT2Config,
+        {"n_embd": 32, "n_layer": 1, "n_head": 2, "pad_token_id": None},
+    ),
 }
 
 
@@ -68,7 +101,9 @@ def make_tokenizer(kind):
         tokenizer = Tokenizer(models.WordPiece(unk_token="<unk>"))
         tokenizer.normalizer = normalizers.BertNormalizer()
         tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-        trainer = trainers.WordPieceTrainer(vocab_size=120, special_tokens=special, show_progress=False)
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=120, special_tokens=special, show_progress=False
+        )
     elif kind == "bytes":
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -86,7 +121,10 @@ def make_tokenizer(kind):
     tokenizer.train_from_iterator(TEXTS * 5, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>",
-        special_tokens=[("<s>", tokenizer.token_to_id("<s>")), ("</s>", tokenizer.token_to_id("</s>"))],
+        special_tokens=[
+            ("<s>", tokenizer.token_to_id("<s>")),
+            ("</s>", tokenizer.token_to_id("</s>")),
+        ],
     )
     names = {
         "cls_token": "<s>",
@@ -102,7 +140,10 @@ def write_model(folder, config_class, settings, kind):
     """A random classifier and its tokenizer."""
     tokenizer = make_tokenizer(kind)
     torch.manual_seed(1)
-    labels = {"id2label": dict(enumerate(LABELS)), "label2id": {name: number for number, name in enumerate(LABELS)}}
+    labels = {
+        "id2label": dict(enumerate(LABELS)),
+        "label2id": {name: number for number, name in enumerate(LABELS)},
+    }
     tokens = {"pad_token_id": tokenizer.pad_token_id, "bos_token_id": 0, "eos_token_id": 2}
     config = config_class(**({"vocab_size": len(tokenizer)} | tokens | labels | settings))
     model = AutoModelForSequenceClassification.from_config(config).eval()
@@ -125,10 +166,23 @@ def attribute(run, tmp_path):
 
     def call(folder, *flags, texts=TEXTS):
         out = tmp_path / f"out-{len(list(tmp_path.iterdir()))}"
-        base = ["--model_name_or_path", folder, "--output_dir", out, "--text", *texts, "--max_seq_length", 128]
+        base = [
+            "--model_name_or_path",
+            folder,
+            "--output_dir",
+            out,
+            "--text",
+            *texts,
+            "--max_seq_length",
+            128,
+        ]
         result = run("run_attribution", *base, *flags)
         assert result.code == 0, result.err
-        return [json.loads(line) for line in (out / "attributions.jsonl").read_text().split("\n") if line]
+        return [
+            json.loads(line)
+            for line in (out / "attributions.jsonl").read_text().split("\n")
+            if line
+        ]
 
     return call
 
@@ -143,8 +197,13 @@ def test_completeness_and_words(attribute, family):
         assert line["f_input"] == pytest.approx(logits[0, target].item(), abs=1e-4)
         scale = np.abs(line["attributions"]).sum()
         # DistilBERT has a ReLU in its head: the integrand jumps, and the integral is exact to three digits only.
-        assert scale > 1e-3 and abs(line["delta"]) < (1e-3 if name == "distilbert" else 1e-4) * scale + 1e-6
-        assert line["attributions"][0] == pytest.approx(0, abs=1e-6)  # <s> is the same in text and baseline
+        assert (
+            scale > 1e-3
+            and abs(line["delta"]) < (1e-3 if name == "distilbert" else 1e-4) * scale + 1e-6
+        )
+        assert line["attributions"][0] == pytest.approx(
+            0, abs=1e-6
+        )  # <s> is the same in text and baseline
         assert sum(line["word_attributions"]) == pytest.approx(sum(line["attributions"]), abs=1e-6)
         for word, (start, end) in zip(line["words"], line["word_spans"], strict=True):
             assert text[start:end] == word
@@ -169,31 +228,45 @@ def test_batches_of_one_and_of_all_agree(attribute, family):
     """One point a batch, and all of them, for search and captum; before, decoders were wrong by up to 140 per cent."""
     _, folder, model, tokenizer = family
     for steps, texts in ((["--n_steps", 9], TEXTS), (["--n_steps", "auto"], TEXTS[1:])):
-        one, all_points = (attribute(folder, *steps, "--internal_batch_size", size, texts=texts) for size in (1, 500))
+        one, all_points = (
+            attribute(folder, *steps, "--internal_batch_size", size, texts=texts)
+            for size in (1, 500)
+        )
         for a, b, text in zip(one, all_points, texts, strict=True):
             ids = torch.tensor([tokenizer(text)["input_ids"]])
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
             assert a["f_input"] == pytest.approx(logits[LABELS.index(a["target"])].item(), abs=1e-4)
-            assert (a["f_input"], a["f_baseline"]) == (b["f_input"], b["f_baseline"]) or steps[1] == "auto"
+            assert (a["f_input"], a["f_baseline"]) == (b["f_input"], b["f_baseline"]) or steps[
+                1
+            ] == "auto"
             assert a["f_baseline"] == pytest.approx(b["f_baseline"], abs=1e-5)
             np.testing.assert_allclose(
-                a["attributions"], b["attributions"], atol=2e-6 + 2e-4 * np.abs(a["attributions"]).max()
+                a["attributions"],
+                b["attributions"],
+                atol=2e-6 + 2e-4 * np.abs(a["attributions"]).max(),
             )
 
 
 def test_the_search_has_captums_numbers(attribute, family):
     """--n_steps 50 is captum's; the search over 50 ... 50 gives the rule with 50 points from its interpolant."""
     _, folder, _, _ = family
-    fixed, searched = attribute(folder, "--n_steps", 50), attribute(folder, "--n_steps_search", 50, 50)
+    fixed, searched = (
+        attribute(folder, "--n_steps", 50),
+        attribute(folder, "--n_steps_search", 50, 50),
+    )
     for captum, line in zip(fixed, searched, strict=True):
         assert line["n_steps"] == captum["n_steps"] == 50 and captum["gradient_evaluations"] == 50
         assert abs(captum["captum_delta"] - captum["delta"]) < 1e-5
         scale = np.abs(captum["attributions"]).max()
-        np.testing.assert_allclose(line["attributions"], captum["attributions"], atol=2e-5 * scale + 2e-6)
+        np.testing.assert_allclose(
+            line["attributions"], captum["attributions"], atol=2e-5 * scale + 2e-6
+        )
 
 
 @pytest.mark.parametrize("name", ["eurobert", "llama"])
-def test_pad_embedding_of_zero_needs_many_gradients_and_mask_does_not(attribute, tmp_path_factory, name):
+def test_pad_embedding_of_zero_needs_many_gradients_and_mask_does_not(
+    attribute, tmp_path_factory, name
+):
     """These models normalize before their first layer, which is steepest at 0."""
     config_class, kind, settings = FAMILIES[name]
     folder = tmp_path_factory.mktemp("model")
@@ -214,18 +287,40 @@ def test_models_that_are_refused(run, tmp_path, name):
     config_class, settings = REFUSED[name]
     _, tokenizer = write_model(tmp_path / "model", config_class, settings, "metaspace")
     if "gpt2" in name:
-        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="$A", special_tokens=[]
+        )
         tokenizer.save_pretrained(tmp_path / "model")
-    base = ["--model_name_or_path", tmp_path / "model", "--output_dir", tmp_path / "out", "--text", *TEXTS]
-    assert_user_error(run("run_attribution", *base), config_class.__name__.removesuffix("Config"), "cannot attribute")
+    base = [
+        "--model_name_or_path",
+        tmp_path / "model",
+        "--output_dir",
+        tmp_path / "out",
+        "--text",
+        *TEXTS,
+    ]
+    assert_user_error(
+        run("run_attribution", *base),
+        config_class.__name__.removesuffix("Config"),
+        "cannot attribute",
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_pad_baseline_does_not_shift_positions(run, tmp_path):
     """The baseline of a RoBERTa has the positions of the text: its logit is that with explicit position ids."""
-    model, tokenizer = write_model(tmp_path / "model", RobertaConfig, FAMILIES["roberta"][2], "bytes")
+    model, tokenizer = write_model(
+        tmp_path / "model", RobertaConfig, FAMILIES["roberta"][2], "bytes"
+    )
     flags = ["--text", TEXTS[1], "--max_seq_length", 128, "--n_steps", 5, "--target", "math.DG"]
-    run("run_attribution", "--model_name_or_path", tmp_path / "model", "--output_dir", tmp_path / "out", *flags)
+    run(
+        "run_attribution",
+        "--model_name_or_path",
+        tmp_path / "model",
+        "--output_dir",
+        tmp_path / "out",
+        *flags,
+    )
     line = json.loads((tmp_path / "out/attributions.jsonl").read_text())
     ids = torch.tensor([tokenizer(TEXTS[1])["input_ids"]])
     ids[0, 1:-1] = tokenizer.pad_token_id

@@ -20,14 +20,39 @@ def folder(tmp_path_factory):
     """62 documents: one hostile, one wrong, one truncated, one without label, two unusual ones, the rest alike."""
     many = [document(f"1601.{number:05d}", relative_error=1e-7 * number) for number in range(56)]
     for line in many:
-        line |= {"prediction": "math.DG", "probabilities": {"math.DG": 0.9, "math.AG": 0.06, "math.SG": 0.04}}
-    hostile = document("hostile", text=HOSTILE, words=["<script>alert(1)</script>"], word_attributions=[0.5])
-    hostile |= {"word_spans": [[0, 25]], "tokens": ["[CLS]", "<script>", "alert(1)", "</script>", "[SEP]"]}
-    hostile |= {"word_ids": [None, 0, 0, 0, None], "token_spans": None, "attributions": [0.0, 0.2, 0.2, 0.1, 0.0]}
-    special = [document("wrong"), document("cut", truncated=True, relative_error=None), document("own", label=None)]
-    wordless = document("wordless", words=[], word_attributions=[], word_spans=[], word_ids=[None] * 5)
-    script = document("script", text="𝔄𝔅 kähler 𝔐etric.", word_spans=[[3, 9], [10, 16]], words=["kähler", "𝔐etric"])
-    folder = write_folder(tmp_path_factory.mktemp("page") / "out", [hostile, *special, *many, wordless, script])
+        line |= {
+            "prediction": "math.DG",
+            "probabilities": {"math.DG": 0.9, "math.AG": 0.06, "math.SG": 0.04},
+        }
+    hostile = document(
+        "hostile", text=HOSTILE, words=["<script>alert(1)</script>"], word_attributions=[0.5]
+    )
+    hostile |= {
+        "word_spans": [[0, 25]],
+        "tokens": ["[CLS]", "<script>", "alert(1)", "</script>", "[SEP]"],
+    }
+    hostile |= {
+        "word_ids": [None, 0, 0, 0, None],
+        "token_spans": None,
+        "attributions": [0.0, 0.2, 0.2, 0.1, 0.0],
+    }
+    special = [
+        document("wrong"),
+        document("cut", truncated=True, relative_error=None),
+        document("own", label=None),
+    ]
+    wordless = document(
+        "wordless", words=[], word_attributions=[], word_spans=[], word_ids=[None] * 5
+    )
+    script = document(
+        "script",
+        text="𝔄𝔅 kähler 𝔐etric.",
+        word_spans=[[3, 9], [10, 16]],
+        words=["kähler", "𝔐etric"],
+    )
+    folder = write_folder(
+        tmp_path_factory.mktemp("page") / "out", [hostile, *special, *many, wordless, script]
+    )
     write_faithfulness(folder)
     call("render_attributions", "--attribution_dir", folder)
     return folder
@@ -94,13 +119,19 @@ def test_hover_and_keyboard_show_score_and_tokens(page):
 
 def test_readable_without_color(page):
     spans = page.locator("article").nth(1).locator(".text span")
-    lines = [spans.nth(k).evaluate("span => getComputedStyle(span).textDecorationStyle") for k in range(2)]
+    lines = [
+        spans.nth(k).evaluate("span => getComputedStyle(span).textDecorationStyle")
+        for k in range(2)
+    ]
     assert lines == ["solid", "dashed"]
 
 
 def test_curve_marks_and_bars(page):
     article = page.locator("article").nth(2)
-    assert "truncated at the maximum length" in article.text_content() and "undefined" in article.text_content()
+    assert (
+        "truncated at the maximum length" in article.text_content()
+        and "undefined" in article.text_content()
+    )
     assert article.locator("svg title").text_content().endswith("chosen: 2")
     assert article.locator("svg circle").count() == 1
     widths = article.locator(".class i").evaluate_all("bars => bars.map(bar => bar.style.width)")
@@ -141,8 +172,15 @@ def test_printing_shows_all_chosen_documents(page):
 def explained_classes():
     """A document as run_attribution.py --target all writes it: the scores of every class."""
     keys = "attributions word_attributions method n_steps relative_error f_input f_baseline gradient_evaluations"
-    classes = {label: {key: document()[key] for key in keys.split()} for label in ("math.AG", "math.DG", "math.SG")}
-    classes["math.SG"] |= {"word_attributions": [0.1, -0.2], "relative_error": 3e-3, "converged": False}
+    classes = {
+        label: {key: document()[key] for key in keys.split()}
+        for label in ("math.AG", "math.DG", "math.SG")
+    }
+    classes["math.SG"] |= {
+        "word_attributions": [0.1, -0.2],
+        "relative_error": 3e-3,
+        "converged": False,
+    }
     return document(classes=classes)
 
 
@@ -167,28 +205,56 @@ def test_contrast_and_all_classes(run, tmp_path, browser):  # noqa: F811
         assert "target math.AG" in page.locator("article").nth(1).text_content()
 
 
-@pytest.mark.parametrize("flags", [{}, {"target": "math.DG", "versus": "math.AG"}], ids=["predicted", "versus"])
+@pytest.mark.parametrize(
+    "flags", [{}, {"target": "math.DG", "versus": "math.AG"}], ids=["predicted", "versus"]
+)
 def test_a_notebook_shows_the_elements_of_the_page(run, tmp_path, tiny_model, browser, flags):  # noqa: F811
     """Heading, classes and words of attribute()'s objects; the colors are inline, as a notebook has no style sheet."""
     text = "every kähler form <b> & convex bound ."
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
     out, steps = tmp_path / "out", ("--n_steps", 20)
-    run("run_attribution", "--model_name_or_path", tiny_model, "--output_dir", out, "--text", text, *steps, *words)
+    run(
+        "run_attribution",
+        "--model_name_or_path",
+        tiny_model,
+        "--output_dir",
+        out,
+        "--text",
+        text,
+        *steps,
+        *words,
+    )
     run("render_attributions", "--attribution_dir", out)
     model = AutoModelForSequenceClassification.from_pretrained(tiny_model, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     (line,) = run_attribution.attribute(model, tokenizer, [text], n_steps="20", **flags)
-    (tmp_path / "notebook.html").write_text(f'<meta charset="utf-8">{line._repr_html_()}', encoding="utf-8")
+    (tmp_path / "notebook.html").write_text(
+        f'<meta charset="utf-8">{line._repr_html_()}', encoding="utf-8"
+    )
     seen = []
     for path in (out / "attributions.html", tmp_path / "notebook.html"):
         with open_page(browser, path) as page:
-            texts = [page.locator(f"article > {place}").all_text_contents() for place in ("h2", "p.meta")]
+            texts = [
+                page.locator(f"article > {place}").all_text_contents() for place in ("h2", "p.meta")
+            ]
             spans = page.locator("article > p.text > span")
-            colors = spans.evaluate_all("spans => spans.map(span => getComputedStyle(span).backgroundColor)")
-            red_green = [[float(value) for value in re.findall(r"[\d.]+", color)[:2]] for color in colors]
-            seen.append([*texts, spans.all_text_contents(), [np.sign(green - red) for red, green in red_green]])
+            colors = spans.evaluate_all(
+                "spans => spans.map(span => getComputedStyle(span).backgroundColor)"
+            )
+            red_green = [
+                [float(value) for value in re.findall(r"[\d.]+", color)[:2]] for color in colors
+            ]
+            seen.append(
+                [
+                    *texts,
+                    spans.all_text_contents(),
+                    [np.sign(green - red) for red, green in red_green],
+                ]
+            )
     assert seen[0][:3] == seen[1][:3] and len(seen[0][2]) > 5
-    differ = sum(a != b for a, b in zip(seen[0][3], seen[1][3], strict=True))  # the page leaves out scores below 1 %
+    differ = sum(
+        a != b for a, b in zip(seen[0][3], seen[1][3], strict=True)
+    )  # the page leaves out scores below 1 %
     assert differ <= sum(sign == 0 for sign in seen[0][3]) < len(seen[0][3]) / 2
 
 
@@ -208,7 +274,9 @@ def shades(text, scheme):
 def luminance(color):
     """Relative luminance as WCAG 2 defines it; color is three values from 0 to 255."""
     parts = [value / 255 for value in color]
-    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in parts]
+    linear = [
+        value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in parts
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -240,7 +308,10 @@ def test_contrast_on_the_page_is_that_of_the_style_sheet(folder, browser, scheme
     """The strongest words as the browser paints them."""
     with open_page(browser, folder / "attributions.html", color_scheme=scheme) as page:
         article = page.locator("article").nth(1)
-        painted = [article.evaluate(f"node => getComputedStyle(node).{name}") for name in ("backgroundColor", "color")]
+        painted = [
+            article.evaluate(f"node => getComputedStyle(node).{name}")
+            for name in ("backgroundColor", "color")
+        ]
         card, ink = ([int(value) for value in re.findall(r"\d+", color)[:3]] for color in painted)
         for span in article.locator(".text span").all():
             painted = span.evaluate("node => getComputedStyle(node).backgroundColor")
@@ -251,11 +322,27 @@ def test_contrast_on_the_page_is_that_of_the_style_sheet(folder, browser, scheme
 
 def test_five_hundred_documents_are_light(run, tmp_path):
     """500 documents of 128 tokens with a curve of 200 numbers of steps: under 5 MB."""
-    tokens, scores = [f"##piece{k % 7}" for k in range(126)], [0.123456789 * (-1) ** k for k in range(126)]
+    tokens, scores = (
+        [f"##piece{k % 7}" for k in range(126)],
+        [0.123456789 * (-1) ** k for k in range(126)],
+    )
     text = " ".join(f"word{k:05d}" for k in range(100))
-    long = {"text": text, "words": text.split(), "word_attributions": scores[:100], "gaps": [1.23456e-5] * 200}
-    long |= {"word_spans": [[10 * k, 10 * k + 9] for k in range(100)], "tokens": ["[CLS]", *tokens, "[SEP]"]}
-    long |= {"attributions": [0.0, *scores, 0.0], "word_ids": [None, *[k * 100 // 126 for k in range(126)], None]}
-    folder = write_folder(tmp_path / "out", [document(f"1701.{k:05d}", token_spans=None, **long) for k in range(500)])
+    long = {
+        "text": text,
+        "words": text.split(),
+        "word_attributions": scores[:100],
+        "gaps": [1.23456e-5] * 200,
+    }
+    long |= {
+        "word_spans": [[10 * k, 10 * k + 9] for k in range(100)],
+        "tokens": ["[CLS]", *tokens, "[SEP]"],
+    }
+    long |= {
+        "attributions": [0.0, *scores, 0.0],
+        "word_ids": [None, *[k * 100 // 126 for k in range(126)], None],
+    }
+    folder = write_folder(
+        tmp_path / "out", [document(f"1701.{k:05d}", token_spans=None, **long) for k in range(500)]
+    )
     assert run("render_attributions", "--attribution_dir", folder).code == 0
     assert (folder / "attributions.html").stat().st_size < 5_000_000

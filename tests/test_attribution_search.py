@@ -17,7 +17,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import run_attribution
 
 METHODS = ["gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"]
-TEXTS = ["we prove that the ricci curvature of a compact polytope is convex .", "every scheme bounds a floer volume"]
+TEXTS = [
+    "we prove that the ricci curvature of a compact polytope is convex .",
+    "every scheme bounds a floer volume",
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +32,17 @@ def smooth_model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def kinked_model(tmp_path_factory):
     """A steep random classifier with ReLUs: the integrand jumps, so the interpolant does not converge."""
-    return write_tiny_model(tmp_path_factory.mktemp("kinked"), seed=3, initializer_range=0.4, hidden_act="relu")
+    return write_tiny_model(
+        tmp_path_factory.mktemp("kinked"), seed=3, initializer_range=0.4, hidden_act="relu"
+    )
 
 
 @pytest.fixture(scope="module")
 def deep_model(tmp_path_factory):
     """A random classifier of 24 layers."""
-    return write_tiny_model(tmp_path_factory.mktemp("deep"), seed=3, initializer_range=0.3, num_hidden_layers=24)
+    return write_tiny_model(
+        tmp_path_factory.mktemp("deep"), seed=3, initializer_range=0.3, num_hidden_layers=24
+    )
 
 
 def read(folder):
@@ -47,14 +54,18 @@ def read(folder):
 def command(model, folder, *flags):
     """The command line of a run."""
     base = ["--model_name_or_path", model, "--output_dir", folder, "--disable_tqdm"]
-    return list(map(str, [*base, *([] if "--dataset_name" in flags else ["--text", *TEXTS]), *flags]))
+    return list(
+        map(str, [*base, *([] if "--dataset_name" in flags else ["--text", *TEXTS]), *flags])
+    )
 
 
 def prepare(folder, text, dtype=torch.float32, **arguments):
     """An Explainer of the model in the folder and the embedded document."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
-    explainer = run_attribution.Explainer(model, tokenizer, run_attribution.AttributionArguments(**arguments))
+    explainer = run_attribution.Explainer(
+        model, tokenizer, run_attribution.AttributionArguments(**arguments)
+    )
     document = {"id": "text-1", "text": text, "label": None}
     explainer.encode(document)
     explainer.embed(document)
@@ -120,12 +131,20 @@ def test_matrices_are_what_the_rules_make_of_polynomials(method, points):
     nodes, weights = np.polynomial.legendre.leggauss(600)
 
     def integral(end):
-        return end * weights / 2 @ run_attribution.chebyshev(end * (1 + nodes) / 2, points - 1) @ coefficients
+        return (
+            end
+            * weights
+            / 2
+            @ run_attribution.chebyshev(end * (1 + nodes) / 2, points - 1)
+            @ coefficients
+        )
 
     direct = []
     for n in steps:
         rule_nodes, rule_weights = run_attribution.quadrature(method, n)
-        direct.append(rule_weights @ run_attribution.chebyshev(rule_nodes, points - 1) @ coefficients)
+        direct.append(
+            rule_weights @ run_attribution.chebyshev(rule_nodes, points - 1) @ coefficients
+        )
     expected = [*direct, integral(1), *map(integral, alphas)]
     np.testing.assert_allclose(moments @ coefficients, expected, atol=1e-12)
 
@@ -134,7 +153,9 @@ def test_matrices_are_what_the_rules_make_of_polynomials(method, points):
 def test_factors_are_the_errors_of_the_interpolated_polynomials(method):
     """T_k of higher degree, interpolated by brute force: how far off rules, integral and antiderivative are."""
     points, steps, degree = 31, (2, 5, 40, 200), 77
-    alphas, inverse, aliases, moments, factors = run_attribution.search_matrices(method, steps, points)
+    alphas, inverse, aliases, moments, factors = run_attribution.search_matrices(
+        method, steps, points
+    )
     values = run_attribution.chebyshev(alphas, degree)[:, degree]
     np.testing.assert_allclose(aliases[:, degree - points], inverse @ values, atol=1e-12)
     nodes, weights = np.polynomial.legendre.leggauss(600)
@@ -153,7 +174,10 @@ def test_stated_errors_of_the_rules_hold(method, pole):
     """Functions with a pole near the path: what the interpolant of 61 points makes of each rule is off by no more than
     stated, and the statement is not idle."""
     steps, points = tuple(range(2, 201)), 61
-    functions = [lambda x: (1 / (x - 0.4 - pole)).real, lambda x: 3 * (np.exp(x) / (x - 0.4 - pole) ** 2).imag + x]
+    functions = [
+        lambda x: (1 / (x - 0.4 - pole)).real,
+        lambda x: 3 * (np.exp(x) / (x - 0.4 - pole) ** 2).imag + x,
+    ]
     alphas, inverse, _, moments, factors = run_attribution.search_matrices(method, steps, points)
     coefficients = inverse @ np.stack([f(alphas) for f in functions], 1)
     sizes, decay = run_attribution.envelope(coefficients, 1e-13)
@@ -161,14 +185,19 @@ def test_stated_errors_of_the_rules_hold(method, pole):
     predicted = (moments @ coefficients)[:200]
     off = np.zeros_like(predicted)
     for k, n in enumerate((*steps, 0)):
-        alphas, weights = run_attribution.quadrature(*(("gausslegendre", 1000) if n == 0 else (method, n)))
+        alphas, weights = run_attribution.quadrature(
+            *(("gausslegendre", 1000) if n == 0 else (method, n))
+        )
         off[k] = np.abs(predicted[k] - [weights @ f(alphas) for f in functions])
     assert (off <= stated + 1e-11).all()
     assert stated.max() < 300 * max(off.max(), 1e-12)
 
 
 KINDS = {
-    "pole": lambda c, w, k: (lambda a: (1 / (a - c - 1j * w)).real, lambda a: np.log(a - c - 1j * w).real),
+    "pole": lambda c, w, k: (
+        lambda a: (1 / (a - c - 1j * w)).real,
+        lambda a: np.log(a - c - 1j * w).real,
+    ),
     "double pole": lambda c, w, k: (
         lambda a: (1 / (a - c - 1j * w) ** 2).imag,
         lambda a: (-1 / (a - c - 1j * w)).imag,
@@ -177,11 +206,20 @@ KINDS = {
         lambda a: np.exp(-(((a - c) / w) ** 2)),
         lambda a: w * np.sqrt(np.pi) / 2 * erf((a - c) / w),
     ),
-    "tanh": lambda c, w, k: (lambda a: np.tanh((a - c) / w), lambda a: w * np.logaddexp((a - c) / w, (c - a) / w)),
-    "ReLU": lambda c, w, k: (lambda a: np.maximum(a - c, 0), lambda a: np.maximum(a - c, 0) ** 2 / 2),
+    "tanh": lambda c, w, k: (
+        lambda a: np.tanh((a - c) / w),
+        lambda a: w * np.logaddexp((a - c) / w, (c - a) / w),
+    ),
+    "ReLU": lambda c, w, k: (
+        lambda a: np.maximum(a - c, 0),
+        lambda a: np.maximum(a - c, 0) ** 2 / 2,
+    ),
     "step": lambda c, w, k: (lambda a: 1.0 * (a > c), lambda a: np.maximum(a - c, 0)),
     "wave": lambda c, w, k: (lambda a: np.cos(k * a + c), lambda a: np.sin(k * a + c) / k),
-    "exponential": lambda c, w, k: (lambda a: np.exp(5 * c * a), lambda a: np.exp(5 * c * a) / (5 * c)),
+    "exponential": lambda c, w, k: (
+        lambda a: np.exp(5 * c * a),
+        lambda a: np.exp(5 * c * a) / (5 * c),
+    ),
 }
 
 
@@ -190,7 +228,8 @@ def random_function(seed, tokens=6):
     rng = np.random.default_rng(seed)
     names = [*rng.choice(list(KINDS), size=rng.integers(1, 4)), "exponential"]
     pairs = [
-        KINDS[name](rng.uniform(-0.1, 1.1), 10 ** rng.uniform(-2.5, 0), 10 ** rng.uniform(0, 2.7)) for name in names
+        KINDS[name](rng.uniform(-0.1, 1.1), 10 ** rng.uniform(-2.5, 0), 10 ** rng.uniform(0, 2.7))
+        for name in names
     ]
     sizes = rng.normal(size=(len(names), tokens)) * 10 ** rng.uniform(-3, 0, size=(len(names), 1))
     return (
@@ -209,7 +248,9 @@ def test_no_stated_error_is_exceeded_on_200_random_functions(flags):
         off = np.abs(found["attributions"] - antiderivative(1.0))
         assert not found["converged"] or (off <= found["attribution_errors"]).all(), seed
         if found["converged"]:
-            assert max(found["attribution_errors"]) < 1e-2 * np.abs(antiderivative(1.0)).sum() + 1e-4
+            assert (
+                max(found["attribution_errors"]) < 1e-2 * np.abs(antiderivative(1.0)).sum() + 1e-4
+            )
         converged += found["converged"]
     assert converged > 80
 
@@ -225,13 +266,18 @@ def test_narrow_gaussians_that_cancel(width):
         lambda a: np.stack([f1(a) - f1(0.0), f2(a) - f2(0.0), f3(a) - f3(0.0)], -1) @ sizes,
     )
     truth = np.array([f1(1.0) - f1(0.0), f2(1.0) - f2(0.0), f3(1.0) - f3(0.0)]) @ sizes
-    assert not found["converged"] or (np.abs(found["attributions"] - truth) <= found["attribution_errors"]).all()
+    assert (
+        not found["converged"]
+        or (np.abs(found["attributions"] - truth) <= found["attribution_errors"]).all()
+    )
 
 
 @pytest.mark.parametrize("kind", ["ReLU", "step"])
 def test_a_kink_and_a_step_in_the_path(kind):
     v, integral = KINDS[kind](0.4321, 0, 0)
-    found = search_function(lambda a: np.stack([v(a), 1 + a], -1), lambda a: np.stack([integral(a), a + a**2 / 2], -1))
+    found = search_function(
+        lambda a: np.stack([v(a), 1 + a], -1), lambda a: np.stack([integral(a), a + a**2 / 2], -1)
+    )
     off = np.abs(found["attributions"] - [integral(1.0), 1.5])
     assert not found["converged"] or (off <= found["attribution_errors"]).all()
 
@@ -247,7 +293,9 @@ def test_one_step_with_a_gap_of_0_by_luck_is_not_chosen():
 
 
 @pytest.mark.parametrize("method", ["riemann_left", "riemann_right"])
-def test_a_rule_that_cannot_be_near_the_integral_does_not_converge(run, smooth_model, tmp_path, method):
+def test_a_rule_that_cannot_be_near_the_integral_does_not_converge(
+    run, smooth_model, tmp_path, method
+):
     result = run("run_attribution", *command(smooth_model, tmp_path / "out", "--method", method))
     run("run_attribution", *command(smooth_model, tmp_path / "auto", "--n_steps", "auto"))
     for line, integral in zip(read(tmp_path / "out"), read(tmp_path / "auto"), strict=True):
@@ -264,12 +312,17 @@ def test_kinked_and_deep_models(request, run, tmp_path, model, flags):
     """Never a wrong certificate, never more gradients than allowed. The truth comes from float64."""
     folder = request.getfixturevalue(model)
     limit = 400
-    result = run("run_attribution", *command(folder, tmp_path / "out", *flags, "--max_gradient_evaluations", limit))
+    result = run(
+        "run_attribution",
+        *command(folder, tmp_path / "out", *flags, "--max_gradient_evaluations", limit),
+    )
     assert result.code == 0
     for line in read(tmp_path / "out"):
         assert line["gradient_evaluations"] <= limit
         if line["converged"]:
-            explainer, document = prepare(folder, line["text"], torch.float64, target=line["target"])
+            explainer, document = prepare(
+                folder, line["text"], torch.float64, target=line["target"]
+            )
             document["path"] = document["path"].double()
             alphas, weights = run_attribution.quadrature("gausslegendre", 400)
             truth = weights @ explainer.evaluate(document, alphas)[0, :, 2:]
@@ -281,7 +334,10 @@ def test_kinked_and_deep_models(request, run, tmp_path, model, flags):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_search_finds_what_the_exhaustive_one_finds(run, smooth_model, tmp_path, method):
-    assert run("run_attribution", *command(smooth_model, tmp_path / "out", "--method", method)).code == 0
+    assert (
+        run("run_attribution", *command(smooth_model, tmp_path / "out", "--method", method)).code
+        == 0
+    )
     steps = range(1 if method == "gausslegendre" else 2, 201)
     for line in read(tmp_path / "out"):
         assert line["gradient_evaluations"] in gradients()
@@ -324,13 +380,22 @@ def test_auto_states_an_error_that_holds(run, smooth_model, tmp_path):
         errors = np.abs(np.subtract(line["attributions"], reference["attributions"]))
         assert line["converged"] and (errors <= line["attribution_errors"]).all()
         assert max(line["attribution_errors"]) < 1e-3 * np.abs(line["attributions"]).sum()
-        assert line["n_steps"] in run_attribution.LEVELS and line["gradient_evaluations"] in gradients()
+        assert (
+            line["n_steps"] in run_attribution.LEVELS
+            and line["gradient_evaluations"] in gradients()
+        )
         assert line["gradient_evaluations"] <= searched["gradient_evaluations"]
 
 
 def test_bfloat16_works_and_shows_its_error(run, smooth_model, tmp_path):
     run("run_attribution", *command(smooth_model, tmp_path / "fine", "--n_steps", 20))
-    assert run("run_attribution", *command(smooth_model, tmp_path / "coarse", "--n_steps", 20, "--bf16")).code == 0
+    assert (
+        run(
+            "run_attribution",
+            *command(smooth_model, tmp_path / "coarse", "--n_steps", 20, "--bf16"),
+        ).code
+        == 0
+    )
     assert run("run_attribution", *command(smooth_model, tmp_path / "search", "--bf16")).code == 0
     for fine, coarse in zip(read(tmp_path / "fine"), read(tmp_path / "coarse"), strict=True):
         scale = np.abs(fine["attributions"]).sum()
@@ -339,21 +404,33 @@ def test_bfloat16_works_and_shows_its_error(run, smooth_model, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [["--n_steps", 12], []], ids=["captum", "search"])
-def test_batches_and_short_memory_change_no_number(run, smooth_model, tiny_dataset, tmp_path, monkeypatch, flags):
+def test_batches_and_short_memory_change_no_number(
+    run, smooth_model, tiny_dataset, tmp_path, monkeypatch, flags
+):
     """The same numbers and, where numbers of steps tie within rounding, the same choice."""
     flags = ["--dataset_name", tiny_dataset, "--max_samples", 6, *flags]
     for size in (1, 3, 7, 1000):
-        run("run_attribution", *command(smooth_model, tmp_path / str(size), *flags, "--internal_batch_size", size))
+        run(
+            "run_attribution",
+            *command(smooth_model, tmp_path / str(size), *flags, "--internal_batch_size", size),
+        )
     real = run_attribution.Explainer.forward
 
     def short_of_memory(self, ids):
         if len(ids) > 5:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+            raise RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
         return real(self, ids)
 
     monkeypatch.setattr(run_attribution.Explainer, "forward", short_of_memory)
-    run("run_attribution", *command(smooth_model, tmp_path / "short", *flags, "--internal_batch_size", 64))
-    for lines in zip(*(read(tmp_path / name) for name in ("1", "3", "7", "1000", "short")), strict=True):
+    run(
+        "run_attribution",
+        *command(smooth_model, tmp_path / "short", *flags, "--internal_batch_size", 64),
+    )
+    for lines in zip(
+        *(read(tmp_path / name) for name in ("1", "3", "7", "1000", "short")), strict=True
+    ):
         assert len({line["id"] for line in lines}) == len({line["n_steps"] for line in lines}) == 1
         for line in lines[1:]:
             np.testing.assert_allclose(line["attributions"], lines[0]["attributions"], atol=1e-6)
@@ -376,10 +453,15 @@ def test_where_rounding_errors_matter_points_are_evaluated_one_by_one(smooth_mod
 
 def test_choices_that_rounding_errors_change_are_found():
     """A chosen n at the border of what is allowed is not stable; one in the middle is."""
-    v, antiderivative = (lambda a: np.stack([np.cos(9 * a), 1 + a], -1)), (lambda a: np.sin(9 * a) / 9 + a + a**2 / 2)
+    v, antiderivative = (
+        (lambda a: np.stack([np.cos(9 * a), 1 + a], -1)),
+        (lambda a: np.sin(9 * a) / 9 + a + a**2 / 2),
+    )
     rng, stable = np.random.default_rng(0), []
     check_alphas = rng.uniform(size=run_attribution.CHECKS)
-    alphas = np.append(check_alphas, run_attribution.search_matrices("gausslegendre", tuple(range(1, 201)), 61)[0])
+    alphas = np.append(
+        check_alphas, run_attribution.search_matrices("gausslegendre", tuple(range(1, 201)), 61)[0]
+    )
     rows = np.column_stack([antiderivative(alphas), 40 * np.abs(v(alphas)).sum(1), v(alphas)])
     for tolerance in np.geomspace(1e-5, 1e-3, 200):
         arguments = run_attribution.AttributionArguments(tolerance=tolerance)
@@ -396,11 +478,15 @@ def test_no_memory_for_one_point_is_one_line(run, smooth_model, tmp_path, monkey
 
     def out_of_memory(self, ids):
         if torch.is_grad_enabled():
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+            raise RuntimeError(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
         return real(self, ids)
 
     monkeypatch.setattr(run_attribution.Explainer, "forward", out_of_memory)
-    assert_user_error(run("run_attribution", *command(smooth_model, tmp_path / "out")), "batch size")
+    assert_user_error(
+        run("run_attribution", *command(smooth_model, tmp_path / "out")), "batch size"
+    )
 
 
 def test_a_killed_run_continues(run, kinked_model, tmp_path):
@@ -409,7 +495,9 @@ def test_a_killed_run_continues(run, kinked_model, tmp_path):
     documents = ["--dataset_name", data, "--split", "train", "--max_samples", 40, "--n_steps", 80]
     flags = command(kinked_model, tmp_path / "out", *documents)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, ROOT / "run_attribution.py", *flags], env=environment)
+    process = subprocess.Popen(
+        [sys.executable, ROOT / "run_attribution.py", *flags], env=environment
+    )
     parts = tmp_path / "out"
     for _ in range(1200):
         if len(list(parts.glob("partial/*.jsonl"))) >= 3:
@@ -446,8 +534,24 @@ def test_a_finished_run_is_not_done_again(run, smooth_model, tmp_path):
 def test_two_processes_give_the_numbers_of_one(run, smooth_model, tiny_dataset, tmp_path):
     flags = ["--dataset_name", tiny_dataset, "--internal_batch_size", 33]
     run("run_attribution", *command(smooth_model, tmp_path / "one", *flags))
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+    ]
+    launch += [
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+    ]
     script = [ROOT / "run_attribution.py", *command(smooth_model, tmp_path / "two", *flags)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launch, *script], env=environment, capture_output=True, text=True)

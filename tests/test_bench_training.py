@@ -27,11 +27,20 @@ def bench(run, monkeypatch, many_texts, tiny_model, tmp_path):
         arguments.encoded_dir = encoded_dir
         if name == "peak":
             return {"fp32": 1e11, "bf16": 1e11}
-        measure = bench_training.measure_prediction if arguments.evaluate else bench_training.measure
+        measure = (
+            bench_training.measure_prediction if arguments.evaluate else bench_training.measure
+        )
         return measure(arguments, name)
 
     monkeypatch.setattr(bench_training, "measure_apart", measure_here)
-    flags = ("--dataset_name", many_texts, "--model_name_or_path", tiny_model, "--per_device_train_batch_size", 8)
+    flags = (
+        "--dataset_name",
+        many_texts,
+        "--model_name_or_path",
+        tiny_model,
+        "--per_device_train_batch_size",
+        8,
+    )
     flags += ("--max_seq_length", 64, "--output_file", tmp_path / "table.json")
 
     def start(*more):
@@ -39,7 +48,9 @@ def bench(run, monkeypatch, many_texts, tiny_model, tmp_path):
         if result.code:
             return result
         table = json.loads((tmp_path / "table.json").read_text())
-        return SimpleNamespace(code=0, table=table, rows={row["setting"]: row for row in table["settings"]})
+        return SimpleNamespace(
+            code=0, table=table, rows={row["setting"]: row for row in table["settings"]}
+        )
 
     return start
 
@@ -48,7 +59,9 @@ def test_rows_and_ratios(bench):
     result = bench("--settings", "example", "ours_fp32", "--steps", 2)
     example, ours = result.rows["example"], result.rows["ours_fp32"]
     assert result.table["texts"]["number"] == 512
-    assert ours["ratio_to_example"] == ours["documents_per_second"] / example["documents_per_second"]
+    assert (
+        ours["ratio_to_example"] == ours["documents_per_second"] / example["documents_per_second"]
+    )
     assert example["ratio_to_example"] == 1
     for row in result.rows.values():
         assert (row["steps"], row["precision"]) == (2, "fp32")
@@ -73,9 +86,16 @@ def test_prediction_the_examples_way_and_ours(bench):
     assert list(result.rows) == [name for name in bench_training.EVALUATION if "fp16" not in name]
     example, ours, large, bf16 = result.rows.values()
     assert [row["batch_size"] for row in (example, ours, large, bf16)] == [8, 16, 64, 16]
-    assert [row["precision"] for row in (example, ours, large, bf16)] == ["fp32", "fp32", "fp32", "bf16"]
+    assert [row["precision"] for row in (example, ours, large, bf16)] == [
+        "fp32",
+        "fp32",
+        "fp32",
+        "bf16",
+    ]
     assert ours["batch_size"] == run_classification.STUDY_DEFAULTS["per_device_eval_batch_size"]
-    assert ours["ratio_to_example"] == ours["documents_per_second"] / example["documents_per_second"]
+    assert (
+        ours["ratio_to_example"] == ours["documents_per_second"] / example["documents_per_second"]
+    )
     tokens = [row["real_tokens_per_second"] * row["seconds"] for row in (example, ours)]
     assert tokens[0] == pytest.approx(tokens[1])  # the same documents
     assert example["padding_share"] == pytest.approx(1 - tokens[0] / (64 * 100))
@@ -139,11 +159,14 @@ def test_too_few_texts(bench, tiny_dataset):
     assert_user_error(bench("--dataset_name", tiny_dataset), "80 training texts", "512")
 
 
-def test_setting_that_fails_or_takes_too_long_has_a_row_that_says_so(monkeypatch, tmp_path, tiny_model):
+def test_setting_that_fails_or_takes_too_long_has_a_row_that_says_so(
+    monkeypatch, tmp_path, tiny_model
+):
     flags = ["--dataset_name", "x", "--model_name_or_path", str(tiny_model)]
     monkeypatch.setattr("sys.argv", ["bench_training.py", *flags])
     row = bench_training.measure_apart("ours_fp32", str(tmp_path / "nowhere"), 200)
     assert row["setting"] == "ours_fp32" and "nowhere" in row["error"]
     assert (
-        bench_training.measure_apart("example", str(tmp_path), 0.01)["error"] == "not done after 0.01 s (--timeout_s)"
+        bench_training.measure_apart("example", str(tmp_path), 0.01)["error"]
+        == "not done after 0.01 s (--timeout_s)"
     )

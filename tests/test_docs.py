@@ -22,9 +22,13 @@ from transformers import TrainingArguments
 # In the order in which their commands build on each other
 ORDER = ("data", "training", "scaling", "attribution", "statistics", "findings", "report")
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ORDER)]
-BLOCK = re.compile(r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)```", re.DOTALL)
+BLOCK = re.compile(
+    r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)```", re.DOTALL
+)
 FILE = re.compile(r"`([^\s`$*]+\.(?:py|sh|yaml|json|jsonl|md|html|png|csv|tex|txt|cff|skops))`")
-ENCODER = "sentence-transformers/all-MiniLM-L6-v2"  # in the copy a folder of this name has a tiny model
+ENCODER = (
+    "sentence-transformers/all-MiniLM-L6-v2"  # in the copy a folder of this name has a tiny model
+)
 RESULTS = ROOT / "results" / "arxiv-dev"
 
 
@@ -42,8 +46,14 @@ def commands(code):
     """The simple commands of a bash block, as lists of words."""
     for line in code.replace("\\\n", " ").splitlines():
         words = shlex.split(re.sub(r"(^|\s)#.*", "", re.sub(r"\$\(.*\)", "OUTPUT", line)))
-        ends = [-1, *(place for place, word in enumerate(words) if word in {"&&", "||", "|", ";"}), len(words)]
-        yield from (words[start + 1 : end] for start, end in pairwise(ends) if words[start + 1 : end])
+        ends = [
+            -1,
+            *(place for place, word in enumerate(words) if word in {"&&", "||", "|", ";"}),
+            len(words),
+        ]
+        yield from (
+            words[start + 1 : end] for start, end in pairwise(ends) if words[start + 1 : end]
+        )
 
 
 @functools.cache
@@ -72,13 +82,19 @@ def launcher_flags():
 
 
 def all_scripts():
-    return [path.relative_to(ROOT) for folder in (".", "tools", "benchmarks") for path in ROOT.glob(f"{folder}/*.py")]
+    return [
+        path.relative_to(ROOT)
+        for folder in (".", "tools", "benchmarks")
+        for path in ROOT.glob(f"{folder}/*.py")
+    ]
 
 
 def test_pages_are_short():
     limits = {page: 180 if page.name == "README.md" else 120 for page in PAGES}
     assert set(PAGES[1:]) == set((ROOT / "docs").glob("*.md"))
-    assert not {page.name: limit for page, limit in limits.items() if page.read_text().count("\n") > limit}
+    assert not {
+        page.name: limit for page, limit in limits.items() if page.read_text().count("\n") > limit
+    }
 
 
 def test_every_page_is_linked_once_from_the_readme():
@@ -88,14 +104,18 @@ def test_every_page_is_linked_once_from_the_readme():
     )
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda path: path.name
+)
 def test_links_lead_to_files(page):
     for target in re.findall(r"\]\(([^)#]+)", prose(page)):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
 def test_every_bash_block_is_run_or_listed():
-    listed = set(re.findall(r"^\| ([a-z ]+) \| \w+ \|", (ROOT / "docs/report.md").read_text(), re.MULTILINE))
+    listed = set(
+        re.findall(r"^\| ([a-z ]+) \| \w+ \|", (ROOT / "docs/report.md").read_text(), re.MULTILINE)
+    )
     marks = [mark for page in PAGES for mark, _ in blocks(page)]
     assert None not in marks, "mark each block: runnable, or not run: NAME"
     names = [mark.removeprefix("not run: ") for mark in marks if mark != "runnable"]
@@ -106,7 +126,9 @@ def test_commands_name_scripts_and_flags_that_exist():
     checked = 0
     for page in PAGES:
         for words in (words for _, code in blocks(page) for words in commands(code)):
-            place = next((n for n, word in enumerate(words) if re.fullmatch(r"[\w/]+\.(py|sh)", word)), None)
+            place = next(
+                (n for n, word in enumerate(words) if re.fullmatch(r"[\w/]+\.(py|sh)", word)), None
+            )
             if place is None:
                 continue
             script = words[place]
@@ -115,13 +137,17 @@ def test_commands_name_scripts_and_flags_that_exist():
             unknown = given - (flags(script) if script.endswith(".py") else modes(script))
             assert not unknown, f"{page.name}: {script} has no {unknown}"
             if "launch" in words[:place]:
-                assert not {word for word in words[:place] if word.startswith("--")} - launcher_flags(), page.name
+                assert (
+                    not {word for word in words[:place] if word.startswith("--")} - launcher_flags()
+                ), page.name
             checked += 1
     assert checked > 25
 
 
 def test_flags_in_the_text_exist():
-    known = launcher_flags().union(modes("run_paper.sh"), *(flags(str(script)) for script in all_scripts()))
+    known = launcher_flags().union(
+        modes("run_paper.sh"), *(flags(str(script)) for script in all_scripts())
+    )
     for page in PAGES:
         for code in re.findall(r"`([^`]+)`", prose(page)):
             unknown = set(re.findall(r"(?<![\w-])--\w[\w-]*", code)) - known
@@ -147,15 +173,26 @@ def test_runnable_blocks_run(tmp_path, forked_python):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     write_own_files(tmp_path)
     for name in ("train.csv", "test.csv"):
-        pd.read_csv(tmp_path / name).rename(columns={"body": "text"}).to_csv(tmp_path / name, index=False)
+        pd.read_csv(tmp_path / name).rename(columns={"body": "text"}).to_csv(
+            tmp_path / name, index=False
+        )
     write_tiny_model(tmp_path / ENCODER, max_position_embeddings=256)
     codes = [code for page in PAGES for mark, code in blocks(page) if mark == "runnable"]
     assert len(codes) == 6
-    environment = {"PATH": f"{sys.prefix}/bin:/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment = {
+        "PATH": f"{sys.prefix}/bin:/usr/bin:/bin",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     environment |= {"HOME": str(tmp_path), "MPLBACKEND": "Agg", "TQDM_DISABLE": "1"} | forked_python
     script = "set -euo pipefail\n" + "\n".join(codes)
     result = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     written = """
@@ -206,7 +243,9 @@ def model_row(text, question, model):
 
 def pair_row(text, question, model, reference):
     """A row of a difference of accuracy: points, interval, p after Holm and, with a margin, p of equivalence."""
-    column = functools.partial(from_csv, f"{question}-pairs.csv", model=model, reference=reference, metric="accuracy")
+    column = functools.partial(
+        from_csv, f"{question}-pairs.csv", model=model, reference=reference, metric="accuracy"
+    )
     seeds = f"{column('seeds')}, {column('reference_seeds')}"
     numbers = f"{100 * float(column('difference')):+.2f} | {percent(column('low'))} to {percent(column('high'))}"
     with open(RESULTS / f"{question}-pairs.csv", encoding="utf-8") as file:
@@ -219,7 +258,10 @@ def curve_row(size):
     """A row of the learning curve: SVM and MiniLM with so many training documents, and their difference."""
     name = f"size-{size}-pairs.csv"
     column = functools.partial(from_csv, name, model=SVM, reference=MINILM, metric="accuracy")
-    accuracies = [percent(run_value(run, "predict_accuracy")) for run in (f"svm-{size}", f"minilm-{size}/seed-1")]
+    accuracies = [
+        percent(run_value(run, "predict_accuracy"))
+        for run in (f"svm-{size}", f"minilm-{size}/seed-1")
+    ]
     numbers = f"{100 * float(column('difference')):+.2f} | {percent(column('low'))} to {percent(column('high'))}"
     return f"| {size:,} | {' | '.join(accuracies)} | {numbers} | {p_value(column('p_holm'))} | `{name}` |"
 
@@ -249,10 +291,16 @@ def surrogate_row(text, run):
 
 def probe_text(layer):
     column = functools.partial(
-        from_csv, "probes-pairs.csv", model=PROBE.format(layer), reference=PROBE.format(0), metric="accuracy"
+        from_csv,
+        "probes-pairs.csv",
+        model=PROBE.format(layer),
+        reference=PROBE.format(0),
+        metric="accuracy",
     )
     interval = f"{percent(column('low'))} to {percent(column('high'))}"
-    return f"by {percent(column('difference'))} points ({interval}, p = {p_value(column('p_holm'))})"
+    return (
+        f"by {percent(column('difference'))} points ({interval}, p = {p_value(column('p_holm'))})"
+    )
 
 
 def variance_text(number):
@@ -266,15 +314,19 @@ def function_words():
     mini, bag = from_json("context.json", "attribution")
     shares = [percent(one["function_share"]["mean"]) for one in (mini, bag)]
     words = percent(mini["function_share_of_words"]["mean"])
-    text = (
-        "carry {} % of the absolute attribution in MiniLM, {} % in the bag of embeddings; they are {} % of the words"
-    )
+    text = "carry {} % of the absolute attribution in MiniLM, {} % in the bag of embeddings; they are {} % of the words"
     return text.format(*shares, words)
 
 
 def agreement_text():
-    rows = {run: [one for one in from_json("context.json", "agreement") if one["model"] == run] for run in BOTH}
-    ranges = [f"{min(o['rho'] for o in one):.3f} to {max(o['rho'] for o in one):.3f}" for one in rows.values()]
+    rows = {
+        run: [one for one in from_json("context.json", "agreement") if one["model"] == run]
+        for run in BOTH
+    }
+    ranges = [
+        f"{min(o['rho'] for o in one):.3f} to {max(o['rho'] for o in one):.3f}"
+        for one in rows.values()
+    ]
     assert max(one["difference"]["p_holm"] for one in rows[BOTH[1]]) < 0.011
     return " against ".join(ranges)
 
@@ -288,7 +340,8 @@ def phrase_text():
 def faithfulness_text():
     rankings = from_json("faithfulness.json", "rankings")
     ours, gradient, random = (
-        rankings[name]["comprehensiveness"] for name in ("integrated gradients", "gradient x input", "random")
+        rankings[name]["comprehensiveness"]
+        for name in ("integrated gradients", "gradient x input", "random")
     )
     text = f"by {ours['mean']:.3f} on average ({ours['low']:.3f} to {ours['high']:.3f}), with gradient x input by "
     return f"{text}{gradient['mean']:.3f}, random words by {random['mean']:.3f}"
@@ -306,7 +359,9 @@ def sampling_row(strategy):
     """A row of a sampling strategy: documents per second, validation loss, accuracy, macro F1, test of accuracy."""
     rates = [4000 / seconds for seconds in of_seeds(strategy, "train_runtime")]
     numbers = f"{sum(rates) / 3:.1f} | {sum(of_seeds(strategy, 'eval_loss')) / 3:.3f}"
-    column = functools.partial(from_csv, "sampling-table2.csv", model=SAMPLING.format(strategy), source="run")
+    column = functools.partial(
+        from_csv, "sampling-table2.csv", model=SAMPLING.format(strategy), source="run"
+    )
     accuracy = f"{percent(column('accuracy'))} ± {percent(column('accuracy_sd'))}"
     row = f"| `{strategy}` | {numbers} | {accuracy} | {percent(column('macro_f1'))}"
     if strategy == "group_by_length":
@@ -320,7 +375,9 @@ def sampling_row(strategy):
 
 def loss_p(strategy):
     """The p-value of a paired t-test of validation losses over seeds, against documents grouped by length."""
-    return ttest_rel(of_seeds("group_by_length", "eval_loss"), of_seeds(strategy, "eval_loss")).pvalue
+    return ttest_rel(
+        of_seeds("group_by_length", "eval_loss"), of_seeds(strategy, "eval_loss")
+    ).pvalue
 
 
 ORDERED, SHUFFLED = f"{MINILM} (dataset data)", f"{MINILM} (dataset data-shuffled)"
@@ -333,7 +390,9 @@ FINDINGS = [
     lambda: model_row("MiniLM", "models", MINILM),
     lambda: model_row("MiniLM, trained and tested on shuffled words", "order", SHUFFLED),
     *(
-        functools.partial(model_row, f"MiniLM, first {k} of 6 layers", "layers", f"{MINILM}-layers-{k}")
+        functools.partial(
+            model_row, f"MiniLM, first {k} of 6 layers", "layers", f"{MINILM}-layers-{k}"
+        )
         for k in (1, 3)
     ),
     lambda: model_row("bag of MiniLM's word embeddings", "bag", "layers-0"),
@@ -342,20 +401,35 @@ FINDINGS = [
     lambda: pair_row("SVM, words - MiniLM", "models", UNIGRAMS, MINILM),
     lambda: pair_row("SVM, words - words and pairs", "models", UNIGRAMS, f"{SVM} (svm)"),
     lambda: pair_row("MiniLM, shuffled - in order", "order", SHUFFLED, ORDERED),
-    lambda: pair_row("SVM, shuffled - in order", "order-svm", f"{SVM} (svm-shuffled)", f"{SVM} (svm)"),
+    lambda: pair_row(
+        "SVM, shuffled - in order", "order-svm", f"{SVM} (svm-shuffled)", f"{SVM} (svm)"
+    ),
     *(
-        functools.partial(pair_row, f"first {k} of 6 layers - all", "layers", f"{MINILM}-layers-{k}", MINILM)
+        functools.partial(
+            pair_row, f"first {k} of 6 layers - all", "layers", f"{MINILM}-layers-{k}", MINILM
+        )
         for k in (1, 3)
     ),
     *(functools.partial(probe_text, k) for k in (5, 6)),
-    *(functools.partial(slice_row, f"SVM: {text}", part, f"{SVM} (svm)") for text, part in PARTS.items()),
-    *(functools.partial(slice_row, f"MiniLM: {text}", part, MINILM) for text, part in PARTS.items()),
-    *(functools.partial(sampling_row, strategy) for strategy in ("group_by_length", "batch_rebalance", "random")),
+    *(
+        functools.partial(slice_row, f"SVM: {text}", part, f"{SVM} (svm)")
+        for text, part in PARTS.items()
+    ),
+    *(
+        functools.partial(slice_row, f"MiniLM: {text}", part, MINILM)
+        for text, part in PARTS.items()
+    ),
+    *(
+        functools.partial(sampling_row, strategy)
+        for strategy in ("group_by_length", "batch_rebalance", "random")
+    ),
     lambda: context_row("MiniLM", "order", BOTH[0], "all words shuffled", block=1),
     lambda: context_row("MiniLM", "order", BOTH[0], "sentences shuffled", block="sentence"),
     lambda: context_row("SVM, words and pairs", "order", "svm", "all words shuffled", block=1),
     *(
-        functools.partial(context_row, "MiniLM", "windows", BOTH[0], f"window of {size}", window=size)
+        functools.partial(
+            context_row, "MiniLM", "windows", BOTH[0], f"window of {size}", window=size
+        )
         for size in (0, 2, "all")
     ),
     lambda: f"p = {loss_p('batch_rebalance'):.2f} and {loss_p('random'):.2f}",
@@ -376,7 +450,10 @@ FINDINGS = [
 @pytest.mark.parametrize("number", range(len(FINDINGS)))
 def test_numbers_of_the_findings_are_those_of_the_files(number):
     expected = FINDINGS[number]()
-    pages = [(ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("findings.md", "training.md")]
+    pages = [
+        (ROOT / "docs" / name).read_text(encoding="utf-8")
+        for name in ("findings.md", "training.md")
+    ]
     text = " ".join(" ".join(pages).split())  # line breaks do not matter
     assert expected in text, expected
 
@@ -394,7 +471,8 @@ def test_numbers_of_the_readme_are_those_of_the_files():
 def test_speed_tables_are_those_of_the_files():
     text = (ROOT / "docs/training.md").read_text(encoding="utf-8")
     measured = [
-        json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in ("training", "evaluation")
+        json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+        for name in ("training", "evaluation")
     ]
     assert all(file["date"] in text for file in measured)
     for row in (row for file in measured for row in file["settings"] if "error" not in row):

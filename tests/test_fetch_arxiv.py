@@ -50,7 +50,15 @@ def fetch_snapshot(run, snapshot, tmp_path):
     """Run fetch_arxiv.py on the snapshot, with further flags."""
 
     def call(*flags, file=snapshot, folder=tmp_path / "dataset"):
-        common = ["--source", "snapshot", "--snapshot_file", file, "--output_dir", folder, "--disable_tqdm"]
+        common = [
+            "--source",
+            "snapshot",
+            "--snapshot_file",
+            file,
+            "--output_dir",
+            folder,
+            "--disable_tqdm",
+        ]
         return run("fetch_arxiv", *common, *flags)
 
     return call
@@ -65,7 +73,11 @@ def test_dataset_folder_has_the_contract(fetch_snapshot, tmp_path):
     folder = tmp_path / "dataset"
     written = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     splits = ["train", "validation", "test"]
-    assert written == {"README.md", "manifest.json", *(f"data/{name}-00000-of-00001.parquet" for name in splits)}
+    assert written == {
+        "README.md",
+        "manifest.json",
+        *(f"data/{name}-00000-of-00001.parquet" for name in splits),
+    }
 
     dataset = load_dataset(str(folder))
     assert list(dataset) == splits
@@ -96,10 +108,17 @@ def test_manifest_names_everything(fetch_snapshot, tmp_path):
         assert manifest["ids"][name] == list(split["id"])
         assert manifest["labels"][name] == list(split["label"])
         assert sum(manifest["counts"][name].values()) == len(split)
-        assert all(manifest["counts"][name][c] == list(split["label"]).count(k) for k, c in enumerate(LABELS))
-    assert {f"data/{name}": digest for name, digest in parquet_hashes(folder).items()} == manifest["sha256"]
+        assert all(
+            manifest["counts"][name][c] == list(split["label"]).count(k)
+            for k, c in enumerate(LABELS)
+        )
+    assert {f"data/{name}": digest for name, digest in parquet_hashes(folder).items()} == manifest[
+        "sha256"
+    ]
     assert manifest["arguments"]["seed"] == 7
-    assert str(tmp_path) not in json.dumps(manifest), "a published manifest must not tell the user's folders"
+    assert str(tmp_path) not in json.dumps(manifest), (
+        "a published manifest must not tell the user's folders"
+    )
 
 
 def test_card_can_be_read_by_the_hub(fetch_snapshot, tmp_path):
@@ -145,7 +164,15 @@ def test_a_label_is_its_place_in_the_categories_asked_for(fetch_snapshot, tmp_pa
 def test_counts_stand_beside_those_of_the_study(fetch_snapshot, tmp_path):
     result = fetch_snapshot()
     row = next(line for line in result.out.splitlines() if line.startswith("| math.CV"))
-    assert [cell.strip() for cell in row.split("|")[2:-1]] == ["16", "2", "2", "20", "20.0%", "6,179", "13.0%"]
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == [
+        "16",
+        "2",
+        "2",
+        "20",
+        "20.0%",
+        "6,179",
+        "13.0%",
+    ]
     other = fetch_snapshot("--end_date", "2020-12-31", folder=tmp_path / "other")
     assert "study" not in other.out
 
@@ -161,10 +188,21 @@ def test_what_is_dropped_is_counted(fetch_snapshot, tmp_path):
         "We show that a manifold with finitely many points removed can be retracted onto its boundary.",
     ]
     entries = study_entries()
-    entries += [snapshot_entry(1000 + k, "math.AG", abstract=text) for k, text in enumerate(notices + kept)]
-    entries += [snapshot_entry(2000, "math.AG", abstract=" \n "), snapshot_entry(2001, "math.AG", abstract=None)]
-    entries += [snapshot_entry(3000 + k, name) for k, name in enumerate(["math.GT", "cs.CV", "math-ph", "math.A"])]
-    early = [{"version": "v1", "created": "Tue, 31 Dec 2013 23:59:59 GMT"}, {"version": "v2", "created": "now"}]
+    entries += [
+        snapshot_entry(1000 + k, "math.AG", abstract=text) for k, text in enumerate(notices + kept)
+    ]
+    entries += [
+        snapshot_entry(2000, "math.AG", abstract=" \n "),
+        snapshot_entry(2001, "math.AG", abstract=None),
+    ]
+    entries += [
+        snapshot_entry(3000 + k, name)
+        for k, name in enumerate(["math.GT", "cs.CV", "math-ph", "math.A"])
+    ]
+    early = [
+        {"version": "v1", "created": "Tue, 31 Dec 2013 23:59:59 GMT"},
+        {"version": "v2", "created": "now"},
+    ]
     entries += [snapshot_entry(4000, "math.DG", versions=early)]
     last = [{"version": "v1", "created": "Sun, 31 Dec 2023 23:59:59 GMT"}]
     entries += [snapshot_entry(4001, "math.DG", versions=last)]
@@ -206,9 +244,22 @@ def test_larger_sample_contains_the_smaller(fetch_snapshot, tmp_path):
 
 @pytest.mark.parametrize("flag", [[], ["--config"]])
 def test_arguments_from_a_yaml_file(run, snapshot, tmp_path, flag):
-    recipe = {"source": "snapshot", "snapshot_file": str(snapshot), "seed": 1, "categories": LABELS[:3]}
+    recipe = {
+        "source": "snapshot",
+        "snapshot_file": str(snapshot),
+        "seed": 1,
+        "categories": LABELS[:3],
+    }
     (tmp_path / "fetch.yaml").write_text(yaml.safe_dump(recipe))
-    result = run("fetch_arxiv", *flag, tmp_path / "fetch.yaml", "--output_dir", tmp_path / "dataset", "--seed", 2)
+    result = run(
+        "fetch_arxiv",
+        *flag,
+        tmp_path / "fetch.yaml",
+        "--output_dir",
+        tmp_path / "dataset",
+        "--seed",
+        2,
+    )
     assert result.code == 0, result.err
     arguments = json.loads((tmp_path / "dataset/manifest.json").read_text())["arguments"]
     assert (arguments["seed"], arguments["categories"]) == (2, LABELS[:3])
@@ -223,7 +274,10 @@ def test_arguments_from_a_yaml_file(run, snapshot, tmp_path, flag):
         (["--categories", "math.AG", "math.DQ"], ["math.DQ", "did you mean math.QA"]),
         (["--categories", "math.AG"], ["at least two"]),
         (["--categories", "math.AG", "math.AG"], ["each once"]),
-        (["--start_date", "2023-12-31", "--end_date", "2014-01-01"], ["--end_date 2014-01-01", "earlier day first"]),
+        (
+            ["--start_date", "2023-12-31", "--end_date", "2014-01-01"],
+            ["--end_date 2014-01-01", "earlier day first"],
+        ),
         (["--start_date", "2014"], ["--start_date 2014", "YYYY-MM-DD"]),
         (["--start_date", "1971-01-01"], ["1971-01-01", "1991-08-14"]),
         (["--end_date", "2991-01-01"], ["2991-01-01", "today"]),
@@ -248,9 +302,13 @@ def test_bad_flags(fetch_snapshot, tmp_path, flags, words):
 
 def test_class_with_too_few_records_is_named(fetch_snapshot, tmp_path):
     entries = study_entries()
-    few = write_snapshot(tmp_path / "few.jsonl", [e for e in entries if not e["categories"].startswith("math.MG")])
+    few = write_snapshot(
+        tmp_path / "few.jsonl", [e for e in entries if not e["categories"].startswith("math.MG")]
+    )
     assert_user_error(fetch_snapshot(file=few), "math.MG", "0 records", "at least 10")
-    assert_user_error(fetch_snapshot("--split_ratios", 0.94, 0.03, 0.03), "math.AG", "20 records", "at least 33")
+    assert_user_error(
+        fetch_snapshot("--split_ratios", 0.94, 0.03, 0.03), "math.AG", "20 records", "at least 33"
+    )
     assert not (tmp_path / "dataset").exists()
 
 
@@ -318,23 +376,32 @@ def test_snapshot_file_must_be_given(run, tmp_path):
 def test_broken_line_is_named_and_can_be_passed_over(fetch_snapshot, snapshot, tmp_path):
     lines = snapshot.read_text().splitlines()
     lines.insert(41, lines[41][: len(lines[41]) // 2])
-    lines.insert(60, '{"id": "1401.00001", "title": "t", "categories": "math.AG", "abstract": "a", "versions": []}')
+    lines.insert(
+        60,
+        '{"id": "1401.00001", "title": "t", "categories": "math.AG", "abstract": "a", "versions": []}',
+    )
     lines.insert(70, "")
     (tmp_path / "broken.jsonl").write_text("\n".join(lines))
     assert_user_error(fetch_snapshot(file=tmp_path / "broken.jsonl"), "line 42", "--skip_bad_lines")
-    result = fetch_snapshot("--skip_bad_lines", file=tmp_path / "broken.jsonl", folder=tmp_path / "skipped")
+    result = fetch_snapshot(
+        "--skip_bad_lines", file=tmp_path / "broken.jsonl", folder=tmp_path / "skipped"
+    )
     assert result.code == 0, result.err
     assert json.loads((tmp_path / "skipped/manifest.json").read_text())["dropped"]["bad lines"] == 2
     fetch_snapshot()
     assert parquet_hashes(tmp_path / "dataset") == parquet_hashes(tmp_path / "skipped")
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "data/mine.csv", "manifest.json", "README.md", "data/x/y"])
+@pytest.mark.parametrize(
+    "name", ["notes.txt", "data/mine.csv", "manifest.json", "README.md", "data/x/y"]
+)
 def test_folder_with_other_things_is_left_alone(fetch_snapshot, tmp_path, name):
     path = tmp_path / "dataset" / name
     path.parent.mkdir(parents=True)
     path.write_text("{}")
-    assert_user_error(fetch_snapshot(), tmp_path / "dataset", name.replace("/y", ""), "another --output_dir")
+    assert_user_error(
+        fetch_snapshot(), tmp_path / "dataset", name.replace("/y", ""), "another --output_dir"
+    )
     assert [p for p in (tmp_path / "dataset").rglob("*") if p.is_file()] == [path]
     assert path.read_text() == "{}"
 
@@ -356,19 +423,31 @@ def test_stopped_while_files_are_renamed_it_goes_on(fetch_snapshot, monkeypatch,
 
     folder = tmp_path / "dataset"
     for seed in (1, 2):  # a new folder, and one with an earlier dataset
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) if moment < 5 else nullcontext():
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(KeyboardInterrupt) if moment < 5 else nullcontext(),
+        ):
             patch.setattr(fetch_arxiv.os, "replace", stop_at(moment))
             assert fetch_snapshot("--seed", seed).code == 0
         assert (folder / "manifest.json").exists() == (moment == 5)
         result = fetch_snapshot("--seed", seed)
         assert result.code == 0, result.err
         manifest = json.loads((folder / "manifest.json").read_text())
-        assert {f"data/{name}": digest for name, digest in parquet_hashes(folder).items()} == manifest["sha256"]
+        assert {
+            f"data/{name}": digest for name, digest in parquet_hashes(folder).items()
+        } == manifest["sha256"]
 
 
 def test_killed_at_any_moment_the_snapshot_gives_the_same_bytes(snapshot, fetch_snapshot, tmp_path):
     assert fetch_snapshot().code == 0
-    flags = ["--source", "snapshot", "--snapshot_file", snapshot, "--output_dir", tmp_path / "killed"]
+    flags = [
+        "--source",
+        "snapshot",
+        "--snapshot_file",
+        snapshot,
+        "--output_dir",
+        tmp_path / "killed",
+    ]
     process = start("fetch_arxiv", *flags)
     while process.is_alive() and not (tmp_path / "killed/.fetch/partial").exists():
         time.sleep(0.001)
@@ -411,7 +490,9 @@ def test_line_of_another_type_is_named(fetch_snapshot, snapshot, tmp_path, line)
     value = json.loads(line)
     text = json.dumps(value | complete) if isinstance(value, dict) else line
     (tmp_path / "other.jsonl").write_text(snapshot.read_text() + text + "\n")
-    assert_user_error(fetch_snapshot(file=tmp_path / "other.jsonl"), "line 101 is not an arXiv record")
+    assert_user_error(
+        fetch_snapshot(file=tmp_path / "other.jsonl"), "line 101 is not an arXiv record"
+    )
 
 
 def test_output_dir_that_is_a_file(fetch_snapshot, tmp_path):
@@ -441,7 +522,12 @@ def test_full_disk_leaves_the_old_dataset(fetch_snapshot, snapshot, tmp_path):
     folder = tmp_path / "dataset"
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with full_disk(8192):
-        assert_user_error(fetch_snapshot("--seed", 5), "cannot write", folder, "an earlier dataset there is as it was")
+        assert_user_error(
+            fetch_snapshot("--seed", 5),
+            "cannot write",
+            folder,
+            "an earlier dataset there is as it was",
+        )
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -454,7 +540,8 @@ OTHER = ["math.GT", "math.AP", "cs.CG", "math-ph"]
 def cross_lists(number=30):
     """Papers of other fields that cross-list one of the five: a query for the five finds them too."""
     return [
-        snapshot_entry(5000 + k, OTHER[k % 4], categories=f"{OTHER[k % 4]} {LABELS[k % 5]}") for k in range(number)
+        snapshot_entry(5000 + k, OTHER[k % 4], categories=f"{OTHER[k % 4]} {LABELS[k % 5]}")
+        for k in range(number)
     ]
 
 
@@ -477,7 +564,16 @@ def expected(records, tmp_path_factory):
 
 def api_flags(server, folder, *more, page_size=20):
     return [
-        *["--output_dir", folder, "--api_url", server.api_url, "--page_size", page_size, "--delay_seconds", 0.01],
+        *[
+            "--output_dir",
+            folder,
+            "--api_url",
+            server.api_url,
+            "--page_size",
+            page_size,
+            "--delay_seconds",
+            0.01,
+        ],
         *[*timeout_flags(), "--disable_tqdm", *more],
     ]
 
@@ -507,7 +603,10 @@ def interval(window):
 
 def test_the_local_arxiv_counts_the_connections_that_a_client_keeps_open(server):
     def ask(session):
-        assert session.get(server.api_url, params={"search_query": "none"}, timeout=10).status_code == 400
+        assert (
+            session.get(server.api_url, params={"search_query": "none"}, timeout=10).status_code
+            == 400
+        )
 
     for _ in range(3):
         with requests.Session() as session:
@@ -523,12 +622,16 @@ def test_api_gives_the_bytes_of_the_snapshot(fetch, server, expected, tmp_path):
     result = fetch()
     assert result.code == 0, result.err
     assert parquet_hashes(tmp_path / "dataset") == expected
-    assert len(server.log) == 1 + math.ceil(130 / 20), "one request for the number of entries, one per page"
+    assert len(server.log) == 1 + math.ceil(130 / 20), (
+        "one request for the number of entries, one per page"
+    )
     assert "arxiv-confusable" in server.log[0]["agent"]
     assert server.most_connections == 1
     manifest = json.loads((tmp_path / "dataset/manifest.json").read_text())
     assert manifest["harvest"]["requests"] == len(server.log)
-    assert manifest["harvest"]["waited_seconds"] == pytest.approx(0.01 * (len(server.log) - 1), abs=0.05)
+    assert manifest["harvest"]["waited_seconds"] == pytest.approx(
+        0.01 * (len(server.log) - 1), abs=0.05
+    )
     assert manifest["dropped"] == {"other primary category": 30}
 
 
@@ -539,9 +642,16 @@ def test_few_requests_when_a_query_is_too_large(run, tmp_path):
         year, rest = divmod(10 * math.log2(1 + number / 2000), 1)
         moment = f"{1 + int(28 * rest)} Jun {2014 + int(year)} {number % 24:02d}:{number % 60:02d}:30 GMT"
         versions = [{"version": "v1", "created": f"Mon, {moment}"}]
-        entries.append(snapshot_entry(number, LABELS[number % 5], abstract=f"Number {number}.", versions=versions))
+        entries.append(
+            snapshot_entry(
+                number, LABELS[number % 5], abstract=f"Number {number}.", versions=versions
+            )
+        )
     with arxiv_server(entries) as server:
-        result = run("fetch_arxiv", *api_flags(server, tmp_path / "dataset", "--max_window", 750, page_size=50))
+        result = run(
+            "fetch_arxiv",
+            *api_flags(server, tmp_path / "dataset", "--max_window", 750, page_size=50),
+        )
         assert result.code == 0, result.err
         manifest = json.loads((tmp_path / "dataset/manifest.json").read_text())
         assert sum(map(len, manifest["ids"].values())) == 2000
@@ -562,7 +672,15 @@ def test_times_of_day_survive_windows(run, tmp_path):
         result = run("fetch_arxiv", *api_flags(server, tmp_path / "dataset", *days, page_size=10))
     assert result.code == 0, result.err
     snapshot = write_snapshot(tmp_path / "snapshot.jsonl", entries)
-    again = ["--source", "snapshot", "--snapshot_file", snapshot, "--output_dir", tmp_path / "again", *days[:4]]
+    again = [
+        "--source",
+        "snapshot",
+        "--snapshot_file",
+        snapshot,
+        "--output_dir",
+        tmp_path / "again",
+        *days[:4],
+    ]
     assert run("fetch_arxiv", *again).code == 0
     assert parquet_hashes(tmp_path / "dataset") == parquet_hashes(tmp_path / "again")
 
@@ -579,7 +697,20 @@ def test_requests_keep_their_distance(fetch, server):
 
 
 FAULTS = [
-    *["503", "429", "503 1", "429 1", "500", "html", "empty", "nothing", "cut", "cut feed", "reset", "silence"],
+    *[
+        "503",
+        "429",
+        "503 1",
+        "429 1",
+        "500",
+        "html",
+        "empty",
+        "nothing",
+        "cut",
+        "cut feed",
+        "reset",
+        "silence",
+    ],
     *["no headers", "503 soon", "429 Thu, 01 Jan 1970 00:00:00 GMT"],
     *["one more", "one less", "twice", "short", "out of order"],
 ]
@@ -618,7 +749,11 @@ def test_busy_server_is_asked_once_or_twice_before_its_retry_after_is_known(fetc
     def rule(number, query):
         if number == 3:
             until.append(time.monotonic() + 1)
-        return f"429 {math.ceil(until[0] - time.monotonic())}" if until and time.monotonic() < until[0] else None
+        return (
+            f"429 {math.ceil(until[0] - time.monotonic())}"
+            if until and time.monotonic() < until[0]
+            else None
+        )
 
     server.fault = rule
     assert fetch().code == 0
@@ -631,7 +766,9 @@ def test_pauses_grow(fetch, server, place):
     """Of refused requests (503), and of pages that do not arrive while the number of entries does."""
     server.fault = lambda number, query: "503" if place == 0 and number < 5 else None
     if place:
-        server.fault = lambda number, query: "html" if query["max_results"] != "1" and number < 10 else None
+        server.fault = lambda number, query: (
+            "html" if query["max_results"] != "1" and number < 10 else None
+        )
     assert fetch("--delay_seconds", 0.03).code == 0
     times = [request["time"] for request in server.log]
     if place:
@@ -642,7 +779,10 @@ def test_pauses_grow(fetch, server, place):
 def test_entry_without_summary_is_counted_as_empty(fetch, server, tmp_path):
     server.fault = lambda number, query: "no summary"
     assert fetch(page_size=2000).code == 0
-    assert json.loads((tmp_path / "dataset/manifest.json").read_text())["dropped"]["empty abstract"] == 1
+    assert (
+        json.loads((tmp_path / "dataset/manifest.json").read_text())["dropped"]["empty abstract"]
+        == 1
+    )
 
 
 def test_entry_without_date_does_not_stop_the_rest(fetch, server, records, tmp_path):
@@ -651,7 +791,10 @@ def test_entry_without_date_does_not_stop_the_rest(fetch, server, records, tmp_p
     assert fetch(page_size=2000).code == 0
     assert windows_of(tmp_path / "dataset") == {"201401010000-202401010000": 130}
     manifest = json.loads((tmp_path / "dataset/manifest.json").read_text())
-    assert sum(map(len, manifest["ids"].values())) + manifest["dropped"]["other primary category"] == 129
+    assert (
+        sum(map(len, manifest["ids"].values())) + manifest["dropped"]["other primary category"]
+        == 129
+    )
 
 
 def test_entry_that_arxiv_lists_and_counts_twice(fetch, server, expected, tmp_path):
@@ -663,8 +806,12 @@ def test_entry_that_arxiv_lists_and_counts_twice(fetch, server, expected, tmp_pa
 
 
 def test_window_without_entries_is_believed_only_after_asking_again(fetch, server, tmp_path):
-    early = [[{"version": "v1", "created": f"Mon, 3 Feb {year} 10:00:00 GMT"}] for year in (2014, 2017)]
-    server.records = [record | {"versions": early[k % 2]} for k, record in enumerate(server.records)]
+    early = [
+        [{"version": "v1", "created": f"Mon, 3 Feb {year} 10:00:00 GMT"}] for year in (2014, 2017)
+    ]
+    server.records = [
+        record | {"versions": early[k % 2]} for k, record in enumerate(server.records)
+    ]
     result = fetch("--max_window", 70)
     assert result.code == 0, result.err
     second_half = interval("201901010000-202401010000")
@@ -672,7 +819,9 @@ def test_window_without_entries_is_believed_only_after_asking_again(fetch, serve
 
 
 @pytest.mark.parametrize("fault", ["503", "nothing", "empty", "one more", "html", "silence"])
-def test_missing_window_is_named_and_the_same_command_goes_on(fetch, server, expected, tmp_path, fault):
+def test_missing_window_is_named_and_the_same_command_goes_on(
+    fetch, server, expected, tmp_path, fault
+):
     server.fault = lambda number, query: fault if number > 5 else None
     result = fetch("--max_window", 60, "--num_retries", 1, *timeout_flags(fault))
     assert result.code == 1
@@ -705,7 +854,9 @@ def test_refusal_is_reported(fetch, server):
 
 
 def test_killed_at_any_moment_it_goes_on(fetch, server, expected, tmp_path):
-    flags = api_flags(server, tmp_path / "dataset", "--max_window", 40, "--delay_seconds", 0.1, page_size=10)
+    flags = api_flags(
+        server, tmp_path / "dataset", "--max_window", 40, "--delay_seconds", 0.1, page_size=10
+    )
     kills = 0
     for seconds in (0.05, 0.8):  # after the first request
         asked = len(server.log)
@@ -739,7 +890,11 @@ def test_another_split_needs_no_request(fetch, server, expected, tmp_path):
 
 @pytest.mark.parametrize(
     "more",
-    [["--categories", "math.AG", "math.CV"], ["--end_date", "2022-12-31"], ["--start_date", "2015-01-01"]],
+    [
+        ["--categories", "math.AG", "math.CV"],
+        ["--end_date", "2022-12-31"],
+        ["--start_date", "2015-01-01"],
+    ],
 )
 def test_other_arguments_do_not_use_the_cache(fetch, server, expected, tmp_path, more):
     fetch()
@@ -754,7 +909,9 @@ def test_other_arguments_do_not_use_the_cache(fetch, server, expected, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"spoilt", gzip.compress(b'{"id": "1', mtime=0)], ids=["empty", "text", "cut off"]
+    "content",
+    [b"", b"spoilt", gzip.compress(b'{"id": "1', mtime=0)],
+    ids=["empty", "text", "cut off"],
 )
 def test_spoilt_window_is_named_and_asked_for_again(fetch, expected, tmp_path, content):
     fetch("--max_window", 60)
@@ -804,11 +961,15 @@ def test_ids_from_rebuilds_the_dataset(fetch, fetch_again, server, expected, tmp
     assert "parquet files: those of the manifest" in result.out
     assert "gone: 0 papers" in result.out
     if source == "api":
-        assert len(server.log) == math.ceil(75 / 20), "the number of entries is known: no request for it"
+        assert len(server.log) == math.ceil(75 / 20), (
+            "the number of entries is known: no request for it"
+        )
 
 
 @pytest.mark.parametrize("source", ["api", "snapshot"])
-def test_ids_from_reports_papers_that_are_gone(fetch, fetch_again, server, records, tmp_path, source):
+def test_ids_from_reports_papers_that_are_gone(
+    fetch, fetch_again, server, records, tmp_path, source
+):
     fetch()
     manifest = json.loads((tmp_path / "dataset/manifest.json").read_text())
     gone = sorted(manifest["ids"]["train"][:2] + manifest["ids"]["test"][:1])
@@ -827,7 +988,9 @@ def test_ids_from_reports_papers_that_are_gone(fetch, fetch_again, server, recor
     for name, ids in manifest["ids"].items():
         labels = dict(zip(ids, manifest["labels"][name], strict=True))
         assert again["ids"][name] == [i for i in ids if i not in gone]
-        assert again["labels"][name] == [labels[i] for i in again["ids"][name]], "labels are those published"
+        assert again["labels"][name] == [labels[i] for i in again["ids"][name]], (
+            "labels are those published"
+        )
 
 
 def test_addresses_with_ids_stay_short(fetch, fetch_again, server, tmp_path):
@@ -838,14 +1001,22 @@ def test_addresses_with_ids_stay_short(fetch, fetch_again, server, tmp_path):
     result = fetch_again("api")
     assert result.code == 0, result.err
     assert parquet_hashes(tmp_path / "again") == parquet_hashes(tmp_path / "dataset")
-    sizes = [len(request["id_list"].split(",")) for request in server.log[asked:] if request["start"] == "0"]
+    sizes = [
+        len(request["id_list"].split(","))
+        for request in server.log[asked:]
+        if request["start"] == "0"
+    ]
     assert sizes == [400, 100]
 
 
-@pytest.mark.parametrize("flag", [("--seed", 1), ("--categories", "math.AG", "math.CV"), ("--end_date", "2020-01-01")])
+@pytest.mark.parametrize(
+    "flag", [("--seed", 1), ("--categories", "math.AG", "math.CV"), ("--end_date", "2020-01-01")]
+)
 def test_ids_from_with_other_arguments_than_the_manifest(fetch, tmp_path, flag):
     fetch()
-    result = fetch("--ids_from", tmp_path / "dataset/manifest.json", *flag, folder=tmp_path / "again")
+    result = fetch(
+        "--ids_from", tmp_path / "dataset/manifest.json", *flag, folder=tmp_path / "again"
+    )
     assert_user_error(result, flag[0], "differs", "manifest.json")
 
 
@@ -855,7 +1026,9 @@ def test_ids_from_a_manifest_with_labels_of_no_category(fetch, tmp_path):
     manifest = json.loads(path.read_text())
     manifest["labels"]["test"][0] = 9
     path.write_text(json.dumps(manifest))
-    assert_user_error(fetch("--ids_from", path, folder=tmp_path / "again"), "manifest.json", "labels")
+    assert_user_error(
+        fetch("--ids_from", path, folder=tmp_path / "again"), "manifest.json", "labels"
+    )
 
 
 def test_two_processes_on_one_folder(fetch, server, expected, tmp_path):
@@ -892,8 +1065,14 @@ def test_ids_from_something_else(fetch, tmp_path, content):
         (["--api_url", "export.arxiv.org/api/query"], ["--api_url", "not an http address"]),
         (["--api_url", "http://127.0.0.1/{}"], ["--api_url", "not an http address"]),
         (["--api_url", "http://127.0.0.1:123456/api"], ["--api_url", "not an http address"]),
-        (["--api_url", "https://export.arxiv.org/api/query", "--delay_seconds", 2.9], ["2.9", "terms"]),
-        (["--api_url", "https://Export.arXiv.org/api/query", "--delay_seconds", 2.9], ["2.9", "terms"]),
+        (
+            ["--api_url", "https://export.arxiv.org/api/query", "--delay_seconds", 2.9],
+            ["2.9", "terms"],
+        ),
+        (
+            ["--api_url", "https://Export.arXiv.org/api/query", "--delay_seconds", 2.9],
+            ["2.9", "terms"],
+        ),
         (["--snapshot_file", "x.jsonl"], ["--snapshot_file", "--source snapshot"]),
         (["--skip_bad_lines"], ["--skip_bad_lines", "--source snapshot"]),
         (["--source", "oai"], ["oai", "snapshot"]),
@@ -905,7 +1084,9 @@ def test_bad_flags_of_the_api(fetch, server, tmp_path, more, words):
     assert not (tmp_path / "dataset").exists()
 
 
-@pytest.mark.parametrize("url", ["http://no-such-host.invalid/api/query", "http://127.0.0.1:9/api/query"])
+@pytest.mark.parametrize(
+    "url", ["http://no-such-host.invalid/api/query", "http://127.0.0.1:9/api/query"]
+)
 def test_no_network_says_what_to_do(fetch, tmp_path, url):
     result = fetch("--api_url", url)
     assert_user_error(result, "no connection", "--source snapshot")
@@ -943,7 +1124,10 @@ def mirror_features(**changes):
     """The columns and types of librarian-bots/arxiv-metadata-snapshot."""
     features = {name: Value("string") for name in TEXT_COLUMNS}
     features["versions"] = List({"version": Value("string"), "created": Value("string")})
-    features |= {"update_date": Value("timestamp[s]"), "authors_parsed": List(List(Value("string")))}
+    features |= {
+        "update_date": Value("timestamp[s]"),
+        "authors_parsed": List(List(Value("string"))),
+    }
     return Features({name: kind for name, kind in (features | changes).items() if kind})
 
 
@@ -955,15 +1139,22 @@ def mirror_files(entries, folder, features=None, shards=2, row_group=30):
         row = dict.fromkeys(TEXT_COLUMNS) | {"authors_parsed": [["Müller", "Zoë", ""]]} | entry
         row["update_date"] = datetime.fromisoformat(entry["update_date"])
         if "versions" in features and isinstance(features["versions"], dict):
-            row["versions"] = {key: [version[key] for version in entry["versions"]] for key in ("version", "created")}
+            row["versions"] = {
+                key: [version[key] for version in entry["versions"]]
+                for key in ("version", "created")
+            }
         rows.append({name: row[name] for name in features})
     dataset = Dataset.from_list(rows, features=features)
     info = {
         "features": features._to_yaml_list(),
         "splits": [{"name": "train", "num_examples": len(rows), "num_bytes": 1}],
     }
-    configs = [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}]
-    card = yaml.safe_dump({"configs": configs, "dataset_info": info, "license": "cc0-1.0"}, sort_keys=False)
+    configs = [
+        {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}
+    ]
+    card = yaml.safe_dump(
+        {"configs": configs, "dataset_info": info, "license": "cc0-1.0"}, sort_keys=False
+    )
     files = {"README.md": f"---\n{card}---\n# arXiv metadata\n".encode(), ".gitattributes": b""}
     for number in range(shards):
         path = folder / f"shard-{number}.parquet"
@@ -984,11 +1175,20 @@ def hub(monkeypatch, tmp_path):
 def use_hub(monkeypatch, url, cache):
     """Point the client in this process, which has read the environment long ago, at another Hub."""
     monkeypatch.setenv("HF_TOKEN", "")
-    values = {"ENDPOINT": url, "HF_HUB_OFFLINE": False, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": True}
+    values = {
+        "ENDPOINT": url,
+        "HF_HUB_OFFLINE": False,
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_DISABLE_XET": True,
+    }
     values["HUGGINGFACE_CO_URL_TEMPLATE"] = url + "/{repo_id}/resolve/{revision}/{filename}"
     for name, value in (values | {"HF_TOKEN_PATH": str(cache / "token")}).items():
         monkeypatch.setattr(huggingface_hub.constants, name, value)
-    for name, value in {"HF_ENDPOINT": url, "HF_HUB_OFFLINE": False, "STREAMING_READ_RETRY_INTERVAL": 0}.items():
+    for name, value in {
+        "HF_ENDPOINT": url,
+        "HF_HUB_OFFLINE": False,
+        "STREAMING_READ_RETRY_INTERVAL": 0,
+    }.items():
         monkeypatch.setattr(datasets.config, name, value)
     monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", str(cache / "downloads"))
     huggingface_hub.HfFileSystem.clear_instance_cache()  # they keep the Hub that they were first used with
@@ -1007,14 +1207,24 @@ def fetch_mirror(run, tmp_path):
     """Run fetch_arxiv.py --source hub with further flags."""
 
     def call(*flags, name=MIRROR, folder=tmp_path / "mirrored"):
-        common = ["--source", "hub", "--hub_dataset", name, "--output_dir", folder, "--disable_tqdm"]
+        common = [
+            "--source",
+            "hub",
+            "--hub_dataset",
+            name,
+            "--output_dir",
+            folder,
+            "--disable_tqdm",
+        ]
         return run("fetch_arxiv", *common, *flags)
 
     return call
 
 
 @pytest.mark.parametrize("form", ["list of structs", "struct of lists", "other dates"])
-def test_mirror_gives_the_bytes_of_the_snapshot(hub, fetch_mirror, records, expected, tmp_path, form):
+def test_mirror_gives_the_bytes_of_the_snapshot(
+    hub, fetch_mirror, records, expected, tmp_path, form
+):
     changes = {}
     if form == "struct of lists":
         changes["versions"] = {"version": List(Value("string")), "created": List(Value("string"))}
@@ -1044,7 +1254,15 @@ def test_mirror_in_json_lines(hub, fetch_mirror, records, expected, tmp_path):
 
 def test_progress_of_a_mirror(hub, run, records, tmp_path):
     hub.publish(mirror_files(records, tmp_path))
-    result = run("fetch_arxiv", "--source", "hub", "--hub_dataset", MIRROR, "--output_dir", tmp_path / "mirrored")
+    result = run(
+        "fetch_arxiv",
+        "--source",
+        "hub",
+        "--hub_dataset",
+        MIRROR,
+        "--output_dir",
+        tmp_path / "mirrored",
+    )
     assert result.code == 0, result.err
     assert f"{MIRROR}: 100%" in result.err
     assert "130/130" in result.err
@@ -1056,15 +1274,21 @@ def test_revision_of_a_mirror(hub, fetch_mirror, records, expected, tmp_path):
     for revision, folder in ((first, "first"), ("main", "main")):
         result = fetch_mirror("--revision", revision, folder=tmp_path / folder)
         assert result.code == 0, result.err
-    manifests = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("first", "main")]
+    manifests = [
+        json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("first", "main")
+    ]
     assert [manifest["dataset_commit"] for manifest in manifests] == [first, later]
     assert [manifest["arguments"]["revision"] for manifest in manifests] == [first, "main"]
     assert parquet_hashes(tmp_path / "first") == expected != parquet_hashes(tmp_path / "main")
-    assert_user_error(fetch_mirror("--revision", "v9", folder=tmp_path / "none"), MIRROR, "v9", "--revision")
+    assert_user_error(
+        fetch_mirror("--revision", "v9", folder=tmp_path / "none"), MIRROR, "v9", "--revision"
+    )
     assert not (tmp_path / "none").exists()
 
 
-def test_only_the_columns_needed_are_downloaded(hub, fetch_mirror, records, expected, monkeypatch, tmp_path):
+def test_only_the_columns_needed_are_downloaded(
+    hub, fetch_mirror, records, expected, monkeypatch, tmp_path
+):
     sent = []
 
     def answer(handler, content, *more, original=Handler.answer):
@@ -1072,13 +1296,18 @@ def test_only_the_columns_needed_are_downloaded(hub, fetch_mirror, records, expe
         original(handler, content, *more)
 
     monkeypatch.setattr(Handler, "answer", answer)
-    wide = [record | {"authors": random.Random(k).randbytes(120_000).hex()} for k, record in enumerate(records)]
+    wide = [
+        record | {"authors": random.Random(k).randbytes(120_000).hex()}
+        for k, record in enumerate(records)
+    ]
     files = mirror_files(wide, tmp_path, shards=1, row_group=1000)
     hub.publish(files)
     result = fetch_mirror()
     assert result.code == 0, result.err
     assert parquet_hashes(tmp_path / "mirrored") == expected
-    assert 0 < sum(sent) < sum(map(len, files.values())) / 2, "the rest is what the client reads ahead"
+    assert 0 < sum(sent) < sum(map(len, files.values())) / 2, (
+        "the rest is what the client reads ahead"
+    )
 
 
 def test_ids_from_with_a_mirror(hub, fetch_mirror, records, expected, tmp_path):
@@ -1094,17 +1323,26 @@ def test_ids_from_with_a_mirror(hub, fetch_mirror, records, expected, tmp_path):
 @pytest.mark.parametrize("column", ["versions", "categories"])
 def test_missing_column_of_a_mirror(hub, fetch_mirror, records, tmp_path, column):
     hub.publish(mirror_files(records, tmp_path, mirror_features(**{column: None})))
-    assert_user_error(fetch_mirror(), MIRROR, f"has no column {column}", "it has id, submitter, authors, title")
+    assert_user_error(
+        fetch_mirror(), MIRROR, f"has no column {column}", "it has id, submitter, authors, title"
+    )
     assert not (tmp_path / "mirrored").exists()
 
 
-def test_bad_record_of_a_mirror_is_named_and_can_be_skipped(hub, fetch_mirror, records, expected, tmp_path):
-    bad = [snapshot_entry(6000, "math.AG", versions=[]), snapshot_entry(6001, "math.AG", categories=None)]
+def test_bad_record_of_a_mirror_is_named_and_can_be_skipped(
+    hub, fetch_mirror, records, expected, tmp_path
+):
+    bad = [
+        snapshot_entry(6000, "math.AG", versions=[]),
+        snapshot_entry(6001, "math.AG", categories=None),
+    ]
     hub.publish(mirror_files([*records, *bad], tmp_path))
     assert_user_error(fetch_mirror(), bad[0]["id"], "not an arXiv record", "--skip_bad_lines")
     result = fetch_mirror("--skip_bad_lines")
     assert result.code == 0, result.err
-    assert json.loads((tmp_path / "mirrored/manifest.json").read_text())["dropped"]["bad lines"] == 2
+    assert (
+        json.loads((tmp_path / "mirrored/manifest.json").read_text())["dropped"]["bad lines"] == 2
+    )
     assert parquet_hashes(tmp_path / "mirrored") == expected
 
 
@@ -1126,16 +1364,22 @@ def test_mirror_that_cannot_be_read(hub, fetch_mirror, records, monkeypatch, tmp
     hub.publish({"notes.xyz": b"nothing to read"} if case == "no files" else files)
     if case == "no network":
         use_hub(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache")
-        monkeypatch.setattr(time, "sleep", lambda seconds: None)  # of the client, which tries six times
+        monkeypatch.setattr(
+            time, "sleep", lambda seconds: None
+        )  # of the client, which tries six times
     elif case == "offline":
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
         monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    result = fetch_mirror(name={"unknown": "somebody/nothing", "bad name": "a/b/c"}.get(case, MIRROR))
+    result = fetch_mirror(
+        name={"unknown": "somebody/nothing", "bad name": "a/b/c"}.get(case, MIRROR)
+    )
     assert_user_error(result, "cannot read", *words)
     assert not (tmp_path / "mirrored").exists()
 
 
-def test_mirror_lost_on_the_way_can_be_read_again(hub, fetch_mirror, records, expected, monkeypatch, tmp_path):
+def test_mirror_lost_on_the_way_can_be_read_again(
+    hub, fetch_mirror, records, expected, monkeypatch, tmp_path
+):
     monkeypatch.setattr(datasets.config, "STREAMING_READ_MAX_RETRIES", 2)
     hub.publish(mirror_files(records, tmp_path))
 
@@ -1160,14 +1404,20 @@ def test_mirror_lost_on_the_way_can_be_read_again(hub, fetch_mirror, records, ex
     ("flags", "words"),
     [
         (["--source", "hub"], ["--source hub", "--hub_dataset"]),
-        (["--source", "hub", "--hub_dataset", MIRROR, "--page_size", 5], ["--page_size", "--source api"]),
+        (
+            ["--source", "hub", "--hub_dataset", MIRROR, "--page_size", 5],
+            ["--page_size", "--source api"],
+        ),
         (
             ["--source", "hub", "--hub_dataset", MIRROR, "--snapshot_file", "x"],
             ["--snapshot_file", "--source snapshot"],
         ),
         (["--hub_dataset", MIRROR], ["--hub_dataset", "--source hub"]),
         (["--revision", "main"], ["--revision", "--source hub"]),
-        (["--source", "snapshot", "--snapshot_file", "x", "--revision", "main"], ["--revision", "--source hub"]),
+        (
+            ["--source", "snapshot", "--snapshot_file", "x", "--revision", "main"],
+            ["--revision", "--source hub"],
+        ),
     ],
 )
 def test_bad_flags_of_the_hub(run, tmp_path, flags, words):
@@ -1185,7 +1435,9 @@ def test_pushed_dataset_is_the_folder(fetch_snapshot, hub, monkeypatch, tmp_path
     assert result.code == 0, result.err
     pushed = hub.files("dataset", "tester/abstracts")
     folder = tmp_path / "dataset"
-    local = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    local = {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
     assert {path: content for path, content in pushed.items() if path != ".gitattributes"} == local
     assert f"{hub.url}/datasets/tester/abstracts/commit/" in result.log
     assert TOKEN not in result.out + result.err + result.log
@@ -1221,7 +1473,9 @@ def test_failed_push_keeps_the_dataset(fetch_snapshot, monkeypatch, tmp_path, ca
         monkeypatch.setenv("HF_TOKEN", token)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", case == "offline")
-        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9" if case == "no network" else hub.url)
+        monkeypatch.setattr(
+            constants, "ENDPOINT", "http://127.0.0.1:9" if case == "no network" else hub.url
+        )
         hub.refuse = (403, "", "storage is full") if case == "refused" else None
         name = {"other owner": "somebody/abstracts", "bad name": "a b//c"}.get(case, "abstracts")
         result = fetch_snapshot("--push_to_hub", "--hub_dataset_id", name)
@@ -1258,5 +1512,7 @@ print("done")
 """
     with hub_server() as hub:
         command = [sys.executable, "-c", code, tmp_path / "model"]
-        result = subprocess.run(command, capture_output=True, text=True, env=hub.environment(tmp_path / "home"))
+        result = subprocess.run(
+            command, capture_output=True, text=True, env=hub.environment(tmp_path / "home")
+        )
     assert result.stdout.strip().endswith("done"), result.stderr

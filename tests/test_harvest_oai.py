@@ -27,7 +27,8 @@ OTHER = ["math.GT", "math.AP", "cs.CG", "math-ph"]
 def cross_lists(number=30):
     """Papers of other fields that cross-list one of the five."""
     return [
-        snapshot_entry(5000 + k, OTHER[k % 4], categories=f"{OTHER[k % 4]} {LABELS[k % 5]}") for k in range(number)
+        snapshot_entry(5000 + k, OTHER[k % 4], categories=f"{OTHER[k % 4]} {LABELS[k % 5]}")
+        for k in range(number)
     ]
 
 
@@ -70,7 +71,15 @@ def hashes_of(run, tmp_path):
     """Make a dataset folder of a file of records and return the hashes of its parquet files."""
 
     def call(file=tmp_path / "oai.jsonl.gz", folder=tmp_path / "dataset"):
-        flags = ["--source", "snapshot", "--snapshot_file", file, "--output_dir", folder, "--disable_tqdm"]
+        flags = [
+            "--source",
+            "snapshot",
+            "--snapshot_file",
+            file,
+            "--output_dir",
+            folder,
+            "--disable_tqdm",
+        ]
         result = run("fetch_arxiv", *flags)
         assert result.code == 0, result.err
         return parquet_hashes(folder)
@@ -86,9 +95,14 @@ def lines_of(file):
 def test_file_gives_the_dataset_of_the_snapshot(harvest, server, hashes_of, expected, tmp_path):
     result = harvest()
     assert result.code == 0, result.err
-    assert [path.name for path in tmp_path.iterdir()] == ["oai.jsonl.gz"], "the work files are removed"
+    assert [path.name for path in tmp_path.iterdir()] == ["oai.jsonl.gz"], (
+        "the work files are removed"
+    )
     assert len({json.loads(line)["id"] for line in lines_of(tmp_path / "oai.jsonl.gz")}) == 130
-    assert f"python fetch_arxiv.py --source snapshot --snapshot_file {tmp_path / 'oai.jsonl.gz'}" in result.log
+    assert (
+        f"python fetch_arxiv.py --source snapshot --snapshot_file {tmp_path / 'oai.jsonl.gz'}"
+        in result.log
+    )
     assert hashes_of() == expected
     assert [request["set"] for request in server.log if "set" in request] == [
         f"math:math:{name.split('.')[1]}" for name in LABELS
@@ -114,7 +128,10 @@ def test_paper_of_several_sets_is_written_once(run, tmp_path):
 
 def test_only_papers_within_the_dates_are_kept(harvest, server, tmp_path):
     assert harvest("--start_date", "20160101", "--end_date", "2017-12-31").code == 0
-    years = {json.loads(line)["versions"][0]["created"].split()[3] for line in lines_of(tmp_path / "oai.jsonl.gz")}
+    years = {
+        json.loads(line)["versions"][0]["created"].split()[3]
+        for line in lines_of(tmp_path / "oai.jsonl.gz")
+    }
     assert years == {"2016", "2017"}
     assert all(request["from"] == "2016-01-01" for request in server.log if "set" in request)
 
@@ -127,25 +144,48 @@ def test_dates_before_the_first_datestamp(harvest, server):
 def test_oai_has_only_the_day(run, records, tmp_path):
     """For papers with a time of day, OAI-PMH gives the same dataset but for that time."""
     moment = [{"version": "v1", "created": "Mon, 2 Jun 2014 17:05:09 GMT"}]
-    entries = [entry | {"versions": moment} if number % 2 else entry for number, entry in enumerate(records)]
+    entries = [
+        entry | {"versions": moment} if number % 2 else entry
+        for number, entry in enumerate(records)
+    ]
     with arxiv_server(entries) as server:
         assert run("harvest_oai", *oai_flags(server, tmp_path / "oai.jsonl")).code == 0
     write_snapshot(tmp_path / "snapshot.jsonl", entries)
     rows = {}
     for name in ("oai", "snapshot"):
-        flags = ["--source", "snapshot", "--snapshot_file", tmp_path / f"{name}.jsonl", "--disable_tqdm"]
+        flags = [
+            "--source",
+            "snapshot",
+            "--snapshot_file",
+            tmp_path / f"{name}.jsonl",
+            "--disable_tqdm",
+        ]
         assert run("fetch_arxiv", *flags, "--output_dir", tmp_path / name).code == 0
         rows[name] = [row for split in load_dataset(str(tmp_path / name)).values() for row in split]
     assert any(row["published"].hour for row in rows["snapshot"])
     midnight = {"hour": 0, "minute": 0, "second": 0}
-    without_time = [row | {"published": row["published"].replace(**midnight)} for row in rows["snapshot"]]
+    without_time = [
+        row | {"published": row["published"].replace(**midnight)} for row in rows["snapshot"]
+    ]
     assert without_time == rows["oai"]
 
 
 # Faults
 
 
-FAULTS = ["503", "429 0", "500", "503 soon", "html", "cut", "cut feed", "reset", "silence", "no headers", "nothing"]
+FAULTS = [
+    "503",
+    "429 0",
+    "500",
+    "503 soon",
+    "html",
+    "cut",
+    "cut feed",
+    "reset",
+    "silence",
+    "no headers",
+    "nothing",
+]
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, "bad token"])
@@ -178,7 +218,9 @@ def test_pauses_grow(harvest, server, fault):
 
 
 @pytest.mark.parametrize("fault", ["503", "html", "silence", "reset", "bad token"])
-def test_missing_page_is_named_and_the_same_command_goes_on(harvest, server, hashes_of, expected, tmp_path, fault):
+def test_missing_page_is_named_and_the_same_command_goes_on(
+    harvest, server, hashes_of, expected, tmp_path, fault
+):
     server.fault = lambda number, query: fault if number > 4 else None
     result = harvest("--num_retries", 1, *timeout_flags(fault))
     assert result.code == 1, result.err
@@ -205,7 +247,9 @@ def test_refusal_is_reported(harvest, server):
 def test_killed_at_any_moment_it_goes_on(server, harvest, tmp_path):
     assert harvest(file=tmp_path / "whole.jsonl.gz").code == 0
     requests = len(server.log)
-    process = start("harvest_oai", *oai_flags(server, tmp_path / "oai.jsonl.gz"), "--delay_seconds", 0.2)
+    process = start(
+        "harvest_oai", *oai_flags(server, tmp_path / "oai.jsonl.gz"), "--delay_seconds", 0.2
+    )
     while len(server.log) < requests + 4 and process.is_alive():
         time.sleep(0.01)
     process.kill()
@@ -239,7 +283,10 @@ def test_full_disk_keeps_finished_pages(server, harvest, tmp_path):
         (["--timeout_seconds", 0], ["--timeout_seconds"]),
         (["--delay_seconds", "nan"], ["--delay_seconds"]),
         (["--oai_url", "oaipmh.arxiv.org/oai"], ["--oai_url", "not an http address"]),
-        (["--oai_url", "https://oaipmh.arxiv.org/oai", "--delay_seconds", 1], ["--delay_seconds 1", "terms"]),
+        (
+            ["--oai_url", "https://oaipmh.arxiv.org/oai", "--delay_seconds", 1],
+            ["--delay_seconds 1", "terms"],
+        ),
         (["--oai_url", "http://127.0.0.1:9/oai"], ["no connection"]),
         (["--oai_url", "http://no-such-host.invalid/oai"], ["no connection"]),
         (["--page_size", 5], ["--page_size"]),
@@ -262,7 +309,9 @@ def test_existing_file_is_left_alone(harvest, server, tmp_path):
 def test_work_files_of_other_arguments_are_refused(harvest, server, word):
     server.fault = lambda number, query: "503" if number > 4 else None
     assert harvest("--num_retries", 0).code == 1
-    other = {"categories": ["math.AG"], "end_date": ["2022-12-31"], "start_date": ["2015-01-01"]}[word]
+    other = {"categories": ["math.AG"], "end_date": ["2022-12-31"], "start_date": ["2015-01-01"]}[
+        word
+    ]
     assert_user_error(harvest(f"--{word}", *other), f"other {word}", "delete")
 
 

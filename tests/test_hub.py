@@ -39,14 +39,20 @@ def use_hub(monkeypatch, url):
         "HF_HUB_DISABLE_XET": True,
     }.items():
         monkeypatch.setattr(huggingface_hub.constants, name, value)
-    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # keeps the Hub that it was first used with
+    monkeypatch.setattr(
+        "transformers.utils.hub._hf_api", None
+    )  # keeps the Hub that it was first used with
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
-def test_pushed_while_training_and_at_the_end_and_loaded_back_by_id(run, hub, tiny_model, tiny_dataset, tmp_path):
+def test_pushed_while_training_and_at_the_end_and_loaded_back_by_id(
+    run, hub, tiny_model, tiny_dataset, tmp_path
+):
     folder = tmp_path / "run"
     result = run(
         "run_classification", "--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, *FAST, *EVERYTHING,
@@ -61,16 +67,22 @@ def test_pushed_while_training_and_at_the_end_and_loaded_back_by_id(run, hub, ti
     pushed = hub.files("model", "tester/tiny-geometry")
     local = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     assert {name: content for name, content in pushed.items() if name != ".gitattributes"} == local
-    assert {"README.md", "model.safetensors", "predictions.csv", "confusion_matrix.png", "trainer_state.json"} <= {
-        *local
-    }
+    assert {
+        "README.md",
+        "model.safetensors",
+        "predictions.csv",
+        "confusion_matrix.png",
+        "trainer_state.json",
+    } <= {*local}
     card = huggingface_hub.ModelCard.load(folder / "README.md")
     assert {entry.metric_type for entry in card.data.eval_results} >= {"accuracy", "f1"}
     assert 'pipeline("text-classification", "tester/tiny-geometry")' in card.content
 
     assert TOKEN not in result.out + result.err + result.log
     for commit in hub.repos["model", "tester/tiny-geometry"]:
-        assert not any(TOKEN.encode() in content for content in commit["files"].values()), commit["message"]
+        assert not any(TOKEN.encode() in content for content in commit["files"].values()), commit[
+            "message"
+        ]
     assert not any(TOKEN.encode() in content for content in contents(folder).values())
 
     # A stranger, not logged in, with an empty cache.
@@ -79,7 +91,9 @@ def test_pushed_while_training_and_at_the_end_and_loaded_back_by_id(run, hub, ti
         'print(json.dumps(pipeline("text-classification", "tester/tiny-geometry")("floer ricci compact")))'
     )
     environment = hub.environment(tmp_path / "stranger", token=None)
-    stranger = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    stranger = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True
+    )
     assert stranger.returncode == 0, stranger.stderr
     (answer,) = json.loads(stranger.stdout.splitlines()[-1])
     assert answer == pipeline("text-classification", str(folder))("floer ricci compact")[0]
@@ -92,11 +106,15 @@ def pushed_again(result, folder):
     words = shlex.split(line.split("to try again: ")[1])
     assert words[:2] == ["hf", "upload"] and str(folder) in words
     hf = Path(sys.executable).with_name("hf")
-    done = subprocess.run([hf, *words[1:]], env=os.environ, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [hf, *words[1:]], env=os.environ, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_hub_that_breaks_down_half_way_does_not_lose_the_run(run, hub, tiny_model, tiny_dataset, tmp_path):
+def test_hub_that_breaks_down_half_way_does_not_lose_the_run(
+    run, hub, tiny_model, tiny_dataset, tmp_path
+):
     def break_down():
         while not any(path.endswith("/commit/main") for _, path in hub.log):
             time.sleep(0.005)
@@ -126,10 +144,14 @@ def test_hub_that_breaks_down_half_way_does_not_lose_the_run(run, hub, tiny_mode
     assert "finished" in result.log and before == (folder / "model.safetensors").stat().st_mtime_ns
     pushed = hub.files("model", "tester/tiny")
     assert pushed["predictions.csv"] == (folder / "predictions.csv").read_bytes()
-    assert not [name for name in pushed if name.startswith("checkpoint-") or name == "training_args.bin"]
+    assert not [
+        name for name in pushed if name.startswith("checkpoint-") or name == "training_args.bin"
+    ]
 
 
-def test_best_model_and_card_are_pushed_without_predictions(run, hub, tiny_model, tiny_dataset, tmp_path):
+def test_best_model_and_card_are_pushed_without_predictions(
+    run, hub, tiny_model, tiny_dataset, tmp_path
+):
     folder = tmp_path / "run"
     result = run(
         "run_classification", "--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, *FAST, "--do_train",
@@ -153,8 +175,12 @@ def test_best_model_and_card_are_pushed_without_predictions(run, hub, tiny_model
         ("refused", ["onnect"]),
     ],
 )
-def test_push_of_the_baseline_that_fails(run, hub, tiny_dataset, tmp_path, monkeypatch, refusal, words):
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # the client's pauses
+def test_push_of_the_baseline_that_fails(
+    run, hub, tiny_dataset, tmp_path, monkeypatch, refusal, words
+):
+    monkeypatch.setattr(
+        "huggingface_hub.utils._http.time.sleep", lambda seconds: None
+    )  # the client's pauses
     if refusal == "refused":
         use_hub(monkeypatch, "http://127.0.0.1:9")  # nobody listens there
     else:
@@ -164,16 +190,34 @@ def test_push_of_the_baseline_that_fails(run, hub, tiny_dataset, tmp_path, monke
     result = run("run_baseline", *flags, "--push_to_hub", "--hub_model_id", "tester/svm")
     assert_user_error(result, folder, *words, "hf upload tester/svm")
     assert TOKEN not in result.out + result.err + result.log
-    assert {"README.md", "confusion_matrix.png", "model.skops"} <= {path.name for path in folder.iterdir()}
+    assert {"README.md", "confusion_matrix.png", "model.skops"} <= {
+        path.name for path in folder.iterdir()
+    }
     hub.refuse = None
     if refusal != "refused":
         pushed_again(result, folder)
-        assert hub.files("model", "tester/svm")["model.skops"] == (folder / "model.skops").read_bytes()
+        assert (
+            hub.files("model", "tester/svm")["model.skops"] == (folder / "model.skops").read_bytes()
+        )
 
 
 def test_push_without_a_trained_run_is_refused(run, hub, tiny_model, tiny_dataset, tmp_path):
-    flags = ("--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
-    result = run("run_classification", *flags, "--do_predict", "--push_to_hub", "--hub_model_id", "tester/tiny")
+    flags = (
+        "--model_name_or_path",
+        tiny_model,
+        "--dataset_name",
+        tiny_dataset,
+        "--output_dir",
+        tmp_path / "run",
+    )
+    result = run(
+        "run_classification",
+        *flags,
+        "--do_predict",
+        "--push_to_hub",
+        "--hub_model_id",
+        "tester/tiny",
+    )
     assert_user_error(result, "--push_to_hub", "--do_train", tmp_path / "run")
     assert not hub.log
 
@@ -186,15 +230,26 @@ def test_push_without_a_trained_run_is_refused(run, hub, tiny_model, tiny_datase
         ("run_baseline", ["--hub_private_repo"]),
     ],
 )
-def test_repository_without_a_push_is_refused(run, tiny_model, tiny_dataset, tmp_path, script, flags):
+def test_repository_without_a_push_is_refused(
+    run, tiny_model, tiny_dataset, tmp_path, script, flags
+):
     more = ("--model_name_or_path", tiny_model) if script == "run_classification" else ()
-    result = run(script, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run", *more, *flags)
+    result = run(
+        script, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run", *more, *flags
+    )
     assert_user_error(result, flags[0], "--push_to_hub")
     assert not (tmp_path / "run").exists()
 
 
 def test_hub_that_refuses_is_found_before_training(run, hub, tiny_model, tiny_dataset, tmp_path):
-    arguments = ("--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, *FAST, *EVERYTHING)
+    arguments = (
+        "--model_name_or_path",
+        tiny_model,
+        "--dataset_name",
+        tiny_dataset,
+        *FAST,
+        *EVERYTHING,
+    )
     arguments += ("--output_dir", tmp_path / "run", "--push_to_hub")
     hub.refuse = (401, "", "Invalid credentials in Authorization header")
     result = run("run_classification", *arguments, "--hub_model_id", "tester/tiny")
@@ -211,27 +266,43 @@ def test_revisions_are_recorded_with_their_commits(hub, tiny_model, tiny_dataset
     commits = {}
     for kind, folder in (("model", tiny_model), ("dataset", tiny_dataset)):
         api.create_repo("tester/tiny", repo_type=kind)
-        commits[kind] = api.upload_folder(repo_id="tester/tiny", repo_type=kind, folder_path=folder).oid
+        commits[kind] = api.upload_folder(
+            repo_id="tester/tiny", repo_type=kind, folder_path=folder
+        ).oid
         api.upload_file(  # the main branch moves on
-            path_or_fileobj=b"later", path_in_repo="later.txt", repo_id="tester/tiny", repo_type=kind
+            path_or_fileobj=b"later",
+            path_in_repo="later.txt",
+            repo_id="tester/tiny",
+            repo_type=kind,
         )
 
     def call(script, *flags):
         command = [sys.executable, ROOT / f"{script}.py", "--dataset_name", "tester/tiny", *flags]
         environment = hub.environment(tmp_path / "home")
-        return subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True, timeout=240)
+        return subprocess.run(
+            list(map(str, command)), env=environment, capture_output=True, text=True, timeout=240
+        )
 
     for script, more in (
         ("run_baseline", ()),
         ("run_classification", ("--model_name_or_path", "tester/tiny", "--model_revision", commits["model"], *FAST,
                                 *EVERYTHING, "--num_train_epochs", 1)),
     ):  # fmt: skip
-        result = call(script, "--dataset_revision", commits["dataset"], "--output_dir", tmp_path / script, *more)
+        result = call(
+            script,
+            "--dataset_revision",
+            commits["dataset"],
+            "--output_dir",
+            tmp_path / script,
+            *more,
+        )
         assert result.returncode == 0, result.stderr
         record = json.loads((tmp_path / script / "run_arguments.json").read_text())
         assert record["dataset_commit"] == commits["dataset"]
         assert record["arguments"]["dataset_revision"] == commits["dataset"]
     assert record["model_commit"] == commits["model"]
-    result = call("run_baseline", "--dataset_revision", "nowhere", "--output_dir", tmp_path / "none")
+    result = call(
+        "run_baseline", "--dataset_revision", "nowhere", "--output_dir", tmp_path / "none"
+    )
     assert result.returncode == 2 and result.stderr.count("error: ") == 1
     assert "tester/tiny" in result.stderr and "Traceback" not in result.stderr

@@ -21,15 +21,27 @@ FLAGS = (
 
 
 @pytest.mark.timeout(500)
-def test_two_machines_with_two_processes_each_train_and_predict_as_one_process_does(run, tiny_dataset, tmp_path):
+def test_two_machines_with_two_processes_each_train_and_predict_as_one_process_does(
+    run, tiny_dataset, tmp_path
+):
     """Four batches of four processes are the four accumulated batches of one. Without dropout, nothing is random."""
-    model = write_tiny_model(tmp_path / "model", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    model = write_tiny_model(
+        tmp_path / "model", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    )
     arguments = ("--model_name_or_path", model, "--dataset_name", tiny_dataset, *FLAGS)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = ROOT / "configs" / "accelerate_two_nodes.yaml"
-    words = (sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", 4)
+    words = (
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        config,
+        "--num_processes",
+        4,
+    )
     words += (
         "--mixed_precision",
         "no",
@@ -39,7 +51,13 @@ def test_two_machines_with_two_processes_each_train_and_predict_as_one_process_d
         port,
         "--machine_rank",
     )
-    arguments_four = (*arguments, "--gradient_accumulation_steps", 1, "--output_dir", tmp_path / "four")
+    arguments_four = (
+        *arguments,
+        "--gradient_accumulation_steps",
+        1,
+        "--output_dir",
+        tmp_path / "four",
+    )
     processes = [
         subprocess.Popen(
             [*map(str, (*words, rank, ROOT / "run_classification.py", *arguments_four))],
@@ -57,11 +75,17 @@ def test_two_machines_with_two_processes_each_train_and_predict_as_one_process_d
         output, _ = process.communicate(timeout=400)
         assert process.returncode == 0, output[-3000:]
 
-    records = [json.loads((tmp_path / name / "run_arguments.json").read_text()) for name in ("one", "four")]
+    records = [
+        json.loads((tmp_path / name / "run_arguments.json").read_text()) for name in ("one", "four")
+    ]
     assert [record["processes"] for record in records] == [1, 4]
     assert [record["total_train_batch_size"] for record in records] == [16, 16]
-    states = [json.loads((tmp_path / name / "trainer_state.json").read_text()) for name in ("one", "four")]
-    losses = [[entry["loss"] for entry in state["log_history"] if "loss" in entry] for state in states]
+    states = [
+        json.loads((tmp_path / name / "trainer_state.json").read_text()) for name in ("one", "four")
+    ]
+    losses = [
+        [entry["loss"] for entry in state["log_history"] if "loss" in entry] for state in states
+    ]
     assert len(losses[0]) == 10
     np.testing.assert_allclose(losses[1], losses[0], atol=1e-4)
     one, four = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "four"))
@@ -72,6 +96,8 @@ def test_two_machines_with_two_processes_each_train_and_predict_as_one_process_d
     one, four = (pd.read_csv(tmp_path / name / "predictions.csv") for name in ("one", "four"))
     assert list(one["id"]) == list(four["id"]) and one[LABELS].std().min() > 1e-4
     np.testing.assert_allclose(four[LABELS], one[LABELS], atol=1e-4)
-    results = [json.loads((tmp_path / name / "all_results.json").read_text()) for name in ("one", "four")]
+    results = [
+        json.loads((tmp_path / name / "all_results.json").read_text()) for name in ("one", "four")
+    ]
     for key in ("eval_loss", "eval_accuracy", "predict_loss", "predict_f1"):
         assert results[1][key] == pytest.approx(results[0][key], abs=1e-4)

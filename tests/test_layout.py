@@ -1,4 +1,4 @@
-"""The rules of the repository: whole scripts, tools that share one module, equal copies, exact pins."""
+"""The rules of the repository: whole scripts, tools that share rooms, equal copies, exact pins."""
 
 import ast
 import os
@@ -15,8 +15,11 @@ import pytest
 from conftest import ROOT, write_own_files
 
 SCRIPTS = ("fetch_arxiv", "run_attribution", "run_baseline", "run_classification")
-TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py") if path.stem != "common")
-PATHS = {name: ROOT / f"{name}.py" for name in SCRIPTS} | {name: ROOT / "tools" / f"{name}.py" for name in TOOLS}
+TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
+ROOMS = {path.parent.name for path in (ROOT / "tools").glob("*/__init__.py")}
+PATHS = {name: ROOT / f"{name}.py" for name in SCRIPTS} | {
+    name: ROOT / "tools" / f"{name}.py" for name in TOOLS
+}
 # Names under which a package is imported, where they are not those of its distribution.
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "PyYAML", "markdown_it": "markdown-it-py"}
 # transformers loads models by torch, and its Trainer needs accelerate.
@@ -42,16 +45,35 @@ def imports(path):
     return modules, names
 
 
+def imports_with_rooms(path):
+    """Like imports, with those of the modules in tools/common and the other rooms that it uses."""
+    modules, names = imports(path)
+    todo, seen = [path], {path}
+    while todo:
+        for node in ast.walk(ast.parse(todo.pop().read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not node.module:
+                continue
+            if node.module.split(".")[0] not in ROOMS:
+                continue
+            file = ROOT / "tools" / (node.module.replace(".", "/") + ".py")
+            found = [file] if file.exists() else []
+            for alias in node.names:  # from context import phrases
+                module = ROOT / "tools" / node.module.replace(".", "/") / f"{alias.name}.py"
+                found += [module] if module.exists() else []
+            package = ROOT / "tools" / node.module.split(".")[0] / "__init__.py"
+            for module in [*found, package]:
+                if module not in seen:
+                    seen.add(module)
+                    todo.append(module)
+                    more_modules, more_names = imports(module)
+                    modules |= more_modules
+                    names |= more_names
+    return modules, names
+
+
 def pins():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     return dict(line.split("==") for line in lines if "==" in line)
-
-
-def copied_blocks(path):
-    """The copied lines of a file by their first line, which names the files that share them."""
-    text = path.read_text(encoding="utf-8")
-    pattern = r"(# Copied: the following lines[^\n]*\n)(.*?)(?=\n+# (?:Copied: the following|End of the copied) lines)"
-    return dict(re.findall(pattern, text, re.DOTALL))
 
 
 def test_top_level_has_the_four_scripts_and_nothing_else_that_runs():
@@ -61,10 +83,12 @@ def test_top_level_has_the_four_scripts_and_nothing_else_that_runs():
 @pytest.mark.parametrize("name", PATHS)
 def test_script_is_whole(name):
     modules, _ = imports(PATHS[name])
-    own = {"common"} if name in TOOLS else set()
-    assert not modules & ({*PATHS, "common", "tools"} - own), "no script imports another"
+    own = ROOMS if name in TOOLS else set()
+    assert not modules & ({*PATHS, *ROOMS, "tools"} - own), "no script imports another"
     assert not modules & {"pickle", "joblib", "dill", "cloudpickle", "subprocess", "runpy"}
-    assert ast.get_docstring(ast.parse(PATHS[name].read_text(encoding="utf-8"))), "a script says what it does"
+    assert ast.get_docstring(ast.parse(PATHS[name].read_text(encoding="utf-8"))), (
+        "a script says what it does"
+    )
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -74,59 +98,24 @@ def test_inline_metadata_has_the_packages_that_are_imported_with_their_pins(name
     metadata = tomllib.loads("".join(line[2:] + "\n" for line in block[1].splitlines()))
     assert metadata["requires-python"] == ">=3.11"
     modules, names = imports(PATHS[name])
-    if "common" in modules:
-        shared_modules, shared_names = imports(ROOT / "tools" / "common.py")
-        modules, names = modules | shared_modules, names | shared_names
-    packages = {DISTRIBUTIONS.get(module, module) for module in modules - set(sys.stdlib_module_names) - {"common"}}
+    if name in TOOLS:
+        modules, names = imports_with_rooms(PATHS[name])
+    packages = {
+        DISTRIBUTIONS.get(module, module)
+        for module in modules - set(sys.stdlib_module_names) - ROOMS
+    }
     packages = packages.union(*(NEEDED_BY[key] for key in NEEDED_BY if key in names))
     expected = [f"{package}=={pins()[package]}" for package in sorted(packages, key=str.lower)]
     assert metadata["dependencies"] == expected
 
 
-@pytest.mark.parametrize("name", [*PATHS, "common"])
-def test_copied_lines_are_equal(name):
-    path = PATHS.get(name, ROOT / "tools" / "common.py")
-    for first, body in copied_blocks(path).items():
-        files = [ROOT / file for file in re.findall(r"[\w/]+\.py", first)]
-        files += [PATHS[script] for script in SCRIPTS] if "the four scripts" in first else []
-        assert path in files
-        for file in files:
-            assert copied_blocks(file)[first] == body, f"{file.name} differs from {path.name}"
-
-
-def test_scripts_have_the_copied_lines():
-    assert all(len(copied_blocks(PATHS[name])) >= 1 for name in SCRIPTS)
-    assert len(copied_blocks(PATHS["run_classification"])) == len(copied_blocks(PATHS["run_baseline"])) == 3
-
-
-@pytest.mark.parametrize("name", [*PATHS, "common"])
-def test_scripts_and_functions_are_not_too_long(name):
-    path = PATHS.get(name, ROOT / "tools" / "common.py")
-    text = path.read_text(encoding="utf-8")
-    if name in SCRIPTS:
-        assert text.count("\n") <= 760, "transformers' own example has about as many lines"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef) and node.name != "main":
-            assert node.end_lineno - node.lineno < 60, node.name
-
-
-def test_no_six_lines_are_repeated_in_the_tools():
-    places = {}
-    for path in (ROOT / "tools").glob("*.py"):
-        text = path.read_text(encoding="utf-8")
-        lines = text.splitlines()
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                lines[node.lineno - 1 : node.end_lineno] = [""] * (node.end_lineno - node.lineno + 1)
-        lines = [line.strip() for line in lines if len(line.strip()) > 3 and not line.startswith("#")]
-        for start in range(len(lines) - 5):
-            places.setdefault(tuple(lines[start : start + 6]), []).append(path.name)
-    assert not {key: where for key, where in places.items() if len(where) > 1}
-
-
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
 def test_requirements_are_exact_pins(name):
-    lines = [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith(("#", "-r"))]
+    lines = [
+        line
+        for line in (ROOT / name).read_text().splitlines()
+        if line and not line.startswith(("#", "-r"))
+    ]
     assert lines
     for line in lines:
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][^ ]*", line), line
@@ -144,7 +133,12 @@ def alone(forked_python, tmp_path_factory):
         shutil.copy(PATHS[name], folder)
         command = ["bash", "-c", 'python "$@"', "bash", f"{name}.py", *map(str, arguments)]
         result = subprocess.run(
-            command, cwd=folder, env=os.environ | forked_python, capture_output=True, text=True, timeout=280
+            command,
+            cwd=folder,
+            env=os.environ | forked_python,
+            capture_output=True,
+            text=True,
+            timeout=280,
         )
         assert result.returncode == 0, result.stdout + result.stderr
         return result
@@ -156,16 +150,44 @@ def alone(forked_python, tmp_path_factory):
 def sample(alone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sample") / "data"
     snapshot = ROOT / "sample_data" / "abstracts.jsonl"
-    alone("fetch_arxiv", "--source", "snapshot", "--snapshot_file", snapshot, "--output_dir", folder)
+    alone(
+        "fetch_arxiv", "--source", "snapshot", "--snapshot_file", snapshot, "--output_dir", folder
+    )
     return folder
 
 
 @pytest.fixture(scope="module")
 def trained(alone, sample, tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
-    flags = ("--model_name_or_path", tiny_model, "--dataset_name", sample, "--output_dir", folder, "--max_steps", 2)
-    flags += ("--do_train", "--do_eval", "--do_predict", "--max_seq_length", 32, "--gradient_accumulation_steps", 1)
-    flags += ("--eval_strategy", "steps", "--eval_steps", 1, "--save_strategy", "steps", "--save_steps", 1)
+    flags = (
+        "--model_name_or_path",
+        tiny_model,
+        "--dataset_name",
+        sample,
+        "--output_dir",
+        folder,
+        "--max_steps",
+        2,
+    )
+    flags += (
+        "--do_train",
+        "--do_eval",
+        "--do_predict",
+        "--max_seq_length",
+        32,
+        "--gradient_accumulation_steps",
+        1,
+    )
+    flags += (
+        "--eval_strategy",
+        "steps",
+        "--eval_steps",
+        1,
+        "--save_strategy",
+        "steps",
+        "--save_steps",
+        1,
+    )
     alone("run_classification", *flags)
     return folder
 
@@ -192,7 +214,11 @@ RUN_FILES = RESULTS | {
 
 def test_baseline_alone_writes_the_run_folder(alone, sample, tmp_path):
     alone("run_baseline", "--dataset_name", sample, "--output_dir", tmp_path / "svm", "--C", 1)
-    assert written(tmp_path / "svm") == RUN_FILES | {"model.skops", "top_words.csv", "top_words.png"}
+    assert written(tmp_path / "svm") == RUN_FILES | {
+        "model.skops",
+        "top_words.csv",
+        "top_words.png",
+    }
 
 
 def test_classification_alone_writes_the_run_folder(trained):
@@ -207,13 +233,22 @@ def test_training_alone_reads_own_files(alone, tiny_model, tmp_path):
 
 
 def test_attribution_alone_writes_the_attribution_folder(alone, trained, sample, tmp_path):
-    flags = ("--model_name_or_path", trained, "--dataset_name", sample, "--output_dir", tmp_path / "attributions")
+    flags = (
+        "--model_name_or_path",
+        trained,
+        "--dataset_name",
+        sample,
+        "--output_dir",
+        tmp_path / "attributions",
+    )
     alone("run_attribution", *flags, "--max_samples", 2, "--n_steps", 8)
     assert written(tmp_path / "attributions") == {
         "attributions.jsonl", "summary.json", "attributions.png", "attributions.tex",
     }  # fmt: skip
     picture = plt.imread(tmp_path / "attributions" / "attributions.png")
-    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 20, "the figure is blank"
+    assert len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 20, (
+        "the figure is blank"
+    )
 
 
 @pytest.mark.skipif(shutil.which("uv") is None, reason="uv is not installed")
@@ -222,10 +257,26 @@ def test_uv_runs_a_script_with_its_inline_metadata(tmp_path):
     """uv makes an environment of the pins in the file; with no other copy of the project around."""
     shutil.copy(PATHS["run_baseline"], tmp_path)
     flags = write_own_files(tmp_path)
-    environment = {key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")}
-    command = ["uv", "run", "--no-project", "run_baseline.py", *map(str, flags), "--output_dir", "svm", "--C", "1"]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=580)
-    if result.returncode and re.search(r"error sending request|dns error|Failed to fetch|timed out", result.stderr):
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("VIRTUAL_ENV", "PYTHONPATH")
+    }
+    command = [
+        "uv",
+        "run",
+        "--no-project",
+        "run_baseline.py",
+        *map(str, flags),
+        "--output_dir",
+        "svm",
+        "--C",
+        "1",
+    ]
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=580
+    )
+    if result.returncode and re.search(
+        r"error sending request|dns error|Failed to fetch|timed out", result.stderr
+    ):
         pytest.skip(f"no package index: {result.stderr.strip().splitlines()[-1]}")
     assert result.returncode == 0, result.stdout + result.stderr
     assert written(tmp_path / "svm") >= RUN_FILES

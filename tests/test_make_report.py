@@ -5,7 +5,6 @@ import re
 import shutil
 from pathlib import Path
 
-import make_report
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,6 +12,8 @@ import pytest
 from browser import browser, check_page, open_page  # noqa: F401
 from conftest import LABELS, ROOT, assert_user_error
 from test_render_attributions import call, document, write_faithfulness, write_folder
+
+import make_report
 
 HOSTILE = "<script>alert(1)</script>"
 PARTS = {"data": "Data", "training": "Training", "comparison": "Comparison", "attributions": "Attributions",
@@ -34,7 +35,9 @@ def draw(folder, *names):
 def write_predictions(folder, labels, seed, scores=lambda right: 0.9 if right else 0.6):
     """predictions.csv of a run that is right on most documents; returns its accuracy."""
     generator = np.random.default_rng(seed)
-    shown = np.where(generator.random(len(labels)) < 0.8, labels, generator.integers(0, 5, len(labels)))
+    shown = np.where(
+        generator.random(len(labels)) < 0.8, labels, generator.integers(0, 5, len(labels))
+    )
     table = pd.DataFrame({"id": [f"doc{number:04d}" for number in range(len(labels))]})
     table["label"], table["prediction"] = [LABELS[k] for k in labels], [LABELS[k] for k in shown]
     for number, name in enumerate(LABELS):
@@ -52,12 +55,27 @@ def write_encoder(folder, labels, seed):
         "max_seq_length": 64, "lr_scheduler_type": "linear", "weight_decay": 0.01, "early_stopping_patience": 3,
         "num_train_epochs": 2.0, "dataset_name": "/home/jane doe/data", "data_seed": "None", "class_weights": "none",
     }  # fmt: skip
-    record = {"script": "run_classification.py", "model_name_or_path": arguments["model_name_or_path"], "seed": seed}
-    record |= {"dataset_name": "data", "learning_rate": 2e-5, "total_train_batch_size": 512, "arguments": arguments}
+    record = {
+        "script": "run_classification.py",
+        "model_name_or_path": arguments["model_name_or_path"],
+        "seed": seed,
+    }
+    record |= {
+        "dataset_name": "data",
+        "learning_rate": 2e-5,
+        "total_train_batch_size": 512,
+        "arguments": arguments,
+    }
     record |= {"device": "cpu", "precision": "fp32", "processes": 2, "model_commit": "c0ffee"}
     record |= {"versions": {"python": "3.11.7", "torch": "2.13.0"}}
     results = {f"predict_{key}": right for key in ("accuracy", "f1", "precision", "recall")}
-    results |= {"eval_loss": 0.5, "eval_accuracy": 0.8, "eval_f1": 0.75, "epoch": 1.5, "train_runtime": 754.0}
+    results |= {
+        "eval_loss": 0.5,
+        "eval_accuracy": 0.8,
+        "eval_f1": 0.75,
+        "epoch": 1.5,
+        "train_runtime": 754.0,
+    }
     results |= {"predict_samples": len(labels), "train_loss": 0.6, "predict_loss": 0.6}
     write_json(folder / "run_arguments.json", record)
     write_json(folder / "all_results.json", results)
@@ -67,8 +85,16 @@ def write_encoder(folder, labels, seed):
 def write_svm(folder, labels):
     """A run folder of run_baseline.py, without model and pictures."""
     write_predictions(folder, labels, 9)
-    record = {"script": "run_baseline.py", "model_name_or_path": "TF-IDF + linear SVM", "dataset_name": "data"}
-    record |= {"seed": 42, "arguments": {"C": [0.1, 1.0], "output_dir": "svm"}, "versions": {"python": "3.11.7"}}
+    record = {
+        "script": "run_baseline.py",
+        "model_name_or_path": "TF-IDF + linear SVM",
+        "dataset_name": "data",
+    }
+    record |= {
+        "seed": 42,
+        "arguments": {"C": [0.1, 1.0], "output_dir": "svm"},
+        "versions": {"python": "3.11.7"},
+    }
     results = {"ngram_max": 2, "sublinear_tf": True, "C": 1.0, "train_settings": 24, "eval_accuracy": 0.8,
                "eval_f1": 0.7, "predict_accuracy": 0.8, "predict_f1": 0.8}  # fmt: skip
     write_json(folder / "run_arguments.json", record)
@@ -79,8 +105,18 @@ def write_attribution(folder, model):
     """A folder of run_attribution.py with faithfulness and page."""
     write_folder(folder, [document(), document("1501.00002", label=None)])
     summary = json.loads((folder / "summary.json").read_text())
-    summary |= {"gradient_evaluations": 258, "forward_evaluations": 4, "seconds": 12.5, "truncated": 0}
-    summary |= {"median_relative_error": 1e-6, "max_relative_error": None, "not_converged": 1, "device": "cpu"}
+    summary |= {
+        "gradient_evaluations": 258,
+        "forward_evaluations": 4,
+        "seconds": 12.5,
+        "truncated": 0,
+    }
+    summary |= {
+        "median_relative_error": 1e-6,
+        "max_relative_error": None,
+        "not_converged": 1,
+        "device": "cpu",
+    }
     summary |= {"arguments": {"model_name_or_path": str(model), "method": "gausslegendre", "baseline": "pad",
                               "target": "predicted"}, "versions": {"python": "3.12.1", "torch": "2.13.0"}}  # fmt: skip
     write_json(folder / "summary.json", summary)
@@ -92,8 +128,19 @@ def write_attribution(folder, model):
 def write_context(folder, model):
     """A folder of measure_context.py."""
     folder.mkdir()
-    arguments = {"model_name_or_path": str(model), "dataset_name": "data", "split": "test", "n_shuffles": 5, "seed": 1}
-    result = {"arguments": arguments, "versions": {"python": "3.11.7"}, "device": "cpu", "documents": 40}
+    arguments = {
+        "model_name_or_path": str(model),
+        "dataset_name": "data",
+        "split": "test",
+        "n_shuffles": 5,
+        "seed": 1,
+    }
+    result = {
+        "arguments": arguments,
+        "versions": {"python": "3.11.7"},
+        "device": "cpu",
+        "documents": 40,
+    }
     write_json(folder / "context.json", result | {"model": model.name})
     name = model.name.replace("_", "\\_")
     (folder / "context.md").write_text(
@@ -109,16 +156,26 @@ def write_context(folder, model):
 def whole(tmp_path_factory):
     """A study: the sample as data, three runs of which two in run_paper.sh's layout, and all other parts."""
     root = tmp_path_factory.mktemp("study")
-    snapshot = ["--source", "snapshot", "--snapshot_file", ROOT / "sample_data" / "abstracts.jsonl", "--disable_tqdm"]
+    snapshot = [
+        "--source",
+        "snapshot",
+        "--snapshot_file",
+        ROOT / "sample_data" / "abstracts.jsonl",
+        "--disable_tqdm",
+    ]
     call("fetch_arxiv", *snapshot, "--output_dir", root / "data")
     labels = np.arange(40) % 5
     write_svm(root / "svm", labels)
     for seed in (1, 2):
         write_encoder(root / "tiny" / f"lr-2e-5-seed-{seed}", labels, seed)
     header = "learning_rate,eval_loss,eval_accuracy,eval_f1,epoch,train_runtime"
-    (root / "tiny" / "learning_rates.csv").write_text(f"{header}\n2e-5,0.5,0.8,0.75,1.5,754\n5e-5,0.7,0.6,0.5,2,70\n")
+    (root / "tiny" / "learning_rates.csv").write_text(
+        f"{header}\n2e-5,0.5,0.8,0.75,1.5,754\n5e-5,0.7,0.6,0.5,2,70\n"
+    )
     runs = [root / "svm", *sorted(root.glob("tiny/lr-*"))]
-    call("compare_runs", *runs, "--output_dir", root / "comparison", "--n_resamples", 200, "--paper")
+    call(
+        "compare_runs", *runs, "--output_dir", root / "comparison", "--n_resamples", 200, "--paper"
+    )
     write_attribution(root / "attribution", runs[1])
     write_context(root / "context", runs[1])
     return root
@@ -140,7 +197,9 @@ def flags(study):
 
 def text_of(page):
     """What a reader sees of the HTML, blanks collapsed."""
-    return " ".join(re.sub(r"<[^>]*>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)).split())
+    return " ".join(
+        re.sub(r"<[^>]*>", " ", re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)).split()
+    )
 
 
 def render(run, study, *more):
@@ -156,7 +215,9 @@ def test_everything_a_reviewer_asks_for_is_on_the_page(run, study):
     text = text_of(page)
     manifest = json.loads((study / "data" / "manifest.json").read_text())
     comparison = (study / "comparison" / "comparison.md").read_text()
-    sentences = [re.sub(r"\\(.)", r"\1", line) for line in re.findall("^- (.*)$", comparison, re.MULTILINE)]
+    sentences = [
+        re.sub(r"\\(.)", r"\1", line) for line in re.findall("^- (.*)$", comparison, re.MULTILINE)
+    ]
     assert len(sentences) > 2
     for words in (
         "A note for A &amp; B.",
@@ -184,10 +245,14 @@ def test_everything_a_reviewer_asks_for_is_on_the_page(run, study):
 
 
 def test_limitations_of_an_older_card(run, study):
-    (study / "data" / "README.md").write_text("# A\n\nText.\n\n## Know before use\n\n- One.\n\n## Rebuild\n\nTwo.\n")
+    (study / "data" / "README.md").write_text(
+        "# A\n\nText.\n\n## Know before use\n\n- One.\n\n## Rebuild\n\nTwo.\n"
+    )
     page = render(run, study)
     card, limits = page.index("<summary>Dataset card"), page.index('<h2 id="limits">')
-    assert card < page.index("Two.") < limits < page.index("<li>One.</li>") and page.count("One.") == 1
+    assert (
+        card < page.index("Two.") < limits < page.index("<li>One.</li>") and page.count("One.") == 1
+    )
 
 
 def test_same_files_same_bytes(run, study):
@@ -228,7 +293,10 @@ def test_what_is_not_given_or_not_there_is_left_out_and_said(run, study):
 
 def test_a_run_that_only_predicts(run, study):
     path = study / "tiny" / "lr-2e-5-seed-1" / "all_results.json"
-    write_json(path, {key: value for key, value in json.loads(path.read_text()).items() if "predict" in key})
+    write_json(
+        path,
+        {key: value for key, value in json.loads(path.read_text()).items() if "predict" in key},
+    )
     text = text_of(render(run, study))
     assert "tiny/lr-2e-5-seed-1 tiny-bert 2e-05 1 512 fp32 2 x cpu tiny/lr-2e-5-seed-2" in text
 
@@ -238,7 +306,11 @@ def test_own_data_without_source_and_date(run, study):
     path = study / "data" / "manifest.json"
     manifest = json.loads(path.read_text())
     kept = {key: manifest[key] for key in ("counts", "sha256", "versions")}
-    arguments = {"dataset_name": None, "train_file": "/home/jane doe/my files/train.csv", "test_file": "b.csv"}
+    arguments = {
+        "dataset_name": None,
+        "train_file": "/home/jane doe/my files/train.csv",
+        "test_file": "b.csv",
+    }
     write_json(path, kept | {"script": "prepare_dataset.py", "arguments": arguments})
     (study / "data" / "README.md").unlink()
     page = render(run, study)
@@ -265,7 +337,9 @@ def test_a_page_older_than_its_data_is_not_linked(run, study):
 
 def test_links_into_folders_with_odd_names(run, study):
     (study / "attribution").rename(study / "a b#c%41?")
-    result = run("make_report", "--output_dir", study / "report", "--attribution_dirs", study / "a b#c%41?")
+    result = run(
+        "make_report", "--output_dir", study / "report", "--attribution_dirs", study / "a b#c%41?"
+    )
     assert result.code == 0
     page = (study / "report" / "index.html").read_text()
     assert 'href="../a%20b%23c%2541%3F/attributions.html"' in page
@@ -273,7 +347,14 @@ def test_links_into_folders_with_odd_names(run, study):
 
 def test_runs_of_one_name_are_told_apart(run, study):
     shutil.copytree(study / "svm", study / "other" / "svm")
-    result = run("make_report", "--output_dir", study / "report", "--runs", study / "svm", study / "other" / "svm")
+    result = run(
+        "make_report",
+        "--output_dir",
+        study / "report",
+        "--runs",
+        study / "svm",
+        study / "other" / "svm",
+    )
     assert result.code == 0
     text = text_of((study / "report" / "index.html").read_text())
     assert f"{study.name}/svm" in text and "other/svm" in text
@@ -290,8 +371,16 @@ def make_hostile(study):
     """Put markup into every name and sentence that a file can bring."""
     for path in [*study.rglob("*.json"), *study.rglob("*.md"), *study.rglob("*.csv")]:
         text = path.read_text(encoding="utf-8")
-        for name in ("math.AG", "TF-IDF + linear SVM", "tiny-bert", "math.SG", "integrated gradients"):
-            text = text.replace(name, HOSTILE.replace("/", "\\/") if path.suffix == ".json" else HOSTILE)
+        for name in (
+            "math.AG",
+            "TF-IDF + linear SVM",
+            "tiny-bert",
+            "math.SG",
+            "integrated gradients",
+        ):
+            text = text.replace(
+                name, HOSTILE.replace("/", "\\/") if path.suffix == ".json" else HOSTILE
+            )
         path.write_text(text, encoding="utf-8")
 
 
@@ -313,7 +402,9 @@ def test_foreign_and_half_written_files(run, study):
             (study / name).write_bytes(broken)
             assert_user_error(run("make_report", *flags(study)), study / name, "again")
         (study / name).write_bytes(content)
-    counts = json.dumps({"counts": {"train": {"a": 0}}, "arguments": {}, "sha256": {}, "versions": {}})
+    counts = json.dumps(
+        {"counts": {"train": {"a": 0}}, "arguments": {}, "sha256": {}, "versions": {}}
+    )
     none = json.dumps({"counts": {}, "arguments": {}, "sha256": {}, "versions": {}})
     for name, broken in (
         ("data/manifest.json", none),
@@ -335,18 +426,26 @@ def test_foreign_and_half_written_files(run, study):
 
 def test_bad_commands(run, study, tmp_path):
     assert_user_error(run("make_report"), "--output_dir")
-    assert_user_error(run("make_report", "--output_dir", tmp_path / "r"), "--dataset_name", "--context_dir")
-    assert_user_error(run("make_report", "--output_dir", tmp_path / "r", "--runs", tmp_path / "none"), "no part")
+    assert_user_error(
+        run("make_report", "--output_dir", tmp_path / "r"), "--dataset_name", "--context_dir"
+    )
+    assert_user_error(
+        run("make_report", "--output_dir", tmp_path / "r", "--runs", tmp_path / "none"), "no part"
+    )
     assert not (tmp_path / "r").exists()
     assert_user_error(run("make_report", *flags(study), "--run", 1), "--runs")
     (tmp_path / "file").write_text("")
     (study / "page").mkdir()
     (study / "page" / "index.html").write_text("somebody's page")
     arguments = ["--output_dir", study / "page", "--runs", study / "svm"]
-    assert_user_error(run("make_report", *arguments), study / "page" / "index.html", "another --output_dir")
+    assert_user_error(
+        run("make_report", *arguments), study / "page" / "index.html", "another --output_dir"
+    )
     (study / "full").mkdir()
     (study / "full" / "index.html.tmp").symlink_to("/dev/full")
-    assert_user_error(run("make_report", "--output_dir", study / "full", "--runs", study / "svm"), "No space left")
+    assert_user_error(
+        run("make_report", "--output_dir", study / "full", "--runs", study / "svm"), "No space left"
+    )
     arguments = ["--output_dir", tmp_path / "file" / "report", "--runs", study / "svm"]
     assert_user_error(run("make_report", *arguments), tmp_path / "file", "--output_dir")
 
@@ -355,7 +454,10 @@ def test_folders_of_this_machine_are_shortened():
     text = make_report.markdown(
         "left out for /data/runs/svm: it has, models/tiny, ../a/b, https://a.b/c and 1/2/3 stay"
     )
-    assert text == "<p>left out for svm: it has, models/tiny, ../a/b, https://a.b/c and 1/2/3 stay</p>\n"
+    assert (
+        text
+        == "<p>left out for svm: it has, models/tiny, ../a/b, https://a.b/c and 1/2/3 stay</p>\n"
+    )
     rows = make_report.recorded(
         "x", {"a": "/home/jane doe/minilm/model", "b": ["/a/b/checkpoint-12", "c/d"], "e": None}
     )
@@ -367,17 +469,30 @@ def test_markdown_of_the_other_scripts():
     text += "rows <i>:\n\n| a | b |\n|---|---:|\n| x\\|y | 1 |\n\n| c |\n|---|\n| 2 |\n"
     shown = make_report.markdown(text)
     assert "<h3>H</h3>" in shown and "T" not in re.sub("<[^>]*>", "", shown)
-    assert "<li>a_b &lt;c&gt;</li>" in shown and "<em>d</em> <strong>e</strong> <code>f</code>" in shown
+    assert (
+        "<li>a_b &lt;c&gt;</li>" in shown
+        and "<em>d</em> <strong>e</strong> <code>f</code>" in shown
+    )
     assert "<caption>rows &lt;i&gt;</caption>" in shown and 'aria-label="rows &lt;i&gt;"' in shown
-    assert shown.count("rows &lt;i&gt;") == 4  # caption and label, also of the table without a caption
+    assert (
+        shown.count("rows &lt;i&gt;") == 4
+    )  # caption and label, also of the table without a caption
     assert '<caption class="unseen">rows' in shown
     assert "<td>x|y</td>" in shown and '<td class="n">1</td>' in shown
     folded = make_report.markdown(text, fold=True)
-    assert folded.count("<details><summary>rows &lt;i&gt;</summary>") == 2 == folded.count("</div></details>")
+    assert (
+        folded.count("<details><summary>rows &lt;i&gt;</summary>")
+        == 2
+        == folded.count("</div></details>")
+    )
     shown = make_report.markdown("<b>x</b> [y](https://a.b) ![z](c.png) `<i>`")
-    assert shown == "<p>&lt;b&gt;x&lt;/b&gt; [y](https://a.b) ![z](c.png) <code>&lt;i&gt;</code></p>\n"
+    assert (
+        shown == "<p>&lt;b&gt;x&lt;/b&gt; [y](https://a.b) ![z](c.png) <code>&lt;i&gt;</code></p>\n"
+    )
     shown = make_report.markdown("1. one\n2. two\n\n> said\n\n```\n<code>\n```\n")
-    assert "<li>two</li>" in shown and "&gt; said" in shown and "&lt;code&gt;" in shown  # nothing is dropped
+    assert (
+        "<li>two</li>" in shown and "&gt; said" in shown and "&lt;code&gt;" in shown
+    )  # nothing is dropped
 
 
 def test_in_a_browser(run, study, browser):  # noqa: F811

@@ -16,13 +16,20 @@ from itertools import pairwise
 from types import SimpleNamespace
 
 import huggingface_hub
-import measure_context
 import numpy as np
 import pandas as pd
 import pytest
 import skops.io
 import torch
-from conftest import LABELS, ROOT, SHARED_WORDS, assert_user_error, make_records, write_dataset, write_tiny_model
+from conftest import (
+    LABELS,
+    ROOT,
+    SHARED_WORDS,
+    assert_user_error,
+    make_records,
+    write_dataset,
+    write_tiny_model,
+)
 from datasets import Value, load_dataset
 from hub_server import TOKEN, hub_server
 from scipy import stats
@@ -44,7 +51,21 @@ from transformers import (
     XLNetConfig,
 )
 
-FEW = ["--n_resamples", 300, "--n_permutations", 199, "--n_shuffles", 2, "--block_sizes", 1, 3, "--n_controls", 8]
+import measure_context
+
+FEW = [
+    "--n_resamples",
+    300,
+    "--n_permutations",
+    199,
+    "--n_shuffles",
+    2,
+    "--block_sizes",
+    1,
+    3,
+    "--n_controls",
+    8,
+]
 FEW += ["--disable_tqdm", "--n_surrogate_documents", 3, "--window_sizes", 0, 2]
 SIMULATIONS = 1000
 
@@ -97,7 +118,10 @@ def runs(tmp_path_factory, documents):
                           ("svm", LinearSVC(random_state=0))])  # fmt: skip
         model.fit(texts["train"]["abstract"], texts["train"]["label"])
         skops.io.dump(model, root / name / "model.skops")
-        table = {"label": texts["test"]["label"], "prediction": model.predict(texts["test"]["abstract"])}
+        table = {
+            "label": texts["test"]["label"],
+            "prediction": model.predict(texts["test"]["abstract"]),
+        }
         pd.DataFrame(table).replace(names).to_csv(root / name / "predictions.csv")
     return root
 
@@ -109,7 +133,14 @@ def attributions(tmp_path_factory, documents, runs):
     gc.freeze()  # the batch size search collects garbage for every document
     for name in ("steep", "flat"):
         flags = ["--dataset_name", documents, "--n_steps", 8, "--disable_tqdm"]
-        call("run_attribution", "--model_name_or_path", runs / name, "--output_dir", root / name, *flags)
+        call(
+            "run_attribution",
+            "--model_name_or_path",
+            runs / name,
+            "--output_dir",
+            root / name,
+            *flags,
+        )
     gc.unfreeze()
     return root
 
@@ -118,7 +149,17 @@ def attributions(tmp_path_factory, documents, runs):
 def everything(tmp_path_factory, documents, runs, attributions):
     """The folder of one command with all four parts, drawn: the whole chain of three scripts."""
     folder = tmp_path_factory.mktemp("context") / "out"
-    flags = ["--dataset_name", documents, "--output_dir", folder, *FEW, "--min_occurrences", 3, "--n_phrases", 4]
+    flags = [
+        "--dataset_name",
+        documents,
+        "--output_dir",
+        folder,
+        *FEW,
+        "--min_occurrences",
+        3,
+        "--n_phrases",
+        4,
+    ]
     flags += ["--compare", runs / "flat", runs / "svm", runs / "svm2"]
     flags += ["--attributions", attributions / "steep", attributions / "flat"]
     call("measure_context", "--model_name_or_path", runs / "steep", *flags)
@@ -131,7 +172,15 @@ def context(run, documents, runs, monkeypatch):
     monkeypatch.setattr(measure_context, "draw", lambda result: b"")
 
     def run_script(folder, *flags, model="steep", dataset=documents):
-        arguments = ["--model_name_or_path", runs / model, "--dataset_name", dataset, "--output_dir", folder, *FEW]
+        arguments = [
+            "--model_name_or_path",
+            runs / model,
+            "--dataset_name",
+            dataset,
+            "--output_dir",
+            folder,
+            *FEW,
+        ]
         return run("measure_context", *arguments, *flags)
 
     return run_script
@@ -139,8 +188,16 @@ def context(run, documents, runs, monkeypatch):
 
 def loaded(runs, documents, name, **changes):
     """Return a run and its documents, ready for evaluation, and the arguments."""
-    settings = {"n_controls": 8, "n_shuffles": 2, "block_sizes": [1, 3], "seed": 5, "disable_tqdm": True} | changes
-    arguments = measure_context.ContextArguments("", str(runs / name), dataset_name=str(documents), **settings)
+    settings = {
+        "n_controls": 8,
+        "n_shuffles": 2,
+        "block_sizes": [1, 3],
+        "seed": 5,
+        "disable_tqdm": True,
+    } | changes
+    arguments = measure_context.ContextArguments(
+        "", str(runs / name), dataset_name=str(documents), **settings
+    )
     texts, classes, _ = measure_context.read_documents(arguments, "test")
     run = measure_context.load_encoder(str(runs / name), name, classes, None, arguments)
     measure_context.prepare_words(run, texts, arguments.seed)
@@ -156,10 +213,18 @@ def test_command_writes_everything(everything):
     }  # fmt: skip
     result = read(everything)
     assert [run["name"] for run in result["order"]] == ["steep", "flat", "svm", "svm2"]
-    assert [condition["block"] for condition in result["order"][0]["conditions"]] == [1, 3, "sentence"]
+    assert [condition["block"] for condition in result["order"][0]["conditions"]] == [
+        1,
+        3,
+        "sentence",
+    ]
     assert [row["name"] for row in result["attribution"]] == ["steep", "flat"]
-    assert {row["model"] for row in result["agreement"]} <= {"steep", "flat"} and result["agreement"]
-    assert result["phrases"]["source"] == "typical n-grams" and len(result["phrases"]["phrases"]) == 4
+    assert {row["model"] for row in result["agreement"]} <= {"steep", "flat"} and result[
+        "agreement"
+    ]
+    assert (
+        result["phrases"]["source"] == "typical n-grams" and len(result["phrases"]["phrases"]) == 4
+    )
     assert result["arguments"]["seed"] == 42 and "torch" in result["versions"]
 
 
@@ -180,21 +245,30 @@ def test_models_without_order_are_indifferent_and_others_are_not(everything):
 def test_unshuffled_numbers_are_those_of_the_run(everything, documents, runs):
     table = pd.read_csv(runs / "svm" / "predictions.csv")
     svm = read(everything)["order"][2]
-    assert svm["accuracy"]["value"] == pytest.approx(accuracy_score(table["label"], table["prediction"]))
-    assert svm["macro_f1"]["value"] == pytest.approx(f1_score(table["label"], table["prediction"], average="macro"))
+    assert svm["accuracy"]["value"] == pytest.approx(
+        accuracy_score(table["label"], table["prediction"])
+    )
+    assert svm["macro_f1"]["value"] == pytest.approx(
+        f1_score(table["label"], table["prediction"], average="macro")
+    )
     texts = load_dataset(str(documents))["test"]["abstract"]
     model = AutoModelForSequenceClassification.from_pretrained(runs / "steep").eval()
     tokenizer = AutoTokenizer.from_pretrained(runs / "steep")
     with torch.no_grad():
-        expected = np.concatenate([model(**tokenizer(text, return_tensors="pt")).logits.numpy() for text in texts])
+        expected = np.concatenate(
+            [model(**tokenizer(text, return_tensors="pt")).logits.numpy() for text in texts]
+        )
     values = np.load(everything / "evaluations" / "order-0.npy")
     np.testing.assert_allclose(values[0], expected, atol=1e-5)
 
 
 def test_page_is_self_contained_and_summary_says_what_was_found(everything):
-    page, summary = ((everything / name).read_text(encoding="utf-8") for name in ("context.html", "context.md"))
+    page, summary = (
+        (everything / name).read_text(encoding="utf-8") for name in ("context.html", "context.md")
+    )
     assert not re.search(
-        r"<script|<link(?! rel=\"icon\" href=\"data:,\")|@import|src=\"(?!data:)|href=\"(?!data:,)", page
+        r"<script|<link(?! rel=\"icon\" href=\"data:,\")|@import|src=\"(?!data:)|href=\"(?!data:,)",
+        page,
     )
     assert 'http-equiv="Content-Security-Policy"' in page and "default-src 'none'" in page
     HTMLParser().feed(page)
@@ -218,8 +292,15 @@ def test_text_from_the_data_is_escaped(everything, tmp_path, run):
     path.write_text(json.dumps(index), encoding="utf-8")
     result = run("measure_context", "--statistics_only", "--output_dir", tmp_path / "out")
     assert result.code == 0, result.err
-    page, summary = ((tmp_path / "out" / name).read_text() for name in ("context.html", "context.md"))
-    assert "<script>" not in page and "&lt;script&gt;" in page and "<b>" not in page and "<td>=1+1" not in page
+    page, summary = (
+        (tmp_path / "out" / name).read_text() for name in ("context.html", "context.md")
+    )
+    assert (
+        "<script>" not in page
+        and "&lt;script&gt;" in page
+        and "<b>" not in page
+        and "<td>=1+1" not in page
+    )
     assert "<script>" not in summary and r"\$x\$ \| a\_b" in summary
     assert (tmp_path / "out" / "context.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -237,10 +318,15 @@ def test_tests_without_input_are_left_out_with_a_reason(context, tmp_path):
 def test_an_svm_alone_has_an_order_test(context, tmp_path):
     assert context(tmp_path / "out", model="svm2").code == 0
     result = read(tmp_path / "out")
-    assert "needs an encoder" in result["left_out"][0] and "total_variation" not in result["order"][0]["conditions"][0]
+    assert (
+        "needs an encoder" in result["left_out"][0]
+        and "total_variation" not in result["order"][0]["conditions"][0]
+    )
 
 
-def test_second_call_computes_no_logits_and_gives_the_same_bytes(context, runs, tmp_path, monkeypatch):
+def test_second_call_computes_no_logits_and_gives_the_same_bytes(
+    context, runs, tmp_path, monkeypatch
+):
     assert context(tmp_path / "out", "--n_phrases", 2).code == 0
     first = (tmp_path / "out" / "context.json").read_bytes()
 
@@ -304,7 +390,9 @@ def test_shuffle_keeps_words_and_blocks():
         assert (shuffled == words) == (size == 30)
     text = "We prove A. It holds, e.g. for B. What of C? The end."
     sentences = {"We prove A.", "It holds, e.g. for B.", "What of C?", "The end."}
-    orders = {" ".join(measure_context.shuffle(text.split(), "sentence", [seed])) for seed in range(200)}
+    orders = {
+        " ".join(measure_context.shuffle(text.split(), "sentence", [seed])) for seed in range(200)
+    }
     assert len(orders) == 24
     assert all(all(sentence in order for sentence in sentences) for order in orders)
 
@@ -319,10 +407,15 @@ def test_joined_tokens_are_those_of_the_tokenizer(runs, documents, minilm):
     assert other.joined == [True]
     for seed in range(20):
         words = measure_context.shuffle(real, 1, [seed])
-        assert measure_context.join_tokens(other, words) == tokenizer("query: " + " ".join(words))["input_ids"]
+        assert (
+            measure_context.join_tokens(other, words)
+            == tokenizer("query: " + " ".join(words))["input_ids"]
+        )
     masked = measure_context.join_tokens(other, real, frozenset({0}))
     length = len(tokenizer(real[0], add_special_tokens=False)["input_ids"])
-    assert masked.count(0) == length and len(masked) == len(measure_context.join_tokens(other, real))
+    assert masked.count(0) == length and len(masked) == len(
+        measure_context.join_tokens(other, real)
+    )
 
 
 def test_tokens_that_depend_on_their_neighbors_are_not_joined(runs, documents, tmp_path):
@@ -360,30 +453,47 @@ def test_phrases_are_found_and_their_words_moved_apart():
     expected = ["We", "study", "the", "unit", "unit", "Every", "Unit", "Disk", "(unit)"]
     assert [words[n] for n in measure_context.span_starts(words, 2)] == expected
     assert measure_context.occurrences(words, ["unit", "disk"]) == [3, 5, 8, 10]
-    assert measure_context.occurrences(["a", "a", "a", "a", "a"], ["a", "a"]) == [0, 2]  # without overlap
+    assert measure_context.occurrences(["a", "a", "a", "a", "a"], ["a", "a"]) == [
+        0,
+        2,
+    ]  # without overlap
     generator = np.random.default_rng(0)
     places = set()
     for _ in range(1500):
         moved, ((unit,), (disk,)) = measure_context.move_apart(words, [[3], [4]], generator)
         assert sorted(moved) == sorted(words) and (moved[unit], moved[disk]) == ("unit", "disk,")
-        assert [word for n, word in enumerate(moved) if n not in (unit, disk)] == words[:3] + words[5:]
+        assert [word for n, word in enumerate(moved) if n not in (unit, disk)] == words[:3] + words[
+            5:
+        ]
         assert abs(unit - disk) > measure_context.MIN_GAP
         places.add((unit, disk))
     assert len(places) == 9 * 8  # every pair of places that far apart, in both orders
     assert measure_context.move_apart(words[:4], [[0], [1], [2]], generator) is None
-    moved, groups = measure_context.move_apart(list("abcdefabijklmnopqr"), [[0, 6], [1, 7]], generator)
-    assert [[moved[n] for n in group] for group in groups] == [["a", "a"], ["b", "b"]]  # all occurrences are moved
+    moved, groups = measure_context.move_apart(
+        list("abcdefabijklmnopqr"), [[0, 6], [1, 7]], generator
+    )
+    assert [[moved[n] for n in group] for group in groups] == [
+        ["a", "a"],
+        ["b", "b"],
+    ]  # all occurrences are moved
     assert min(np.diff(sorted(np.ravel(groups)))) > measure_context.MIN_GAP
 
 
 def test_typical_phrases_are_those_of_a_class():
-    words = [f"some common words and {'unit disk' if n % 2 else 'floer theory'} here now".split() for n in range(20)]
+    words = [
+        f"some common words and {'unit disk' if n % 2 else 'floer theory'} here now".split()
+        for n in range(20)
+    ]
     documents = [{"words": text, "label": n % 2} for n, text in enumerate(words)]
     assert set(measure_context.typical_phrases(documents)[:2]) == {"unit disk", "floer theory"}
-    assert measure_context.typical_phrases([{"words": ["a", "b"], "label": n} for n in range(2)]) == []
+    assert (
+        measure_context.typical_phrases([{"words": ["a", "b"], "label": n} for n in range(2)]) == []
+    )
 
 
-def test_phrases_are_not_tested_where_they_were_chosen(context, runs, documents, attributions, tmp_path):
+def test_phrases_are_not_tested_where_they_were_chosen(
+    context, runs, documents, attributions, tmp_path
+):
     run, texts, arguments = loaded(runs, documents, "steep", n_phrases=3)
     source, chosen, _ = measure_context.choose_phrases(run, texts, arguments)
     validation = measure_context.read_documents(arguments, "validation")[0]
@@ -398,7 +508,9 @@ def test_phrases_are_not_tested_where_they_were_chosen(context, runs, documents,
     (other / "attributions.jsonl").write_text(re.sub(r'"id": "', '"id": "validation.', text))
     arguments.attributions = [str(other)]
     assert measure_context.choose_phrases(run, texts, arguments)[0] == "attributions"
-    assert_user_error(context(tmp_path / "o", "--phrase_split", "test"), "--phrase_split test", "--phrases")
+    assert_user_error(
+        context(tmp_path / "o", "--phrase_split", "test"), "--phrase_split test", "--phrases"
+    )
 
 
 def synergy_by_hand(run, words, places, target):
@@ -407,7 +519,11 @@ def synergy_by_hand(run, words, places, target):
     def value(hidden):
         ids = torch.tensor([measure_context.join_tokens(run, words, frozenset(hidden))])
         with torch.no_grad():
-            return run.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, target].item()
+            return (
+                run.model(input_ids=ids, attention_mask=torch.ones_like(ids))
+                .logits[0, target]
+                .item()
+            )
 
     hidden = {place for group in places for place in group}
     nothing = value(hidden)
@@ -418,13 +534,17 @@ def synergy_by_hand(run, words, places, target):
 def test_synergy_is_the_interaction_of_the_words(runs, documents, tmp_path, phrase):
     records = make_records(80)
     for record in records:
-        record["abstract"] = "On every " + phrase + " we prove " + record["abstract"] + " And a " + phrase
+        record["abstract"] = (
+            "On every " + phrase + " we prove " + record["abstract"] + " And a " + phrase
+        )
     data = write_dataset(tmp_path / "data", records)
     run, _, arguments = loaded(runs, data, "steep")
     targets, size = np.arange(len(run.words)) % 5, len(phrase.split())
     (tmp_path / "cache").mkdir()
     with tqdm(total=0, disable=True) as bar:
-        found = measure_context.evaluate_phrase(run, phrase, targets, arguments, tmp_path / "cache", bar)
+        found = measure_context.evaluate_phrase(
+            run, phrase, targets, arguments, tmp_path / "cache", bar
+        )
     assert [one["document"] for one in found] == list(range(40))
     for one in found[:5]:
         words = run.words[one["document"]]
@@ -454,7 +574,9 @@ def window_by_hand(run, ids, window):
                 part(states).reshape(size, heads, -1).transpose(0, 1)
                 for part in (attention.query, attention.key, attention.value)
             )
-            weights = (query @ key.transpose(1, 2) / np.sqrt(query.shape[-1]) + mask).softmax(dim=-1)
+            weights = (query @ key.transpose(1, 2) / np.sqrt(query.shape[-1]) + mask).softmax(
+                dim=-1
+            )
             mixed = (weights @ value).transpose(0, 1).reshape(1, size, -1)
             states = layer.attention.output(mixed, states)
             states = layer.output(layer.intermediate(states), states)
@@ -479,15 +601,23 @@ def test_window_limits_what_a_token_sees(runs, documents):
 def test_windows_and_surrogates_are_reported(everything):
     result = read(everything)
     (windows,) = result["windows"]
-    assert windows["name"] == "steep" and [row["window"] for row in windows["conditions"]] == [0, 2, "all"]
+    assert windows["name"] == "steep" and [row["window"] for row in windows["conditions"]] == [
+        0,
+        2,
+        "all",
+    ]
     assert all(row["max_change"] > 0.01 for row in windows["conditions"])
     assert any("attention window is left out for flat" in text for text in result["left_out"])
     additive = {row["name"]: row["mean"] for row in result["surrogates"]}
     assert set(additive) == {"steep", "flat", "svm", "svm2"}
-    assert additive["steep"] < additive["flat"] and additive["flat"] > 0.9  # its words act through a mean
+    assert (
+        additive["steep"] < additive["flat"] and additive["flat"] > 0.9
+    )  # its words act through a mean
 
 
-def test_moving_words_apart_does_not_change_a_model_without_layers(runs, documents, context, tmp_path):
+def test_moving_words_apart_does_not_change_a_model_without_layers(
+    runs, documents, context, tmp_path
+):
     assert context(tmp_path / "out", "--phrases", "convex bundle", model="flat").code == 0
     (row,) = read(tmp_path / "out")["phrases"]["phrases"]
     assert row["against_moved"]["p"] == 1 and row["against_moved"]["mean"] == 0
@@ -507,9 +637,13 @@ def test_bootstrap_is_scikit_learn_on_resampled_documents():
     for draw, counts in enumerate(again):
         taken = np.repeat(np.arange(60), counts)
         for row in range(3):
-            expected = f1_score(labels[taken], predictions[row, taken], average="macro", zero_division=0)
+            expected = f1_score(
+                labels[taken], predictions[row, taken], average="macro", zero_division=0
+            )
             assert np.nanmean(f1[draw, row]) == pytest.approx(expected)
-            assert accuracy[draw, row] == pytest.approx(accuracy_score(labels[taken], predictions[row, taken]))
+            assert accuracy[draw, row] == pytest.approx(
+                accuracy_score(labels[taken], predictions[row, taken])
+            )
 
 
 def test_variance_components_are_those_of_the_analysis_of_variance():
@@ -525,7 +659,10 @@ def test_variance_components_are_those_of_the_analysis_of_variance():
     pairs = [(i, j) for i in range(7) for j in range(7) if i != j]
     product = np.average([np.mean(scores[:, i] * scores[:, j]) for i, j in pairs],
                          weights=[weights[0, i] * weights[0, j] for i, j in pairs])  # fmt: skip
-    second, means = np.average(scores**2, axis=1, weights=weights[0]), np.average(scores, axis=1, weights=weights[0])
+    second, means = (
+        np.average(scores**2, axis=1, weights=weights[0]),
+        np.average(scores, axis=1, weights=weights[0]),
+    )
     grand = np.mean([means[i] * means[j] for i in range(12) for j in range(12) if i != j])
     result = np.ravel(measure_context.variance_components(scores, weights))
     assert result == pytest.approx([product - grand, second.mean() - product])
@@ -538,15 +675,28 @@ def test_sign_flip_test_is_exact_where_it_can_be_counted():
     assert measure_context.sign_flip_test([1.0] * 5, 99, 0) is None
     assert measure_context.sign_flip_test([1e-7] * 8, 99, 0)["p"] == 1  # rounding
     result = measure_context.sign_flip_test([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 99_999, 0)
-    assert result["p"] == pytest.approx(2 / 64, abs=0.003) and result["mean"] == 3.5 and result["documents"] == 6
+    assert (
+        result["p"] == pytest.approx(2 / 64, abs=0.003)
+        and result["mean"] == 3.5
+        and result["documents"] == 6
+    )
 
 
 def test_all_models_are_compared_on_the_same_words_and_documents():
     def document(target, **scores):
-        return {"target": target, "text": "", "scores": {word: [score] for word, score in scores.items()}}
+        return {
+            "target": target,
+            "text": "",
+            "scores": {word: [score] for word, score in scores.items()},
+        }
 
     first = {"1": document("A", x=1, y=2), "2": document("A", x=3, y=4), "3": document("B", x=5)}
-    second = {"1": document("A", x=9, y=8), "2": document("A", x=7), "3": document("A", x=6), "4": document("A", y=1)}
+    second = {
+        "1": document("A", x=9, y=8),
+        "2": document("A", x=7),
+        "3": document("A", x=6),
+        "4": document("A", y=1),
+    }
     shared, pairs, scores = measure_context.score_tables([first, second], 1)
     assert (shared, pairs) == (["1", "2"], [("A", "x"), ("A", "y")])
     np.testing.assert_array_equal(scores, [[[1, 3], [2, np.nan]], [[9, 7], [8, np.nan]]])
@@ -558,15 +708,22 @@ def test_agreement_is_spearmans():
     svm = generator.normal(size=(30, 12))
     scores = np.stack([svm + generator.normal(size=(30, 12)), svm, -svm])
     svm[:, :3] = np.nan  # only documents with both count
-    pairs, arguments = [("math.AG", f"word{n}") for n in range(30)], SimpleNamespace(n_resamples=500, seed=0)
+    pairs, arguments = (
+        [("math.AG", f"word{n}") for n in range(30)],
+        SimpleNamespace(n_resamples=500, seed=0),
+    )
     rows = measure_context.agreement(["m", "same", "turned"], pairs, scores, svm, arguments)
     expected = stats.spearmanr(scores[0][:, 3:].mean(axis=1), svm[:, 3:].mean(axis=1))
     assert rows[0]["rho"] == pytest.approx(expected.statistic) and rows[0]["difference"] is None
     assert rows[0]["low"] < rows[0]["rho"] < rows[0]["high"] and rows[0]["words"] == 30
     assert rows[1]["rho"] == pytest.approx(1) and rows[2]["rho"] == pytest.approx(-1)
     assert rows[1]["difference"]["p"] < 0.01 and rows[2]["difference"]["value"] < 0
-    assert abs(rows[0]["differ_most"][0]["rank_difference"]) >= abs(rows[0]["differ_most"][1]["rank_difference"])
-    assert measure_context.agreement(["m"], pairs[:19], scores[:1, :19], svm[:19], arguments) == []  # too few words
+    assert abs(rows[0]["differ_most"][0]["rank_difference"]) >= abs(
+        rows[0]["differ_most"][1]["rank_difference"]
+    )
+    assert (
+        measure_context.agreement(["m"], pairs[:19], scores[:1, :19], svm[:19], arguments) == []
+    )  # too few words
 
 
 def test_agreement_and_function_words_are_of_the_files(everything, attributions, runs):
@@ -575,14 +732,23 @@ def test_agreement_and_function_words_are_of_the_files(everything, attributions,
     row = result["agreement"][0]
     assert result["agreement_svm"] == {"name": "svm", "order_free": True}
     lines, other = (
-        [json.loads(line) for line in (attributions / name / "attributions.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)
+            for line in (attributions / name / "attributions.jsonl").read_text().splitlines()
+        ]
         for name in ("steep", "flat")
     )
-    shared = [a for a, b in zip(lines, other, strict=True) if a["target"] == b["target"] == row["class"]]
+    shared = [
+        a for a, b in zip(lines, other, strict=True) if a["target"] == b["target"] == row["class"]
+    ]
     part = row["differ_most"][0]
     column = model["counts"].vocabulary_[part["word"]]
     own = [line for line in shared if part["word"] in map(str.lower, line["words"])]
-    tfidf = model["tfidf"].transform(model["counts"].transform([line["text"] for line in own])).toarray()[:, column]
+    tfidf = (
+        model["tfidf"]
+        .transform(model["counts"].transform([line["text"] for line in own]))
+        .toarray()[:, column]
+    )
     coefficient = model["svm"].coef_[LABELS.index(row["class"]), column]
     assert part["svm"] == pytest.approx(np.mean(coefficient * tfidf)) and len(own) >= 3
     means = []
@@ -594,7 +760,9 @@ def test_agreement_and_function_words_are_of_the_files(everything, attributions,
     for line in lines:
         pairs = [(word.lower(), abs(score)) for word, score in
                  zip(line["words"], line["word_attributions"], strict=True) if re.search(r"\w", word)]  # fmt: skip
-        functions = sum(score for word, score in pairs if word in measure_context.ENGLISH_STOP_WORDS)
+        functions = sum(
+            score for word, score in pairs if word in measure_context.ENGLISH_STOP_WORDS
+        )
         shares.append(functions / sum(score for _, score in pairs))
     model = next(part for part in result["attribution"] if part["name"] == row["model"])
     assert model["function_share"]["mean"] == pytest.approx(np.mean(shares))
@@ -603,7 +771,9 @@ def test_agreement_and_function_words_are_of_the_files(everything, attributions,
 def test_a_words_own_class_counts(attributions, everything):
     """Without a layer a word's attribution to one class comes from the word nearly alone."""
     flat = next(part for part in read(everything)["attribution"] if part["name"] == "flat")
-    assert flat["all"]["icc"] > 0.5 and flat["all"]["low"] < flat["all"]["icc"] < flat["all"]["high"]
+    assert (
+        flat["all"]["icc"] > 0.5 and flat["all"]["low"] < flat["all"]["icc"] < flat["all"]["high"]
+    )
     steep = next(part for part in read(everything)["attribution"] if part["name"] == "steep")
     assert flat["all"]["groups"] == steep["all"]["groups"]  # the same words
 
@@ -640,9 +810,15 @@ def test_false_positives_and_coverage_of_the_phrase_test(shape):
     generator, hits, covered = np.random.default_rng(12), 0, 0
     for seed in range(SIMULATIONS):
         size = (20, 6)
-        noise = generator.standard_t(3, size) if shape == "heavy tails" else generator.exponential(size=size)
+        noise = (
+            generator.standard_t(3, size)
+            if shape == "heavy tails"
+            else generator.exponential(size=size)
+        )
         groups = generator.normal(size=(20, 1)) + noise * generator.gamma(2, size=(20, 1))
-        result = measure_context.sign_flip_test((groups[:, 0] - groups[:, 1:].mean(axis=1)).tolist(), 399, seed)
+        result = measure_context.sign_flip_test(
+            (groups[:, 0] - groups[:, 1:].mean(axis=1)).tolist(), 399, seed
+        )
         hits += result["p"] < 0.05
         covered += result["low"] <= 0 <= result["high"]
     share_within(hits / SIMULATIONS)
@@ -652,7 +828,9 @@ def test_false_positives_and_coverage_of_the_phrase_test(shape):
 def attributed_scores(generator, effects, documents, noise):
     """Scores of words in documents, each document with its own scale; a word is absent from many documents."""
     shape = (len(effects), documents)
-    error = generator.normal(size=shape) if noise == "normal" else generator.standard_t(2, shape) / 2
+    error = (
+        generator.normal(size=shape) if noise == "normal" else generator.standard_t(2, shape) / 2
+    )
     scores = (effects[:, None] + error) * generator.gamma(4, 1 / 4, size=documents)
     return np.where(generator.random(shape) < 0.4, scores, np.nan)
 
@@ -710,7 +888,11 @@ def test_additive_surrogate_finds_the_share_of_interactions():
             pairs = np.triu(pairs, 1)
             linear *= np.sqrt(share / (linear**2).sum())
             pairs *= np.sqrt((1 - share) / (pairs**2).sum())
-            values.append(measure_context.additive_r2(kept, signs @ linear + ((signs @ pairs) * signs).sum(axis=1)))
+            values.append(
+                measure_context.additive_r2(
+                    kept, signs @ linear + ((signs @ pairs) * signs).sum(axis=1)
+                )
+            )
         result = measure_context.mean_interval(values)
         means.append(result["mean"])
         covered += result["low"] <= 4 / 6 <= result["high"]
@@ -736,14 +918,19 @@ def test_bad_flags(context, tmp_path):
     assert_user_error(context(tmp_path / "o", "--block_sizes", 0), "block_sizes")
     assert_user_error(context(tmp_path / "o", "--phrases", "metric"), "'metric'", "two words")
     assert_user_error(
-        context(tmp_path / "o", "--phrases", "unit disk", "of course"), "unit disk", "of course", "not in"
+        context(tmp_path / "o", "--phrases", "unit disk", "of course"),
+        "unit disk",
+        "of course",
+        "not in",
     )
     assert_user_error(context(tmp_path / "o", "--max_seq_length", 1000), "1000", "128")
     assert_user_error(context(tmp_path / "o", "--split", "dev"), "'dev'", "test")
     assert_user_error(context(tmp_path / "o", "--text_column_names", "body"), "'body'", "abstract")
     assert_user_error(context(tmp_path / "o", "--max_samples", 19), "19", "20")
     assert_user_error(context(tmp_path / "o", "--attributions", tmp_path), "attributions.jsonl")
-    assert_user_error(context(tmp_path / "o", "--compare", tmp_path / "nothing"), "nothing", "model.skops")
+    assert_user_error(
+        context(tmp_path / "o", "--compare", tmp_path / "nothing"), "nothing", "model.skops"
+    )
 
 
 def test_phrases_that_do_not_occur_are_named(context, tmp_path):
@@ -754,19 +941,30 @@ def test_phrases_that_do_not_occur_are_named(context, tmp_path):
 
 def test_panel_without_anything_to_show_says_so(everything, monkeypatch):
     monkeypatch.setattr(
-        measure_context, "png", lambda figure: [[text.get_text() for text in axes.texts] for axes in figure.axes]
+        measure_context,
+        "png",
+        lambda figure: [[text.get_text() for text in axes.texts] for axes in figure.axes],
     )
     result = read(everything)
     assert not any("left out" in texts for texts in measure_context.draw(result))
     for model in result["attribution"]:
         model.update(dict.fromkeys(measure_context.WORD_KINDS))
     result |= {"agreement": [], "windows": []}
-    assert ["left out" in texts for texts in measure_context.draw(result)] == [False, True, False, False, True, True]
+    assert ["left out" in texts for texts in measure_context.draw(result)] == [
+        False,
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_phrases_of_few_documents_are_tested_together_only(context, documents, tmp_path):
     texts = load_dataset(str(documents), split="test")["abstract"]
-    pairs = Counter(pair for text in texts for pair in {*pairwise(re.findall(r"\w+", text.lower()))})
+    pairs = Counter(
+        pair for text in texts for pair in {*pairwise(re.findall(r"\w+", text.lower()))}
+    )
     rare = [" ".join(pair) for pair, number in pairs.items() if 2 <= number <= 5]
     result = context(tmp_path / "out", "--phrases", *rare)
     assert result.code == 0, result.err
@@ -778,7 +976,9 @@ def test_phrases_of_few_documents_are_tested_together_only(context, documents, t
 
 def test_model_of_other_classes_and_models_that_cannot_answer(context, runs, tmp_path):
     write_tiny_model(tmp_path / "other", labels=["a", "b"])
-    assert_user_error(context(tmp_path / "o", "--compare", tmp_path / "other"), "classes", "math.AG")
+    assert_user_error(
+        context(tmp_path / "o", "--compare", tmp_path / "other"), "classes", "math.AG"
+    )
     shutil.copytree(runs / "steep", tmp_path / "bare")
     for path in (tmp_path / "bare").glob("*token*"):
         path.unlink()
@@ -793,11 +993,15 @@ def test_dataset_with_duplicated_ids_or_empty_texts(context, tmp_path):
     records = make_records(80)
     records[-1]["id"] = records[-2]["id"]
     assert_user_error(
-        context(tmp_path / "o", dataset=write_dataset(tmp_path / "double", records)), "duplicated", "mg.00079"
+        context(tmp_path / "o", dataset=write_dataset(tmp_path / "double", records)),
+        "duplicated",
+        "mg.00079",
     )
     records = make_records(80)
     records[-1]["abstract"] = " "
-    assert_user_error(context(tmp_path / "o", dataset=write_dataset(tmp_path / "empty", records)), "no text")
+    assert_user_error(
+        context(tmp_path / "o", dataset=write_dataset(tmp_path / "empty", records)), "no text"
+    )
 
 
 def test_one_class_and_classes_absent_from_the_predictions(context, tmp_path):
@@ -826,7 +1030,12 @@ def test_damaged_attributions(everything, run, attributions, tmp_path):
     shutil.copytree(attributions / "flat", tmp_path / "bad")
     (tmp_path / "bad" / "attributions.jsonl").write_text('{"id": 1}\n')
     result = run(
-        "measure_context", "--statistics_only", "--output_dir", tmp_path / "out", "--attributions", tmp_path / "bad"
+        "measure_context",
+        "--statistics_only",
+        "--output_dir",
+        tmp_path / "out",
+        "--attributions",
+        tmp_path / "bad",
     )
     assert_user_error(result, "bad", "run_attribution.py")
     assert read(tmp_path / "out") == read(everything)
@@ -834,7 +1043,13 @@ def test_damaged_attributions(everything, run, attributions, tmp_path):
 
 def test_attributions_that_cannot_be_compared(everything, run, attributions, tmp_path):
     shutil.copytree(everything, tmp_path / "out")
-    only = ["--statistics_only", "--output_dir", tmp_path / "out", "--attributions", attributions / "steep"]
+    only = [
+        "--statistics_only",
+        "--output_dir",
+        tmp_path / "out",
+        "--attributions",
+        attributions / "steep",
+    ]
     text = (attributions / "flat" / "attributions.jsonl").read_text()
     for name, changed in {
         "contrast": re.sub(r'"versus": null', '"versus": "math.AG"', text),
@@ -847,11 +1062,16 @@ def test_attributions_that_cannot_be_compared(everything, run, attributions, tmp
     assert run("measure_context", *only, tmp_path / "other").code == 0
     result = read(tmp_path / "out")
     assert result["agreement"] == [] and all(row["all"] is None for row in result["attribution"])
-    assert any("Documents that all models explain for the same class: 0." in text for text in result["left_out"])
+    assert any(
+        "Documents that all models explain for the same class: 0." in text
+        for text in result["left_out"]
+    )
 
 
 def test_dataset_that_cannot_be_tested(context, tmp_path):
-    assert_user_error(context(tmp_path / "o", dataset=write_dataset(tmp_path / "few", make_records(4))), "2", "20")
+    assert_user_error(
+        context(tmp_path / "o", dataset=write_dataset(tmp_path / "few", make_records(4))), "2", "20"
+    )
     data = load_dataset(str(write_dataset(tmp_path / "data", make_records(80))))["test"]
     for name, changed in {
         "bare": data.remove_columns("label"),
@@ -859,7 +1079,9 @@ def test_dataset_that_cannot_be_tested(context, tmp_path):
     }.items():
         (tmp_path / name / "data").mkdir(parents=True)
         changed.to_parquet(tmp_path / name / "data" / "test-00000-of-00001.parquet")
-        words = ["no column 'label'"] if name == "bare" else ["not a ClassLabel", "prepare_dataset.py"]
+        words = (
+            ["no column 'label'"] if name == "bare" else ["not a ClassLabel", "prepare_dataset.py"]
+        )
         assert_user_error(context(tmp_path / "o", dataset=tmp_path / name), name, *words)
 
 
@@ -870,13 +1092,21 @@ def test_evaluations_of_an_earlier_version_are_read(everything, run, tmp_path):
     for part in index["runs"]:
         del part["windows"], part["additive_r2"], part["commit"]
     index["arguments"] |= {"render": True, "text_column_names": "abstract"}
-    for name in ("window_sizes", "n_surrogate_documents", "phrase_split", "model_revision", "dataset_revision"):
+    for name in (
+        "window_sizes",
+        "n_surrogate_documents",
+        "phrase_split",
+        "model_revision",
+        "dataset_revision",
+    ):
         del index["arguments"][name]
     path.write_text(json.dumps(index))
     result = run("measure_context", "--statistics_only", "--output_dir", tmp_path / "out")
     assert result.code == 0, result.err
     again, before = read(tmp_path / "out"), read(everything)
-    assert again["windows"] == again["surrogates"] == [] and "earlier version" in " ".join(again["left_out"])
+    assert again["windows"] == again["surrogates"] == [] and "earlier version" in " ".join(
+        again["left_out"]
+    )
     for key in ("phrases", "attribution", "agreement"):
         assert again[key] == before[key]
 
@@ -885,7 +1115,7 @@ def test_full_disk_is_one_line(context, tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("common.write", full)
+    monkeypatch.setattr("common.folders.write", full)
     assert_user_error(context(tmp_path / "o"), "No space left", "again")
 
 
@@ -894,10 +1124,21 @@ def test_full_disk_is_one_line(context, tmp_path, monkeypatch):
 
 DECODER = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128, "initializer_range": 0.2}
 XLNET = {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64, "initializer_range": 0.2}
-BART = {"d_model": 32, "init_std": 0.2, "eos_token_id": 3, "bos_token_id": 2, "decoder_start_token_id": 3}
+BART = {
+    "d_model": 32,
+    "init_std": 0.2,
+    "eos_token_id": 3,
+    "bos_token_id": 2,
+    "decoder_start_token_id": 3,
+}
 BART |= {f"{side}_{name}": value for side in ("encoder", "decoder")
          for name, value in {"layers": 2, "attention_heads": 2, "ffn_dim": 64}.items()}  # fmt: skip
-ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+ENCODER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
 ENCODER |= {"initializer_range": 0.2, "max_position_embeddings": 130, "pad_token_id": 0}
 FAMILIES = {
     "decoder": (GPT2Config, DECODER | {"pad_token_id": 0}),
@@ -920,27 +1161,42 @@ def write_family(folder, tokenizer_folder, config_class, settings):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_batches_and_masked_words_do_not_change_what_a_model_classifies(family, runs, documents, tmp_path):
+def test_batches_and_masked_words_do_not_change_what_a_model_classifies(
+    family, runs, documents, tmp_path
+):
     """Decoders classify the last token that is not PAD: neither padding nor a masked last word may move it."""
     write_family(tmp_path / "runs" / "model", runs / "steep", *FAMILIES[family])
     run, _, _ = loaded(tmp_path / "runs", documents, "model")
     inputs = measure_context.encode(run, run.words, list(range(len(run.words))))
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "runs" / "model").eval()
     with torch.no_grad():
-        expected = np.concatenate([model(input_ids=torch.tensor([ids])).logits.numpy() for ids in inputs])
+        expected = np.concatenate(
+            [model(input_ids=torch.tensor([ids])).logits.numpy() for ids in inputs]
+        )
     with tqdm(disable=True) as bar:
         values = measure_context.evaluate(run, inputs, tmp_path, 32, bar)
-        masked = [measure_context.join_tokens(run, words, frozenset({len(words) - 1})) for words in run.words]
+        masked = [
+            measure_context.join_tokens(run, words, frozenset({len(words) - 1}))
+            for words in run.words
+        ]
         together = measure_context.evaluate(run, masked, tmp_path, 32, bar)
-        alone = np.concatenate([measure_context.evaluate(run, [ids], tmp_path, 1, bar) for ids in masked])
+        alone = np.concatenate(
+            [measure_context.evaluate(run, [ids], tmp_path, 1, bar) for ids in masked]
+        )
     np.testing.assert_allclose(values, expected, atol=1e-5)
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert np.abs(together - values).max() > 0.05
-    assert family not in ("xlnet", "bart") or measure_context.evaluate_windows(run, None, tmp_path) == ([], None)
+    assert family not in ("xlnet", "bart") or measure_context.evaluate_windows(
+        run, None, tmp_path
+    ) == ([], None)
     if family.startswith("decoder"):
         with torch.no_grad():
-            model.config.pad_token_id = -1  # so that it classifies the last token, also if it is PAD
-            expected = np.concatenate([model(input_ids=torch.tensor([ids])).logits.numpy() for ids in masked])
+            model.config.pad_token_id = (
+                -1
+            )  # so that it classifies the last token, also if it is PAD
+            expected = np.concatenate(
+                [model(input_ids=torch.tensor([ids])).logits.numpy() for ids in masked]
+            )
         np.testing.assert_allclose(together, expected, atol=1e-5)
 
 
@@ -950,9 +1206,14 @@ def test_tokenizer_without_padding_token(context, runs, tmp_path):
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": None}))
     assert context(tmp_path / "out", model=folder).code == 0
     result = read(tmp_path / "out")
-    assert "no padding token" in result["left_out"][0] and result["order"][0]["conditions"][0]["max_change"] > 0.01
+    assert (
+        "no padding token" in result["left_out"][0]
+        and result["order"][0]["conditions"][0]["max_change"] > 0.01
+    )
     assert_user_error(
-        context(tmp_path / "o", "--phrases", "convex bundle", model=folder), "--phrases", "padding token"
+        context(tmp_path / "o", "--phrases", "convex bundle", model=folder),
+        "--phrases",
+        "padding token",
     )
 
 
@@ -962,45 +1223,90 @@ def test_model_without_finite_logits(context, runs, tmp_path, value):
     model.classifier.bias.data[1] = value
     model.save_pretrained(tmp_path / "broken")
     AutoTokenizer.from_pretrained(runs / "steep").save_pretrained(tmp_path / "broken")
-    assert_user_error(context(tmp_path / "o", model=tmp_path / "broken"), "broken", "NaN or infinite")
+    assert_user_error(
+        context(tmp_path / "o", model=tmp_path / "broken"), "broken", "NaN or infinite"
+    )
 
 
 def test_svm_of_other_classes_or_in_another_order(context, runs, tmp_path):
     header = ["id", "label", "prediction"]
-    for name, classes in {"same": LABELS, "turned": LABELS[::-1], "other": ["cs.AI", *LABELS[1:]]}.items():
+    for name, classes in {
+        "same": LABELS,
+        "turned": LABELS[::-1],
+        "other": ["cs.AI", *LABELS[1:]],
+    }.items():
         shutil.copytree(runs / "svm", tmp_path / name)
         (tmp_path / name / "predictions.csv").write_text(",".join(header + classes) + "\n")
-    assert_user_error(context(tmp_path / "o", "--compare", tmp_path / "other"), "cs.AI", "math.AG", "classes")
-    assert context(tmp_path / "out", "--compare", tmp_path / "same", tmp_path / "turned", "--n_phrases", 0).code == 0
-    same, turned = (np.load(tmp_path / "out" / "evaluations" / f"order-{number}.npy") for number in (1, 2))
+    assert_user_error(
+        context(tmp_path / "o", "--compare", tmp_path / "other"), "cs.AI", "math.AG", "classes"
+    )
+    assert (
+        context(
+            tmp_path / "out", "--compare", tmp_path / "same", tmp_path / "turned", "--n_phrases", 0
+        ).code
+        == 0
+    )
+    same, turned = (
+        np.load(tmp_path / "out" / "evaluations" / f"order-{number}.npy") for number in (1, 2)
+    )
     np.testing.assert_array_equal(same, turned[:, :, ::-1])
-    assert_user_error(context(tmp_path / "o", "--max_seq_length", 9, model="svm"), "--max_seq_length", "encoders")
+    assert_user_error(
+        context(tmp_path / "o", "--max_seq_length", 9, model="svm"), "--max_seq_length", "encoders"
+    )
     assert_user_error(context(tmp_path / "o", "--bf16", model="svm"), "--bf16", "encoders")
-    assert_user_error(context(tmp_path / "o", "--phrases", "convex bundle", model="svm"), "--phrases", "encoder")
+    assert_user_error(
+        context(tmp_path / "o", "--phrases", "convex bundle", model="svm"), "--phrases", "encoder"
+    )
 
 
 def test_hostile_class_names_and_paths_with_blanks(run, tmp_path, monkeypatch):
     labels = ["<script>alert(1)</script>", "=1+1", "$x$", "a, b", "Ünïcode | class"]
     write_dataset(tmp_path / "my data", make_records(80), labels=labels)
     for folder in ("one", "two"):
-        write_tiny_model(tmp_path / "my runs" / folder / "<b>model $1", labels=labels, initializer_range=0.3)
+        write_tiny_model(
+            tmp_path / "my runs" / folder / "<b>model $1", labels=labels, initializer_range=0.3
+        )
     models = [tmp_path / "my runs" / folder / "<b>model $1" for folder in ("one", "two")]
     flags = ["--dataset_name", tmp_path / "my data", "--compare", models[1], "--n_phrases", 2, *FEW]
-    result = run("measure_context", "--model_name_or_path", models[0], "--output_dir", tmp_path / "my out", *flags)
+    result = run(
+        "measure_context",
+        "--model_name_or_path",
+        models[0],
+        "--output_dir",
+        tmp_path / "my out",
+        *flags,
+    )
     assert result.code == 0, result.err
-    assert [part["name"] for part in read(tmp_path / "my out")["order"]] == ["one/<b>model $1", "two/<b>model $1"]
-    page, summary, record = ((tmp_path / "my out" / f"context.{kind}").read_text() for kind in ("html", "md", "json"))
-    assert "<script>" not in page + summary and "<b>" not in page + summary and "&lt;script&gt;" in page
+    assert [part["name"] for part in read(tmp_path / "my out")["order"]] == [
+        "one/<b>model $1",
+        "two/<b>model $1",
+    ]
+    page, summary, record = (
+        (tmp_path / "my out" / f"context.{kind}").read_text() for kind in ("html", "md", "json")
+    )
+    assert (
+        "<script>" not in page + summary
+        and "<b>" not in page + summary
+        and "&lt;script&gt;" in page
+    )
     assert str(tmp_path) not in page + summary + record  # no path of this machine is published
 
 
 def test_columns_other_than_those_of_the_training_are_named(context, runs, tmp_path):
     shutil.copytree(runs / "steep", tmp_path / "steep")
-    (tmp_path / "steep" / "run_arguments.json").write_text(json.dumps({"text_column_names": ["title,abstract"]}))
+    (tmp_path / "steep" / "run_arguments.json").write_text(
+        json.dumps({"text_column_names": ["title,abstract"]})
+    )
     result = context(tmp_path / "out", "--n_phrases", 0, model=tmp_path / "steep")
     assert result.code == 0 and "was trained on ['title', 'abstract']" in result.log
     result = context(
-        tmp_path / "out", "--n_phrases", 0, "--text_column_names", "title", "abstract", model=tmp_path / "steep"
+        tmp_path / "out",
+        "--n_phrases",
+        0,
+        "--text_column_names",
+        "title",
+        "abstract",
+        model=tmp_path / "steep",
     )
     assert result.code == 0 and "was trained on" not in result.log
 
@@ -1011,7 +1317,9 @@ def test_revisions_of_the_hub(run, runs, documents, tmp_path, monkeypatch):
             monkeypatch.setenv(name, value)
         template = huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE
         constants = {"ENDPOINT": hub.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}
-        constants["HUGGINGFACE_CO_URL_TEMPLATE"] = template.replace(huggingface_hub.constants.ENDPOINT, hub.url)
+        constants["HUGGINGFACE_CO_URL_TEMPLATE"] = template.replace(
+            huggingface_hub.constants.ENDPOINT, hub.url
+        )
         for name, value in constants.items():
             monkeypatch.setattr(huggingface_hub.constants, name, value)
         for module, name, value in (("huggingface_hub.constants", "HF_HUB_CACHE", str(tmp_path / "home" / "hub")),
@@ -1022,28 +1330,62 @@ def test_revisions_of_the_hub(run, runs, documents, tmp_path, monkeypatch):
         api, commits = huggingface_hub.HfApi(endpoint=hub.url, token=TOKEN), {}
         for kind, folder in (("model", runs / "steep"), ("dataset", documents)):
             api.create_repo("tester/name", repo_type=kind)
-            commits[kind] = api.upload_folder(repo_id="tester/name", folder_path=folder, repo_type=kind).oid
-        flags = ["--model_name_or_path", "tester/name", "--dataset_name", "tester/name", "--n_phrases", 0, *FEW]
+            commits[kind] = api.upload_folder(
+                repo_id="tester/name", folder_path=folder, repo_type=kind
+            ).oid
+        flags = [
+            "--model_name_or_path",
+            "tester/name",
+            "--dataset_name",
+            "tester/name",
+            "--n_phrases",
+            0,
+            *FEW,
+        ]
         flags += ["--model_revision", commits["model"], "--dataset_revision", commits["dataset"]]
         result = run("measure_context", *flags, "--output_dir", tmp_path / "out")
         assert result.code == 0, result.err
-        wrong = run("measure_context", *flags, "--output_dir", tmp_path / "o", "--dataset_revision", "0" * 40)
+        wrong = run(
+            "measure_context",
+            *flags,
+            "--output_dir",
+            tmp_path / "o",
+            "--dataset_revision",
+            "0" * 40,
+        )
         assert_user_error(wrong, "tester/name")
     record = read(tmp_path / "out")
-    assert (record["model_commit"], record["dataset_commit"]) == (commits["model"], commits["dataset"])
+    assert (record["model_commit"], record["dataset_commit"]) == (
+        commits["model"],
+        commits["dataset"],
+    )
 
 
 def test_revision_of_a_local_folder_is_refused(context, tmp_path):
-    assert_user_error(context(tmp_path / "o", "--model_revision", "main"), "--model_revision", "local folder")
-    assert_user_error(context(tmp_path / "o", "--dataset_revision", "main"), "--dataset_revision", "local folder")
+    assert_user_error(
+        context(tmp_path / "o", "--model_revision", "main"), "--model_revision", "local folder"
+    )
+    assert_user_error(
+        context(tmp_path / "o", "--dataset_revision", "main"), "--dataset_revision", "local folder"
+    )
 
 
 # Interruptions
 
 
 def test_killed_command_continues_to_the_same_bytes(run, documents, runs, tmp_path, monkeypatch):
-    command = ["--model_name_or_path", runs / "steep", "--dataset_name", documents, "--output_dir", "out", *FEW]
-    command = list(map(str, [*command, "--n_phrases", 4, "--n_shuffles", 40, "--compare", runs / "svm2"]))
+    command = [
+        "--model_name_or_path",
+        runs / "steep",
+        "--dataset_name",
+        documents,
+        "--output_dir",
+        "out",
+        *FEW,
+    ]
+    command = list(
+        map(str, [*command, "--n_phrases", 4, "--n_shuffles", 40, "--compare", runs / "svm2"])
+    )
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     process = subprocess.Popen(
@@ -1059,8 +1401,16 @@ def test_killed_command_continues_to_the_same_bytes(run, documents, runs, tmp_pa
     for name in ("whole", "killed"):
         monkeypatch.chdir(tmp_path / name)
         assert run("measure_context", *command).code == 0
-    for name in ("context.json", "context.md", "context.html", "context.png", "evaluations/index.json"):
-        assert (tmp_path / "whole" / "out" / name).read_bytes() == (tmp_path / "killed" / "out" / name).read_bytes()
+    for name in (
+        "context.json",
+        "context.md",
+        "context.html",
+        "context.png",
+        "evaluations/index.json",
+    ):
+        assert (tmp_path / "whole" / "out" / name).read_bytes() == (
+            tmp_path / "killed" / "out" / name
+        ).read_bytes()
 
 
 def test_damaged_evaluations(context, run, tmp_path):
@@ -1074,19 +1424,35 @@ def test_damaged_evaluations(context, run, tmp_path):
     assert (tmp_path / "out" / "context.json").read_bytes() == first
 
 
-def test_statistics_only_takes_other_resamples_and_no_other_models(context, run, everything, tmp_path):
+def test_statistics_only_takes_other_resamples_and_no_other_models(
+    context, run, everything, tmp_path
+):
     shutil.copytree(everything, tmp_path / "out")
     only = ["--statistics_only", "--output_dir", tmp_path / "out"]
     assert run("measure_context", *only).code == 0
     again, before = read(tmp_path / "out"), read(everything)
     assert {**again, "arguments": None} == {**before, "arguments": None}
-    assert run("measure_context", *only, "--n_resamples", 200, "--min_occurrences", 4, "--seed", 42).code == 0
+    assert (
+        run(
+            "measure_context", *only, "--n_resamples", 200, "--min_occurrences", 4, "--seed", 42
+        ).code
+        == 0
+    )
     again = read(tmp_path / "out")
-    assert again["attribution"][0]["min_occurrences"] == 4 and again["arguments"]["n_resamples"] == 200
-    assert again["order"][0]["accuracy"]["low"] != before["order"][0]["accuracy"]["low"] or again != before
-    assert_user_error(run("measure_context", *only, "--n_shuffles", 3), "--n_shuffles 3", "--statistics_only")
+    assert (
+        again["attribution"][0]["min_occurrences"] == 4 and again["arguments"]["n_resamples"] == 200
+    )
+    assert (
+        again["order"][0]["accuracy"]["low"] != before["order"][0]["accuracy"]["low"]
+        or again != before
+    )
+    assert_user_error(
+        run("measure_context", *only, "--n_shuffles", 3), "--n_shuffles 3", "--statistics_only"
+    )
     assert_user_error(run("measure_context", *only, "--bf16"), "--bf16", "--statistics_only")
-    assert_user_error(run("measure_context", "--output_dir", tmp_path / "o"), "--model_name_or_path", "required")
+    assert_user_error(
+        run("measure_context", "--output_dir", tmp_path / "o"), "--model_name_or_path", "required"
+    )
 
 
 def test_intervals_from_few_documents_are_not_reported(everything, tmp_path, run, attributions):
@@ -1114,11 +1480,18 @@ def test_page_in_a_browser(everything, scheme):
         pytest.skip("no chromium; apt-get install chromium")
     address, trouble = (everything / "context.html").as_uri(), []
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
         page = browser.new_page(color_scheme=scheme)
         page.on("console", lambda message: trouble.append(message.text))
         page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("request", lambda request: request.url.startswith(("data:", address)) or trouble.append(request.url))
+        page.on(
+            "request",
+            lambda request: (
+                request.url.startswith(("data:", address)) or trouble.append(request.url)
+            ),
+        )
         for width in (1280, 390):
             page.set_viewport_size({"width": width, "height": 900})
             page.goto(address)

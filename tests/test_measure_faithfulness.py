@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 
-import measure_faithfulness
 import numpy as np
 import pytest
 import scipy
@@ -13,7 +12,12 @@ from conftest import assert_user_error, write_tiny_model
 from test_render_attributions import call
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-TEXTS = ["we prove that the ricci curvature of a compact polytope is convex .", "every scheme bounds a floer volume"]
+import measure_faithfulness
+
+TEXTS = [
+    "we prove that the ricci curvature of a compact polytope is convex .",
+    "every scheme bounds a floer volume",
+]
 WORDS = "convex floer scheme polytope ricci bundle geodesic boundary moduli volume".split()
 
 
@@ -27,7 +31,13 @@ def steep_model(tmp_path_factory):
 def attributed(steep_model, tmp_path_factory):
     """A folder of run_attribution.py with 12 documents; copied for each test."""
     folder = tmp_path_factory.mktemp("attributed") / "out"
-    texts = [*TEXTS, *(f"the {word} of a {other}" for word, other in zip(WORDS, WORDS[1:] + WORDS[:1], strict=True))]
+    texts = [
+        *TEXTS,
+        *(
+            f"the {word} of a {other}"
+            for word, other in zip(WORDS, WORDS[1:] + WORDS[:1], strict=True)
+        ),
+    ]
     flags = ["--text", *texts, "--n_steps", 30, "--disable_tqdm"]
     call("run_attribution", "--model_name_or_path", steep_model, "--output_dir", folder, *flags)
     return folder
@@ -72,10 +82,14 @@ def test_measures_are_those_of_the_definitions(run, small_folder, steep_model):
     whole = evaluated(set())
     without, alone = [], []
     for fraction in (0.05, 0.1, 0.2, 0.5):
-        best = set(sorted(words, key=lambda word: -scores[word])[: math.ceil(fraction * len(words))])
+        best = set(
+            sorted(words, key=lambda word: -scores[word])[: math.ceil(fraction * len(words))]
+        )
         without.append(whole[1] - evaluated(best)[1])
         alone.append(whole[1] - evaluated(words - best)[1])
-    tau = scipy.stats.kendalltau(scores, [whole[0] - evaluated({word})[0] for word in sorted(words)]).statistic
+    tau = scipy.stats.kendalltau(
+        scores, [whole[0] - evaluated({word})[0] for word in sorted(words)]
+    ).statistic
     found = measured(folder)["per_document"][0]["integrated gradients"]
     assert found["comprehensiveness"] == pytest.approx(np.mean(without), abs=1e-5)
     assert found["sufficiency"] == pytest.approx(np.mean(alone), abs=1e-5)
@@ -89,8 +103,12 @@ def test_infidelity_is_what_the_best_scaling_leaves_unexplained():
     scores, lost = generator.normal(size=6), generator.normal(size=40)
     sums = removed @ scores
     left = np.linalg.lstsq(sums[:, None], lost, rcond=None)[1][0]
-    assert measure_faithfulness.unexplained(scores, removed, lost) == pytest.approx(left / (lost**2).sum())
-    assert measure_faithfulness.unexplained(scores, removed, 3 * sums) == pytest.approx(0, abs=1e-12)
+    assert measure_faithfulness.unexplained(scores, removed, lost) == pytest.approx(
+        left / (lost**2).sum()
+    )
+    assert measure_faithfulness.unexplained(scores, removed, 3 * sums) == pytest.approx(
+        0, abs=1e-12
+    )
     assert measure_faithfulness.unexplained(np.zeros(6), removed, lost) == pytest.approx(1)
     assert math.isnan(measure_faithfulness.unexplained(scores, removed, np.zeros(40)))
 
@@ -115,7 +133,9 @@ def test_infidelity_is_that_of_captum():
 
 def test_table_in_summary_and_page_and_the_same_twice(run, folder):
     for _ in range(2):
-        result = run("measure_faithfulness", "--attribution_dir", folder, "--internal_batch_size", 7)
+        result = run(
+            "measure_faithfulness", "--attribution_dir", folder, "--internal_batch_size", 7
+        )
         assert result.code == 0 and "next: python tools/render_attributions.py" in result.log
         content = measured(folder)
         table = content["rankings"]
@@ -173,7 +193,13 @@ def test_an_interrupted_measurement_continues(run, folder, monkeypatch):
     assert not (folder / "partial-faithfulness").exists()
 
 
-SMALL = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_labels": 3}
+SMALL = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_labels": 3,
+}
 SMALL |= {"intermediate_size": 32, "initializer_range": 0.5, "pad_token_id": 1}
 
 
@@ -184,15 +210,23 @@ def test_pad_in_the_place_of_a_word_is_not_padding(family):
     config = AutoConfig.for_model(family, **SMALL)
     model = AutoModelForSequenceClassification.from_config(config).eval().requires_grad_(False)
     evaluator = measure_faithfulness.Evaluator(model, pad_token_id=1, batch_size=4)
-    document = {"input_ids": torch.tensor([5, 9, 13, 21, 8]), "word_ids": [None, 0, 1, 1, 2], "target_id": 2}
+    document = {
+        "input_ids": torch.tensor([5, 9, 13, 21, 8]),
+        "word_ids": [None, 0, 1, 1, 2],
+        "target_id": 2,
+    }
     document |= {"versus_id": None, "words": list("abc")}
-    removed = np.array([[False, False, False], [False, False, True], [True, False, True], [False, True, False]])
+    removed = np.array(
+        [[False, False, False], [False, False, True], [True, False, True], [False, True, False]]
+    )
     found = evaluator.without_words(document, removed)
     for row, gone in zip(found, ([], [4], [1, 4], [2, 3]), strict=True):
         ids = document["input_ids"].clone()
         ids[gone] = 1
         embedded = model.get_input_embeddings()(ids[None])
-        logits = model(inputs_embeds=embedded, attention_mask=torch.ones(1, 5, dtype=torch.long)).logits[0]
+        logits = model(
+            inputs_embeds=embedded, attention_mask=torch.ones(1, 5, dtype=torch.long)
+        ).logits[0]
         assert row == pytest.approx([logits[2].item(), logits.softmax(0)[2].item()], abs=1e-5)
     assert len(evaluator.gradient_times_input(document)) == 3
 
@@ -211,7 +245,9 @@ def test_out_of_memory_halves_the_batch(run, small_folder, monkeypatch):
     assert run("measure_faithfulness", "--attribution_dir", small_folder).code == 0
     assert max(sizes) == 64 and sizes[-1] <= 16
     found = [line["random"]["sufficiency"] for line in measured(small_folder)["per_document"]]
-    assert found == pytest.approx([line["random"]["sufficiency"] for line in whole["per_document"]], abs=1e-6)
+    assert found == pytest.approx(
+        [line["random"]["sufficiency"] for line in whole["per_document"]], abs=1e-6
+    )
 
 
 def test_first_words_and_intervals():
@@ -221,7 +257,9 @@ def test_first_words_and_intervals():
     assert masks[-1].tolist() == [False, False, True, False, True, True]
     generator = np.random.default_rng(0)
     assert measure_faithfulness.interval([None], generator) is None
-    found = measure_faithfulness.interval(list(np.random.default_rng(1).normal(size=400)), generator)
+    found = measure_faithfulness.interval(
+        list(np.random.default_rng(1).normal(size=400)), generator
+    )
     assert found["high"] - found["low"] == pytest.approx(2 * 1.96 / 20, rel=0.15)
 
 
@@ -229,7 +267,12 @@ def test_undefined_values_are_valid_json(run, folder):
     """One word has no rank correlation: null, not NaN, which is not JSON."""
     line = json.loads((folder / "attributions.jsonl").read_text().split("\n")[0])
     tokens, ids = len(line["tokens"]), [None if k is None else 0 for k in line["word_ids"]]
-    line |= {"words": ["all"], "word_attributions": [1.0], "word_ids": ids, "word_spans": [[0, tokens]]}
+    line |= {
+        "words": ["all"],
+        "word_attributions": [1.0],
+        "word_ids": ids,
+        "word_spans": [[0, tokens]],
+    }
     (folder / "attributions.jsonl").write_text(json.dumps(line) + "\n")
     assert run("measure_faithfulness", "--attribution_dir", folder).code == 0
 
@@ -255,7 +298,9 @@ def test_undefined_values_are_valid_json(run, folder):
     ],
 )
 def test_a_damaged_document(run, small_folder, changes):
-    lines = [json.loads(line) for line in (small_folder / "attributions.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (small_folder / "attributions.jsonl").read_text().splitlines()
+    ]
     content = json.dumps(lines[0]) + "\n" + json.dumps(lines[1] | changes) + "\n"
     (small_folder / "attributions.jsonl").write_text(content)
     result = run("measure_faithfulness", "--attribution_dir", small_folder)
@@ -277,7 +322,10 @@ def test_bad_folders(run, folder, tmp_path, tiny_model):
     (folder / "partial-faithfulness").unlink()
     (folder / "summary.json").write_text("{}")
     assert_user_error(run(*base), "summary.json", "again")
-    lines = [json.loads(line) | {"words": []} for line in (folder / "attributions.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) | {"words": []}
+        for line in (folder / "attributions.jsonl").read_text().splitlines()
+    ]
     (folder / "attributions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert_user_error(run(*base), "no document with words")
     (folder / "summary.json").write_text("{")

@@ -56,7 +56,11 @@ def write_folder(folder, documents):
     folder.mkdir(exist_ok=True)
     lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in documents)
     (folder / "attributions.jsonl").write_text(lines, encoding="utf-8")
-    summary = {"documents": len(documents), "labels": ["math.AG", "math.DG", "math.SG"], "steps": [1, 3]}
+    summary = {
+        "documents": len(documents),
+        "labels": ["math.AG", "math.DG", "math.SG"],
+        "steps": [1, 3],
+    }
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
 
@@ -80,14 +84,20 @@ def render(run, folder):
 
 def data_of(page):
     """The documents that the script of the page shows."""
-    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)[1])
+    return json.loads(
+        re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)[1]
+    )
 
 
 def test_page_and_nothing_else(run, tmp_path):
     folder = write_folder(tmp_path / "a folder", [document(), document("1501.00002", label=None)])
     result = run("render_attributions", "--attribution_dir", folder)
     assert result.code == 0 and f"--attribution_dirs '{folder}'" in result.log
-    assert {path.name for path in folder.iterdir()} == {"attributions.html", "attributions.jsonl", "summary.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        "attributions.html",
+        "attributions.jsonl",
+        "summary.json",
+    }
     page = (folder / "attributions.html").read_text()
     assert "Integrated gradients of 2 documents" in page
     assert "Content-Security-Policy" in page and "default-src 'none'" in page
@@ -136,9 +146,13 @@ def test_an_old_folder_stays_readable(run, tmp_path):
 
 def test_hostile_names_are_text(run, tmp_path):
     label = "</script><script>alert(1)</script>"
-    one = document(label, label=label, prediction=label, target=label, text=label, probabilities={label: 1.0})
+    one = document(
+        label, label=label, prediction=label, target=label, text=label, probabilities={label: 1.0}
+    )
     folder = write_folder(tmp_path / "out", [one])
-    (folder / "summary.json").write_text(json.dumps({"labels": [label, "=1+1", '"><b>'], "device": label}))
+    (folder / "summary.json").write_text(
+        json.dumps({"labels": [label, "=1+1", '"><b>'], "device": label})
+    )
     page = render(run, folder)
     assert page.count("<script") == 2 and "<b>" not in page
     assert data_of(page)["labels"][0] == label and data_of(page)["documents"][0]["text"] == label
@@ -170,7 +184,9 @@ def test_damaged_values_leave_no_blank_page(run, tmp_path, changes, words):
 
 
 def test_bad_folders(run, tmp_path):
-    assert_user_error(run("render_attributions", "--attribution_dir", tmp_path), "attributions.jsonl")
+    assert_user_error(
+        run("render_attributions", "--attribution_dir", tmp_path), "attributions.jsonl"
+    )
     assert_user_error(run("render_attributions", "--attribution_dir", tmp_path / "none"), "none")
     none = write_folder(tmp_path / "none", [])
     assert_user_error(run("render_attributions", "--attribution_dir", none), "no document")
@@ -179,7 +195,9 @@ def test_bad_folders(run, tmp_path):
         ('{"id": "a"}', ["text"]), ("{", ["again"]), ("[1]", ["again"]), ("3", ["again"]), ("\x00\xff", ["again"]),
     ):  # fmt: skip
         (broken / "attributions.jsonl").write_text(content, encoding="latin-1")
-        assert_user_error(run("render_attributions", "--attribution_dir", broken), "attributions.jsonl", *words)
+        assert_user_error(
+            run("render_attributions", "--attribution_dir", broken), "attributions.jsonl", *words
+        )
     folder = write_folder(tmp_path / "out", [document()])
     for content in ("", "{", "[]", '{"steps": 1}', '{"labels": 1}', '{"arguments": []}', '{"steps": [null, 1]}',
                     '{"arguments": {"baseline": null}}'):  # fmt: skip
@@ -187,12 +205,29 @@ def test_bad_folders(run, tmp_path):
         assert_user_error(run("render_attributions", "--attribution_dir", folder), folder, "again")
     (folder / "summary.json").write_text("{}")
     for rankings in ("{}", '{"a": [1]}', '{"a": {"b": {"mean": 1%s}}}' % (400 * "0")):
-        (folder / "faithfulness.json").write_text(f'{{"run": null, "rankings": {rankings}, "note": ""}}')
-        assert_user_error(run("render_attributions", "--attribution_dir", folder), "faithfulness.json", "again")
-    for content in ("", "{", "[]", "{}", '{"run": null}', '{"run": null, "rankings": {"a": {}}, "note": 3}'):
+        (folder / "faithfulness.json").write_text(
+            f'{{"run": null, "rankings": {rankings}, "note": ""}}'
+        )
+        assert_user_error(
+            run("render_attributions", "--attribution_dir", folder), "faithfulness.json", "again"
+        )
+    for content in (
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"run": null}',
+        '{"run": null, "rankings": {"a": {}}, "note": 3}',
+    ):
         (folder / "faithfulness.json").write_text(content)
-        assert_user_error(run("render_attributions", "--attribution_dir", folder), "faithfulness.json", "again")
+        assert_user_error(
+            run("render_attributions", "--attribution_dir", folder), "faithfulness.json", "again"
+        )
     (folder / "faithfulness.json").unlink()
     os.symlink("/dev/full", folder / "attributions.html.tmp")
-    assert_user_error(run("render_attributions", "--attribution_dir", folder), "cannot write", folder)
-    assert_user_error(run("render_attributions", "--attribution_dir", folder, "--figure_ids", "a"), "--figure_ids")
+    assert_user_error(
+        run("render_attributions", "--attribution_dir", folder), "cannot write", folder
+    )
+    assert_user_error(
+        run("render_attributions", "--attribution_dir", folder, "--figure_ids", "a"), "--figure_ids"
+    )

@@ -14,7 +14,13 @@ import torch
 from captum.attr import LayerIntegratedGradients
 from conftest import LABELS, assert_user_error, make_records, write_dataset, write_tiny_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel, CanineTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    CanineTokenizer,
+)
 
 import run_attribution
 
@@ -24,7 +30,9 @@ TEXT = "we prove that the ricci curvature of a compact polytope is convex ."
 def read(folder):
     """The lines of attributions.jsonl and the summary."""
     lines = (folder / "attributions.jsonl").read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line], json.loads((folder / "summary.json").read_text())
+    return [json.loads(line) for line in lines if line], json.loads(
+        (folder / "summary.json").read_text()
+    )
 
 
 @pytest.fixture
@@ -42,7 +50,9 @@ def attribute(run):
 @pytest.fixture(scope="session")
 def steep_model(tmp_path_factory):
     """A random classifier with large weights: its logits move by units along a path, not by rounding errors."""
-    return write_tiny_model(tmp_path_factory.mktemp("steep"), seed=3, initializer_range=0.4, hidden_dropout_prob=0.1)
+    return write_tiny_model(
+        tmp_path_factory.mktemp("steep"), seed=3, initializer_range=0.4, hidden_dropout_prob=0.1
+    )
 
 
 def captum_attributions(folder, text, target, n, method):
@@ -56,11 +66,17 @@ def captum_attributions(folder, text, target, n, method):
         lambda x: model(x, attention_mask=torch.ones_like(x)).logits, model.bert.embeddings
     )
     return (
-        explainer.attribute(ids, blank, target=target, n_steps=n, method=method).sum(-1)[0].detach().double().numpy()
+        explainer.attribute(ids, blank, target=target, n_steps=n, method=method)
+        .sum(-1)[0]
+        .detach()
+        .double()
+        .numpy()
     )
 
 
-@pytest.mark.parametrize("method", ["gausslegendre", "riemann_left", "riemann_right", "riemann_middle"])
+@pytest.mark.parametrize(
+    "method", ["gausslegendre", "riemann_left", "riemann_right", "riemann_middle"]
+)
 @pytest.mark.parametrize("n", [2, 7, 50])
 def test_same_numbers_as_captum(attribute, steep_model, tmp_path, method, n):
     result = attribute(steep_model, tmp_path / "out",
@@ -80,7 +96,9 @@ def test_trapezoid_is_the_closed_form(n):
     assert weights @ alphas**2 == pytest.approx(1 / 3 + 1 / (6 * (n - 1) ** 2), abs=1e-14)
 
 
-@pytest.mark.parametrize("method", ["gausslegendre", "riemann_left", "riemann_right", "riemann_middle"])
+@pytest.mark.parametrize(
+    "method", ["gausslegendre", "riemann_left", "riemann_right", "riemann_middle"]
+)
 def test_rules_of_one_point_integrate_a_constant(method):
     alphas, weights = run_attribution.quadrature(method, 1)
     assert weights.tolist() == [1.0]
@@ -117,7 +135,9 @@ def test_dataset_contract_and_completeness(attribute, steep_model, tiny_dataset,
         assert abs(line["delta"]) < 1e-4 * np.abs(line["attributions"]).sum()
         assert line["n_steps"] == line["gradient_evaluations"] == 300
     assert summary["documents"] == 10 and summary["gradient_evaluations"] == 3000
-    assert summary["forward_evaluations"] == 80  # four of our own and four of captum's for each document
+    assert (
+        summary["forward_evaluations"] == 80
+    )  # four of our own and four of captum's for each document
     errors = [line["relative_error"] for line in lines]
     assert summary["median_relative_error"] == pytest.approx(np.median(errors))
     assert summary["max_relative_error"] == max(errors)
@@ -141,7 +161,9 @@ def test_targets_and_baselines(attribute, steep_model, tiny_dataset, tmp_path):
 def words_of(text):
     """The words of a text, every character a token of its own."""
     tokens = [(k, k + 1) for k, character in enumerate(text) if not character.isspace()]
-    word_ids, spans = run_attribution.align_words([m.span() for m in run_attribution.WORD.finditer(text)], tokens)
+    word_ids, spans = run_attribution.align_words(
+        [m.span() for m in run_attribution.WORD.finditer(text)], tokens
+    )
     assert sorted(set(word_ids)) == list(range(len(spans)))
     return [text[start:end] for start, end in spans]
 
@@ -167,7 +189,9 @@ def test_words_as_a_mathematician_reads_them(text, words):
 def test_tokens_that_touch_two_words_join_them():
     """'),' as one token makes one word of two; a token without characters goes to the next word; None stays."""
     words = [(0, 1), (1, 2), (2, 3), (4, 7)]  # a ) , the
-    assert run_attribution.align_words(words, [None, (0, 1), (1, 3), (3, 3), (3, 5), (5, 7), None]) == (
+    assert run_attribution.align_words(
+        words, [None, (0, 1), (1, 3), (3, 3), (3, 5), (5, 7), None]
+    ) == (
         [None, 0, 1, 2, 2, 2, None],
         [[0, 1], [1, 3], [4, 7]],
     )
@@ -176,7 +200,9 @@ def test_tokens_that_touch_two_words_join_them():
 def test_names_in_subword_tokens_are_one_word(attribute, minilm, tmp_path):
     """The study's complaint was "ka ##hler": the name is one word with the sum of its tokens."""
     model = tmp_path / "model"
-    labeled = AutoModelForSequenceClassification.from_pretrained(minilm, num_labels=5, dtype=torch.float32)
+    labeled = AutoModelForSequenceClassification.from_pretrained(
+        minilm, num_labels=5, dtype=torch.float32
+    )
     labeled.save_pretrained(model)
     AutoTokenizer.from_pretrained(minilm).save_pretrained(model)
     text = r"Kähler-Einstein metrics on fano $L^2$ spaces and \mathbb{CP}^n"
@@ -185,8 +211,21 @@ def test_names_in_subword_tokens_are_one_word(attribute, minilm, tmp_path):
             "--n_steps", 3, "--merge_words", merge)  # fmt: skip
     (merged,), _ = read(tmp_path / "true")
     assert merged["tokens"][1:3] == ["ka", "##hler"]
-    assert merged["words"] == ["Kähler-Einstein", "metrics", "on", "fano", "$L^2$", "spaces", "and", r"\mathbb{CP}^n"]
-    own = [score for word, score in zip(merged["word_ids"], merged["attributions"], strict=True) if word == 0]
+    assert merged["words"] == [
+        "Kähler-Einstein",
+        "metrics",
+        "on",
+        "fano",
+        "$L^2$",
+        "spaces",
+        "and",
+        r"\mathbb{CP}^n",
+    ]
+    own = [
+        score
+        for word, score in zip(merged["word_ids"], merged["attributions"], strict=True)
+        if word == 0
+    ]
     assert len(own) == 4 and merged["word_attributions"][0] == pytest.approx(sum(own))
     (split,), _ = read(tmp_path / "false")
     assert split["words"][:3] == ["Kähler", "-", "Einstein"]
@@ -196,14 +235,20 @@ def test_names_in_subword_tokens_are_one_word(attribute, minilm, tmp_path):
 def test_prefix_and_length_of_the_training(attribute, tmp_path, caplog):
     model = write_tiny_model(tmp_path / "model")
     config = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(config | {"text_prefix": "every form ", "max_seq_length": 8}))
+    (model / "config.json").write_text(
+        json.dumps(config | {"text_prefix": "every form ", "max_seq_length": 8})
+    )
     result = attribute(model, tmp_path / "out",
                  "--n_steps", 5)  # fmt: skip
     (line,), summary = read(tmp_path / "out")
     assert line["text"] == "every form " + TEXT and line["words"][:3] == ["every", "form", "we"]
     assert len(line["tokens"]) == 8 and line["truncated"]
     assert result.code == 0 and "text-1" in caplog.text and "cut" in caplog.text
-    assert summary["text_prefix"] == "every form " and summary["max_seq_length"] == 8 and summary["truncated"] == 1
+    assert (
+        summary["text_prefix"] == "every form "
+        and summary["max_seq_length"] == 8
+        and summary["truncated"] == 1
+    )
     attribute(model, tmp_path / "own", "--n_steps", 5,
         "--text_prefix", "", "--max_seq_length", 64)  # fmt: skip
     (line,), _ = read(tmp_path / "own")
@@ -240,11 +285,17 @@ BAD_ARGUMENTS = {
     "steps 0": (["--text", TEXT, "--n_steps", 0], ["--n_steps", "1000"]),
     "steps 1001": (["--text", TEXT, "--n_steps", 1001], ["--n_steps", "1000"]),
     "steps word": (["--text", TEXT, "--n_steps", "many"], ["--n_steps", "many"]),
-    "two kinds of steps": (["--n_steps", 5, "--n_steps_search", 1, 9], ["--n_steps ", "--n_steps_search"]),
+    "two kinds of steps": (
+        ["--n_steps", 5, "--n_steps_search", 1, 9],
+        ["--n_steps ", "--n_steps_search"],
+    ),
     "search of one": (["--n_steps_search", 5], ["--n_steps_search", "1000"]),
     "search backwards": (["--n_steps_search", 9, 5], ["--n_steps_search", "9"]),
     "limit": (["--max_gradient_evaluations", 10], ["--max_gradient_evaluations", "35"]),
-    "trapezoid of 1": (["--text", TEXT, "--n_steps", 1, "--method", "riemann_trapezoid"], ["riemann_trapezoid"]),
+    "trapezoid of 1": (
+        ["--text", TEXT, "--n_steps", 1, "--method", "riemann_trapezoid"],
+        ["riemann_trapezoid"],
+    ),
     "method": (["--text", TEXT, "--method", "simpson"], ["simpson"]),
     "target": (["--text", TEXT, "--target", "math.NT"], ["math.NT", "math.AG"]),
     "label of a text": (["--text", TEXT, "--target", "label"], ["--target label"]),
@@ -255,8 +306,14 @@ BAD_ARGUMENTS = {
     "too short": (["--text", TEXT, "--max_seq_length", 2], ["--max_seq_length", "from 3 to 128"]),
     "Latin-1": (["--text", "K\udce4hler"], ["text-1", "UTF-8"]),
     "versus without target": (["--versus", "math.AG"], ["--versus", "--target A --versus B"]),
-    "versus itself": (["--target", "math.AG", "--versus", "math.AG"], ["--versus", "another class"]),
-    "versus nothing": (["--target", "math.AG", "--versus", "math.NT"], ["--versus math.NT", "math.SG"]),
+    "versus itself": (
+        ["--target", "math.AG", "--versus", "math.AG"],
+        ["--versus", "another class"],
+    ),
+    "versus nothing": (
+        ["--target", "math.AG", "--versus", "math.NT"],
+        ["--versus math.NT", "math.SG"],
+    ),
     "figure of another": (["--figure_ids", "text-2"], ["--figure_ids", "text-2"]),
     "revision of a folder": (["--model_revision", "main"], ["--model_revision", "folder"]),
     "revision of no data": (["--dataset_revision", "main"], ["--dataset_revision", "folder"]),
@@ -274,14 +331,30 @@ def test_bad_arguments(attribute, tiny_model, tmp_path, case):
 
 
 def test_bad_datasets(run, tiny_model, tiny_dataset, tmp_path):
-    base = ["run_attribution", "--model_name_or_path", tiny_model, "--output_dir", tmp_path / "out", "--n_steps", 2]
+    base = [
+        "run_attribution",
+        "--model_name_or_path",
+        tiny_model,
+        "--output_dir",
+        tmp_path / "out",
+        "--n_steps",
+        2,
+    ]
     assert_user_error(run(*base), "exactly one")
-    assert_user_error(run(*base, "--dataset_name", tiny_dataset, "--split", "dev"), "dev", "validation")
-    assert_user_error(run(*base, "--dataset_name", tiny_dataset, "--text_column_names", "body"), "body", "abstract")
+    assert_user_error(
+        run(*base, "--dataset_name", tiny_dataset, "--split", "dev"), "dev", "validation"
+    )
+    assert_user_error(
+        run(*base, "--dataset_name", tiny_dataset, "--text_column_names", "body"),
+        "body",
+        "abstract",
+    )
     records = make_records()
     records[-1]["abstract"] = " "
     assert_user_error(
-        run(*base, "--dataset_name", write_dataset(tmp_path / "empty", records)), records[-1]["id"], "empty"
+        run(*base, "--dataset_name", write_dataset(tmp_path / "empty", records)),
+        records[-1]["id"],
+        "empty",
     )
 
 
@@ -297,9 +370,9 @@ def test_bad_models(attribute, tiny_model, tmp_path):
     assert_user_error(attribute("nobody/no-such-model", out), "nobody/no-such-model")
 
     headless = tmp_path / "headless"
-    BertModel(BertConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(
-        headless
-    )
+    BertModel(
+        BertConfig(vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    ).save_pretrained(headless)
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(headless)
     assert_user_error(attribute(headless, out), "headless", "classifier")
 
@@ -329,14 +402,20 @@ def test_a_folder_with_other_files_is_left_alone(attribute, tiny_model, tmp_path
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("flags", [[], ["--n_steps", "auto"], ["--n_steps", 3]], ids=["search", "auto", "captum"])
+@pytest.mark.parametrize(
+    "flags", [[], ["--n_steps", "auto"], ["--n_steps", 3]], ids=["search", "auto", "captum"]
+)
 def test_a_text_without_tokens(attribute, tiny_model, tmp_path, flags):
     """A zero-width space: only [CLS] and [SEP] are left, and text and baseline are the same."""
     out = tmp_path / "out"
     result = attribute(tiny_model, out, "--text", "\u200b", "--figure_level", "words", *flags)
     assert result.code == 0, result.err
     ((line,), _) = read(out)
-    assert line["tokens"] == ["[CLS]", "[SEP]"] and line["words"] == [] and line["relative_error"] is None
+    assert (
+        line["tokens"] == ["[CLS]", "[SEP]"]
+        and line["words"] == []
+        and line["relative_error"] is None
+    )
 
 
 def test_a_tokenizer_without_offsets_gives_tokens_as_words():
@@ -368,8 +447,16 @@ def line_of(name="1501.00001", **changes):
     } | changes
 
 
-def test_the_figure_shows_the_three_shortest_documents_that_were_not_cut(attribute, tiny_model, tmp_path):
-    texts = ["every form ", "we prove that every form", "bound", "we prove convex " * 90, "flow under bound"]
+def test_the_figure_shows_the_three_shortest_documents_that_were_not_cut(
+    attribute, tiny_model, tmp_path
+):
+    texts = [
+        "every form ",
+        "we prove that every form",
+        "bound",
+        "we prove convex " * 90,
+        "flow under bound",
+    ]
     out = tmp_path / "out"
     flags = ["--n_steps", 2, "--text", *texts, "--target", "math.AG", "--versus", "math.SG"]
     assert attribute(tiny_model, out, *flags, "--max_seq_length", 5).code == 0
@@ -377,15 +464,23 @@ def test_the_figure_shows_the_three_shortest_documents_that_were_not_cut(attribu
     assert png[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">I", png[16:20])[0] == 2000
     tex = (out / "attributions.tex").read_text()
     assert tex.count(r"\token{") == 4 + 3 + 5
-    assert [name for name in ("text-1", "text-3", "text-5") if name in tex] == ["text-1", "text-3", "text-5"]
-    assert "text-2" not in tex and "text-4" not in tex and "target math.AG rather than math.SG" in tex
+    assert [name for name in ("text-1", "text-3", "text-5") if name in tex] == [
+        "text-1",
+        "text-3",
+        "text-5",
+    ]
+    assert (
+        "text-2" not in tex and "text-4" not in tex and "target math.AG rather than math.SG" in tex
+    )
     assert r"\documentclass{article}" in tex and tex.rstrip().endswith(r"\end{document}")
     assert not list(out.glob("*.tmp"))
     kept = (out / "attributions.jsonl").stat().st_mtime_ns
     again = ["--figure_ids", "text-2", "text-1", "--figure_level", "words"]
     result = attribute(tiny_model, out, *flags, "--max_seq_length", 5, *again)
     tex = (out / "attributions.tex").read_text()
-    assert "5 of 5 documents are finished" in result.log and tex.index("text-2") < tex.index("text-1")
+    assert "5 of 5 documents are finished" in result.log and tex.index("text-2") < tex.index(
+        "text-1"
+    )
     assert (out / "attributions.jsonl").stat().st_mtime_ns == kept and "text-3" not in tex
 
 
@@ -406,20 +501,45 @@ def test_words_and_marks_in_the_figure():
 
 def test_colors_follow_sign_and_size():
     scores = [0.0, 2.0, -2.0, 1.0, 0.0]
-    colors = [background for _, background in run_attribution.figure_text(line_of(attributions=scores), "tokens")]
+    colors = [
+        background
+        for _, background in run_attribution.figure_text(line_of(attributions=scores), "tokens")
+    ]
     assert colors[:3] == ["#ffffff", "#229e49", "#e45854"]
     assert sum(bytes.fromhex(colors[3][1:])) > sum(bytes.fromhex(colors[1][1:]))
     none = line_of(attributions=[0.0] * 5)
-    assert {background for _, background in run_attribution.figure_text(none, "tokens")} == {"#ffffff"}
+    assert {background for _, background in run_attribution.figure_text(none, "tokens")} == {
+        "#ffffff"
+    }
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs a TeX: article, amsmath and xcolor")
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="needs a TeX: article, amsmath and xcolor"
+)
 def test_latex_compiles(tmp_path):
     """Every character that LaTeX minds, accents, Greek, letters that the fonts lack, and a line to be broken."""
-    tokens = ["[CLS]", *r"# $ % & _ { } ~ ^ \ ## [ ] < > | \" ' ` - -- \alpha $L^2$ K\"ahler".split()]
-    tokens += ["Kähler", "##ß", "Łódź", "Poincaré", "Hölder", "α", "ℝ", "∞", "⊗", "数", "–", "“"] + ["geometry"] * 40
+    tokens = [
+        "[CLS]",
+        *r"# $ % & _ { } ~ ^ \ ## [ ] < > | \" ' ` - -- \alpha $L^2$ K\"ahler".split(),
+    ]
+    tokens += [
+        "Kähler",
+        "##ß",
+        "Łódź",
+        "Poincaré",
+        "Hölder",
+        "α",
+        "ℝ",
+        "∞",
+        "⊗",
+        "数",
+        "–",
+        "“",
+    ] + ["geometry"] * 40
     scores = [(-1) ** k * k / len(tokens) for k in range(len(tokens))]
-    tex = run_attribution.latex([line_of(tokens=tokens, attributions=scores, label="50 % & <x>")], "tokens")
+    tex = run_attribution.latex(
+        [line_of(tokens=tokens, attributions=scores, label="50 % & <x>")], "tokens"
+    )
     (tmp_path / "attributions.tex").write_text(tex, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "attributions.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
@@ -428,7 +548,9 @@ def test_latex_compiles(tmp_path):
 
 
 def test_png_of_a_line_to_be_broken():
-    one = line_of(tokens=["geometry"] * 60, attributions=[0.1] * 60, token_spans=None, word_ids=[None] * 60)
+    one = line_of(
+        tokens=["geometry"] * 60, attributions=[0.1] * 60, token_spans=None, word_ids=[None] * 60
+    )
     low, high = (run_attribution.draw_png([line], "tokens") for line in (line_of(), one))
     heights = [struct.unpack(">I", png[20:24])[0] for png in (low, high)]
     assert heights[1] > heights[0] + 3 * 50
@@ -436,7 +558,12 @@ def test_png_of_a_line_to_be_broken():
 
 def test_a_byte_order_mark_is_no_part_of_the_text(attribute, tiny_model, tmp_path):
     (tmp_path / "texts.txt").write_bytes(b"\xef\xbb\xbfwe prove\n")
-    assert attribute(tiny_model, tmp_path / "out", "--n_steps", 2, "--text_file", tmp_path / "texts.txt").code == 0
+    assert (
+        attribute(
+            tiny_model, tmp_path / "out", "--n_steps", 2, "--text_file", tmp_path / "texts.txt"
+        ).code
+        == 0
+    )
     assert read(tmp_path / "out")[0][0]["text"] == "we prove"
 
 
@@ -482,7 +609,9 @@ def test_other_settings_do_not_replace_what_is_there(attribute, tiny_model, tmp_
     attribute(tiny_model, tmp_path / "out", "--n_steps", 8)
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     first = [] if "--n_steps" in flags else ["--n_steps", 8]
-    assert_user_error(attribute(tiny_model, tmp_path / "out", *first, *flags), named, "another folder")
+    assert_user_error(
+        attribute(tiny_model, tmp_path / "out", *first, *flags), named, "another folder"
+    )
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
@@ -490,7 +619,9 @@ def test_another_model_and_an_older_folder_are_refused(attribute, tiny_model, tm
     out = tmp_path / "out"
     attribute(tiny_model, out, "--n_steps", 2)
     other = write_tiny_model(tmp_path / "other", seed=5)
-    assert_user_error(attribute(other, out, "--n_steps", 2), "--model_name_or_path", "another folder")
+    assert_user_error(
+        attribute(other, out, "--n_steps", 2), "--model_name_or_path", "another folder"
+    )
     summary = json.loads((out / "summary.json").read_text())
     del summary["settings"]
     (out / "summary.json").write_text(json.dumps(summary))
@@ -501,14 +632,20 @@ def test_two_runs_into_one_folder_at_once(attribute, tiny_model, tmp_path):
     partial = tmp_path / "out/partial"
     partial.mkdir(parents=True)
     with filelock.FileLock(partial / "lock"):
-        assert_user_error(attribute(tiny_model, tmp_path / "out", "--n_steps", 2), "another process", "out")
+        assert_user_error(
+            attribute(tiny_model, tmp_path / "out", "--n_steps", 2), "another process", "out"
+        )
     assert attribute(tiny_model, tmp_path / "out", "--n_steps", 2).code == 0
 
 
-@pytest.mark.parametrize("flags", [{"n_steps": 5}, {"n_steps": "auto"}, {"target": "all", "n_steps": 3}, {}])
+@pytest.mark.parametrize(
+    "flags", [{"n_steps": 5}, {"n_steps": "auto"}, {"target": "all", "n_steps": 3}, {}]
+)
 def test_attribute_returns_the_objects_of_the_file(attribute, steep_model, tmp_path, flags):
     tokenizer = AutoTokenizer.from_pretrained(steep_model)
-    model = AutoModelForSequenceClassification.from_pretrained(steep_model, dtype=torch.float32).train()
+    model = AutoModelForSequenceClassification.from_pretrained(
+        steep_model, dtype=torch.float32
+    ).train()
     texts = [TEXT, "every scheme bounds <b> a floer volume"]
     lines = run_attribution.attribute(model, tokenizer, texts, **flags)
     assert model.training and all(values.requires_grad for values in model.parameters())
@@ -518,7 +655,11 @@ def test_attribute_returns_the_objects_of_the_file(attribute, steep_model, tmp_p
         page, line = line._repr_html_(), json.loads(json.dumps(line))
         assert list(line) == list(expected)
         for name in set(line) - {"seconds", "classes", "captum_delta", "gaps", "relative_error"}:
-            assert line[name] == pytest.approx(expected[name], abs=1e-5, rel=1e-4) if "attr" in name else True
+            assert (
+                line[name] == pytest.approx(expected[name], abs=1e-5, rel=1e-4)
+                if "attr" in name
+                else True
+            )
             assert type(line[name]) is type(expected[name])
         assert "#229e49" in page or "#e45854" in page
         assert "<b> " not in page and line["words"][0] in page
@@ -557,7 +698,8 @@ def test_versus_and_all_are_consistent(attribute, steep_model, tmp_path, flags):
         assert one["f_input"] == pytest.approx(found[name]["f_input"], abs=1e-5)
     best = found["all"]["classes"][found["all"]["prediction"]]
     assert (
-        found["all"]["attributions"] == best["attributions"] and found["all"]["target"] == found["all"]["prediction"]
+        found["all"]["attributions"] == best["attributions"]
+        and found["all"]["target"] == found["all"]["prediction"]
     )
     counts = [one["gradient_evaluations"] for one in found["all"]["classes"].values()]
     assert found["all"]["gradient_evaluations"] == sum(counts)

@@ -22,7 +22,14 @@ def finished(tiny_dataset, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("svm") / "run"
     argv = sys.argv
-    sys.argv = ["run_baseline.py", "--dataset_name", str(tiny_dataset), "--output_dir", str(folder), *map(str, FAST)]
+    sys.argv = [
+        "run_baseline.py",
+        "--dataset_name",
+        str(tiny_dataset),
+        "--output_dir",
+        str(folder),
+        *map(str, FAST),
+    ]
     try:
         run_baseline.main()
     finally:
@@ -47,7 +54,9 @@ def test_predictions_follow_the_dataset_and_agree_with_metrics(finished, tiny_da
     assert list(table["label"]) == [LABELS[label] for label in test["label"]]
     assert list(table[LABELS].idxmax(axis=1)) == list(table["prediction"])
     results = json.loads((finished / "predict_results.json").read_text())
-    assert results["predict_accuracy"] == pytest.approx(accuracy_score(table["label"], table["prediction"]))
+    assert results["predict_accuracy"] == pytest.approx(
+        accuracy_score(table["label"], table["prediction"])
+    )
     f1 = f1_score(table["label"], table["prediction"], average="macro")
     assert results["predict_f1"] == pytest.approx(f1)
     assert results["predict_samples"] == len(test)
@@ -63,7 +72,9 @@ def test_saved_model_is_safe_and_predicts_the_same(finished, tiny_dataset):
     np.testing.assert_allclose(model.decision_function(test["abstract"]), table[LABELS], atol=1e-6)
 
 
-def test_setting_is_the_best_on_validation_and_only_training_words_are_known(finished, tiny_dataset):
+def test_setting_is_the_best_on_validation_and_only_training_words_are_known(
+    finished, tiny_dataset
+):
     state = json.loads((finished / "trainer_state.json").read_text())
     assert len(state["log_history"]) == 2 * 2 * 2
     assert state["best_metric"] == max(row["eval_f1"] for row in state["log_history"])
@@ -71,7 +82,9 @@ def test_setting_is_the_best_on_validation_and_only_training_words_are_known(fin
 
     model = skops.io.load(finished / "model.skops")
     train = load_dataset(str(tiny_dataset))["train"]
-    known = CountVectorizer(ngram_range=model["counts"].ngram_range).fit(train["abstract"]).vocabulary_
+    known = (
+        CountVectorizer(ngram_range=model["counts"].ngram_range).fit(train["abstract"]).vocabulary_
+    )
     assert model["counts"].vocabulary_ == known
 
 
@@ -84,9 +97,17 @@ def test_strongest_words_are_the_ones_that_tell_the_classes_apart(finished):
 
 
 def test_same_command_gives_the_same_bytes(run, finished, tiny_dataset, tmp_path):
-    result = run("run_baseline", "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "again", *FAST)
+    result = run(
+        "run_baseline", "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "again", *FAST
+    )
     assert result.code == 0, result.err
-    for name in ("predictions.csv", "top_words.csv", "predict_results.json", "confusion_matrix.png", "top_words.png"):
+    for name in (
+        "predictions.csv",
+        "top_words.csv",
+        "predict_results.json",
+        "confusion_matrix.png",
+        "top_words.png",
+    ):
         assert (tmp_path / "again" / name).read_bytes() == (finished / name).read_bytes(), name
 
 
@@ -103,18 +124,25 @@ def test_card_has_the_metrics_that_the_hub_reads(finished):
 def test_two_classes(run, tmp_path):
     labels = LABELS[:2]
     write_dataset(tmp_path / "data", make_records(labels=labels), labels=labels)
-    result = run("run_baseline", "--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run", *FAST)
+    result = run(
+        "run_baseline", "--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run", *FAST
+    )
     assert result.code == 0, result.err
     table = pd.read_csv(tmp_path / "run" / "predictions.csv")
     assert list(table[labels].idxmax(axis=1)) == list(table["prediction"])
     words = pd.read_csv(tmp_path / "run" / "top_words.csv")
-    assert words[words["rank"] == 1]["word"].str.split().str[0].to_list() == ["scheme", "plurisubharmonic"]
+    assert words[words["rank"] == 1]["word"].str.split().str[0].to_list() == [
+        "scheme",
+        "plurisubharmonic",
+    ]
 
 
 def test_text_is_joined_from_several_columns(run, tiny_dataset, tmp_path):
     common = ("--dataset_name", tiny_dataset, *FAST, "--text_column_names")
     assert run("run_baseline", *common, "title,abstract", "--output_dir", tmp_path / "a").code == 0
-    assert run("run_baseline", *common, "title", "abstract", "--output_dir", tmp_path / "b").code == 0
+    assert (
+        run("run_baseline", *common, "title", "abstract", "--output_dir", tmp_path / "b").code == 0
+    )
     a, b = ((tmp_path / name / "top_words.csv").read_text() for name in "ab")
     assert a == b
     assert "number" in skops.io.load(tmp_path / "a" / "model.skops")["counts"].vocabulary_
@@ -124,20 +152,30 @@ def test_text_is_joined_from_several_columns(run, tiny_dataset, tmp_path):
 
 
 def test_dataset_that_is_not_there(run, tmp_path):
-    result = run("run_baseline", "--dataset_name", tmp_path / "none", "--output_dir", tmp_path / "run")
+    result = run(
+        "run_baseline", "--dataset_name", tmp_path / "none", "--output_dir", tmp_path / "run"
+    )
     assert_user_error(result, tmp_path / "none")
 
 
 def test_dataset_without_a_split(run, tmp_path):
     write_dataset(tmp_path / "data")
     (tmp_path / "data" / "data" / "test-00000-of-00001.parquet").unlink()
-    result = run("run_baseline", "--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run")
+    result = run(
+        "run_baseline", "--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run"
+    )
     assert_user_error(result, "'test'", tmp_path / "data")
 
 
 def test_dataset_without_the_column(run, tiny_dataset, tmp_path):
     result = run(
-        "run_baseline", "--dataset_name", tiny_dataset, "--output_dir", tmp_path, "--text_column_names", "body"
+        "run_baseline",
+        "--dataset_name",
+        tiny_dataset,
+        "--output_dir",
+        tmp_path,
+        "--text_column_names",
+        "body",
     )
     assert_user_error(result, "body", "abstract")
 
@@ -146,7 +184,9 @@ def test_empty_text(run, tmp_path):
     records = make_records()
     records[85]["abstract"] = "  "
     write_dataset(tmp_path / "data", records)
-    result = run("run_baseline", "--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run")
+    result = run(
+        "run_baseline", "--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run"
+    )
     assert_user_error(result, "row 5", "validation", "abstract")
 
 
@@ -155,7 +195,9 @@ def test_label_in_test_that_training_lacks(run, tmp_path):
     for record in records[:90]:
         record["label"] %= 4
     write_dataset(tmp_path / "data", records)
-    result = run("run_baseline", "--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run")
+    result = run(
+        "run_baseline", "--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run"
+    )
     assert_user_error(result, "test", "math.SG")
 
 
@@ -178,13 +220,19 @@ def test_output_folder_that_holds_something_else(run, tiny_dataset, tmp_path):
     ],
 )
 def test_bad_flags(run, tiny_dataset, tmp_path, flags, words):
-    result = run("run_baseline", "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run", *flags)
+    result = run(
+        "run_baseline", "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run", *flags
+    )
     assert_user_error(result, *words)
 
 
 def test_arguments_from_a_file_with_flags_after_it(run, tiny_dataset, tmp_path):
-    (tmp_path / "svm.yaml").write_text(f"dataset_name: {tiny_dataset}\nC: [1, 10]\nseed: 1\ndisable_tqdm: true\n")
-    result = run("run_baseline", tmp_path / "svm.yaml", "--output_dir", tmp_path / "run", "--seed", 7)
+    (tmp_path / "svm.yaml").write_text(
+        f"dataset_name: {tiny_dataset}\nC: [1, 10]\nseed: 1\ndisable_tqdm: true\n"
+    )
+    result = run(
+        "run_baseline", tmp_path / "svm.yaml", "--output_dir", tmp_path / "run", "--seed", 7
+    )
     assert result.code == 0, result.err
     arguments = json.loads((tmp_path / "run" / "run_arguments.json").read_text())["arguments"]
     assert (arguments["C"], arguments["seed"]) == ([1.0, 10.0], 7)

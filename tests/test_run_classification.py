@@ -22,8 +22,20 @@ import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.commands.launch import _validate_launch_command, launch_command_parser, prepare_multi_gpu_env
-from conftest import LABELS, ROOT, assert_user_error, make_records, write_dataset, write_own_files, write_tiny_model
+from accelerate.commands.launch import (
+    _validate_launch_command,
+    launch_command_parser,
+    prepare_multi_gpu_env,
+)
+from conftest import (
+    LABELS,
+    ROOT,
+    assert_user_error,
+    make_records,
+    write_dataset,
+    write_own_files,
+    write_tiny_model,
+)
 from datasets import load_dataset
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score
@@ -58,8 +70,16 @@ def launch(*arguments, config, processes=1):
     """
     how = ["--config_file", str(config), "--num_processes", str(processes)]
     how += ["--num_cpu_threads_per_process", str(torch.get_num_threads())]
-    start = [sys.executable, "-m", "accelerate.commands.launch", *how, str(ROOT / "run_classification.py")]
-    return subprocess.run([*start, *map(str, arguments)], capture_output=True, text=True, timeout=240)
+    start = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *how,
+        str(ROOT / "run_classification.py"),
+    ]
+    return subprocess.run(
+        [*start, *map(str, arguments)], capture_output=True, text=True, timeout=240
+    )
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +105,9 @@ def test_run_folder_is_complete(finished):
         "confusion_matrix.png", "training_curve.png", "run_arguments.json", "README.md",
     }  # fmt: skip
     results = json.loads((finished / "predict_results.json").read_text())
-    assert results["predict_accuracy"] >= 0.8  # the tiny texts are easy: each holds a word of its class
+    assert (
+        results["predict_accuracy"] >= 0.8
+    )  # the tiny texts are easy: each holds a word of its class
 
 
 def test_predictions_are_the_models_in_dataset_order(finished, tiny_dataset):
@@ -107,7 +129,9 @@ def test_predictions_are_the_models_in_dataset_order(finished, tiny_dataset):
 def test_metrics_are_those_of_the_predictions(finished):
     table = pd.read_csv(finished / "predictions.csv")
     results = json.loads((finished / "predict_results.json").read_text())
-    assert results["predict_accuracy"] == pytest.approx(accuracy_score(table["label"], table["prediction"]))
+    assert results["predict_accuracy"] == pytest.approx(
+        accuracy_score(table["label"], table["prediction"])
+    )
     f1 = f1_score(table["label"], table["prediction"], average="macro")
     assert results["predict_f1"] == pytest.approx(f1)
     assert results["predict_samples"] == len(table)
@@ -140,23 +164,41 @@ def test_card_has_the_metrics_that_the_hub_reads(finished):
     assert str(finished.parent) not in card.content
 
 
-def test_finished_run_is_not_run_again_and_another_one_not_mixed_in(run, finished, tiny_model, tiny_dataset):
+def test_finished_run_is_not_run_again_and_another_one_not_mixed_in(
+    run, finished, tiny_model, tiny_dataset
+):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
     again = run("run_classification", *command(tiny_model, tiny_dataset, finished))
     assert again.code == 0
     assert "finished" in again.log
-    other = run("run_classification", *command(tiny_model, tiny_dataset, finished, "--learning_rate", 0.02))
+    other = run(
+        "run_classification", *command(tiny_model, tiny_dataset, finished, "--learning_rate", 0.02)
+    )
     assert_user_error(other, finished, "learning_rate", 0.02)
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
 
 
-def test_early_stopping_after_three_evaluations_without_a_better_loss(run, tiny_model, tiny_dataset, tmp_path):
-    worse = ("--learning_rate", 1.0, "--warmup_steps", 0, "--num_train_epochs", 30, "--max_grad_norm", 0, *NO_TEST)
+def test_early_stopping_after_three_evaluations_without_a_better_loss(
+    run, tiny_model, tiny_dataset, tmp_path
+):
+    worse = (
+        "--learning_rate",
+        1.0,
+        "--warmup_steps",
+        0,
+        "--num_train_epochs",
+        30,
+        "--max_grad_norm",
+        0,
+        *NO_TEST,
+    )
     arguments = command(tiny_model, tiny_dataset, tmp_path / "run", *worse)
     result = run("run_classification", *arguments)
     assert result.code == 0, result.err
     state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
-    losses = [row["eval_loss"] for row in state["log_history"] if row.get("eval_loss") and row["step"] > 0]
+    losses = [
+        row["eval_loss"] for row in state["log_history"] if row.get("eval_loss") and row["step"] > 0
+    ]
     losses = list(dict.fromkeys(losses[: round(state["epoch"])]))
     best = losses.index(min(losses))
     assert state["epoch"] < 30
@@ -169,14 +211,20 @@ def test_early_stopping_after_three_evaluations_without_a_better_loss(run, tiny_
     assert run("run_classification", *arguments).code == 0
     again = load_file(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(weights[name], again[name]) for name in weights)
-    assert json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"] == state["global_step"]
+    assert (
+        json.loads((tmp_path / "run" / "trainer_state.json").read_text())["global_step"]
+        == state["global_step"]
+    )
 
 
 def test_checkpoint_in_half_precision_is_trained_in_fp32(run, tiny_dataset, tmp_path):
     folder = write_tiny_model(tmp_path / "model")
-    AutoModelForSequenceClassification.from_pretrained(folder).to(torch.bfloat16).save_pretrained(folder)
+    AutoModelForSequenceClassification.from_pretrained(folder).to(torch.bfloat16).save_pretrained(
+        folder
+    )
     result = run(
-        "run_classification", *command(folder, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1, *NO_TEST)
+        "run_classification",
+        *command(folder, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1, *NO_TEST),
     )
     assert result.code == 0, result.err
     weights = load_file(tmp_path / "run" / "model.safetensors")
@@ -184,18 +232,35 @@ def test_checkpoint_in_half_precision_is_trained_in_fp32(run, tiny_dataset, tmp_
 
 
 def test_prediction_alone_with_a_finished_model(run, finished, tiny_dataset, tmp_path):
-    arguments = ("--model_name_or_path", finished, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
+    arguments = (
+        "--model_name_or_path",
+        finished,
+        "--dataset_name",
+        tiny_dataset,
+        "--output_dir",
+        tmp_path / "run",
+    )
     # The training chose eager attention. sdpa computes the same in another order and may differ in the last digit.
     arguments += ("--do_predict", "--max_seq_length", 64, "--attn_implementation", "eager")
     result = run("run_classification", *arguments)
     assert result.code == 0, result.err
-    assert (tmp_path / "run" / "predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
+    assert (tmp_path / "run" / "predictions.csv").read_bytes() == (
+        finished / "predictions.csv"
+    ).read_bytes()
 
 
 def test_text_prefix_is_used_and_stored(run, tiny_model, tiny_dataset, tmp_path):
     result = run(
         "run_classification",
-        *command(tiny_model, tiny_dataset, tmp_path / "run", "--text_prefix", "floer ", "--num_train_epochs", 1),
+        *command(
+            tiny_model,
+            tiny_dataset,
+            tmp_path / "run",
+            "--text_prefix",
+            "floer ",
+            "--num_train_epochs",
+            1,
+        ),
     )
     assert result.code == 0, result.err
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -210,32 +275,51 @@ def test_text_prefix_is_used_and_stored(run, tiny_model, tiny_dataset, tmp_path)
 
 
 def test_class_weights_change_the_loss(run, tiny_model, tmp_path):
-    records = [record for row, record in enumerate(make_records(40)) if record["label"] < 2 or row % 3 == 0]
+    records = [
+        record for row, record in enumerate(make_records(40)) if record["label"] < 2 or row % 3 == 0
+    ]
     write_dataset(tmp_path / "data", records)
     losses = []
     for weights in ("none", "balanced"):
         folder = tmp_path / weights
         more = ("--class_weights", weights, "--num_train_epochs", 1, *NO_TEST)
-        assert run("run_classification", *command(tiny_model, tmp_path / "data", folder, *more)).code == 0
+        assert (
+            run("run_classification", *command(tiny_model, tmp_path / "data", folder, *more)).code
+            == 0
+        )
         losses.append(json.loads((folder / "train_results.json").read_text())["train_loss"])
     assert losses[0] != pytest.approx(losses[1], abs=1e-6)
     assert losses[0] == pytest.approx(losses[1], rel=0.3)  # weights average to 1: the same scale
 
 
-def test_accumulation_comes_near_the_studys_batch_and_says_how_near(run, tiny_model, tiny_dataset, tmp_path):
-    arguments = [*command(tiny_model, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1, *NO_TEST)]
+def test_accumulation_comes_near_the_studys_batch_and_says_how_near(
+    run, tiny_model, tiny_dataset, tmp_path
+):
+    arguments = [
+        *command(tiny_model, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1, *NO_TEST)
+    ]
     place = arguments.index("--gradient_accumulation_steps")
     del arguments[place : place + 2]
     result = run("run_classification", *arguments, "--per_device_train_batch_size", 24)
     assert result.code == 0, result.err
-    assert json.loads((tmp_path / "run" / "run_arguments.json").read_text())["total_train_batch_size"] == 21 * 24
+    assert (
+        json.loads((tmp_path / "run" / "run_arguments.json").read_text())["total_train_batch_size"]
+        == 21 * 24
+    )
     assert "effective batch size 504 (the study: 512)" in result.log
 
 
-def test_attention_dropout_is_an_option_and_part_of_the_run(run, tiny_model, tiny_dataset, tmp_path):
-    arguments = command(tiny_model, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1, *NO_TEST)
+def test_attention_dropout_is_an_option_and_part_of_the_run(
+    run, tiny_model, tiny_dataset, tmp_path
+):
+    arguments = command(
+        tiny_model, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1, *NO_TEST
+    )
     assert run("run_classification", *arguments, "--attention_dropout", 0).code == 0
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["attention_probs_dropout_prob"] == 0
+    assert (
+        json.loads((tmp_path / "run" / "config.json").read_text())["attention_probs_dropout_prob"]
+        == 0
+    )
     assert_user_error(run("run_classification", *arguments), "attention_dropout")
 
 
@@ -250,7 +334,9 @@ def test_attention_dropout_is_an_option_and_part_of_the_run(run, tiny_model, tin
         ("eager", 0, False, "cpu", "eager"),
     ],
 )
-def test_attention_implementation_by_device_and_dropout(tiny_model, caplog, given, dropout, do_train, device, chosen):
+def test_attention_implementation_by_device_and_dropout(
+    tiny_model, caplog, given, dropout, do_train, device, chosen
+):
     import run_classification
 
     arguments = run_classification.ModelArguments(
@@ -260,13 +346,19 @@ def test_attention_implementation_by_device_and_dropout(tiny_model, caplog, give
     caplog.set_level("INFO")
     model, _ = run_classification.load_model(arguments, LABELS, training)
     assert model.config._attn_implementation == chosen
-    logged = "attention: eager, which is faster than sdpa on a CPU with attention dropout 0.1" in caplog.text
+    logged = (
+        "attention: eager, which is faster than sdpa on a CPU with attention dropout 0.1"
+        in caplog.text
+    )
     assert logged == (given is None and chosen == "eager")
 
 
 def test_attention_implementation_is_not_saved(finished):
     assert "attn" not in (finished / "config.json").read_text()
-    assert AutoModelForSequenceClassification.from_pretrained(finished).config._attn_implementation == "sdpa"
+    assert (
+        AutoModelForSequenceClassification.from_pretrained(finished).config._attn_implementation
+        == "sdpa"
+    )
 
 
 # Own data (every kind of bad row: test_prepare_dataset.py, which reads by the same lines)
@@ -287,7 +379,11 @@ def test_own_files_without_a_validation_split(run, tiny_model, tmp_path, script)
     assert result.code == 0, result.err
     assert "no validation split: 16 training documents" in result.log
     results = json.loads((tmp_path / "run" / "all_results.json").read_text())
-    assert (results["train_samples"], results["eval_samples"], results["predict_samples"]) == (64, 16, 20)
+    assert (results["train_samples"], results["eval_samples"], results["predict_samples"]) == (
+        64,
+        16,
+        20,
+    )
     assert results["predict_accuracy"] > 0.5
     predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
     assert list(predictions["id"]) == [f"test.{row}" for row in range(20)]
@@ -300,8 +396,14 @@ def test_own_files_without_a_validation_split(run, tiny_model, tmp_path, script)
     [
         (lambda frame: frame.drop(columns="kind"), ["kind", "train", "title"]),
         (lambda frame: frame[:0], ["train", "no rows"]),
-        (lambda frame: frame.assign(kind=frame["kind"].where(frame.index != 7)), ["row 7", "no label", "kind"]),
-        (lambda frame: frame.assign(kind=range(len(frame))), ["--validation_fraction", "--validation_file"]),
+        (
+            lambda frame: frame.assign(kind=frame["kind"].where(frame.index != 7)),
+            ["row 7", "no label", "kind"],
+        ),
+        (
+            lambda frame: frame.assign(kind=range(len(frame))),
+            ["--validation_fraction", "--validation_file"],
+        ),
     ],
 )
 def test_bad_own_files(run, tiny_model, tmp_path, script, spoil, words):
@@ -315,32 +417,73 @@ def test_bad_own_files(run, tiny_model, tmp_path, script, spoil, words):
 # Several processes, mixed precision, interruptions
 
 
-def test_accelerate_launch_with_the_studys_configuration_on_a_cpu(finished, tiny_model, tiny_dataset, tmp_path):
+def test_accelerate_launch_with_the_studys_configuration_on_a_cpu(
+    finished, tiny_model, tiny_dataset, tmp_path
+):
     arguments = command(tiny_model, tiny_dataset, tmp_path / "run")
     result = launch(*arguments, config=ROOT / "accelerate_config.yaml")
     assert result.returncode == 0, result.stderr
     assert (result.stdout + result.stderr).count("fp16 needs a GPU") == 1
     assert json.loads((tmp_path / "run" / "run_arguments.json").read_text())["precision"] == "fp32"
-    assert (tmp_path / "run" / "predictions.csv").read_bytes() == (finished / "predictions.csv").read_bytes()
+    assert (tmp_path / "run" / "predictions.csv").read_bytes() == (
+        finished / "predictions.csv"
+    ).read_bytes()
 
 
-def test_two_processes_train_the_studys_batch_and_predict_as_one_does(run, tiny_model, tiny_dataset, tmp_path):
-    arguments = ["--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "two"]
-    arguments += [*EVERYTHING, "--max_seq_length", 64, "--num_train_epochs", 1, "--per_device_train_batch_size", 8]
+def test_two_processes_train_the_studys_batch_and_predict_as_one_does(
+    run, tiny_model, tiny_dataset, tmp_path
+):
+    arguments = [
+        "--model_name_or_path",
+        tiny_model,
+        "--dataset_name",
+        tiny_dataset,
+        "--output_dir",
+        tmp_path / "two",
+    ]
+    arguments += [
+        *EVERYTHING,
+        "--max_seq_length",
+        64,
+        "--num_train_epochs",
+        1,
+        "--per_device_train_batch_size",
+        8,
+    ]
     arguments += ["--per_device_eval_batch_size", 3]
     result = launch(*arguments, config=ROOT / "configs" / "accelerate_cpu.yaml", processes=2)
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "two" / "run_arguments.json").read_text())
     assert (record["processes"], record["total_train_batch_size"]) == (2, 512)
 
-    arguments = ("--model_name_or_path", tmp_path / "two", "--dataset_name", tiny_dataset, "--do_eval", "--do_predict")
-    assert run("run_classification", *arguments, "--output_dir", tmp_path / "one", "--max_seq_length", 64).code == 0
+    arguments = (
+        "--model_name_or_path",
+        tmp_path / "two",
+        "--dataset_name",
+        tiny_dataset,
+        "--do_eval",
+        "--do_predict",
+    )
+    assert (
+        run(
+            "run_classification",
+            *arguments,
+            "--output_dir",
+            tmp_path / "one",
+            "--max_seq_length",
+            64,
+        ).code
+        == 0
+    )
     one, two = (pd.read_csv(tmp_path / name / "predictions.csv") for name in ("one", "two"))
     assert list(two["id"]) == list(load_dataset(str(tiny_dataset))["test"]["id"])
     assert list(one["id"]) == list(two["id"])
     np.testing.assert_allclose(one[LABELS], two[LABELS], atol=2e-6)
     for split, key in product(("eval", "predict"), ("loss", "accuracy", "f1")):
-        results = [json.loads((tmp_path / name / f"{split}_results.json").read_text()) for name in ("one", "two")]
+        results = [
+            json.loads((tmp_path / name / f"{split}_results.json").read_text())
+            for name in ("one", "two")
+        ]
         assert results[0][f"{split}_{key}"] == pytest.approx(results[1][f"{split}_{key}"], abs=1e-5)
 
 
@@ -366,7 +509,9 @@ def test_precision_that_the_launcher_switches_on_is_recorded(
     """accelerate launch --mixed_precision and its configuration files set this variable."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
     folder = tmp_path / "run"
-    result = run("run_classification", *command(tiny_model, tiny_dataset, folder, "--num_train_epochs", 1))
+    result = run(
+        "run_classification", *command(tiny_model, tiny_dataset, folder, "--num_train_epochs", 1)
+    )
     assert result.code == 0, result.err
     precision = {"no": "fp32"}.get(launched, launched)
     assert json.loads((folder / "run_arguments.json").read_text())["precision"] == precision
@@ -376,7 +521,9 @@ def test_precision_that_the_launcher_switches_on_is_recorded(
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}
 
 
-def test_fp16_has_a_gradient_scaler_and_fp32_weights(run, tiny_dataset, tmp_path, monkeypatch, batch_lengths):
+def test_fp16_has_a_gradient_scaler_and_fp32_weights(
+    run, tiny_dataset, tmp_path, monkeypatch, batch_lengths
+):
     """The fp16 path on a CPU. Faked: that there is an accelerator, and accelerate's refusal of fp16 on a CPU.
 
     The fp16 arithmetic and the GradScaler are torch's own, on the CPU.
@@ -396,7 +543,9 @@ def test_fp16_has_a_gradient_scaler_and_fp32_weights(run, tiny_dataset, tmp_path
 
     monkeypatch.setattr(Accelerator, "__init__", init)
     hook = torch.nn.modules.module.register_module_forward_hook(
-        lambda module, inputs, output: types.add(output.dtype) if isinstance(module, torch.nn.Linear) else None
+        lambda module, inputs, output: (
+            types.add(output.dtype) if isinstance(module, torch.nn.Linear) else None
+        )
     )
     try:
         flags = ("--fp16", "--num_train_epochs", 3, "--dataloader_pin_memory", "false")
@@ -421,7 +570,9 @@ def test_processes_check_the_output_folder_at_the_same_time(tmp_path):
     training = SimpleNamespace(do_train=True, do_eval=False, do_predict=False)
 
     def check(number):
-        return run_classification.check_output_dir(tmp_path / str(number // 8), {"arguments": {}}, training)
+        return run_classification.check_output_dir(
+            tmp_path / str(number // 8), {"arguments": {}}, training
+        )
 
     with ThreadPoolExecutor(8) as pool:
         assert not any(pool.map(check, range(1600)))
@@ -453,7 +604,9 @@ def test_accelerate_reads_its_configurations(name, kind, machines):
     assert (config.distributed_type, config.num_machines) == (kind, machines)
     assert config.num_processes % machines == 0 and config.num_processes > 1
     arguments, _, _ = _validate_launch_command(
-        launch_command_parser().parse_args(["--config_file", path, str(ROOT / "run_classification.py")])
+        launch_command_parser().parse_args(
+            ["--config_file", path, str(ROOT / "run_classification.py")]
+        )
     )
     assert arguments.num_processes == config.num_processes
     assert arguments.mixed_precision == config.mixed_precision
@@ -469,7 +622,9 @@ def test_accelerate_reads_its_configurations(name, kind, machines):
 
 def call_main(arguments, output, prepare):
     """In a process of its own: the script, its standard output and error in a file."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if pytest is a background job
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored if pytest is a background job
     import run_classification
 
     stream = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -528,14 +683,25 @@ def same_weights(one, two):
 def long_run(start, tiny_model, tiny_dataset, tmp_path_factory):
     """Arguments of a run with many checkpoints, and the folder where it ran without interruption."""
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
-    more = ("--num_train_epochs", 8, "--early_stopping_patience", 0, "--eval_strategy", "steps", "--eval_steps", 7)
+    more = (
+        "--num_train_epochs",
+        8,
+        "--early_stopping_patience",
+        0,
+        "--eval_strategy",
+        "steps",
+        "--eval_steps",
+        7,
+    )
     more += ("--save_strategy", "steps", "--save_steps", 7, "--learning_rate", 0.002, *NO_TEST)
     result = finish(start(command(tiny_model, tiny_dataset, folder, *more)))
     assert result.code == 0, result.err
     return more, folder
 
 
-def test_run_killed_three_times_ends_with_the_same_weights(long_run, tiny_model, tiny_dataset, tmp_path, start):
+def test_run_killed_three_times_ends_with_the_same_weights(
+    long_run, tiny_model, tiny_dataset, tmp_path, start
+):
     more, uninterrupted = long_run
     arguments = command(tiny_model, tiny_dataset, tmp_path / "run", *more)
     for kill_after in (7, 28, 49):
@@ -554,7 +720,9 @@ def test_run_killed_three_times_ends_with_the_same_weights(long_run, tiny_model,
     assert losses[0] == losses[1]
 
 
-def test_checkpoint_cut_off_while_written_is_passed_over(tiny_model, tiny_dataset, tmp_path, start, long_run):
+def test_checkpoint_cut_off_while_written_is_passed_over(
+    tiny_model, tiny_dataset, tmp_path, start, long_run
+):
     more, uninterrupted = long_run
     arguments = command(tiny_model, tiny_dataset, tmp_path / "run", *more)
     process = start((*arguments, "--save_total_limit", 5))
@@ -634,7 +802,14 @@ def test_output_folder_that_cannot_be_written(tiny_model, tiny_dataset, tmp_path
 
 
 def test_nothing_to_do(run, tiny_model, tiny_dataset, tmp_path):
-    arguments = ("--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
+    arguments = (
+        "--model_name_or_path",
+        tiny_model,
+        "--dataset_name",
+        tiny_dataset,
+        "--output_dir",
+        tmp_path / "run",
+    )
     assert_user_error(run("run_classification", *arguments), "--do_train")
 
 
@@ -658,7 +833,9 @@ def test_bad_flags(run, tiny_model, tiny_dataset, tmp_path, flags, words):
 
 def test_fp16_without_a_gpu(run, tiny_model, tiny_dataset, tmp_path, monkeypatch):
     """The flag is refused; --bf16 overrides the fp16 of an accelerate file."""
-    arguments = command(tiny_model, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1, *NO_TEST)
+    arguments = command(
+        tiny_model, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1, *NO_TEST
+    )
     assert_user_error(run("run_classification", *arguments, "--fp16"), "--fp16", "GPU", "--bf16")
     assert not (tmp_path / "run").exists()
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "fp16")
@@ -682,15 +859,26 @@ def test_encoder_decoder_and_tokenizer_without_padding(run, tiny_dataset, tmp_pa
     tokenizer.pad_token = None
     tokenizer.save_pretrained(folder)
     assert_user_error(
-        run("run_classification", *command(folder, tiny_dataset, tmp_path / "a")), "padding token", folder
+        run("run_classification", *command(folder, tiny_dataset, tmp_path / "a")),
+        "padding token",
+        folder,
     )
     transformers.BartConfig(d_model=32, encoder_layers=1, decoder_layers=1).save_pretrained(folder)
-    assert_user_error(run("run_classification", *command(folder, tiny_dataset, tmp_path / "b")), "encoder-decoder")
+    assert_user_error(
+        run("run_classification", *command(folder, tiny_dataset, tmp_path / "b")), "encoder-decoder"
+    )
 
 
 def test_model_with_other_labels_than_the_dataset(run, tiny_dataset, tmp_path):
     folder = write_tiny_model(tmp_path / "model", labels=["spam", "ham"])
-    arguments = ("--model_name_or_path", folder, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
+    arguments = (
+        "--model_name_or_path",
+        folder,
+        "--dataset_name",
+        tiny_dataset,
+        "--output_dir",
+        tmp_path / "run",
+    )
     assert_user_error(run("run_classification", *arguments, "--do_predict"), "ham", "math.AG")
 
 
@@ -716,7 +904,9 @@ def test_all_documents_of_one_class(run, tiny_model, tmp_path):
     assert_user_error(result, "math.DG")
 
 
-def test_checkpoint_of_another_architecture_in_the_output_folder(run, finished, tiny_model, tiny_dataset, tmp_path):
+def test_checkpoint_of_another_architecture_in_the_output_folder(
+    run, finished, tiny_model, tiny_dataset, tmp_path
+):
     folder = shutil.copytree(finished, tmp_path / "run")
     (folder / "predict_results.json").unlink()
     write_tiny_model(tmp_path / "other", hidden_size=16)
@@ -748,22 +938,38 @@ def test_nan_loss_ends_the_bar_before_the_error(run, tiny_dataset, tmp_path):
     weights = AutoModelForSequenceClassification.from_pretrained(folder)
     weights.classifier.weight.data.fill_(float("nan"))
     weights.save_pretrained(folder)
-    result = run("run_classification", *command(folder, tiny_dataset, tmp_path / "run", "--disable_tqdm", "false"))
+    result = run(
+        "run_classification",
+        *command(folder, tiny_dataset, tmp_path / "run", "--disable_tqdm", "false"),
+    )
     assert_user_error(result, "NaN", "--learning_rate")
 
 
-def test_bar_has_losses_and_patience_and_the_end_is_estimated(run, tiny_model, tiny_dataset, tmp_path):
+def test_bar_has_losses_and_patience_and_the_end_is_estimated(
+    run, tiny_model, tiny_dataset, tmp_path
+):
     more = ("--num_train_epochs", 3, "--learning_rate", 1.0, "--warmup_steps", 0, *NO_TEST)
     result = run(
-        "run_classification", *command(tiny_model, tiny_dataset, tmp_path / "bar", *more, "--disable_tqdm", "false")
+        "run_classification",
+        *command(tiny_model, tiny_dataset, tmp_path / "bar", *more, "--disable_tqdm", "false"),
     )
     assert result.code == 0, result.err
     state = json.loads((tmp_path / "bar" / "trainer_state.json").read_text())
-    losses = [row["eval_loss"] for row in state["log_history"] if row.get("eval_loss") and row["step"] in (10, 20)]
+    losses = [
+        row["eval_loss"]
+        for row in state["log_history"]
+        if row.get("eval_loss") and row["step"] in (10, 20)
+    ]
     (left,) = (3 - (second > first) for first, second in [losses[:2]])
-    last = result.err[: result.err.rindex("30/30 [")].splitlines()[-1] + result.err[result.err.rindex("30/30 [") :]
+    last = (
+        result.err[: result.err.rindex("30/30 [")].splitlines()[-1]
+        + result.err[result.err.rindex("30/30 [") :]
+    )
     assert f"eval_loss={losses[1]:.3g}, patience={left}" in last and ", loss=" in last
-    assert re.search(r"30 updates of [\d.e-]+ s: training takes until \w+ \w+ +\d+ [\d:]+ \d+ at most", result.log)
+    assert re.search(
+        r"30 updates of [\d.e-]+ s: training takes until \w+ \w+ +\d+ [\d:]+ \d+ at most",
+        result.log,
+    )
     assert result.log.count("at most") == 1
 
     result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "none", *more))
@@ -778,7 +984,14 @@ def test_nan_logits_of_a_model_that_only_predicts(run, tiny_dataset, tmp_path):
     weights.classifier.weight.data.fill_(float("nan"))
     weights.save_pretrained(folder)
     for split in ("eval", "predict"):
-        flags = ("--model_name_or_path", folder, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / split)
+        flags = (
+            "--model_name_or_path",
+            folder,
+            "--dataset_name",
+            tiny_dataset,
+            "--output_dir",
+            tmp_path / split,
+        )
         result = run("run_classification", *flags, "--max_seq_length", 64, f"--do_{split}")
         assert_user_error(result, "NaN", split, "--learning_rate")
         assert not list((tmp_path / split).glob("*_results.json"))
@@ -791,24 +1004,37 @@ def test_attention_dropout_of_a_model_type_without_it(run, tiny_dataset, tmp_pat
 
 
 def test_recipe_file_with_flags_after_it(run, tiny_model, tiny_dataset, tmp_path):
-    recipe = dict(zip(map(str, FAST[::2]), FAST[1::2], strict=True)) | {"--do_train": True, "--do_eval": True}
+    recipe = dict(zip(map(str, FAST[::2]), FAST[1::2], strict=True)) | {
+        "--do_train": True,
+        "--do_eval": True,
+    }
     lines = [f"{key.lstrip('-')}: {str(value).lower()}" for key, value in recipe.items()]
     (tmp_path / "recipe.yaml").write_text(
         "\n".join([*lines, 'text_prefix: "query: "', f"model_name_or_path: {tiny_model}"])
     )
-    arguments = ("--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run", "--num_train_epochs", 1)
+    arguments = (
+        "--dataset_name",
+        tiny_dataset,
+        "--output_dir",
+        tmp_path / "run",
+        "--num_train_epochs",
+        1,
+    )
     result = run("run_classification", tmp_path / "recipe.yaml", *arguments)
     assert result.code == 0, result.err
     record = json.loads((tmp_path / "run" / "run_arguments.json").read_text())["arguments"]
     assert (record["text_prefix"], record["num_train_epochs"]) == ("query: ", 1)
 
 
-@pytest.mark.parametrize("recipe", sorted(path.name for path in (ROOT / "configs" / "recipes").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "recipe", sorted(path.name for path in (ROOT / "configs" / "recipes").glob("*.yaml"))
+)
 def test_recipes_are_read_as_command_lines(run, tiny_dataset, tmp_path, recipe):
     """With no Hub the model cannot be loaded: the error that names it comes after every flag has been understood."""
     arguments = ("--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
     assert_user_error(
-        run("run_classification", ROOT / "configs" / "recipes" / recipe, *arguments), "cannot load model"
+        run("run_classification", ROOT / "configs" / "recipes" / recipe, *arguments),
+        "cannot load model",
     )
 
 
@@ -827,10 +1053,13 @@ def test_classes_named_like_columns_keep_every_column(run, tiny_model, tmp_path,
     assert set(table["label"]) <= set(names)
 
 
-def test_evaluation_in_bf16_is_recorded_and_leaves_the_weights_alone(run, tiny_model, tiny_dataset, tmp_path):
+def test_evaluation_in_bf16_is_recorded_and_leaves_the_weights_alone(
+    run, tiny_model, tiny_dataset, tmp_path
+):
     for name, more in {"fp32": (), "bf16": ("--bf16_full_eval",)}.items():
         result = run(
-            "run_classification", *command(tiny_model, tiny_dataset, tmp_path / name, "--num_train_epochs", 1, *more)
+            "run_classification",
+            *command(tiny_model, tiny_dataset, tmp_path / name, "--num_train_epochs", 1, *more),
         )
         assert result.code == 0, result.err
     record = json.loads((tmp_path / "bf16" / "run_arguments.json").read_text())

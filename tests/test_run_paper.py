@@ -48,7 +48,9 @@ def start(*arguments, script=ROOT / "run_paper.sh", **settings):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if pytest is a background job
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored if pytest is a background job
     )
 
 
@@ -71,14 +73,19 @@ def wait_for(condition, seconds=200):
 def inputs(tmp_path_factory):
     """A folder with a dataset and two tiny models."""
     folder = tmp_path_factory.mktemp("inputs")
-    write_dataset(folder / "data", make_records(40))  # 20 test documents, the fewest for a test of context
+    write_dataset(
+        folder / "data", make_records(40)
+    )  # 20 test documents, the fewest for a test of context
     for seed, name in enumerate(MODELS):
         write_tiny_model(folder / name, seed=seed)
     return folder
 
 
 def settings_of(inputs):
-    return SETTINGS | {"DATASET": inputs / "data", "MODELS": " ".join(str(inputs / name) for name in MODELS)}
+    return SETTINGS | {
+        "DATASET": inputs / "data",
+        "MODELS": " ".join(str(inputs / name) for name in MODELS),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +105,9 @@ def test_two_models_two_learning_rates_two_seeds(inputs, study, forked_python):
         folder = paper / name
         table = pd.read_csv(folder / "learning_rates.csv", dtype={"learning_rate": str})
         losses = {
-            rate: json.loads((folder / f"lr-{rate}-seed-1" / "eval_results.json").read_text())["eval_loss"]
+            rate: json.loads((folder / f"lr-{rate}-seed-1" / "eval_results.json").read_text())[
+                "eval_loss"
+            ]
             for rate in RATES
         }
         assert dict(zip(table["learning_rate"], table["eval_loss"], strict=True)) == losses
@@ -111,13 +120,20 @@ def test_two_models_two_learning_rates_two_seeds(inputs, study, forked_python):
     assert len(everything) == 8  # two rates with the first seed, the better one with the second
     # Only what was chosen has seen the test split, with the prefix that it was trained with.
     assert [path for path in everything if (path / "predictions.csv").exists()] == sorted(chosen)
-    assert {json.loads((run / "config.json").read_text())["text_prefix"] for run in chosen} == {"floer:"}
+    assert {json.loads((run / "config.json").read_text())["text_prefix"] for run in chosen} == {
+        "floer:"
+    }
     assert not list(paper.rglob("checkpoint-*"))
     comparison = (paper / "comparison" / "comparison.md").read_text()
     assert "alpha" in comparison and "beta" in comparison
     record = json.loads((networks[0] / "run_arguments.json").read_text())["arguments"]
-    assert record["model_name_or_path"].endswith("models/seed-1/layers-0") and record["num_train_epochs"] == 2
-    best = min(chosen[:4], key=lambda run: json.loads((run / "eval_results.json").read_text())["eval_loss"])
+    assert (
+        record["model_name_or_path"].endswith("models/seed-1/layers-0")
+        and record["num_train_epochs"] == 2
+    )
+    best = min(
+        chosen[:4], key=lambda run: json.loads((run / "eval_results.json").read_text())["eval_loss"]
+    )
     summary = json.loads((paper / "attribution" / "summary.json").read_text())
     assert str(best) in json.dumps(summary)
     summary = json.loads((paper / "attribution-layers-0" / "summary.json").read_text())
@@ -128,8 +144,13 @@ def test_two_models_two_learning_rates_two_seeds(inputs, study, forked_python):
     assert [model["name"] for model in context["attribution"]] == [best.parent.name, "layers-0"]
     page = (paper / "report" / "index.html").read_text()
     assert "<title>Tiny</title>" in page and str(paper.parent) not in page
-    assert all(f"{run.parent.name}/{run.name}" in page for run in chosen) and "Learning rates of alpha" in page
-    assert re.findall(r"it has no ([\w.]+\w)", page) == ["manifest.json"]  # the dataset is not fetch_arxiv.py's
+    assert (
+        all(f"{run.parent.name}/{run.name}" in page for run in chosen)
+        and "Learning rates of alpha" in page
+    )
+    assert re.findall(r"it has no ([\w.]+\w)", page) == [
+        "manifest.json"
+    ]  # the dataset is not fetch_arxiv.py's
     assert result.stdout.splitlines()[-1].startswith(f"Done: {paper}/report/index.html")
     lines = [shlex.split(line) for line in (paper / "runs.txt").read_text().splitlines()]
     assert {line[0] for line in lines} == {"--output_dir"} and len(lines) == 5 + 6
@@ -162,7 +183,12 @@ def test_killed_worker_is_replaced_by_the_next_call_and_two_workers_give_the_sam
 ):
     paper, _ = study
     folder = tmp_path / "paper"
-    settings = settings_of(inputs) | {"OUTPUT_DIR": folder, "WORKERS": 2, "SHALLOW": "", "SEEDS": "1"}
+    settings = settings_of(inputs) | {
+        "OUTPUT_DIR": folder,
+        "WORKERS": 2,
+        "SHALLOW": "",
+        "SEEDS": "1",
+    }
     settings["LEARNING_RATES"] = RATES[0]
     process = start("--train", **settings)
     state = wait_for(lambda: next(folder.glob("*/lr-*/checkpoint-*/trainer_state.json"), None))
@@ -170,7 +196,9 @@ def test_killed_worker_is_replaced_by_the_next_call_and_two_workers_give_the_sam
     os.killpg(os.getpgid(training_process(run)), signal.SIGKILL)  # the worker and its process
     result = finish(process)
     assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith(f"error: not finished: {run}; the same command continues")
+    assert result.stderr.splitlines()[-1].startswith(
+        f"error: not finished: {run}; the same command continues"
+    )
     assert not (run / "eval_results.json").exists()
     assert len(list(folder.glob("*/lr-*/eval_results.json"))) == 1  # that of the other worker
     assert not list(folder.glob("*/lr-*/predictions.csv"))
@@ -179,13 +207,18 @@ def test_killed_worker_is_replaced_by_the_next_call_and_two_workers_give_the_sam
     before = len(log.read_text())
     result = finish(start("--train", **settings, **forked_python))
     assert result.returncode == 0, result.stderr[-3000:]
-    epochs = [float(epoch) for epoch in re.findall(r"'epoch': '?([\d.]+)", log.read_text()[before:])]
+    epochs = [
+        float(epoch) for epoch in re.findall(r"'epoch': '?([\d.]+)", log.read_text()[before:])
+    ]
     assert epochs and min(epochs) > 1  # it continued after the first epoch
     assert not list(folder.rglob("checkpoint-*")) and not (folder / "svm").exists()
     for name in MODELS:
         files = [place / name / "lr-3e-3-seed-1" / "predictions.csv" for place in (paper, folder)]
         assert files[0].read_bytes() == files[1].read_bytes()
-        losses = [pd.read_csv(place / name / "learning_rates.csv")["eval_loss"][0] for place in (paper, folder)]
+        losses = [
+            pd.read_csv(place / name / "learning_rates.csv")["eval_loss"][0]
+            for place in (paper, folder)
+        ]
         assert losses[0] == losses[1]
 
 
@@ -250,14 +283,22 @@ def script(folder, name, text):
 def test_each_gpu_trains_one_run_at_a_time(queue, tmp_path):
     script(tmp_path, "nvidia-smi", "printf '0\\n1\\n2\\n'")
     assert finish(start("--train", **queue)).returncode == 0
-    assert {gpu for _, gpu in events(tmp_path)} == {"none"}  # a LAUNCH of one's own may use all GPUs
+    assert {gpu for _, gpu in events(tmp_path)} == {
+        "none"
+    }  # a LAUNCH of one's own may use all GPUs
 
     (tmp_path / "events.txt").unlink()
-    (tmp_path / "accelerate.sh").write_text(f'accelerate() {{ shift 3; {queue.pop("LAUNCH")} "$@"; }}')
+    (tmp_path / "accelerate.sh").write_text(
+        f'accelerate() {{ shift 3; {queue.pop("LAUNCH")} "$@"; }}'
+    )
     queue |= {"OUTPUT_DIR": tmp_path / "three", "BASH_ENV": tmp_path / "accelerate.sh"}
     result = finish(start("--train", **queue))
     assert result.returncode == 0, result.stderr
-    runs = [f"{name}/lr-{rate}-seed-1" for name in ("alpha", "beta") for rate in ("1e-5", "2e-5", "3e-5")]
+    runs = [
+        f"{name}/lr-{rate}-seed-1"
+        for name in ("alpha", "beta")
+        for rate in ("1e-5", "2e-5", "3e-5")
+    ]
     chosen = [f"{name}/lr-1e-5-seed-{seed}" for name in ("alpha", "beta") for seed in (1, 2)]
     assert sorted(run for run, _ in events(tmp_path)) == sorted(runs + chosen)
     assert {gpu for _, gpu in events(tmp_path)} == {"0", "1", "2"}
@@ -279,11 +320,18 @@ def test_failed_run_is_named_after_the_others_have_finished(queue, tmp_path, wor
     failed = [str(tmp_path / "paper" / name / "lr-2e-5-seed-1") for name in ("alpha", "beta")]
     assert f"error: not finished: {' '.join(failed)};" in result.stderr
     assert len(events(tmp_path)) == 6 and len(events(tmp_path, "end")) == 4
-    assert len((tmp_path / "paper" / "runs.txt").read_text().splitlines()) == 6  # nothing is chosen yet
-    assert len(list((tmp_path / "paper").rglob("checkpoint-*"))) == 2  # the next call continues from them
+    assert (
+        len((tmp_path / "paper" / "runs.txt").read_text().splitlines()) == 6
+    )  # nothing is chosen yet
+    assert (
+        len(list((tmp_path / "paper").rglob("checkpoint-*"))) == 2
+    )  # the next call continues from them
 
     assert finish(start("--train", **queue)).returncode == 0
-    assert [run.split("-seed")[0] for run, _ in events(tmp_path)][6:8] == ["alpha/lr-2e-5", "beta/lr-2e-5"]
+    assert [run.split("-seed")[0] for run, _ in events(tmp_path)][6:8] == [
+        "alpha/lr-2e-5",
+        "beta/lr-2e-5",
+    ]
     assert len(events(tmp_path)) == 6 + 2 + 4
 
 
@@ -309,16 +357,22 @@ def test_run_that_another_process_trains_is_not_trained_twice(queue, tmp_path):
 def test_list_of_the_study(tmp_path):
     for folder in (tmp_path / "models/seed-42/layers-0", tmp_path / "logs"):
         folder.mkdir(parents=True)
-    (tmp_path / "models/seed-42/layers-0/tokenizer.json").touch()  # else it would be made, with a tokenizer of the Hub
+    (
+        tmp_path / "models/seed-42/layers-0/tokenizer.json"
+    ).touch()  # else it would be made, with a tokenizer of the Hub
     result = finish(start("--list", OUTPUT_DIR=tmp_path, DATASET="user/data"))
     assert result.returncode == 0, result.stderr
     lines = [shlex.split(line) for line in (tmp_path / "runs.txt").read_text().splitlines()]
-    recipes = {path.stem for path in (ROOT / "configs/recipes").glob("*.yaml")} - {"ModernBERT-large"}
+    recipes = {path.stem for path in (ROOT / "configs/recipes").glob("*.yaml")} - {
+        "ModernBERT-large"
+    }
     recipes.remove("granite-embedding-small-english-r2")
     assert {Path(line[3]).stem for line in lines if line[2] == "--config"} == recipes
     rates = {}
     for line in lines:
-        rates.setdefault(Path(line[1]).parent.name, []).append(line[line.index("--learning_rate") + 1])
+        rates.setdefault(Path(line[1]).parent.name, []).append(
+            line[line.index("--learning_rate") + 1]
+        )
         assert Path(line[1]).name == f"lr-{rates[Path(line[1]).parent.name][-1]}-seed-42"
     assert rates.pop("layers-0") == ["5e-4", "1e-3", "3e-3"]
     assert rates == {name: ["1e-5", "2e-5", "3e-5", "5e-5"] for name in recipes}
@@ -327,7 +381,11 @@ def test_list_of_the_study(tmp_path):
 
 def test_job_array(queue, tmp_path):
     """The tasks of both arrays as Slurm starts them; a task that is near its time limit requeues itself."""
-    task = {"script": ROOT / "configs/slurm/runs.sbatch", "SLURM_ARRAY_JOB_ID": 5, "SLURM_CPUS_PER_TASK": 3}
+    task = {
+        "script": ROOT / "configs/slurm/runs.sbatch",
+        "SLURM_ARRAY_JOB_ID": 5,
+        "SLURM_CPUS_PER_TASK": 3,
+    }
     for expected in ("1,2,3,4,5,6", "7,8,9,10"):
         result = finish(start("--list", **queue))
         (array,) = re.findall(r"sbatch --array=(\S+) configs/slurm/runs.sbatch", result.stdout)
@@ -335,7 +393,9 @@ def test_job_array(queue, tmp_path):
         for number in array.split(","):
             assert finish(start(**queue, **task, SLURM_ARRAY_TASK_ID=number)).returncode == 0
     assert len(events(tmp_path)) == 10
-    assert finish(start(**queue, **task, SLURM_ARRAY_TASK_ID=4)).returncode == 0  # finished: nothing to do
+    assert (
+        finish(start(**queue, **task, SLURM_ARRAY_TASK_ID=4)).returncode == 0
+    )  # finished: nothing to do
     assert len(events(tmp_path)) == 10
     result = finish(start("--list", **queue))
     assert "0 of them not finished" in result.stdout and "next: bash run_paper.sh" in result.stdout
@@ -343,7 +403,10 @@ def test_job_array(queue, tmp_path):
     queue["OUTPUT_DIR"] = tmp_path / "second"
     finish(start("--list", **queue))
     result = finish(start(**queue, **task, SLURM_ARRAY_TASK_ID=2, FAIL="lr-2e-5"))
-    assert result.returncode != 0 and f"Run 2 failed: {tmp_path}/second/alpha/lr-2e-5-seed-1" in result.stderr
+    assert (
+        result.returncode != 0
+        and f"Run 2 failed: {tmp_path}/second/alpha/lr-2e-5-seed-1" in result.stderr
+    )
     script(tmp_path, "scontrol", f'echo "$*" > {tmp_path}/requeued')
     process = start(**queue, **task, SLURM_ARRAY_TASK_ID=3, HANG="lr-3e-5")
     wait_for(lambda: events(tmp_path)[-1][0] == "alpha/lr-3e-5-seed-1")

@@ -15,8 +15,24 @@ from transformers import (
 )
 
 CONFIGS = sorted((ROOT / "configs" / "shallow").glob("*.json"))
-FAST = ["--per_device_train_batch_size", 8, "--gradient_accumulation_steps", 1, "--max_seq_length", 64]
-FAST += ["--learning_rate", 3e-3, "--num_train_epochs", 3, "--disable_tqdm", "true", "--report_to", "none"]
+FAST = [
+    "--per_device_train_batch_size",
+    8,
+    "--gradient_accumulation_steps",
+    1,
+    "--max_seq_length",
+    64,
+]
+FAST += [
+    "--learning_rate",
+    3e-3,
+    "--num_train_epochs",
+    3,
+    "--disable_tqdm",
+    "true",
+    "--report_to",
+    "none",
+]
 EVERYTHING = ["--do_train", "--do_eval", "--do_predict"]
 
 
@@ -24,8 +40,16 @@ def build(layers: int, **changes) -> EuroBertForSequenceClassification:
     """The network of a config in float64, its dropout-free evaluation; small vocabulary, random weights."""
     torch.manual_seed(layers)
     config = AutoConfig.from_pretrained(ROOT / "configs" / "shallow" / f"layers-{layers}.json")
-    settings = {"vocab_size": 50, "pad_token_id": 0, "num_labels": 5, "hidden_size": 64, "intermediate_size": 64}
-    for name, value in (settings | {"num_attention_heads": 2, "num_key_value_heads": 2} | changes).items():
+    settings = {
+        "vocab_size": 50,
+        "pad_token_id": 0,
+        "num_labels": 5,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+    }
+    for name, value in (
+        settings | {"num_attention_heads": 2, "num_key_value_heads": 2} | changes
+    ).items():
         setattr(config, name, value)
     config.head_dim = config.hidden_size // config.num_attention_heads
     config.initializer_range = 0.5
@@ -84,11 +108,22 @@ def test_saves_and_loads(tmp_path):
 def make_model(run, folder, tokenizer, *more, layers=0):
     """Write an untrained model of configs/shallow by tools/make_model.py."""
     config = ROOT / "configs" / "shallow" / f"layers-{layers}.json"
-    return run("make_model", "--config_name", config, "--tokenizer_name", tokenizer, "--output_dir", folder, *more)
+    return run(
+        "make_model",
+        "--config_name",
+        config,
+        "--tokenizer_name",
+        tokenizer,
+        "--output_dir",
+        folder,
+        *more,
+    )
 
 
 @pytest.mark.parametrize("layers", [0, 1])
-def test_trains_and_is_explained_through_the_scripts(run, tiny_dataset, tiny_model, tmp_path, layers):
+def test_trains_and_is_explained_through_the_scripts(
+    run, tiny_dataset, tiny_model, tmp_path, layers
+):
     model, folder = tmp_path / f"layers-{layers}", tmp_path / "run"
     result = make_model(run, model, tiny_model, layers=layers)
     assert result.code == 0, result.err
@@ -100,7 +135,10 @@ def test_trains_and_is_explained_through_the_scripts(run, tiny_dataset, tiny_mod
     config = json.loads((folder / "config.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert (config["vocab_size"], config["num_hidden_layers"]) == (len(tokenizer), layers)
-    assert (config["pad_token_id"], config["mask_token_id"]) == (tokenizer.pad_token_id, tokenizer.mask_token_id)
+    assert (config["pad_token_id"], config["mask_token_id"]) == (
+        tokenizer.pad_token_id,
+        tokenizer.mask_token_id,
+    )
     # Each class has a word of its own: counting words tells ten documents apart.
     assert json.loads((folder / "predict_results.json").read_text())["predict_accuracy"] >= 0.9
     result = run(
@@ -122,7 +160,11 @@ def test_embeddings_are_copied_if_their_sizes_agree(run, tmp_path):
     result = make_model(run, tmp_path / "model", given, "--init_embeddings_from", given)
     assert result.code == 0, result.err
     source = AutoModelForSequenceClassification.from_pretrained(given).get_input_embeddings().weight
-    copied = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").get_input_embeddings().weight
+    copied = (
+        AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+        .get_input_embeddings()
+        .weight
+    )
     assert torch.equal(source, copied)
     result = make_model(run, tmp_path / "bad", given, "--init_embeddings_from", other)
     assert_user_error(result, "embeddings", "384", "tokenizer")
@@ -131,7 +173,9 @@ def test_embeddings_are_copied_if_their_sizes_agree(run, tmp_path):
 def test_weights_depend_on_the_seed(run, tiny_model, tmp_path):
     weights = []
     for number, seed in enumerate((1, 1, 2)):
-        assert make_model(run, tmp_path / str(number), tiny_model, "--seed", seed, layers=1).code == 0
+        assert (
+            make_model(run, tmp_path / str(number), tiny_model, "--seed", seed, layers=1).code == 0
+        )
         weights.append((tmp_path / str(number) / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
 
@@ -141,12 +185,17 @@ def test_first_layers_of_a_pretrained_model(run, tmp_path):
     flags = ("--model_name_or_path", given, "--output_dir", folder)
     result = run("make_model", *flags, "--num_hidden_layers", 2)
     assert result.code == 0, result.err
-    whole, part = (AutoModel.from_pretrained(path, output_hidden_states=True).eval() for path in (given, folder))
+    whole, part = (
+        AutoModel.from_pretrained(path, output_hidden_states=True).eval()
+        for path in (given, folder)
+    )
     ids = torch.tensor([[1, 5, 6, 7, 2]])
     with torch.no_grad():
         assert torch.equal(part(ids).hidden_states[2], whole(ids).hidden_states[2])
     assert part.config.num_hidden_layers == 2
-    assert_user_error(run("make_model", *flags, "--num_hidden_layers", 4), "--num_hidden_layers", "1 to the 3")
+    assert_user_error(
+        run("make_model", *flags, "--num_hidden_layers", 4), "--num_hidden_layers", "1 to the 3"
+    )
     assert_user_error(run("make_model", *flags, "--num_hidden_layers", 1, "--seed", 1), "--seed")
     assert_user_error(run("make_model", *flags), "--num_hidden_layers", "--config_name")
 
@@ -154,14 +203,25 @@ def test_first_layers_of_a_pretrained_model(run, tmp_path):
 def test_configuration_and_tokenizer_that_cannot_be_loaded(run, tiny_model, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     flags = ("--tokenizer_name", tiny_model, "--output_dir", tmp_path / "model")
-    assert_user_error(run("make_model", "--config_name", tmp_path / "config.json", *flags), "--config_name")
-    assert_user_error(make_model(run, tmp_path / "model", tmp_path / "none"), "--tokenizer_name", "none")
+    assert_user_error(
+        run("make_model", "--config_name", tmp_path / "config.json", *flags), "--config_name"
+    )
+    assert_user_error(
+        make_model(run, tmp_path / "model", tmp_path / "none"), "--tokenizer_name", "none"
+    )
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "thesis.tex").write_text("precious")
     assert_user_error(make_model(run, tmp_path / "thesis", tiny_model), "thesis.tex")
 
 
 def test_flag_that_moved_is_named(run, tiny_model, tiny_dataset, tmp_path):
-    flags = ("--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
+    flags = (
+        "--model_name_or_path",
+        tiny_model,
+        "--dataset_name",
+        tiny_dataset,
+        "--output_dir",
+        tmp_path / "run",
+    )
     result = run("run_classification", *flags, "--do_train", "--config_name", "x.json")
     assert_user_error(result, "--config_name", "tools/make_model.py")

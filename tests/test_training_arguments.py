@@ -70,7 +70,8 @@ def test_identity_is_what_the_script_compares():
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused(run, tiny_model, tiny_dataset, tmp_path, name):
     result = run(
-        "run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", f"--{name}", REFUSED[name])
+        "run_classification",
+        *command(tiny_model, tiny_dataset, tmp_path / "run", f"--{name}", REFUSED[name]),
     )
     assert_user_error(result, f"--{name}")
     assert not (tmp_path / "run").exists()
@@ -97,18 +98,41 @@ def test_refused(run, tiny_model, tiny_dataset, tmp_path, name):
         ("eval_strategy", "no"),
     ],
 )
-def test_values_without_meaning_or_without_their_package(run, tiny_model, tiny_dataset, tmp_path, name, value):
-    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", f"--{name}", value))
-    words = {"optim": ["bitsandbytes"], "report_to": ["wandb"], "eval_strategy": ["--load_best_model_at_end"]}
+def test_values_without_meaning_or_without_their_package(
+    run, tiny_model, tiny_dataset, tmp_path, name, value
+):
+    result = run(
+        "run_classification",
+        *command(tiny_model, tiny_dataset, tmp_path / "run", f"--{name}", value),
+    )
+    words = {
+        "optim": ["bitsandbytes"],
+        "report_to": ["wandb"],
+        "eval_strategy": ["--load_best_model_at_end"],
+    }
     assert_user_error(result, *words.get(name, [f"--{name}"]))
-    assert not list(tmp_path.glob("run/*_results.json")) and not (tmp_path / "run" / "README.md").exists()
+    assert (
+        not list(tmp_path.glob("run/*_results.json"))
+        and not (tmp_path / "run" / "README.md").exists()
+    )
 
 
 @pytest.mark.parametrize("package", ["tensorboard", "trackio"])
-def test_reports_of_packages_that_need_not_be_installed(run, tiny_model, tiny_dataset, tmp_path, monkeypatch, package):
+def test_reports_of_packages_that_need_not_be_installed(
+    run, tiny_model, tiny_dataset, tmp_path, monkeypatch, package
+):
     """Without the package one line says so; with it, the losses are found where docs/training.md says."""
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    more = ("--report_to", package, "--project", "geometry", "--num_train_epochs", 1, "--do_predict", "false")
+    more = (
+        "--report_to",
+        package,
+        "--project",
+        "geometry",
+        "--num_train_epochs",
+        1,
+        "--do_predict",
+        "false",
+    )
     result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", *more))
     if importlib.util.find_spec(package) is None:
         assert_user_error(result, package, "installed")
@@ -134,7 +158,9 @@ def test_reports_of_packages_that_need_not_be_installed(run, tiny_model, tiny_da
     ],
 )
 def test_renamed_flags_name_their_successor(run, tiny_model, tiny_dataset, tmp_path, flag, word):
-    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", flag, "1"))
+    result = run(
+        "run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", flag, "1")
+    )
     assert_user_error(result, flag, word)
 
 
@@ -146,7 +172,9 @@ def trained(run, tiny_model, tiny_dataset, tmp_path):
     """``trained(name, *flags)`` trains into a folder of that name and returns it."""
 
     def train(name, *flags):
-        result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / name, *flags))
+        result = run(
+            "run_classification", *command(tiny_model, tiny_dataset, tmp_path / name, *flags)
+        )
         assert result.code == 0, result.err
         return tmp_path / name
 
@@ -159,21 +187,38 @@ def results(folder, split):
 
 def test_label_smoothing_changes_the_loss(trained):
     folders = [
-        trained(str(factor), "--label_smoothing_factor", factor, "--num_train_epochs", 1, "--do_predict", "false")
+        trained(
+            str(factor),
+            "--label_smoothing_factor",
+            factor,
+            "--num_train_epochs",
+            1,
+            "--do_predict",
+            "false",
+        )
         for factor in (0, 0.5)
     ]
     losses = [results(folder, "train")["train_loss"] for folder in folders]
     assert abs(losses[0] - losses[1]) > 1e-3
-    assert json.loads((folders[1] / "run_arguments.json").read_text())["arguments"]["label_smoothing_factor"] == 0.5
+    assert (
+        json.loads((folders[1] / "run_arguments.json").read_text())["arguments"][
+            "label_smoothing_factor"
+        ]
+        == 0.5
+    )
 
 
 @pytest.mark.parametrize("metric", ["f1", "eval_accuracy"])
-def test_larger_is_better_for_metrics_that_are_not_losses(run, trained, tiny_model, tiny_dataset, tmp_path, metric):
+def test_larger_is_better_for_metrics_that_are_not_losses(
+    run, trained, tiny_model, tiny_dataset, tmp_path, metric
+):
     flags = ("--metric_for_best_model", metric, "--num_train_epochs", 4, "--learning_rate", 0.002)
     folder = trained("run", *flags)
     state = json.loads((folder / "trainer_state.json").read_text())
     key = f"eval_{metric.removeprefix('eval_')}"
-    values = {row["step"]: row[key] for row in state["log_history"] if key in row and row["step"] > 0}
+    values = {
+        row["step"]: row[key] for row in state["log_history"] if key in row and row["step"] > 0
+    }
     assert len(set(values.values())) > 1
     assert values[state["best_global_step"]] == max(values.values()) == state["best_metric"]
     other = run("run_classification", *command(tiny_model, tiny_dataset, folder, *flags[2:]))
@@ -187,7 +232,14 @@ def test_early_stopping_without_evaluations(run, tiny_model, tiny_dataset, tmp_p
 
 
 def test_training_without_evaluation_keeps_the_last_model(trained):
-    more = ("--early_stopping_patience", 0, "--load_best_model_at_end", "false", "--num_train_epochs", 2)
+    more = (
+        "--early_stopping_patience",
+        0,
+        "--load_best_model_at_end",
+        "false",
+        "--num_train_epochs",
+        2,
+    )
     folder = trained("run", "--eval_strategy", "no", *more)
     assert json.loads((folder / "trainer_state.json").read_text())["best_global_step"] is None
     assert "last step" in (folder / "README.md").read_text()
@@ -211,5 +263,7 @@ def test_batch_rebalance_follows_the_seed(trained):
 
 
 def test_resume_from_checkpoint_true_means_the_last_one(trained):
-    folder = trained("run", "--resume_from_checkpoint", "true", "--num_train_epochs", 1, "--do_predict", "false")
+    folder = trained(
+        "run", "--resume_from_checkpoint", "true", "--num_train_epochs", 1, "--do_predict", "false"
+    )
     assert (folder / "eval_results.json").exists()

@@ -51,35 +51,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from common import (
-    ALPHA,
-    add_holm,
-    bootstrap,
-    dataset_commit,
-    difference_test,
-    escape_markdown,
-    fail,
-    load_split,
-    markdown_table,
-    one_line,
-    open_output_dir,
-    p_text,
-    parse_arguments,
-    percent,
-    percentile_interval,
-    plain,
-    png,
-    read_json,
-    run_name,
-    short_path,
-    start_logging,
-    versions,
-    write_files,
-)
 from scipy import optimize, stats
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
+
+from common.cli import fail, one_line, parse_arguments, start_logging, versions
+from common.data import dataset_commit, load_split
+from common.folders import open_output_dir, read_json, run_name, short_path, write_files
+from common.pages import escape_markdown, markdown_table, p_text, percent, plain, png
+from common.statistics import ALPHA, add_holm, bootstrap, difference_test, percentile_interval
 
 SCRIPT = "compare_runs.py"
 OUTPUTS = (
@@ -104,7 +85,9 @@ VARIANTS = {
     "max_train_samples": "{} training documents",
     "train_sampling_strategy": "sampling {}",
 }
-HARD_COLUMNS = "id label majority_prediction runs_that_agree mean_confidence categories cross_listed".split()
+HARD_COLUMNS = (
+    "id label majority_prediction runs_that_agree mean_confidence categories cross_listed".split()
+)
 TEST_NOTES = (
     "Two models of one seed each are compared by the exact McNemar test with Tango's score interval (accuracy) and by "
     "a paired bootstrap with {resamples:,} samples of the documents (macro F1); one seed against several by a paired "
@@ -137,24 +120,34 @@ STUDY_TABLE = {
 class CompareArguments:
     """What to compare and how."""
 
-    output_dir: str = field(metadata={"help": "Folder to write: new, empty, or an earlier output of this script."})
+    output_dir: str = field(
+        metadata={"help": "Folder to write: new, empty, or an earlier output of this script."}
+    )
     runs: list[str] = field(
         default_factory=list,
-        metadata={"help": "Run folders, two or more. They are usually given without the flag, in any place."},
+        metadata={
+            "help": "Run folders, two or more. They are usually given without the flag, in any place."
+        },
     )
     reference: str | None = field(
         default=None,
-        metadata={"help": "Folder or name of the run that all others are tested against. Default: the most accurate."},
+        metadata={
+            "help": "Folder or name of the run that all others are tested against. Default: the most accurate."
+        },
     )
     dataset_name: str | None = field(
         default=None,
-        metadata={"help": "Dataset folder or Hub id of the runs, for the categories of documents that all get wrong."},
+        metadata={
+            "help": "Dataset folder or Hub id of the runs, for the categories of documents that all get wrong."
+        },
     )
     dataset_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of a Hub dataset. Default: its main branch."}
+        default=None,
+        metadata={"help": "Branch, tag or commit of a Hub dataset. Default: its main branch."},
     )
     paper: bool = field(
-        default=False, metadata={"help": "Add the study's table 2 and what its test set could have shown."}
+        default=False,
+        metadata={"help": "Add the study's table 2 and what its test set could have shown."},
     )
     disagreement_rate: float | None = field(
         default=None,
@@ -170,7 +163,9 @@ class CompareArguments:
             "the margin and whether it is non-inferior."
         },
     )
-    n_resamples: int = field(default=10_000, metadata={"help": "Number of bootstrap samples of the documents."})
+    n_resamples: int = field(
+        default=10_000, metadata={"help": "Number of bootstrap samples of the documents."}
+    )
     seed: int = field(default=42, metadata={"help": "Seed of the bootstrap."})
 
     def __post_init__(self):
@@ -187,7 +182,9 @@ class CompareArguments:
         elif not self.paper:
             raise ValueError("--disagreement_rate is about the study's table; give --paper, too")
         elif not 0 < self.disagreement_rate <= 1:
-            raise ValueError(f"--disagreement_rate must be above 0 and at most 1, not {self.disagreement_rate:g}")
+            raise ValueError(
+                f"--disagreement_rate must be above 0 and at most 1, not {self.disagreement_rate:g}"
+            )
 
 
 def positional_runs(namespace, unknown: list[str]) -> None:
@@ -205,22 +202,32 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     try:
         table = pd.read_csv(path, dtype=strings, keep_default_na=False, encoding="utf-8-sig")
     except FileNotFoundError:
-        fail(f"{path.parent} has no predictions.csv; give folders of finished runs (made with --do_predict)")
+        fail(
+            f"{path.parent} has no predictions.csv; give folders of finished runs (made with --do_predict)"
+        )
     except (OSError, ValueError) as error:
         fail(f"cannot read {path}: {getattr(error, 'strerror', None) or one_line(error)}")
     for column in strings:
         if column not in table:
-            fail(f"{path} has no column {column!r}; it needs id, label, prediction and one column of scores per class")
+            fail(
+                f"{path} has no column {column!r}; it needs id, label, prediction and one column of scores per class"
+            )
         empty = np.flatnonzero(table[column].str.strip() == "")
         if len(empty):
-            fail(f"{path} has no {column} in row {empty[0] + 2} ({len(empty)} such rows); make the run again")
+            fail(
+                f"{path} has no {column} in row {empty[0] + 2} ({len(empty)} such rows); make the run again"
+            )
     if table.empty:
         fail(f"{path} has no documents; make the run again with a test split")
     if not isinstance(table.index, pd.RangeIndex):
-        fail(f"{path} has rows with more values than its header has names (decimal commas?); make the run again")
+        fail(
+            f"{path} has rows with more values than its header has names (decimal commas?); make the run again"
+        )
     doubles = table["id"][table["id"].duplicated()]
     if len(doubles):
-        fail(f"{path} has document {doubles.iloc[0]!r:.80} more than once ({len(doubles)} such rows); remove them")
+        fail(
+            f"{path} has document {doubles.iloc[0]!r:.80} more than once ({len(doubles)} such rows); remove them"
+        )
     table = table.set_index("id")
     scores = table.drop(columns=["label", "prediction"])
     # pandas renames the column of a class with the name of one of the first columns.
@@ -229,12 +236,16 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
         return table, None
     missing = sorted({*table["label"], *table["prediction"]} - set(scores.columns))
     if missing:
-        fail(f"{path} has no column of scores for class {missing[0]!r:.80}; it has {list(scores.columns)!r:.200}")
+        fail(
+            f"{path} has no column of scores for class {missing[0]!r:.80}; it has {list(scores.columns)!r:.200}"
+        )
     for column in scores:
         scores[column] = pd.to_numeric(scores[column], errors="coerce")
         empty = scores.index[scores[column].isna()]
         if len(empty):
-            fail(f"{path} has a score that is not a number, column {column!r:.80}, document {empty[0]!r:.80}")
+            fail(
+                f"{path} has a score that is not a number, column {column!r:.80}, document {empty[0]!r:.80}"
+            )
     return table[["label", "prediction"]], scores
 
 
@@ -254,14 +265,19 @@ def read_run(folder: str, label: str) -> dict:
     for key, value in numbers.items():
         if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
             fail(f"{folder} records {key} {value!r:.80}, which is not a number; make the run again")
-    found = {"predict_samples": len(table), "predict_accuracy": (table["label"] == table["prediction"]).mean()}
+    found = {
+        "predict_samples": len(table),
+        "predict_accuracy": (table["label"] == table["prediction"]).mean(),
+    }
     for key, value in found.items():
         if numbers[key] is not None and abs(numbers[key] - value) > 1e-4:
             fail(
                 f"{folder} is damaged or mixes two runs: {key} is {value:.6g} in predictions.csv, {numbers[key]:.6g} "
                 "in predict_results.json; make the run again"
             )
-    is_baseline = record.get("script") == "run_baseline.py" or (Path(folder) / "model.skops").exists()
+    is_baseline = (
+        record.get("script") == "run_baseline.py" or (Path(folder) / "model.skops").exists()
+    )
     source = str(record.get("model_name_or_path") or record.get("config_name") or "")
     name = short_path(source) if source else run_name(Path(folder).resolve())
     values = np.zeros((len(table), 1)) if scores is None else scores.to_numpy(dtype=float)
@@ -324,7 +340,9 @@ def read_runs(folders: list[str]) -> list[dict]:
                 "compare runs made with the same dataset"
             )
         run["table"] = run["table"].loc[first["table"].index]
-        other = np.flatnonzero(run["table"]["label"].to_numpy() != first["table"]["label"].to_numpy())
+        other = np.flatnonzero(
+            run["table"]["label"].to_numpy() != first["table"]["label"].to_numpy()
+        )
         if len(other):
             fail(
                 f"{first['folder']} and {run['folder']} give document {first['table'].index[other[0]]!r:.80} "
@@ -347,18 +365,29 @@ def pool_runs(runs: list[dict]) -> list[dict]:
         # Runs with the same seed differ in something else, so they are not a sample of seeds.
         pooled += [members] if len(set(seeds)) == len(seeds) else [[number] for number in members]
     models = [
-        {key: runs[members[0]][key] for key in ("name", "is_baseline")} | {"runs": members} for members in pooled
+        {key: runs[members[0]][key] for key in ("name", "is_baseline")} | {"runs": members}
+        for members in pooled
     ]
     for name, count in Counter(model["name"] for model in models).items():
         # The first columns of per_class_f1.csv are not models.
-        rows = [model for model in models if model["name"] == name] if count > 1 or name in CLASS_COLUMNS else []
+        rows = (
+            [model for model in models if model["name"] == name]
+            if count > 1 or name in CLASS_COLUMNS
+            else []
+        )
         first = [runs[model["runs"][0]] for model in rows]
         varying = [key for key in VARIANTS if len({run["variant"].get(key) for run in first}) > 1]
         shown = [
-            ", ".join(text.format(run["variant"].get(key, "all")) for key, text in VARIANTS.items() if key in varying)
+            ", ".join(
+                text.format(run["variant"].get(key, "all"))
+                for key, text in VARIANTS.items()
+                if key in varying
+            )
             for run in first
         ]
-        is_clear = len(set(shown)) == count > 1 and all("learning_rate" in run["variant"] for run in first)
+        is_clear = len(set(shown)) == count > 1 and all(
+            "learning_rate" in run["variant"] for run in first
+        )
         for model, run, text in zip(rows, first, shown, strict=True):
             model["name"] += f" ({text if is_clear else run['label']})"
     return models
@@ -367,12 +396,17 @@ def pool_runs(runs: list[dict]) -> list[dict]:
 def find_reference(reference: str | None, models: list[dict], runs: list[dict]) -> int:
     """Return the index of the row that --reference names by folder or name, or else of the most accurate row."""
     if reference is None:
-        return max(range(len(models)), key=lambda number: (models[number]["accuracy"], models[number]["macro_f1"]))
+        return max(
+            range(len(models)),
+            key=lambda number: (models[number]["accuracy"], models[number]["macro_f1"]),
+        )
     for number, model in enumerate(models):
         folders = [Path(runs[member]["folder"]).resolve() for member in model["runs"]]
         if reference == model["name"] or Path(reference).resolve() in folders:
             return number
-    fail(f"--reference {reference} is not one of the runs given: {', '.join(run['folder'] for run in runs)}")
+    fail(
+        f"--reference {reference} is not one of the runs given: {', '.join(run['folder'] for run in runs)}"
+    )
 
 
 def mcnemar_test(only_first: int, only_second: int) -> float:
@@ -388,14 +422,21 @@ def tango_score(only_first: int, only_second: int, documents: int, null: float) 
     """
     linear = (2 * documents - only_first + only_second) * null - only_first - only_second
     root = np.sqrt(max(0.0, linear**2 + 8 * documents * only_second * null * (1 - null)))
-    share = max(0.0, (root - linear) / (4 * documents))  # the likeliest share of only_second, given null
-    surplus, variance = only_first - only_second - documents * null, documents * (2 * share + null * (1 - null))
+    share = max(
+        0.0, (root - linear) / (4 * documents)
+    )  # the likeliest share of only_second, given null
+    surplus, variance = (
+        only_first - only_second - documents * null,
+        documents * (2 * share + null * (1 - null)),
+    )
     if variance > 0:
         return surplus / np.sqrt(variance)
     return 0.0 if surplus == 0 else np.copysign(np.inf, surplus)
 
 
-def accuracy_test(only_first: int, only_second: int, documents: int, null: float = 0.0, alpha: float = ALPHA) -> dict:
+def accuracy_test(
+    only_first: int, only_second: int, documents: int, null: float = 0.0, alpha: float = ALPHA
+) -> dict:
     """Return the difference of two accuracies on the same documents, its interval and the p-value of null.
 
     The interval inverts Tango's score test. p is that of the exact McNemar test if null is 0, else of the score test.
@@ -413,7 +454,12 @@ def accuracy_test(only_first: int, only_second: int, documents: int, null: float
         p = mcnemar_test(only_first, only_second)
     else:
         p = 2 * stats.norm.sf(abs(tango_score(only_first, only_second, documents, null)))
-    return {"difference": (only_first - only_second) / documents, "low": bounds[0], "high": bounds[1], "p": float(p)}
+    return {
+        "difference": (only_first - only_second) / documents,
+        "low": bounds[0],
+        "high": bounds[1],
+        "p": float(p),
+    }
 
 
 def documents_test(differences: np.ndarray, null: float = 0.0, alpha: float = ALPHA) -> dict:
@@ -437,7 +483,9 @@ def bootstrap_test(differences: np.ndarray, null: float = 0.0, alpha: float = AL
     }
 
 
-def pooled_test(groups: list[tuple[int, np.ndarray]], null: float = 0.0, alpha: float = ALPHA) -> dict:
+def pooled_test(
+    groups: list[tuple[int, np.ndarray]], null: float = 0.0, alpha: float = ALPHA
+) -> dict:
     """Return a signed sum of models' means with its interval and the p-value of null; documents and seeds are random.
 
     Each group is (sign, the metric of every seed, (1 + resamples, seeds)): first on the documents, then on resamples
@@ -448,7 +496,9 @@ def pooled_test(groups: list[tuple[int, np.ndarray]], null: float = 0.0, alpha: 
     too, is the common alternative; with the usual three to five seeds its error rate depends on how much seeds differ.
     """
     estimate = float(sum(sign * values[0].mean() for sign, values in groups))
-    document_variance = np.var(sum(sign * values[1:].mean(axis=1) for sign, values in groups), ddof=1)
+    document_variance = np.var(
+        sum(sign * values[1:].mean(axis=1) for sign, values in groups), ddof=1
+    )
     seed_variance, inverse_freedom = 0.0, 0.0
     for _, values in groups:
         n = values.shape[1]
@@ -464,10 +514,18 @@ def pooled_test(groups: list[tuple[int, np.ndarray]], null: float = 0.0, alpha: 
         # Every resample gives the same difference: the smallest p that so many resamples can show.
         half, p = 0.0, 1.0 if estimate == null else 1 / len(groups[0][1])
     else:
-        freedom, error = total**2 / inverse_freedom if inverse_freedom > 0 else np.inf, np.sqrt(total)
+        freedom, error = (
+            total**2 / inverse_freedom if inverse_freedom > 0 else np.inf,
+            np.sqrt(total),
+        )
         half = stats.t.ppf(1 - alpha / 2, freedom) * error
         p = 2 * stats.t.sf(abs(estimate - null) / error, freedom)
-    return {"difference": estimate, "low": float(estimate - half), "high": float(estimate + half), "p": float(p)}
+    return {
+        "difference": estimate,
+        "low": float(estimate - half),
+        "high": float(estimate + half),
+        "p": float(p),
+    }
 
 
 def measure(model: dict, draws: dict, correct: np.ndarray) -> None:
@@ -484,7 +542,9 @@ def measure(model: dict, draws: dict, correct: np.ndarray) -> None:
             test = pooled_test([(1, values)])
             interval = test["low"], test["high"]
         elif len(members) == 1 and metric == "accuracy":
-            interval = proportion_confint(int(correct[members].sum()), documents, alpha=ALPHA, method="wilson")
+            interval = proportion_confint(
+                int(correct[members].sum()), documents, alpha=ALPHA, method="wilson"
+            )
         elif len(members) == 1 and documents >= MIN_BOOTSTRAP_DOCUMENTS:
             interval = percentile_interval(values[1:, 0])
         model[metric] = float(values[0].mean())
@@ -493,7 +553,9 @@ def measure(model: dict, draws: dict, correct: np.ndarray) -> None:
         model |= {f"{metric}_low": low, f"{metric}_high": high}
 
 
-def choose_test(first: dict, second: dict, metric: str, draws: dict, correct: np.ndarray) -> dict | None:
+def choose_test(
+    first: dict, second: dict, metric: str, draws: dict, correct: np.ndarray
+) -> dict | None:
     """Return the test of two models that suits their numbers of seeds: a function of null and alpha with its name.
 
     population says what is random: only with several seeds on both sides is it also the training. None if there are
@@ -508,13 +570,21 @@ def choose_test(first: dict, second: dict, metric: str, draws: dict, correct: np
         chosen["function"] = partial(pooled_test, [(1, values[0]), (-1, values[1])])
     elif metric == "accuracy" and len(a) == len(b) == 1:
         counts = [int((correct[m] & ~correct[n]).sum()) for m, n in ((a[0], b[0]), (b[0], a[0]))]
-        chosen |= {"test": "exact McNemar", "only_model_right": counts[0], "only_reference_right": counts[1]}
+        chosen |= {
+            "test": "exact McNemar",
+            "only_model_right": counts[0],
+            "only_reference_right": counts[1],
+        }
         chosen["function"] = partial(accuracy_test, *counts, correct.shape[1])
     elif metric == "accuracy":
         chosen["test"] = "paired t-test"
-        chosen["function"] = partial(documents_test, correct[a].mean(axis=0) - correct[b].mean(axis=0))
+        chosen["function"] = partial(
+            documents_test, correct[a].mean(axis=0) - correct[b].mean(axis=0)
+        )
     elif correct.shape[1] >= MIN_BOOTSTRAP_DOCUMENTS:
-        chosen["function"] = partial(bootstrap_test, values[0].mean(axis=1) - values[1].mean(axis=1))
+        chosen["function"] = partial(
+            bootstrap_test, values[0].mean(axis=1) - values[1].mean(axis=1)
+        )
     return chosen if "function" in chosen else None
 
 
@@ -540,8 +610,12 @@ def run_tests(
     Bonferroni's. Non-inferiority and equivalence within margin are a family each.
     """
     compared, pairs, notes = [], [], []
-    for target in dict.fromkeys([reference, *(n for n, model in enumerate(models) if model["is_baseline"])]):
-        compared += [(n, target) for n in range(len(models)) if n != target and (target, n) not in compared]
+    for target in dict.fromkeys(
+        [reference, *(n for n, model in enumerate(models) if model["is_baseline"])]
+    ):
+        compared += [
+            (n, target) for n in range(len(models)) if n != target and (target, n) not in compared
+        ]
     if (documents := correct.shape[1]) < MIN_TEST_DOCUMENTS:
         return [], [f"No tests: {documents} documents are fewer than {MIN_TEST_DOCUMENTS}."]
     if not compared:
@@ -557,11 +631,23 @@ def run_tests(
             f"{MIN_BOOTSTRAP_DOCUMENTS} documents, and there are {documents}."
         )
     for (first, second, metric), chosen_test in made.items():
-        row = {"model": models[first]["name"], "reference": models[second]["name"], "metric": metric}
-        row |= {"documents": documents, "seeds": models[first]["seeds"], "reference_seeds": models[second]["seeds"]}
+        row = {
+            "model": models[first]["name"],
+            "reference": models[second]["name"],
+            "metric": metric,
+        }
+        row |= {
+            "documents": documents,
+            "seeds": models[first]["seeds"],
+            "reference_seeds": models[second]["seeds"],
+        }
         test = chosen_test.pop("function")
         found, wide = test(), test(alpha=ALPHA / len(made))
-        row |= chosen_test | found | {"low_simultaneous": wide["low"], "high_simultaneous": wide["high"]}
+        row |= (
+            chosen_test
+            | found
+            | {"low_simultaneous": wide["low"], "high_simultaneous": wide["high"]}
+        )
         row |= margin_tests(test, found, margin) if margin else {}
         pairs.append(row)
     for name, verdict in FAMILIES.items():
@@ -572,7 +658,9 @@ def run_tests(
     return pairs, notes
 
 
-def agreement_table(models: list[dict], predictions: np.ndarray, correct: np.ndarray) -> tuple[pd.DataFrame, list]:
+def agreement_table(
+    models: list[dict], predictions: np.ndarray, correct: np.ndarray
+) -> tuple[pd.DataFrame, list]:
     """Return the agreement of each pair of models and the disagreement of each pair of runs of different models.
 
     Agreement is the mean over pairs of seeds; that of a model with itself is between its seeds. Disagreement is the
@@ -580,7 +668,11 @@ def agreement_table(models: list[dict], predictions: np.ndarray, correct: np.nda
     """
     rows, disagreements = [], []
     for first, second in combinations_with_replacement(models, 2):
-        pairs = list(combinations(first["runs"], 2) if first is second else product(first["runs"], second["runs"]))
+        pairs = list(
+            combinations(first["runs"], 2)
+            if first is second
+            else product(first["runs"], second["runs"])
+        )
         if not pairs:
             continue
         same = [float(np.mean(predictions[a] == predictions[b])) for a, b in pairs]
@@ -591,38 +683,65 @@ def agreement_table(models: list[dict], predictions: np.ndarray, correct: np.nda
         ]
         one_right = [float(np.mean(correct[a] != correct[b])) for a, b in pairs]
         disagreements += one_right if first is not second else []
-        rows.append([first["name"], second["name"], *(float(np.mean(part)) for part in (same, kappa, one_right))])
+        rows.append(
+            [
+                first["name"],
+                second["name"],
+                *(float(np.mean(part)) for part in (same, kappa, one_right)),
+            ]
+        )
     columns = ["model", "other", "same_prediction", "cohen_kappa", "exactly_one_right"]
     return pd.DataFrame(rows, columns=columns), disagreements
 
 
 def per_class_table(
-    models: list[dict], classes: list[str], labels: np.ndarray, f1: np.ndarray, predictions: np.ndarray
+    models: list[dict],
+    classes: list[str],
+    labels: np.ndarray,
+    f1: np.ndarray,
+    predictions: np.ndarray,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Return the F1 of every class and model, mean over seeds, and a note on each model that never predicts one."""
-    columns = zip(CLASS_COLUMNS, (classes, np.bincount(labels, minlength=len(classes))), strict=True)
+    columns = zip(
+        CLASS_COLUMNS, (classes, np.bincount(labels, minlength=len(classes))), strict=True
+    )
     notes, table = [], pd.DataFrame(dict(columns))
     for model in models:
         table[model["name"]] = np.nan_to_num(f1[model["runs"]]).mean(axis=0)
-        unused = [name for number, name in enumerate(classes) if number not in predictions[model["runs"]]]
-        notes += [f"{model['name']} never predicts {', '.join(unused)}: F1 is 0 there."] if unused else []
+        unused = [
+            name for number, name in enumerate(classes) if number not in predictions[model["runs"]]
+        ]
+        notes += (
+            [f"{model['name']} never predicts {', '.join(unused)}: F1 is 0 there."]
+            if unused
+            else []
+        )
     return table, notes
 
 
-def load_categories(arguments: CompareArguments, ids: pd.Index) -> tuple[list[list[str]], str | None]:
+def load_categories(
+    arguments: CompareArguments, ids: pd.Index
+) -> tuple[list[list[str]], str | None]:
     """Return the categories of each test document, in the order of ids, and the dataset's commit on the Hub.
 
     Exits with status 2 if the dataset does not have them.
     """
-    dataset = load_split(arguments.dataset_name, "test", ["id", "categories"], arguments.dataset_revision)
-    categories = {str(name): names or [] for name, names in zip(dataset["id"], dataset["categories"], strict=True)}
+    dataset = load_split(
+        arguments.dataset_name, "test", ["id", "categories"], arguments.dataset_revision
+    )
+    categories = {
+        str(name): names or []
+        for name, names in zip(dataset["id"], dataset["categories"], strict=True)
+    }
     missing = [name for name in ids if name not in categories]
     if missing:
         fail(
             f"the test split of {arguments.dataset_name} lacks {len(missing)} of the runs' documents, such as "
             f"{missing[0]}; give the dataset that the runs were made with"
         )
-    found = [names.split() if isinstance(names, str) else names for names in map(categories.get, ids)]
+    found = [
+        names.split() if isinstance(names, str) else names for names in map(categories.get, ids)
+    ]
     if not all(isinstance(names, list) for names in found):
         fail(f"column 'categories' of {arguments.dataset_name} does not hold lists of categories")
     return found, dataset_commit(dataset)
@@ -635,11 +754,16 @@ def hard_documents(runs: list[dict], categories: list[list[str]] | None) -> pd.D
     that runs give to their own prediction, cross_listed whether the majority's class is another of the categories.
     """
     truth = runs[0]["table"]["label"]
-    predictions = pd.DataFrame({run["label"]: run["table"]["prediction"] for run in runs}, index=truth.index)
+    predictions = pd.DataFrame(
+        {run["label"]: run["table"]["prediction"] for run in runs}, index=truth.index
+    )
     wrong = predictions.ne(truth, axis=0).all(axis=1).to_numpy()
     table = pd.DataFrame({"id": truth.index[wrong], "label": truth[wrong].to_numpy()})
     hard = predictions[wrong]
-    counts = [sorted(Counter(row).items(), key=lambda item: (-item[1], item[0]))[0] for row in hard.to_numpy()]
+    counts = [
+        sorted(Counter(row).items(), key=lambda item: (-item[1], item[0]))[0]
+        for row in hard.to_numpy()
+    ]
     table["majority_prediction"] = [name for name, _ in counts]
     table["runs_that_agree"] = [count for _, count in counts]
     confidences = [confidence(run)[wrong] for run in runs if run["probabilities"]]
@@ -647,7 +771,9 @@ def hard_documents(runs: list[dict], categories: list[list[str]] | None) -> pd.D
     if categories is not None:
         kept = [names for names, keep in zip(categories, wrong, strict=True) if keep]
         table["categories"] = [" ".join(names) for names in kept]
-        table["cross_listed"] = [name in names for name, names in zip(table["majority_prediction"], kept, strict=True)]
+        table["cross_listed"] = [
+            name in names for name, names in zip(table["majority_prediction"], kept, strict=True)
+        ]
     table = pd.concat([table, hard.reset_index(drop=True).add_prefix("prediction of ")], axis=1)
     return table.sort_values(["mean_confidence", "id"], ascending=[False, True], ignore_index=True)
 
@@ -670,16 +796,24 @@ def mean_with_interval(right: np.ndarray, n_resamples: int, seed: int) -> dict:
     seeds, documents = right.shape
     low = high = None
     if documents >= MIN_TEST_DOCUMENTS and seeds == 1:
-        low, high = map(float, proportion_confint(int(right.sum()), documents, alpha=ALPHA, method="wilson"))
+        low, high = map(
+            float, proportion_confint(int(right.sum()), documents, alpha=ALPHA, method="wilson")
+        )
     elif documents >= MIN_TEST_DOCUMENTS:
-        weights = np.random.default_rng(seed).multinomial(documents, np.full(documents, 1 / documents), n_resamples)
+        weights = np.random.default_rng(seed).multinomial(
+            documents, np.full(documents, 1 / documents), n_resamples
+        )
         test = pooled_test([(1, np.vstack([right.mean(axis=1), weights @ right.T / documents]))])
         low, high = np.clip([test["low"], test["high"]], 0, 1).tolist()
     return {"mean": float(right.mean()), "low": low, "high": high}
 
 
 def slices_table(
-    models: list[dict], runs: list[dict], correct: np.ndarray, categories: list | None, arguments: CompareArguments
+    models: list[dict],
+    runs: list[dict],
+    correct: np.ndarray,
+    categories: list | None,
+    arguments: CompareArguments,
 ) -> pd.DataFrame:
     """Return the accuracy of every model on parts of the test split, a row for each part and model.
 
@@ -689,23 +823,42 @@ def slices_table(
     truth, everything = runs[0]["table"]["label"], np.ones(correct.shape[1], dtype=bool)
     masks, listed = {"all": everything}, None
     if (closest := confusable(runs)) is not None:
-        masks |= {"SVM scores closest (a quarter)": closest, "SVM scores apart (the rest)": ~closest}
+        masks |= {
+            "SVM scores closest (a quarter)": closest,
+            "SVM scores apart (the rest)": ~closest,
+        }
     if categories is not None:
         pairs = [run["table"]["prediction"] for run in runs]
-        listed = np.array([[p in names for p, names in zip(column, categories, strict=True)] for column in pairs])
+        listed = np.array(
+            [[p in names for p, names in zip(column, categories, strict=True)] for column in pairs]
+        )
         listed |= correct  # a dataset may leave the label out of the categories
         classes = set(truth)
-        other = np.array([bool(classes & set(n) - {t}) for n, t in zip(categories, truth, strict=True)])
+        other = np.array(
+            [bool(classes & set(n) - {t}) for n, t in zip(categories, truth, strict=True)]
+        )
         masks |= {"listed in another class": other, "listed in one class": ~other}
     rows = []
     for (name, mask), model in product(masks.items(), models):
         if not mask.any():
             continue
-        row = {"slice": name, "documents": int(mask.sum()), "model": model["name"], "seeds": len(model["runs"])}
+        row = {
+            "slice": name,
+            "documents": int(mask.sum()),
+            "model": model["name"],
+            "seeds": len(model["runs"]),
+        }
         for key, right in (("accuracy", correct), ("any_listed", listed)):
             part = right[model["runs"]][:, mask] if right is not None else None
-            found = mean_with_interval(part, arguments.n_resamples, arguments.seed) if part is not None else {}
-            row |= {key + end: found.get(of) for end, of in (("", "mean"), ("_low", "low"), ("_high", "high"))}
+            found = (
+                mean_with_interval(part, arguments.n_resamples, arguments.seed)
+                if part is not None
+                else {}
+            )
+            row |= {
+                key + end: found.get(of)
+                for end, of in (("", "mean"), ("_low", "low"), ("_high", "high"))
+            }
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -726,11 +879,14 @@ def calibration(confidences: np.ndarray, correct: np.ndarray, seed: int) -> dict
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     bins = np.clip(np.searchsorted(edges, confidences, side="right") - 1, 0, CALIBRATION_BINS - 1)
     count, stated, right = (
-        np.bincount(bins, weights, minlength=CALIBRATION_BINS) for weights in (None, confidences, correct)
+        np.bincount(bins, weights, minlength=CALIBRATION_BINS)
+        for weights in (None, confidences, correct)
     )
     generator = np.random.default_rng(seed)
     errors = [
-        np.abs(np.bincount(bins, generator.random(len(bins)) < confidences, CALIBRATION_BINS) - stated).sum()
+        np.abs(
+            np.bincount(bins, generator.random(len(bins)) < confidences, CALIBRATION_BINS) - stated
+        ).sum()
         for _ in range(CALIBRATION_DRAWS)
     ]
     low, high = percentile_interval(np.array(errors) / len(bins))
@@ -761,10 +917,18 @@ def calibrate(
             if runs[number]["probabilities"]:
                 found.append(calibration(confidence(runs[number]), correct[number], seed))
             else:
-                kind = "it has no scores" if runs[number]["scores"] is None else "its scores are not probabilities"
+                kind = (
+                    "it has no scores"
+                    if runs[number]["scores"] is None
+                    else "its scores are not probabilities"
+                )
                 notes.append(f"Calibration is left out for {runs[number]['label']}: {kind}.")
         if found:
-            means = {key: float(np.mean([run[key] for run in found])) for key in found[0] if key != "bins"}
+            means = {
+                key: float(np.mean([run[key] for run in found]))
+                for key in found[0]
+                if key != "bins"
+            }
             results[model["name"]] = means | {"runs": found}
     return results, notes
 
@@ -813,9 +977,15 @@ def study_pairs(disagreement: float) -> list[dict]:
         right = sorted(round(STUDY_DOCUMENTS * accuracy / 100) for accuracy in (a, b))
         lead, most = right[1] - right[0], 2 * STUDY_DOCUMENTS - sum(right)
         # The number of disagreements has the parity of the lead.
-        assumed = min(max(round((disagreement * STUDY_DOCUMENTS - lead) / 2), 0), (most - lead) // 2)
+        assumed = min(
+            max(round((disagreement * STUDY_DOCUMENTS - lead) / 2), 0), (most - lead) // 2
+        )
         row = {"model": first, "reference": second, "difference": round((a - b) / 100, 6)}
-        for name, losses in (("p_least", 0), ("p_assumed", assumed), ("p_most", (most - lead) // 2)):
+        for name, losses in (
+            ("p_least", 0),
+            ("p_assumed", assumed),
+            ("p_most", (most - lead) // 2),
+        ):
             row[name] = mcnemar_test(losses + lead, losses)
         rows.append(row)
     return rows
@@ -827,7 +997,13 @@ def study_rows() -> list[dict]:
     for name, (accuracy, f1) in STUDY_TABLE.items():
         right = round(STUDY_DOCUMENTS * accuracy / 100)
         low, high = proportion_confint(right, STUDY_DOCUMENTS, alpha=ALPHA, method="wilson")
-        row = {"name": name, "source": "study", "seeds": 1, "accuracy": accuracy / 100, "macro_f1": f1 / 100}
+        row = {
+            "name": name,
+            "source": "study",
+            "seeds": 1,
+            "accuracy": accuracy / 100,
+            "macro_f1": f1 / 100,
+        }
         row |= {"accuracy_low": float(low), "accuracy_high": float(high), "accuracy_sd": None}
         rows.append(row | {"macro_f1_low": None, "macro_f1_high": None, "macro_f1_sd": None})
     return rows
@@ -847,14 +1023,23 @@ def study_sentences(rows: list[dict], disagreement: float, observed: float | Non
     for rate, kind in ((disagreement, "assumed"), (observed, "median of the runs compared here")):
         if rate:
             least = detectable_difference(STUDY_DOCUMENTS, rate)
-            text = "no difference" if least is None else f"only a difference of {percent(least)} points or more"
+            text = (
+                "no difference"
+                if least is None
+                else f"only a difference of {percent(least)} points or more"
+            )
             sentences.append(
                 f"If exactly one of two models is right on {100 * rate:.1f} % of the {STUDY_DOCUMENTS:,} documents "
                 f"({kind}), {text} in accuracy would be found with a power of 80 %."
             )
     largest = max(abs(row["difference"]) for row in rows)
-    sentences.append(f"The largest difference in the study's accuracies is {percent(largest)} points.")
-    names = "; ".join(f"{row['model']} and {row['reference']} ({percent(abs(row['difference']))})" for row in assumed)
+    sentences.append(
+        f"The largest difference in the study's accuracies is {percent(largest)} points."
+    )
+    names = "; ".join(
+        f"{row['model']} and {row['reference']} ({percent(abs(row['difference']))})"
+        for row in assumed
+    )
     sentences.append(
         f"With {100 * disagreement:.1f} % assumed, {len(assumed)} of the study's {len(rows)} differences would have "
         f"p < 0.05 before correction{': ' + names if names else ''}. For macro F1 the table gives no such bound."
@@ -868,8 +1053,16 @@ def pair_sentence(row: dict, margin: float | None = None) -> str:
     word = "better than" if row["difference"] > 0 else "worse than"
     text = "as good as" if shown == "0.00" else f"{shown} points {word}"
     verdict = "distinguishable" if row["distinguishable"] else "not distinguishable"
-    alone = [row[name] for name, n in (("model", "seeds"), ("reference", "reference_seeds")) if row[n] == 1]
-    caveat = f" ({' and '.join(alone)}: one seed)" if max(row["seeds"], row["reference_seeds"]) > 1 and alone else ""
+    alone = [
+        row[name]
+        for name, n in (("model", "seeds"), ("reference", "reference_seeds"))
+        if row[n] == 1
+    ]
+    caveat = (
+        f" ({' and '.join(alone)}: one seed)"
+        if max(row["seeds"], row["reference_seeds"]) > 1 and alone
+        else ""
+    )
     sentence = (
         f"{METRICS[row['metric']]}: {row['model']} is {text} {row['reference']}, 95 % interval {percent(row['low'])} "
         f"to {percent(row['high'])}, simultaneous {percent(row['low_simultaneous'])} to "
@@ -881,7 +1074,9 @@ def pair_sentence(row: dict, margin: float | None = None) -> str:
             kind = "equivalent"
         else:
             kind = (
-                "non-inferior, not shown to be equivalent" if row["non_inferior"] else "not shown to be non-inferior"
+                "non-inferior, not shown to be equivalent"
+                if row["non_inferior"]
+                else "not shown to be non-inferior"
             )
         sentence += (
             f" Within {margin:g} points: {kind} (after Holm: non-inferior p {p_text(row['p_non_inferior_holm'])}, "
@@ -895,9 +1090,7 @@ def detectable_sentence(documents: int, observed: float | None) -> str:
     if observed is None:
         return "All runs are seeds of one model: there is no difference to find."
     if observed == 0:
-        return (
-            f"On these {documents:,} documents all models are right on the same ones: accuracy cannot tell them apart."
-        )
+        return f"On these {documents:,} documents all models are right on the same ones: accuracy cannot tell them apart."
     least = detectable_difference(documents, observed)
     start = f"Exactly one of two models is right on {100 * observed:.1f} % of these {documents:,} documents (median)"
     if least is None:
@@ -940,11 +1133,19 @@ def plot_table(rows: list[dict], documents: int) -> bytes:
             if row[f"{metric}_low"] is not None:
                 low, high = 100 * row[f"{metric}_low"], 100 * row[f"{metric}_high"]
                 axes.hlines(height, low, high, color=color, linewidth=1.6)
-            axes.plot(100 * row[metric], height, "o", color=color, markerfacecolor="white" if is_study else color)
+            axes.plot(
+                100 * row[metric],
+                height,
+                "o",
+                color=color,
+                markerfacecolor="white" if is_study else color,
+            )
         axes.set_xlabel(f"{title}, per cent (95 % interval)")
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    names = [plain(row["name"][:50]) + (" (study)" if row["source"] == "study" else "") for row in rows]
+    names = [
+        plain(row["name"][:50]) + (" (study)" if row["source"] == "study" else "") for row in rows
+    ]
     panels[0].set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.5, -0.5))
     figure.suptitle(f"{documents:,} test documents")
     figure.tight_layout()
@@ -961,12 +1162,18 @@ def plot_calibration(results: dict[str, dict]) -> bytes:
         label = plain(f"{name[:50]} (ECE {100 * result['ece']:.1f})")
         for run in result["runs"]:
             x, y, n = (
-                np.array([part[key] for part in run["bins"]]) for key in ("confidence", "accuracy", "documents")
+                np.array([part[key] for part in run["bins"]])
+                for key in ("confidence", "accuracy", "documents")
             )
             axes.plot(x, y, linewidth=1.4, color=color, label=label)
             axes.scatter(x, y, s=8 + 120 * n / n.sum(), color=color, alpha=0.7)
             label = None
-    axes.set(xlim=(0, 1.01), ylim=(-0.01, 1.01), xlabel="probability of the prediction", ylabel="share that is right")
+    axes.set(
+        xlim=(0, 1.01),
+        ylim=(-0.01, 1.01),
+        xlabel="probability of the prediction",
+        ylabel="share that is right",
+    )
     axes.legend(loc="best", fontsize=8, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     return png(figure)
@@ -1008,7 +1215,13 @@ def slices_text(slices: list[dict]) -> list[str]:
         "models there with each other."
     )
     rows = [
-        [row["slice"], f"{row['documents']:,}", row["model"], interval(row, "accuracy"), interval(row, "any_listed")]
+        [
+            row["slice"],
+            f"{row['documents']:,}",
+            row["model"],
+            interval(row, "accuracy"),
+            interval(row, "any_listed"),
+        ]
         for row in slices
     ]
     header = ["documents", "number", "model", "accuracy", "any listed"]
@@ -1031,7 +1244,11 @@ def hard_documents_text(result: dict, hard: pd.DataFrame) -> list[str]:
     parts = ["## Documents that every run gets wrong", text]
     if len(hard):
         shown = hard.head(SHOWN_HARD_DOCUMENTS)
-        shown = shown.assign(mean_confidence=shown["mean_confidence"].map(lambda p: "" if np.isnan(p) else f"{p:.3f}"))
+        shown = shown.assign(
+            mean_confidence=shown["mean_confidence"].map(
+                lambda p: "" if np.isnan(p) else f"{p:.3f}"
+            )
+        )
         columns = [name for name in HARD_COLUMNS if name in shown]
         header = [name.replace("_", " ") for name in columns]
         parts.append(markdown_table(header, shown[columns].to_numpy().tolist()))
@@ -1040,7 +1257,11 @@ def hard_documents_text(result: dict, hard: pd.DataFrame) -> list[str]:
 
 def summary(result: dict, table: str, study: list[str], hard: pd.DataFrame) -> str:
     """Return comparison.md: the table, then a sentence for every test, then everything else that was found."""
-    parts = ["# Comparison of runs", table, detectable_sentence(result["documents"], result["median_disagreement"])]
+    parts = [
+        "# Comparison of runs",
+        table,
+        detectable_sentence(result["documents"], result["median_disagreement"]),
+    ]
     parts += tests_text(result)
     if study:
         parts += ["## The study's table", *study]
@@ -1049,7 +1270,10 @@ def summary(result: dict, table: str, study: list[str], hard: pd.DataFrame) -> s
         [row["class"], f"{row['documents']:,}", *(percent(row[name]) for name in names)]
         for row in result["per_class_f1"]
     ]
-    parts += ["## F1 of every class, per cent", markdown_table(["class", "documents", *names], rows)]
+    parts += [
+        "## F1 of every class, per cent",
+        markdown_table(["class", "documents", *names], rows),
+    ]
     rows = [
         [f"{row['model']} / {row['other']}", f"{row['cohen_kappa']:.3f}"]
         + [percent(row[key]) for key in ("same_prediction", "exactly_one_right")]
@@ -1073,7 +1297,9 @@ def check_output_dir(folder: Path) -> None:
     # comparison.json is written first, so it is there if another file is.
     path = folder / "comparison.json"
     if (read_json(path).get("script") != SCRIPT) if path.exists() else present:
-        fail(f"{folder} has {min(present | {path.name})}, which {SCRIPT} did not write; choose another --output_dir")
+        fail(
+            f"{folder} has {min(present | {path.name})}, which {SCRIPT} did not write; choose another --output_dir"
+        )
 
 
 def published(arguments: CompareArguments, runs: list[dict]) -> dict:
@@ -1082,7 +1308,9 @@ def published(arguments: CompareArguments, runs: list[dict]) -> dict:
     for name in ("output_dir", "reference", "dataset_name"):
         if record[name] and Path(record[name]).is_absolute():
             record[name] = short_path(record[name])
-    record["runs"] = [run["label"] if Path(run["folder"]).is_absolute() else run["folder"] for run in runs]
+    record["runs"] = [
+        run["label"] if Path(run["folder"]).is_absolute() else run["folder"] for run in runs
+    ]
     return record
 
 
@@ -1091,25 +1319,38 @@ def main() -> None:
     logger = start_logging()
     # --paper is complete without a value, so that a run folder may follow it.
     sys.argv[1:] = [
-        "--paper=true" if word == "--paper" and following.lower() not in ("true", "false", "yes", "no") else word
+        "--paper=true"
+        if word == "--paper" and following.lower() not in ("true", "false", "yes", "no")
+        else word
         for word, following in pairwise([*sys.argv[1:], ""])
     ]
     (arguments,) = parse_arguments(__doc__, CompareArguments, adapt=positional_runs)
     if len(arguments.runs) < 2:
-        fail(f"a comparison needs two runs or more, not {len(arguments.runs)}: {SCRIPT} RUN RUN --output_dir DIR")
+        fail(
+            f"a comparison needs two runs or more, not {len(arguments.runs)}: {SCRIPT} RUN RUN --output_dir DIR"
+        )
     runs = read_runs(arguments.runs)
     truth = runs[0]["table"]["label"]
-    categories, commit = load_categories(arguments, truth.index) if arguments.dataset_name else (None, None)
+    categories, commit = (
+        load_categories(arguments, truth.index) if arguments.dataset_name else (None, None)
+    )
     check_output_dir(output := Path(arguments.output_dir))
 
     # 2. Both metrics of every run, on the documents and on resamples of them
     classes = sorted(set(truth).union(*(run["table"]["prediction"] for run in runs)))
     labels = pd.Index(classes).get_indexer(truth)
-    predictions = np.array([pd.Index(classes).get_indexer(run["table"]["prediction"]) for run in runs])
+    predictions = np.array(
+        [pd.Index(classes).get_indexer(run["table"]["prediction"]) for run in runs]
+    )
     correct = predictions == labels
     patterns, counts = np.unique(np.vstack([labels, predictions]), axis=1, return_counts=True)
     accuracy, f1 = bootstrap(
-        patterns[0], patterns[1:], len(classes), arguments.n_resamples, arguments.seed, counts=counts
+        patterns[0],
+        patterns[1:],
+        len(classes),
+        arguments.n_resamples,
+        arguments.seed,
+        counts=counts,
     )
     draws = {"accuracy": accuracy, "macro_f1": np.nanmean(f1, axis=-1)}
 
@@ -1125,7 +1366,9 @@ def main() -> None:
             f"Intervals of macro F1 are left out for one seed: fewer than {MIN_BOOTSTRAP_DOCUMENTS} documents."
         )
     if len(labels) < MIN_TEST_DOCUMENTS:
-        notes.append(f"Intervals are left out for several seeds: fewer than {MIN_TEST_DOCUMENTS} documents.")
+        notes.append(
+            f"Intervals are left out for several seeds: fewer than {MIN_TEST_DOCUMENTS} documents."
+        )
 
     # 4. Classes, agreement, documents that every run gets wrong, calibration
     per_class, unused = per_class_table(models, classes, labels, f1[0], predictions)
@@ -1135,8 +1378,14 @@ def main() -> None:
     if categories is None:
         unused.append("Cross-listing is left out: it needs the categories in --dataset_name.")
     else:
-        other = [bool(set(names) & set(classes) - {name}) for names, name in zip(categories, truth, strict=True)]
-        hard_summary |= {"cross_listed": int(hard["cross_listed"].sum()), "share_of_all_with_another": np.mean(other)}
+        other = [
+            bool(set(names) & set(classes) - {name})
+            for names, name in zip(categories, truth, strict=True)
+        ]
+        hard_summary |= {
+            "cross_listed": int(hard["cross_listed"].sum()),
+            "share_of_all_with_another": np.mean(other),
+        }
     slices = slices_table(models, runs, correct, categories, arguments)
     calibrations, uncalibrated = calibrate(models, runs, correct, arguments.seed)
     for model in models:
@@ -1169,19 +1418,31 @@ def main() -> None:
     texts, bold = [table_texts(row) for row in rows], set()
     for metric, column in (("accuracy", 2), ("macro_f1", 4)):
         best = percent(max(model[metric] for model in models))
-        bold |= {(number, column) for number, model in enumerate(models) if percent(model[metric]) == best}
+        bold |= {
+            (number, column)
+            for number, model in enumerate(models)
+            if percent(model[metric]) == best
+        }
     about = f"{len(labels):,} test documents, per cent. 95 % intervals; ± is the standard deviation over seeds."
     if arguments.paper:
         about += f" † As the study reports it: one run, about {STUDY_DOCUMENTS:,} other documents, Wilson's interval."
     table = markdown_table(HEADER, texts, bold) + f"\n{about}\n"
     numbers = [metric + end for metric in METRICS for end in ("", "_low", "_high", "_sd")]
-    frame = pd.DataFrame(rows)[["name", "source", "seeds", *numbers]].rename(columns={"name": "model"})
+    frame = pd.DataFrame(rows)[["name", "source", "seeds", *numbers]].rename(
+        columns={"name": "model"}
+    )
     study, sentences = None, []
     if arguments.paper:
         rate = arguments.disagreement_rate
-        study = {"documents": STUDY_DOCUMENTS, "disagreement_rate": rate, "pairs": study_pairs(rate)}
+        study = {
+            "documents": STUDY_DOCUMENTS,
+            "disagreement_rate": rate,
+            "pairs": study_pairs(rate),
+        }
         study["detectable_difference"] = detectable_difference(STUDY_DOCUMENTS, rate)
-        study["sentences"] = sentences = study_sentences(study["pairs"], rate, result["median_disagreement"])
+        study["sentences"] = sentences = study_sentences(
+            study["pairs"], rate, result["median_disagreement"]
+        )
 
     # 6. The folder, comparison.json first; files of an earlier comparison that this one does not have are removed
     csv = {"index": False, "float_format": "%.8g"}
@@ -1203,16 +1464,28 @@ def main() -> None:
     write_files(output, outputs)
 
     # 7. What was found
-    logger.info("written to %s: %s", output, ", ".join(name for name, content in outputs.items() if content))
+    logger.info(
+        "written to %s: %s", output, ", ".join(name for name, content in outputs.items() if content)
+    )
     for sentence in [*result["notes"], *(pair_sentence(row, arguments.margin) for row in pairs)]:
         logger.info(sentence)
     logger.info(detectable_sentence(len(labels), result["median_disagreement"]))
     width = max(len(model["name"]) for model in models)
     print(f"\n{'model':<{width}}  test accuracy  macro F1")
     for model in models:
-        print(f"{model['name']:<{width}}  {percent(model['accuracy']):>13}  {percent(model['macro_f1']):>8}")
+        print(
+            f"{model['name']:<{width}}  {percent(model['accuracy']):>13}  {percent(model['macro_f1']):>8}"
+        )
     data = ["--dataset_name", arguments.dataset_name] if arguments.dataset_name else []
-    report = ["--output_dir", "report", "--comparison_dir", arguments.output_dir, *data, "--runs", *arguments.runs]
+    report = [
+        "--output_dir",
+        "report",
+        "--comparison_dir",
+        arguments.output_dir,
+        *data,
+        "--runs",
+        *arguments.runs,
+    ]
     print(f"next: {shlex.join(['python', 'tools/make_report.py', *report])}")
 
 

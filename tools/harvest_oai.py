@@ -53,12 +53,14 @@ from typing import NoReturn
 import filelock
 import orjson
 import requests
-from common import fail, one_line, parse_arguments, start_logging, write
 from lxml import etree
 from tqdm import tqdm
 from transformers.hf_argparser import HfArg
 from urllib3 import Retry
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError, ProxyError, SSLError
+
+from common.cli import fail, one_line, parse_arguments, start_logging
+from common.folders import write
 
 logger = logging.getLogger(__name__)
 
@@ -77,15 +79,23 @@ class HarvestArguments:
     """What to harvest, and how."""
 
     output_file: str = HfArg(help="File to write: JSON lines, gzip if the name ends in .gz.")
-    oai_url: str = HfArg(default="https://oaipmh.arxiv.org/oai", help="Address of the OAI-PMH service.")
+    oai_url: str = HfArg(
+        default="https://oaipmh.arxiv.org/oai", help="Address of the OAI-PMH service."
+    )
     categories: list[str] = field(
         default_factory=CATEGORIES.copy,
         metadata={"help": "Categories to harvest, including papers that only cross-list them."},
     )
-    start_date: str = HfArg(default="2014-01-01", help="First day of version 1 of the papers to keep, UTC.")
-    end_date: str = HfArg(default="2023-12-31", help="Last day of version 1 of the papers to keep, UTC.")
+    start_date: str = HfArg(
+        default="2014-01-01", help="First day of version 1 of the papers to keep, UTC."
+    )
+    end_date: str = HfArg(
+        default="2023-12-31", help="Last day of version 1 of the papers to keep, UTC."
+    )
     delay_seconds: float = HfArg(default=TERMS_DELAY, help="Pause between two requests.")
-    timeout_seconds: float = HfArg(default=120.0, help="Time after which a silent connection is given up.")
+    timeout_seconds: float = HfArg(
+        default=120.0, help="Time after which a silent connection is given up."
+    )
     num_retries: int = HfArg(default=10, help="Number of retries of a failed request.")
     disable_tqdm: bool = HfArg(default=False, help="Show no progress bar.")
 
@@ -98,17 +108,30 @@ def check_arguments(arguments: HarvestArguments) -> None:
     try:
         days = [date.fromisoformat(day) for day in (arguments.start_date, arguments.end_date)]
     except ValueError as error:
-        fail(f"--start_date {arguments.start_date} --end_date {arguments.end_date}: write YYYY-MM-DD ({error})")
+        fail(
+            f"--start_date {arguments.start_date} --end_date {arguments.end_date}: write YYYY-MM-DD ({error})"
+        )
     arguments.start_date, arguments.end_date = (day.isoformat() for day in days)
     if days[1] < days[0]:
         fail(f"--end_date {days[1]} is before --start_date {days[0]}")
-    if not (arguments.num_retries >= 0 and 0 <= arguments.delay_seconds < 1e6 and 0 < arguments.timeout_seconds < 1e6):
-        fail("--num_retries and --delay_seconds must not be negative, --timeout_seconds must be positive")
+    if not (
+        arguments.num_retries >= 0
+        and 0 <= arguments.delay_seconds < 1e6
+        and 0 < arguments.timeout_seconds < 1e6
+    ):
+        fail(
+            "--num_retries and --delay_seconds must not be negative, --timeout_seconds must be positive"
+        )
     address = re.fullmatch(r"https?://([\w.-]+)(:\d{1,5})?(/[^\s?#]*)?", arguments.oai_url)
     if not address:
         fail(f"--oai_url {arguments.oai_url} is not an http address")
-    if re.search(r"(^|\.)arxiv\.org$", address[1].lower()) and arguments.delay_seconds < TERMS_DELAY:
-        fail(f"--delay_seconds {arguments.delay_seconds:g}: arXiv's terms of use ask for {TERMS_DELAY:g} s")
+    if (
+        re.search(r"(^|\.)arxiv\.org$", address[1].lower())
+        and arguments.delay_seconds < TERMS_DELAY
+    ):
+        fail(
+            f"--delay_seconds {arguments.delay_seconds:g}: arXiv's terms of use ask for {TERMS_DELAY:g} s"
+        )
     if Path(arguments.output_file).exists():
         fail(f"--output_file {arguments.output_file} exists; delete it, or give another name")
 
@@ -123,13 +146,25 @@ class OaiClient:
 
         class PoliteRetry(Retry):
             def sleep(self, response=None):  # urllib3's own does not pause before the first retry
-                client.wait(max(client.delay, self.get_backoff_time(), self.get_retry_after(response) or 0.0))
+                client.wait(
+                    max(
+                        client.delay, self.get_backoff_time(), self.get_retry_after(response) or 0.0
+                    )
+                )
 
-        limits = {"backoff_max": LONGEST_PAUSE, "retry_after_max": LONGEST_RETRY_AFTER, "status_forcelist": BUSY}
-        retry = PoliteRetry(arguments.num_retries, connect=0, read=0, other=0, backoff_factor=self.delay, **limits)
+        limits = {
+            "backoff_max": LONGEST_PAUSE,
+            "retry_after_max": LONGEST_RETRY_AFTER,
+            "status_forcelist": BUSY,
+        }
+        retry = PoliteRetry(
+            arguments.num_retries, connect=0, read=0, other=0, backoff_factor=self.delay, **limits
+        )
         self.session = requests.Session()
         self.session.mount(arguments.oai_url, requests.adapters.HTTPAdapter(max_retries=retry))
-        self.session.headers["User-Agent"] = "arxiv-confusable-classification (harvest_oai.py; requests)"
+        self.session.headers["User-Agent"] = (
+            "arxiv-confusable-classification (harvest_oai.py; requests)"
+        )
 
     def wait(self, seconds: float = 0.0) -> None:
         """Sleep until the next request may be sent, at least the given seconds, and count the request."""
@@ -143,7 +178,9 @@ class OaiClient:
         """
         self.wait()
         try:
-            response = self.session.get(self.arguments.oai_url, params=query, timeout=self.arguments.timeout_seconds)
+            response = self.session.get(
+                self.arguments.oai_url, params=query, timeout=self.arguments.timeout_seconds
+            )
         finally:
             self.earliest = time.monotonic() + self.delay
         self.connected = True
@@ -177,7 +214,10 @@ class OaiClient:
             except (requests.exceptions.RetryError, requests.HTTPError):
                 raise
             except (requests.RequestException, etree.XMLSyntaxError, ValueError) as error:
-                if isinstance(getattr(error.args[0], "reason", None), UNREACHABLE) and not self.connected:
+                if (
+                    isinstance(getattr(error.args[0], "reason", None), UNREACHABLE)
+                    and not self.connected
+                ):
                     raise
                 fault = one_line(error)
             failures += 1
@@ -189,7 +229,10 @@ def read_page(root: etree._Element) -> tuple[list[dict], str]:
     """Return the records of a page in the layout of the snapshot, deleted ones left out, and the next page's token."""
     records = []
     for metadata in root.iterfind(f"{OAI}ListRecords/{OAI}record/{OAI}metadata/{ARXIV}arXiv"):
-        values = {etree.QName(child).localname: child.text or "" for child in metadata.iterchildren(tag=etree.Element)}
+        values = {
+            etree.QName(child).localname: child.text or ""
+            for child in metadata.iterchildren(tag=etree.Element)
+        }
         try:
             created = datetime.fromisoformat(values["created"]).replace(tzinfo=UTC)
             records.append(
@@ -198,7 +241,9 @@ def read_page(root: etree._Element) -> tuple[list[dict], str]:
                     "title": values.get("title", ""),
                     "categories": " ".join(values.get("categories", "").split()) or "none",
                     "abstract": values.get("abstract", ""),
-                    "versions": [{"version": "v1", "created": format_datetime(created, usegmt=True)}],
+                    "versions": [
+                        {"version": "v1", "created": format_datetime(created, usegmt=True)}
+                    ],
                 }
             )
         except (KeyError, ValueError) as error:
@@ -209,7 +254,11 @@ def read_page(root: etree._Element) -> tuple[list[dict], str]:
 def oai_set(category: str) -> str:
     """Return the OAI-PMH set of a category: math:math:AG, physics:hep-th."""
     archive, _, name = category.partition(".")
-    group = archive if archive in ("cs", "econ", "eess", "math", "q-bio", "q-fin", "stat") else "physics"
+    group = (
+        archive
+        if archive in ("cs", "econ", "eess", "math", "q-bio", "q-fin", "stat")
+        else "physics"
+    )
     return ":".join([group, archive, *([name] if name else [])])
 
 
@@ -232,9 +281,13 @@ def locked_folder(folder: Path) -> Iterator[None]:
                 with contextlib.suppress(OSError):  # not empty
                     folder.rmdir()
     except filelock.Timeout:
-        fail(f"another process is writing into {folder}; wait for it, or give another --output_file")
+        fail(
+            f"another process is writing into {folder}; wait for it, or give another --output_file"
+        )
     except OSError as error:
-        fail(f"cannot write into {folder}: {error.strerror or error}; run the same command again to continue")
+        fail(
+            f"cannot write into {folder}: {error.strerror or error}; run the same command again to continue"
+        )
 
 
 def load_state(folder: Path, arguments: HarvestArguments) -> dict:
@@ -243,16 +296,23 @@ def load_state(folder: Path, arguments: HarvestArguments) -> dict:
     ``set`` is the number of finished sets, ``page`` that of finished pages of the current set, ``token`` that of its
     next page. Exits with status 2 if the folder holds a harvest with other arguments or if its state is damaged.
     """
-    asked = {name: getattr(arguments, name) for name in ("oai_url", "categories", "start_date", "end_date")}
+    asked = {
+        name: getattr(arguments, name)
+        for name in ("oai_url", "categories", "start_date", "end_date")
+    }
     try:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         other = next((name for name in asked if state["asked"][name] != asked[name]), None)
     except FileNotFoundError:
         return {"asked": asked, "set": 0, "page": 0, "token": ""}
     except (ValueError, KeyError, TypeError) as error:
-        fail(f"cannot read {folder / 'state.json'} ({one_line(error)}); delete {folder} to start again")
+        fail(
+            f"cannot read {folder / 'state.json'} ({one_line(error)}); delete {folder} to start again"
+        )
     if other:
-        fail(f"{folder} holds a harvest with other {other}; delete it to start again, or change --output_file")
+        fail(
+            f"{folder} holds a harvest with other {other}; delete it to start again, or change --output_file"
+        )
     return state
 
 
@@ -269,19 +329,30 @@ def harvest(client: OaiClient, folder: Path) -> None:
             if not state["token"]:
                 # A record's datestamp is the day of its last change, so never before that of its first version.
                 since = max(arguments.start_date, EARLIEST)
-                query = {"verb": "ListRecords", "metadataPrefix": "arXiv", "set": oai_set(category), "from": since}
+                query = {
+                    "verb": "ListRecords",
+                    "metadataPrefix": "arXiv",
+                    "set": oai_set(category),
+                    "from": since,
+                }
             name = f"{state['set']:03d}-{state['page']:05d}"
             try:
                 records, token = client.page(query)
             except (requests.RequestException, KeyboardInterrupt) as error:
-                reason = getattr(error.args[0], "reason", one_line(error)) if error.args else one_line(error)
+                reason = (
+                    getattr(error.args[0], "reason", one_line(error))
+                    if error.args
+                    else one_line(error)
+                )
                 if isinstance(error, requests.ConnectionError) and not client.connected:
                     fail(f"no connection to {arguments.oai_url}: {reason}")
                 give_up(f"page {state['page'] + 1} of {category} is missing: {reason}")
             if token is None:  # tokens expire after a day: the set starts again
                 restarts += 1
                 if restarts > arguments.num_retries:
-                    give_up(f"page {state['page'] + 1} of {category} is missing: its resumption token is refused")
+                    give_up(
+                        f"page {state['page'] + 1} of {category} is missing: its resumption token is refused"
+                    )
                 state |= {"page": 0, "token": ""}
                 write(folder / "state.json", json.dumps(state))
                 for path in folder.glob(f"{state['set']:03d}-*.jsonl.gz"):
@@ -309,7 +380,10 @@ def join_pages(folder: Path, arguments: HarvestArguments) -> int:
         if arguments.output_file.endswith(".gz"):
             stream = stack.enter_context(gzip.GzipFile("", "wb", fileobj=stream, mtime=0))
         for path in tqdm(
-            sorted(folder.glob("*-*.jsonl.gz")), "joining", unit=" pages", disable=arguments.disable_tqdm
+            sorted(folder.glob("*-*.jsonl.gz")),
+            "joining",
+            unit=" pages",
+            disable=arguments.disable_tqdm,
         ):
             try:
                 lines = gzip.decompress(path.read_bytes()).splitlines(keepends=True)

@@ -34,24 +34,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from common import (
-    attributions_digest,
-    data_url,
-    fail,
-    faithfulness_table,
-    hide_paths,
-    one_line,
-    parse_arguments,
-    percent,
-    read_json,
-    render,
-    run_name,
-    short_path,
-    start_logging,
-    write_files,
-)
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+
+from common.cli import fail, one_line, parse_arguments, start_logging
+from common.folders import (
+    attributions_digest,
+    hide_paths,
+    read_json,
+    run_name,
+    short_path,
+    write_files,
+)
+from common.pages import data_url, faithfulness_table, percent, render
 
 # What the project's scripts write. Anything else, such as a tag, a link or an image, is shown as text.
 MARKDOWN = MarkdownIt("zero").enable(
@@ -66,14 +61,22 @@ class ReportArguments:
 
     output_dir: str = field(metadata={"help": "Folder for index.html."})
     dataset_name: str | None = field(
-        default=None, metadata={"help": "Dataset folder of fetch_arxiv.py or tools/prepare_dataset.py."}
+        default=None,
+        metadata={"help": "Dataset folder of fetch_arxiv.py or tools/prepare_dataset.py."},
     )
     runs: list[str] = field(
-        default_factory=list, metadata={"help": "Run folders of run_baseline.py and run_classification.py."}
+        default_factory=list,
+        metadata={"help": "Run folders of run_baseline.py and run_classification.py."},
     )
-    comparison_dir: str | None = field(default=None, metadata={"help": "Folder of tools/compare_runs.py."})
-    attribution_dirs: list[str] = field(default_factory=list, metadata={"help": "Folders of run_attribution.py."})
-    context_dir: str | None = field(default=None, metadata={"help": "Folder of tools/measure_context.py."})
+    comparison_dir: str | None = field(
+        default=None, metadata={"help": "Folder of tools/compare_runs.py."}
+    )
+    attribution_dirs: list[str] = field(
+        default_factory=list, metadata={"help": "Folders of run_attribution.py."}
+    )
+    context_dir: str | None = field(
+        default=None, metadata={"help": "Folder of tools/measure_context.py."}
+    )
     title: str = field(
         default="Do language models use context when classes share their vocabulary?",
         metadata={"help": "Title of the page."},
@@ -88,7 +91,14 @@ def reading(path: Path, script: str) -> Iterator[None]:
         yield
     except OSError as error:
         fail(f"cannot read {error.filename or path}: {error.strerror}; run {script} again")
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, csv.Error) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        csv.Error,
+    ) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
         fail(f"{path} is damaged or not a file of {script} ({reason}); run {script} again")
 
@@ -160,7 +170,12 @@ def recorded(title: str, arguments: dict, **others: object) -> dict:
     for key, value in ({f"--{key}": value for key, value in arguments.items()} | others).items():
         if value not in (None, "None", "", []):
             values = map(str, value if isinstance(value, list) else [value])
-            rows.append([key, " ".join(short_path(text) if text.startswith("/") else text for text in values)])
+            rows.append(
+                [
+                    key,
+                    " ".join(short_path(text) if text.startswith("/") else text for text in values),
+                ]
+            )
     return {"title": title, "rows": rows}
 
 
@@ -174,18 +189,40 @@ def data_part(folder: Path, made: dict) -> dict:
         total = sum(sum(split.values()) for split in counts.values())
         rows = []
         for name in [*labels, "all"]:
-            cells = [sum(split.values()) if name == "all" else split[name] for split in counts.values()]
-            rows.append([name, *(f"{n:,}" for n in (*cells, sum(cells))), f"{sum(cells) / total:.1%}"])
+            cells = [
+                sum(split.values()) if name == "all" else split[name] for split in counts.values()
+            ]
+            rows.append(
+                [name, *(f"{n:,}" for n in (*cells, sum(cells))), f"{sum(cells) / total:.1%}"]
+            )
         tables = [("Documents by class and split", ["class", *counts, "all", "share"], rows)]
-        dropped = [[reason, f"{number:,}"] for reason, number in manifest.get("dropped", {}).items()]
+        dropped = [
+            [reason, f"{number:,}"] for reason, number in manifest.get("dropped", {}).items()
+        ]
         tables.append(("Dropped records by reason", ["reason", "records"], dropped))
-        tables.append(("SHA-256 of the files", ["file", "SHA-256"], list(map(list, manifest["sha256"].items()))))
+        tables.append(
+            (
+                "SHA-256 of the files",
+                ["file", "SHA-256"],
+                list(map(list, manifest["sha256"].items())),
+            )
+        )
         keys = ("source", "snapshot_file", "hub_dataset", "dataset_name", "train_file", "test_file")
         source = [arguments.get(key) for key in keys]
         facts = [("documents", f"{total:,} in {len(labels)} classes")]
-        facts.append(("source", ", ".join(short_path(text) if "/" in text else text for text in source if text)))
+        facts.append(
+            (
+                "source",
+                ", ".join(short_path(text) if "/" in text else text for text in source if text),
+            )
+        )
         if "start_date" in arguments:
-            facts.append(("first version of the papers", f"{arguments['start_date']} to {arguments['end_date']}"))
+            facts.append(
+                (
+                    "first version of the papers",
+                    f"{arguments['start_date']} to {arguments['end_date']}",
+                )
+            )
         if "date" in manifest:
             facts.append(("dataset made", manifest["date"]))
         made["versions"]["data"] = dict(manifest["versions"])
@@ -193,7 +230,9 @@ def data_part(folder: Path, made: dict) -> dict:
     card, limits = folder / "README.md", ""
     with reading(card, "the script of the dataset"):
         text = card.read_text(encoding="utf-8") if card.is_file() else ""
-        if found := re.search(r"^## (?:.*limitations|Know before use)\n([^\0]*?)(?=^## |\Z)", text, re.MULTILINE):
+        if found := re.search(
+            r"^## (?:.*limitations|Know before use)\n([^\0]*?)(?=^## |\Z)", text, re.MULTILINE
+        ):
             limits = markdown(found[1])
             text = text.replace(found[0], "")
         return {"facts": facts, "tables": tables, "card": markdown(text), "limits": limits}
@@ -211,7 +250,9 @@ def confusion_text(path: Path) -> str:
     for (label, prediction), number in pairs.items():
         totals[label] += number
         right[label] += number * (label == prediction)
-    classes = "; ".join(f"{label} {right[label]:,} of {totals[label]:,}" for label in sorted(totals))
+    classes = "; ".join(
+        f"{label} {right[label]:,} of {totals[label]:,}" for label in sorted(totals)
+    )
     return f"Confusion matrix of the test split. Right: {classes}"
 
 
@@ -223,10 +264,17 @@ def run_part(folder: Path, name: str, embedded: bool, made: dict, link) -> dict:
         arguments, source = record["arguments"], str(record["model_name_or_path"])
         model = source if record["script"] == "run_baseline.py" else short_path(source)
         made["versions"][name] = dict(record["versions"])
-        others = {key: record.get(key) for key in ("total_train_batch_size", "dataset_commit", "model_commit")}
+        others = {
+            key: record.get(key)
+            for key in ("total_train_batch_size", "dataset_commit", "model_commit")
+        }
         made["commands"].append(recorded(f"{record['script']}: {name}", arguments, **others))
         rate = f"{record['learning_rate']:g}" if "learning_rate" in record else ""
-        epochs = f"{results['epoch']:g} of {arguments['num_train_epochs']:g}" if "epoch" in results else ""
+        epochs = (
+            f"{results['epoch']:g} of {arguments['num_train_epochs']:g}"
+            if "epoch" in results
+            else ""
+        )
         device = f"{record['processes']} x {record['device']}" if "device" in record else ""
         setting = [name, model, rate, record["seed"], record.get("total_train_batch_size"), epochs]
         setting += [record.get("precision"), device]
@@ -234,7 +282,11 @@ def run_part(folder: Path, name: str, embedded: bool, made: dict, link) -> dict:
         if not results.keys() & {"train_loss", "eval_accuracy", "predict_accuracy"}:
             raise ValueError("it has no results")
         setting.append(duration(results.get("train_runtime")))
-        metrics = [results.get(f"{split}_{key}") for split in ("eval", "predict") for key in ("accuracy", "f1")]
+        metrics = [
+            results.get(f"{split}_{key}")
+            for split in ("eval", "predict")
+            for key in ("accuracy", "f1")
+        ]
         loss = f"{results['eval_loss']:.4f}" if "eval_loss" in results else ""
         best = ""
         if "train_settings" in results:
@@ -258,14 +310,27 @@ def run_part(folder: Path, name: str, embedded: bool, made: dict, link) -> dict:
 
 def learning_rates(path: Path) -> tuple[str, list, list]:
     """Return caption, header and rows of the learning rates that run_paper.sh tried for a model."""
-    header = ["learning rate", "validation loss", "validation accuracy, %", "validation macro F1, %", "epochs"]
+    header = [
+        "learning rate",
+        "validation loss",
+        "validation accuracy, %",
+        "validation macro F1, %",
+        "epochs",
+    ]
     rows = []
     with reading(path, "run_paper.sh"), path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             metrics = [percent(float(row[key])) for key in ("eval_accuracy", "eval_f1")]
-            cells = [row["learning_rate"], f"{float(row['eval_loss']):.4f}", *metrics, f"{float(row['epoch']):g}"]
+            cells = [
+                row["learning_rate"],
+                f"{float(row['eval_loss']):.4f}",
+                *metrics,
+                f"{float(row['epoch']):g}",
+            ]
             rows.append([*cells, duration(float(row["train_runtime"]))])
-    caption = f"Learning rates of {path.parent.resolve().name}; the lowest validation loss was chosen"
+    caption = (
+        f"Learning rates of {path.parent.resolve().name}; the lowest validation loss was chosen"
+    )
     return caption, [*header, "training time"], rows
 
 
@@ -276,15 +341,25 @@ def comparison_part(folder: Path, made: dict, link) -> dict:
     with reading(path, "tools/compare_runs.py"):
         made["versions"]["comparison"] = dict(result["versions"])
         made["commands"].append(recorded("compare_runs.py", result["arguments"]))
-        values = [f"{m['name']} {percent(m['accuracy'])} and {percent(m['macro_f1'])}" for m in result["models"]]
+        values = [
+            f"{m['name']} {percent(m['accuracy'])} and {percent(m['macro_f1'])}"
+            for m in result["models"]
+        ]
         errors = [f"{name} {percent(part['ece'])}" for name, part in result["calibration"].items()]
     with reading(folder / "comparison.md", "tools/compare_runs.py"):
         text = markdown((folder / "comparison.md").read_text(encoding="utf-8"))
-    table = picture(folder / "table2.png", f"Accuracy and macro F1 with 95 % intervals: {'; '.join(values)}")
+    table = picture(
+        folder / "table2.png", f"Accuracy and macro F1 with 95 % intervals: {'; '.join(values)}"
+    )
     alt = f"Reliability diagram; expected calibration error in points: {'; '.join(errors)}"
     names = ("table2.csv", "table2.tex", "pairs.csv", "hard_documents.csv")
     links = [(link(folder / name), name) for name in names if (folder / name).is_file()]
-    return {"text": text, "table": table, "calibration": picture(folder / "calibration.png", alt), "links": links}
+    return {
+        "text": text,
+        "table": table,
+        "calibration": picture(folder / "calibration.png", alt),
+        "links": links,
+    }
 
 
 def attribution_part(folder: Path, made: dict, link) -> dict:
@@ -296,8 +371,16 @@ def attribution_part(folder: Path, made: dict, link) -> dict:
         name = run_name(arguments["model_name_or_path"])
         errors = [summary[key] for key in ("median_relative_error", "max_relative_error")]
         median, largest = ("undefined" if error is None else f"{error:.1e}" for error in errors)
-        steps = "the integral" if high == 0 else f"{low} steps" if low == high else f"best of {low} to {high} steps"
-        target = arguments["target"] + (f" rather than {arguments['versus']}" if arguments.get("versus") else "")
+        steps = (
+            "the integral"
+            if high == 0
+            else f"{low} steps"
+            if low == high
+            else f"best of {low} to {high} steps"
+        )
+        target = arguments["target"] + (
+            f" rather than {arguments['versus']}" if arguments.get("versus") else ""
+        )
         facts = {
             "documents": f"{summary['documents']:,}",
             "truncated documents": f"{summary['truncated']:,}",
@@ -313,7 +396,9 @@ def attribution_part(folder: Path, made: dict, link) -> dict:
         }
         made["versions"][f"attributions in {folder.resolve().name}"] = dict(summary["versions"])
         others = {key: summary.get(key) for key in ("dataset_commit", "model_commit")}
-        made["commands"].append(recorded(f"run_attribution.py: {folder.resolve().name}", arguments, **others))
+        made["commands"].append(
+            recorded(f"run_attribution.py: {folder.resolve().name}", arguments, **others)
+        )
     part = {"name": name, "folder": folder.resolve().name, "facts": facts, "link": None}
     part["faithfulness"] = faithfulness_table(folder, summary)
     alt = f"Documents explained for {name}, each token colored by its attribution"
@@ -356,12 +441,18 @@ def version_rows(versions: dict[str, dict]) -> list[list[str]]:
         for name, part in versions.items():
             if package in part:
                 used.setdefault(str(part[package]), []).append(name)
-        text = next(iter(used)) if len(used) == 1 else "; ".join(f"{v} ({', '.join(p)})" for v, p in used.items())
+        text = (
+            next(iter(used))
+            if len(used) == 1
+            else "; ".join(f"{v} ({', '.join(p)})" for v, p in used.items())
+        )
         rows.append([package, text])
     return rows
 
 
-def present(what: str, flag: str, folders: list[str], files: tuple[str, ...], left_out: list[str]) -> list[Path]:
+def present(
+    what: str, flag: str, folders: list[str], files: tuple[str, ...], left_out: list[str]
+) -> list[Path]:
     """Return the folders that hold these files; a sentence in left_out for every other one, and if there is none."""
     found = []
     for folder in dict.fromkeys(folders):
@@ -407,7 +498,9 @@ def main() -> None:
         name, path = run_name(folder), folder.absolute()
         name = f"{path.parent.name}/{path.name}" if names[name] > 1 else name
         runs.append(run_part(folder, name, len(runs) < EMBEDDED_RUNS, made, link))
-    tried = dict.fromkeys(folder.resolve().parent / "learning_rates.csv" for folder in folders["training"])
+    tried = dict.fromkeys(
+        folder.resolve().parent / "learning_rates.csv" for folder in folders["training"]
+    )
     comparison = [comparison_part(folder, made, link) for folder in folders["comparison"]]
     attributions = [attribution_part(folder, made, link) for folder in folders["attributions"]]
     of_model = Counter(part["name"] for part in attributions)
@@ -435,7 +528,9 @@ def main() -> None:
     path = output / "index.html"
     try:
         output.mkdir(parents=True, exist_ok=True)
-        if path.exists() and "Content-Security-Policy" not in path.read_text(encoding="utf-8", errors="replace"):
+        if path.exists() and "Content-Security-Policy" not in path.read_text(
+            encoding="utf-8", errors="replace"
+        ):
             fail(f"{path} is not a page of this tool; choose another --output_dir")
     except OSError as error:
         fail(f"cannot write into --output_dir {output}: {error.strerror}; choose another folder")

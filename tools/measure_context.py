@@ -53,37 +53,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import skops.io
 import torch
-from common import (
-    ALPHA,
-    MIN_INTERVAL_DOCUMENTS,
-    add_holm,
-    bootstrap,
-    data_url,
-    dataset_commit,
-    difference_test,
-    escape_markdown,
-    fail,
-    hide_paths,
-    load_split,
-    markdown_table,
-    mean_interval,
-    model_commit,
-    one_line,
-    open_output_dir,
-    p_text,
-    parse_arguments,
-    percent,
-    percentile_interval,
-    plain,
-    png,
-    read_attributions,
-    read_json,
-    render,
-    run_name,
-    start_logging,
-    versions,
-    write_files,
-)
 from matplotlib.ticker import MaxNLocator
 from scipy import stats
 from scipy.special import softmax
@@ -93,12 +62,50 @@ from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.hf_argparser import HfArg
 
+from common.cli import fail, one_line, parse_arguments, start_logging, versions
+from common.data import dataset_commit, load_split
+from common.folders import (
+    hide_paths,
+    model_commit,
+    open_output_dir,
+    read_attributions,
+    read_json,
+    run_name,
+    write_files,
+)
+from common.pages import (
+    data_url,
+    escape_markdown,
+    markdown_table,
+    p_text,
+    percent,
+    plain,
+    png,
+    render,
+)
+from common.statistics import (
+    ALPHA,
+    MIN_INTERVAL_DOCUMENTS,
+    add_holm,
+    bootstrap,
+    difference_test,
+    mean_interval,
+    percentile_interval,
+)
+
 logger = logging.getLogger(__name__)
 
 OWN_FILES = r"context\.(json|html|png|md)|evaluations"
 PACKAGES = ("torch", "transformers", "datasets", "numpy", "scipy", "scikit-learn", "skops")
 # The flags that --statistics_only may change.
-STATISTICS_FLAGS = ("output_dir", "attributions", "n_permutations", "n_resamples", "min_occurrences", "disable_tqdm")
+STATISTICS_FLAGS = (
+    "output_dir",
+    "attributions",
+    "n_permutations",
+    "n_resamples",
+    "min_occurrences",
+    "disable_tqdm",
+)
 MIN_DOCUMENTS = 20
 MIN_CHOICE_DOCUMENTS = 3  # that contain a phrase, where phrases are chosen
 MIN_PHRASE_DOCUMENTS = 6  # with fewer, a sign-flip test cannot reach p < 0.05
@@ -112,9 +119,23 @@ SENTENCE = "sentence"
 EARLIER = "evaluations/ is from an earlier version of this tool."
 COLORS = ("#1b7837", "#762a83", "#2166ac", "#b35806", "#666666", "#c51b7d", "#35978f", "#000000")
 MARKERS = "osD^vPX*"
-PARTS = ("Word order", "Attention window", "Additive surrogate", "Phrases", "Attribution in context")
+PARTS = (
+    "Word order",
+    "Attention window",
+    "Additive surrogate",
+    "Phrases",
+    "Attribution in context",
+)
 PARTS += ("Agreement with the SVM",)
-METRIC_HEADER = ("accuracy", "difference", "95 % interval", "p (Holm)", "macro F1", "difference", "95 % interval")
+METRIC_HEADER = (
+    "accuracy",
+    "difference",
+    "95 % interval",
+    "p (Holm)",
+    "macro F1",
+    "difference",
+    "95 % interval",
+)
 METRIC_HEADER += ("p (Holm)",)
 WORD_KINDS = {"all": "all words", "content": "content words", "function": "function words"}
 
@@ -124,21 +145,35 @@ class ContextArguments:
     """Arguments of the tests."""
 
     output_dir: str = HfArg(help="Folder to write: new, empty, or written by this tool before.")
-    model_name_or_path: str | None = HfArg(default=None, help="Run folder or Hub id of the model to test.")
-    model_revision: str | None = HfArg(default=None, help="Branch, tag or commit of --model_name_or_path on the Hub.")
+    model_name_or_path: str | None = HfArg(
+        default=None, help="Run folder or Hub id of the model to test."
+    )
+    model_revision: str | None = HfArg(
+        default=None, help="Branch, tag or commit of --model_name_or_path on the Hub."
+    )
     dataset_name: str | None = HfArg(default=None, help="Dataset folder or Hub id.")
-    dataset_revision: str | None = HfArg(default=None, help="Branch, tag or commit of --dataset_name on the Hub.")
+    dataset_revision: str | None = HfArg(
+        default=None, help="Branch, tag or commit of --dataset_name on the Hub."
+    )
     compare: list[str] = field(
         default_factory=list,
-        metadata={"help": "More runs for the word order test; the first SVM among them is used for the agreement."},
+        metadata={
+            "help": "More runs for the word order test; the first SVM among them is used for the agreement."
+        },
     )
     attributions: list[str] = field(
         default_factory=list,
-        metadata={"help": "Folders of run_attribution.py; the one of --model_name_or_path comes first."},
+        metadata={
+            "help": "Folders of run_attribution.py; the one of --model_name_or_path comes first."
+        },
     )
     split: str = HfArg(default="test", help="Split of the dataset.")
-    text_column_names: list[str] = field(default_factory=lambda: ["abstract"], metadata={"help": "Text columns."})
-    max_samples: int = HfArg(default=1000, help="Maximum number of documents; the first ones are used.")
+    text_column_names: list[str] = field(
+        default_factory=lambda: ["abstract"], metadata={"help": "Text columns."}
+    )
+    max_samples: int = HfArg(
+        default=1000, help="Maximum number of documents; the first ones are used."
+    )
     max_seq_length: int | None = HfArg(
         default=None, help="Maximum number of tokens. Default: the model's value in training."
     )
@@ -149,35 +184,55 @@ class ContextArguments:
     n_shuffles: int = HfArg(default=5, help="Shuffles of each document for each block size.")
     window_sizes: list[int] = field(
         default_factory=lambda: [0, 1, 2, 4],
-        metadata={"help": "Numbers of neighboring tokens on either side that a token sees in the attention test."},
+        metadata={
+            "help": "Numbers of neighboring tokens on either side that a token sees in the attention test."
+        },
     )
-    n_surrogate_documents: int = HfArg(default=30, help="Documents for the additive surrogate; 0 leaves it out.")
+    n_surrogate_documents: int = HfArg(
+        default=30, help="Documents for the additive surrogate; 0 leaves it out."
+    )
     phrases: list[str] = field(
         default_factory=list,
-        metadata={"help": "Phrases to test. Default: strong n-grams of --attributions, or typical ones."},
+        metadata={
+            "help": "Phrases to test. Default: strong n-grams of --attributions, or typical ones."
+        },
     )
     phrase_split: str = HfArg(
         default="validation", help="Split on which phrases are chosen; they are tested on --split."
     )
     n_phrases: int = HfArg(default=50, help="Phrases to search for; 0 leaves the phrase test out.")
-    n_controls: int = HfArg(default=200, help="Controls of each phrase: half other spans, half the words moved apart.")
+    n_controls: int = HfArg(
+        default=200, help="Controls of each phrase: half other spans, half the words moved apart."
+    )
     n_permutations: int = HfArg(default=9999, help="Permutations of each permutation test.")
     n_resamples: int = HfArg(default=10_000, help="Bootstrap resamples of the documents.")
     min_occurrences: int = HfArg(
-        default=10, help="Minimum number of documents in which a word is attributed to the same class."
+        default=10,
+        help="Minimum number of documents in which a word is attributed to the same class.",
     )
     per_device_eval_batch_size: int = HfArg(default=32, help="Batch size.")
     bf16: bool = HfArg(default=False, help="Use bfloat16 mixed precision.")
-    seed: int = HfArg(default=42, help="Seed of shuffles, controls, permutations and the bootstrap.")
+    seed: int = HfArg(
+        default=42, help="Seed of shuffles, controls, permutations and the bootstrap."
+    )
     statistics_only: bool = HfArg(
-        default=False, help="Compute statistics and drawings again from evaluations/ in --output_dir, without a model."
+        default=False,
+        help="Compute statistics and drawings again from evaluations/ in --output_dir, without a model.",
     )
     disable_tqdm: bool = HfArg(default=False, help="Disable the progress bars.")
 
     def __post_init__(self):
         if not self.model_name_or_path or not self.dataset_name:
-            raise ValueError("--model_name_or_path and --dataset_name are required without --statistics_only")
-        least = {"max_samples": 1, "n_shuffles": 1, "n_surrogate_documents": 0, "n_phrases": 0, "n_controls": 2}
+            raise ValueError(
+                "--model_name_or_path and --dataset_name are required without --statistics_only"
+            )
+        least = {
+            "max_samples": 1,
+            "n_shuffles": 1,
+            "n_surrogate_documents": 0,
+            "n_phrases": 0,
+            "n_controls": 2,
+        }
         least |= {"seed": 0, "n_permutations": 99, "n_resamples": 100, "min_occurrences": 2}
         least["per_device_eval_batch_size"] = 1
         for name, bound in least.items():
@@ -204,14 +259,22 @@ def complete_arguments(namespace: argparse.Namespace, unknown: list[str]) -> Non
 
     Exits with status 2 if --statistics_only is given with a flag that would need the models.
     """
-    recorded = read_evaluations(Path(namespace.output_dir))[0]["arguments"] if namespace.statistics_only else {}
+    recorded = (
+        read_evaluations(Path(namespace.output_dir))[0]["arguments"]
+        if namespace.statistics_only
+        else {}
+    )
     for name, default in DEFAULTS.items():
         given, value = getattr(namespace, name), recorded.get(name, default)
-        value = [value] if isinstance(default, list) and isinstance(value, str) else value  # of an older folder
+        value = (
+            [value] if isinstance(default, list) and isinstance(value, str) else value
+        )  # of an older folder
         if given is None:
             setattr(namespace, name, value)
         elif recorded and name not in (*STATISTICS_FLAGS, "statistics_only") and given != value:
-            fail(f"--{name} {given} needs the models, evaluations/ was made with {value}; leave out --statistics_only")
+            fail(
+                f"--{name} {given} needs the models, evaluations/ was made with {value}; leave out --statistics_only"
+            )
 
 
 @dataclass
@@ -223,7 +286,9 @@ class Run:
     kind: str  # svm or encoder
     model: object  # a scikit-learn pipeline or a transformers model
     fingerprint: str  # SHA-256 of all that determines the logits
-    columns: list[int]  # for each class of the dataset, its column in the model's output; -1 if it has none
+    columns: list[
+        int
+    ]  # for each class of the dataset, its column in the model's output; -1 if it has none
     order_free: bool  # whether the model's input does not contain the word order
     commit: str | None = None  # of a model from the Hub
     tokenizer: object = None
@@ -234,10 +299,18 @@ class Run:
     can_pad: bool = True  # whether padding a batch leaves the logits as they are
     bf16: bool = False
     # Set by prepare_words
-    words: list[list[str]] = field(default_factory=list)  # of each document, as far as the model reads it
-    joined: list[bool] = field(default_factory=list)  # whether a document's tokens are those of its words, joined
-    first_tokens: dict[str, list[int]] = field(default_factory=dict)  # token ids of a word that starts the text
-    other_tokens: dict[str, list[int]] = field(default_factory=dict)  # token ids of a word after a blank
+    words: list[list[str]] = field(
+        default_factory=list
+    )  # of each document, as far as the model reads it
+    joined: list[bool] = field(
+        default_factory=list
+    )  # whether a document's tokens are those of its words, joined
+    first_tokens: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # token ids of a word that starts the text
+    other_tokens: dict[str, list[int]] = field(
+        default_factory=dict
+    )  # token ids of a word after a blank
     start: list[int] = field(default_factory=list)  # token ids before the words
     end: list[int] = field(default_factory=list)
 
@@ -247,10 +320,14 @@ class Run:
 
 def text_columns(names: str | list[str]) -> list[str]:
     """Return the columns of --text_column_names, which are separated by blanks or commas."""
-    return [name.strip() for name in (names if isinstance(names, str) else ",".join(names)).split(",")]
+    return [
+        name.strip() for name in (names if isinstance(names, str) else ",".join(names)).split(",")
+    ]
 
 
-def read_documents(arguments: ContextArguments, split: str) -> tuple[list[dict], list[str], str | None]:
+def read_documents(
+    arguments: ContextArguments, split: str
+) -> tuple[list[dict], list[str], str | None]:
     """Return the documents (id, words split at white space, label as a number), the class names, the Hub's commit.
 
     Exits with status 2 if there are fewer than MIN_DOCUMENTS, duplicated ids, or documents without text or label.
@@ -258,19 +335,29 @@ def read_documents(arguments: ContextArguments, split: str) -> tuple[list[dict],
     name, columns = arguments.dataset_name, text_columns(arguments.text_column_names)
     part = load_split(name, split, [*columns, "id", "label"], arguments.dataset_revision)
     if not isinstance(part.features["label"], datasets.ClassLabel):
-        fail(f"column 'label' of {name} is not a ClassLabel; prepare the dataset with tools/prepare_dataset.py")
+        fail(
+            f"column 'label' of {name} is not a ClassLabel; prepare the dataset with tools/prepare_dataset.py"
+        )
     documents = [
-        {"id": str(row["id"]), "words": " ".join(str(row[c] or "") for c in columns).split(), "label": row["label"]}
+        {
+            "id": str(row["id"]),
+            "words": " ".join(str(row[c] or "") for c in columns).split(),
+            "label": row["label"],
+        }
         for row in part.select(range(min(arguments.max_samples, len(part))))
     ]
     if len(documents) < MIN_DOCUMENTS:
-        fail(f"{len(documents)} documents of split {split} are too few; give at least {MIN_DOCUMENTS}")
+        fail(
+            f"{len(documents)} documents of split {split} are too few; give at least {MIN_DOCUMENTS}"
+        )
     for name, count in Counter(document["id"] for document in documents).items():
         if count > 1:
             fail(f"id {name} is duplicated in split {split}; make the ids unique")
     for document in documents:
         if not document["words"] or document["label"] is None or document["label"] < 0:
-            fail(f"document {document['id']} has no {'label' if document['words'] else 'text'}; remove it")
+            fail(
+                f"document {document['id']} has no {'label' if document['words'] else 'text'}; remove it"
+            )
     return documents, part.features["label"].names, dataset_commit(part)
 
 
@@ -281,7 +368,9 @@ def unique_names(folders: list[str]) -> list[str]:
         "/".join(Path(folder).absolute().parts[-2:]) if names.count(name) > 1 else name
         for name, folder in zip(names, folders, strict=True)
     ]
-    return [f"{name} ({n})" if names.count(name) > 1 else name for n, name in enumerate(names, start=1)]
+    return [
+        f"{name} ({n})" if names.count(name) > 1 else name for n, name in enumerate(names, start=1)
+    ]
 
 
 def load_svm(folder: str, name: str, classes: list[str]) -> Run:
@@ -295,13 +384,19 @@ def load_svm(folder: str, name: str, classes: list[str]) -> Run:
         fail(f"cannot load {path}: {one_line(error)}")
     table = Path(folder, "predictions.csv")
     try:
-        header = next(csv.reader(table.open(encoding="utf-8", newline="")), []) if table.exists() else []
+        header = (
+            next(csv.reader(table.open(encoding="utf-8", newline="")), []) if table.exists() else []
+        )
     except (OSError, ValueError, csv.Error) as error:
         fail(f"cannot read {table}: {one_line(error)}; run run_baseline.py again")
     names = header[header.index("prediction") + 1 :] if "prediction" in header else []
     names = names or classes  # without predictions.csv the classes must have the same order
     if set(names) != set(classes) or len(known) < 2 or max(known) >= len(classes):
-        own = ", ".join(names) if set(names) != set(classes) else f"{len(known)} numbers up to {max(known)}"
+        own = (
+            ", ".join(names)
+            if set(names) != set(classes)
+            else f"{len(known)} numbers up to {max(known)}"
+        )
         fail(f"the classes of {folder} ({own}) are not those of the dataset ({', '.join(classes)})")
     places = {names[number]: column for column, number in enumerate(known)}
     columns = [places.get(label, -1) for label in classes]
@@ -310,7 +405,9 @@ def load_svm(folder: str, name: str, classes: list[str]) -> Run:
     return Run(folder, name, "svm", model, fingerprint.hexdigest(), columns, order_free)
 
 
-def load_encoder(folder: str, name: str, classes: list[str], revision: str | None, arguments: ContextArguments) -> Run:
+def load_encoder(
+    folder: str, name: str, classes: list[str], revision: str | None, arguments: ContextArguments
+) -> Run:
     """Load a run of run_classification.py or a model of the Hub.
 
     Exits with status 2 if it is not a trained classifier of the dataset's classes with a tokenizer.
@@ -321,28 +418,64 @@ def load_encoder(folder: str, name: str, classes: list[str], revision: str | Non
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, revision=revision or "main")
     except Exception as error:  # OSError, ValueError, TypeError, the Hub's and safetensors' own
-        fail(f"{folder} holds neither model.skops nor a classifier with its tokenizer: {one_line(error)}")
+        fail(
+            f"{folder} holds neither model.skops nor a classifier with its tokenizer: {one_line(error)}"
+        )
     if loading["missing_keys"]:
-        fail(f"{folder} is not a trained classifier: {min(loading['missing_keys'])} has no weights; fine-tune it")
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers makes an empty one where the files are missing
+        fail(
+            f"{folder} is not a trained classifier: {min(loading['missing_keys'])} has no weights; fine-tune it"
+        )
+    if len(tokenizer) <= len(
+        tokenizer.all_special_ids
+    ):  # transformers makes an empty one where the files are missing
         fail(f"{folder} has no tokenizer files; save the tokenizer next to the model")
-    config, label2id = model.config, {label: number for number, label in model.config.id2label.items()}
+    config, label2id = (
+        model.config,
+        {label: number for number, label in model.config.id2label.items()},
+    )
     if set(label2id) != set(classes):
-        fail(f"the classes of {folder} ({', '.join(label2id)}) are not those of the dataset ({', '.join(classes)})")
+        fail(
+            f"the classes of {folder} ({', '.join(label2id)}) are not those of the dataset ({', '.join(classes)})"
+        )
     order_free = config.model_type == "eurobert" and not config.num_hidden_layers
     order_free &= getattr(config, "classifier_pooling", None) != "bos"
     columns = [label2id[label] for label in classes]
-    run = Run(folder, name, "encoder", model, "", columns, order_free, commit=model_commit(folder, revision))
-    run.tokenizer, run.prefix, run.bf16 = tokenizer, getattr(config, "text_prefix", None) or "", arguments.bf16
+    run = Run(
+        folder,
+        name,
+        "encoder",
+        model,
+        "",
+        columns,
+        order_free,
+        commit=model_commit(folder, revision),
+    )
+    run.tokenizer, run.prefix, run.bf16 = (
+        tokenizer,
+        getattr(config, "text_prefix", None) or "",
+        arguments.bf16,
+    )
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
     # RoBERTa counts positions from padding_idx + 1, so its table is longer than the texts that it reads.
-    run.position_offset = 0 if getattr(table, "padding_idx", None) is None else table.padding_idx + 1
-    positions = getattr(config, "max_position_embeddings", None) or -1  # T5 has no such number, XLNet has -1
-    limit = min(positions - run.position_offset if positions > 0 else 10**9, tokenizer.model_max_length)
+    run.position_offset = (
+        0 if getattr(table, "padding_idx", None) is None else table.padding_idx + 1
+    )
+    positions = (
+        getattr(config, "max_position_embeddings", None) or -1
+    )  # T5 has no such number, XLNet has -1
+    limit = min(
+        positions - run.position_offset if positions > 0 else 10**9, tokenizer.model_max_length
+    )
     if arguments.max_seq_length is not None and not 2 < arguments.max_seq_length <= limit:
-        fail(f"--max_seq_length {arguments.max_seq_length} is not between 3 and the {limit} positions of {folder}")
-    run.max_length = arguments.max_seq_length or min(limit, getattr(config, "max_seq_length", None) or 256)
-    settings = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}  # it may move
+        fail(
+            f"--max_seq_length {arguments.max_seq_length} is not between 3 and the {limit} positions of {folder}"
+        )
+    run.max_length = arguments.max_seq_length or min(
+        limit, getattr(config, "max_seq_length", None) or 256
+    )
+    settings = {
+        name: value for name, value in config.to_dict().items() if name != "_name_or_path"
+    }  # it may move
     digest = hashlib.sha256(json.dumps([settings, columns, run.bf16], default=str).encode())
     for key, tensor in model.state_dict().items():
         digest.update(key.encode() + tensor.numpy().tobytes())
@@ -362,7 +495,9 @@ def probe_padding(run: Run) -> None:
     models that padding on the right disturbs (XLNet), only batches of one length.
     """
     config, tokenizer = run.model.config, run.tokenizer
-    run.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.pad_token_id
+    run.pad_id = (
+        tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.pad_token_id
+    )
     if config.pad_token_id is None:
         config.pad_token_id = -1
     ids, padding = tuple(tokenizer("a text of a few words")["input_ids"]), (run.pad_id or 0,) * 3
@@ -395,7 +530,9 @@ def load_runs(arguments: ContextArguments, classes: list[str]) -> list[Run]:
         if (record := Path(folder, "run_arguments.json")).exists():
             trained = text_columns(read_json(record).get("text_column_names") or columns)
             if trained != columns:
-                logger.warning("%s was trained on %s, not on --text_column_names %s", name, trained, columns)
+                logger.warning(
+                    "%s was trained on %s, not on --text_column_names %s", name, trained, columns
+                )
     for flag in ("max_seq_length", "bf16"):
         if getattr(arguments, flag) and all(run.kind == "svm" for run in runs):
             fail(f"--{flag} is for encoders, but all runs are SVMs; leave it out")
@@ -430,12 +567,17 @@ def prepare_words(run: Run, documents: list[dict], seed: int) -> None:
         run.first_tokens = run.other_tokens
     run.words = []
     for document in documents:
-        lengths = [max(len(run.first_tokens[word]), len(run.other_tokens[word])) for word in document["words"]]
+        lengths = [
+            max(len(run.first_tokens[word]), len(run.other_tokens[word]))
+            for word in document["words"]
+        ]
         room = run.max_length - len(run.start) - len(run.end)
         kept = int(np.searchsorted(np.cumsum(lengths), room, side="right"))
         run.words.append(document["words"][: max(1, kept)])
     shuffled = [shuffle(words, 1, [seed, n]) for n, words in enumerate(run.words)]
-    expected = run.tokenizer([run.prefix + " ".join(words) for words in shuffled], verbose=False)["input_ids"]
+    expected = run.tokenizer([run.prefix + " ".join(words) for words in shuffled], verbose=False)[
+        "input_ids"
+    ]
     run.joined = [
         len(ids) <= run.max_length and join_tokens(run, words) == ids
         for words, ids in zip(shuffled, expected, strict=True)
@@ -455,11 +597,16 @@ def encode(run: Run, texts: list[list[str]], numbers: list[int]) -> list:
     """Return the model's input for each text, given as words of the document with that number."""
     if run.kind == "svm":
         return [" ".join(words) for words in texts]
-    inputs = [join_tokens(run, words) if run.joined[n] else None for words, n in zip(texts, numbers, strict=True)]
+    inputs = [
+        join_tokens(run, words) if run.joined[n] else None
+        for words, n in zip(texts, numbers, strict=True)
+    ]
     rest = [place for place, ids in enumerate(inputs) if ids is None]
     if rest:
         tokenized = run.tokenizer(
-            [run.prefix + " ".join(texts[place]) for place in rest], truncation=True, max_length=run.max_length
+            [run.prefix + " ".join(texts[place]) for place in rest],
+            truncation=True,
+            max_length=run.max_length,
         )
         for place, ids in zip(rest, tokenized["input_ids"], strict=True):
             inputs[place] = ids
@@ -481,13 +628,20 @@ def batches(run: Run, inputs: list, size: int) -> Iterator[list]:
 
 
 def evaluate(
-    run: Run, inputs: list, folder: Path, batch_size: int, bar: tqdm, window: int | str | None = None
+    run: Run,
+    inputs: list,
+    folder: Path,
+    batch_size: int,
+    bar: tqdm,
+    window: int | str | None = None,
 ) -> np.ndarray:
     """Return logits or decision values (inputs, classes). Equal inputs are computed once. For window, see window_mask.
 
     The values are kept in folder under the hash of model and inputs, so that nothing is computed again.
     """
-    digest = hashlib.sha256((run.fingerprint + ("" if window is None else f"window {window}")).encode())
+    digest = hashlib.sha256(
+        (run.fingerprint + ("" if window is None else f"window {window}")).encode()
+    )
     for item in inputs:
         digest.update(repr(item).encode())
     path = folder / f"{digest.hexdigest()[:32]}.npy"
@@ -503,7 +657,9 @@ def evaluate(
     distinct = sorted(set(keys), key=lambda key: (-len(key), key))
     weights, rows = Counter(keys), []
     for batch in batches(run, distinct, batch_size):
-        rows.append(svm_values(run, batch) if run.kind == "svm" else encoder_logits(run, batch, window))
+        rows.append(
+            svm_values(run, batch) if run.kind == "svm" else encoder_logits(run, batch, window)
+        )
         bar.update(sum(weights[key] for key in batch))
     place = {key: number for number, key in enumerate(distinct)}
     values = np.concatenate(rows)[[place[key] for key in keys]]
@@ -520,7 +676,9 @@ def svm_values(run: Run, texts: list[str]) -> np.ndarray:
     return np.column_stack([scores, np.full(len(texts), -np.inf)])[:, run.columns]
 
 
-def window_mask(lengths: list[int], window: int | str, has_first: bool, has_last: bool) -> torch.Tensor:
+def window_mask(
+    lengths: list[int], window: int | str, has_first: bool, has_last: bool
+) -> torch.Tensor:
     """Return an attention mask (texts, 1, queries, keys), true where a token sees another one.
 
     A token sees itself and window tokens on either side ("all": all tokens). The first special token, which encoders
@@ -539,11 +697,15 @@ def window_mask(lengths: list[int], window: int | str, has_first: bool, has_last
         if has_first:
             mask[:, :, 0] = False
             mask[:, 0, :] = True
-    is_padding = places[:, None] >= length  # what padding sees does not matter, but it must see something
+    is_padding = (
+        places[:, None] >= length
+    )  # what padding sees does not matter, but it must see something
     return ((mask | is_padding) & (places < length))[:, None]
 
 
-def encoder_logits(run: Run, batch: list[tuple[int, ...]], window: int | str | None = None) -> np.ndarray:
+def encoder_logits(
+    run: Run, batch: list[tuple[int, ...]], window: int | str | None = None
+) -> np.ndarray:
     """Return the logits of one batch by the dataset's classes."""
     lengths, device = list(map(len, batch)), run.model.device
     ids = torch.full((len(batch), max(lengths)), run.pad_id or 0)
@@ -553,14 +715,20 @@ def encoder_logits(run: Run, batch: list[tuple[int, ...]], window: int | str | N
         mask[row, : len(item)] = 1
     if window is not None:
         mask = window_mask(lengths, window, bool(run.start), bool(run.end))
-        if run.model.config._attn_implementation != "sdpa":  # the others add the mask to the attention scores
+        if (
+            run.model.config._attn_implementation != "sdpa"
+        ):  # the others add the mask to the attention scores
             mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
     extra = {}
     if run.position_offset:  # PAD in the place of a word must not shift the positions
-        extra["position_ids"] = (torch.arange(ids.shape[1]) + run.position_offset).repeat(len(batch), 1).to(device)
+        extra["position_ids"] = (
+            (torch.arange(ids.shape[1]) + run.position_offset).repeat(len(batch), 1).to(device)
+        )
     try:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=run.bf16):
-            logits = run.model(input_ids=ids.to(device), attention_mask=mask.to(device), **extra).logits
+            logits = run.model(
+                input_ids=ids.to(device), attention_mask=mask.to(device), **extra
+            ).logits
     except torch.OutOfMemoryError:
         fail("out of memory; lower --per_device_eval_batch_size, the same command continues")
     return logits[:, run.columns].double().cpu().numpy()
@@ -581,10 +749,14 @@ def shuffle(words: list[str], size: int | str, seed: list[int]) -> list[str]:
     else:
         edges = [*range(0, len(words), size), len(words)]
     blocks = [words[start:stop] for start, stop in pairwise(edges)]
-    return [word for n in np.random.default_rng(seed).permutation(len(blocks)) for word in blocks[n]]
+    return [
+        word for n in np.random.default_rng(seed).permutation(len(blocks)) for word in blocks[n]
+    ]
 
 
-def evaluate_order(run: Run, documents: list[dict], arguments: ContextArguments, folder: Path) -> tuple:
+def evaluate_order(
+    run: Run, documents: list[dict], arguments: ContextArguments, folder: Path
+) -> tuple:
     """Evaluate a run on the documents and on their shuffled versions.
 
     Returns the run's record for index.json and values of shape (1 + sizes x shuffles, documents, classes): the
@@ -593,7 +765,9 @@ def evaluate_order(run: Run, documents: list[dict], arguments: ContextArguments,
     numbers, sizes = list(range(len(documents))), [*dict.fromkeys(arguments.block_sizes), SENTENCE]
     batch_size, changed = arguments.per_device_eval_batch_size, []
     total = len(numbers) * (1 + len(sizes) * arguments.n_shuffles)
-    with tqdm(total=total, desc=f"word order: {run.name}", unit="text", disable=arguments.disable_tqdm) as bar:
+    with tqdm(
+        total=total, desc=f"word order: {run.name}", unit="text", disable=arguments.disable_tqdm
+    ) as bar:
         inputs = encode(run, run.words, numbers)
         values = [original := evaluate(run, inputs, folder, batch_size, bar)]
         for place, size in enumerate(sizes):
@@ -608,11 +782,19 @@ def evaluate_order(run: Run, documents: list[dict], arguments: ContextArguments,
             bar.update(len(shuffled) - len(moved))
             values.append(np.tile(original, (arguments.n_shuffles, 1)))
             if moved:
-                values[-1][moved] = evaluate(run, [shuffled[n] for n in moved], folder, batch_size, bar)
+                values[-1][moved] = evaluate(
+                    run, [shuffled[n] for n in moved], folder, batch_size, bar
+                )
             changed.append(len(moved) / len(shuffled))
-    record = {name: getattr(run, name) for name in ("name", "folder", "kind", "order_free", "commit")}
-    record["cut_documents"] = sum(len(w) < len(d["words"]) for w, d in zip(run.words, documents, strict=True))
-    record["conditions"] = [{"block": s, "changed_texts": c} for s, c in zip(sizes, changed, strict=True)]
+    record = {
+        name: getattr(run, name) for name in ("name", "folder", "kind", "order_free", "commit")
+    }
+    record["cut_documents"] = sum(
+        len(w) < len(d["words"]) for w, d in zip(run.words, documents, strict=True)
+    )
+    record["conditions"] = [
+        {"block": s, "changed_texts": c} for s, c in zip(sizes, changed, strict=True)
+    ]
     return record, np.concatenate(values).reshape(-1, *original.shape)
 
 
@@ -624,28 +806,45 @@ def takes_windows(run: Run) -> bool:
     if run.model.config.is_encoder_decoder:  # the decoder would still see everything
         return False
     words = max(run.words, key=len)
-    ids, short = tuple(join_tokens(run, words)[: run.max_length]), tuple(join_tokens(run, words[: len(words) // 2]))
+    ids, short = (
+        tuple(join_tokens(run, words)[: run.max_length]),
+        tuple(join_tokens(run, words[: len(words) // 2])),
+    )
     try:
-        expected, full = encoder_logits(run, [ids, short]), encoder_logits(run, [ids, short], "full")
+        expected, full = (
+            encoder_logits(run, [ids, short]),
+            encoder_logits(run, [ids, short], "full"),
+        )
         window = encoder_logits(run, [ids, short], 0)
     except Exception:  # models raise many kinds if they pool with the mask or expect another shape
         return False
     tolerance = (1e-2 if run.bf16 else 1e-4) * max(1, np.abs(expected).max())
-    return bool(np.abs(full - expected).max() < tolerance and np.abs(window - expected).max() > 1e-9)
+    return bool(
+        np.abs(full - expected).max() < tolerance and np.abs(window - expected).max() > 1e-9
+    )
 
 
-def evaluate_windows(run: Run, arguments: ContextArguments, folder: Path) -> tuple[list, np.ndarray | None]:
+def evaluate_windows(
+    run: Run, arguments: ContextArguments, folder: Path
+) -> tuple[list, np.ndarray | None]:
     """Evaluate a run on the documents with attention limited to windows.
 
     Returns the conditions for index.json and values of shape (1 + windows, documents, classes), without a limit first.
     """
     if run.kind == "svm" or not run.can_pad or not takes_windows(run):
         return [], None
-    sizes, inputs = [*dict.fromkeys(arguments.window_sizes), "all"], encode(run, run.words, range(len(run.words)))
+    sizes, inputs = (
+        [*dict.fromkeys(arguments.window_sizes), "all"],
+        encode(run, run.words, range(len(run.words))),
+    )
     total, values = len(inputs) * (1 + len(sizes)), []
-    with tqdm(total=total, desc=f"windows: {run.name}", unit="text", disable=arguments.disable_tqdm) as bar:
+    with tqdm(
+        total=total, desc=f"windows: {run.name}", unit="text", disable=arguments.disable_tqdm
+    ) as bar:
         for window in (None, *sizes):
-            values.append(evaluate(run, inputs, folder, arguments.per_device_eval_batch_size, bar, window))
+            values.append(
+                evaluate(run, inputs, folder, arguments.per_device_eval_batch_size, bar, window)
+            )
     return [{"window": size} for size in sizes], np.stack(values)
 
 
@@ -665,22 +864,41 @@ def additive_r2(kept: np.ndarray, values: np.ndarray) -> float | None:
     return float(1 - (rest @ rest) / (count - words - 1) / total)
 
 
-def evaluate_surrogate(run: Run, targets: np.ndarray, arguments: ContextArguments, folder: Path) -> list[float | None]:
+def evaluate_surrogate(
+    run: Run, targets: np.ndarray, arguments: ContextArguments, folder: Path
+) -> list[float | None]:
     """Return the R2 of an additive surrogate of the predicted class's logit for each of the first documents.
 
     In twice as many texts as the document has words, and 20 more, each word is left out with probability 1/2. For an
     encoder, PAD takes its place.
     """
-    able = [n for n in range(len(run.words)) if run.kind == "svm" or (run.joined[n] and run.pad_id is not None)]
+    able = [
+        n
+        for n in range(len(run.words))
+        if run.kind == "svm" or (run.joined[n] and run.pad_id is not None)
+    ]
     able, found = able[: arguments.n_surrogate_documents], []
-    with tqdm(total=0, desc=f"surrogate: {run.name}", unit="text", disable=arguments.disable_tqdm) as bar:
+    with tqdm(
+        total=0, desc=f"surrogate: {run.name}", unit="text", disable=arguments.disable_tqdm
+    ) as bar:
         for number in able:
             words = run.words[number]
-            kept = np.random.default_rng([arguments.seed, number]).random((2 * len(words) + 20, len(words))) < 0.5
+            kept = (
+                np.random.default_rng([arguments.seed, number]).random(
+                    (2 * len(words) + 20, len(words))
+                )
+                < 0.5
+            )
             if run.kind == "svm":
-                inputs = [" ".join(word for word, keep in zip(words, row, strict=True) if keep) for row in kept]
+                inputs = [
+                    " ".join(word for word, keep in zip(words, row, strict=True) if keep)
+                    for row in kept
+                ]
             else:
-                inputs = [join_tokens(run, words, frozenset(np.flatnonzero(~row).tolist())) for row in kept]
+                inputs = [
+                    join_tokens(run, words, frozenset(np.flatnonzero(~row).tolist()))
+                    for row in kept
+                ]
             bar.total += len(inputs)
             values = evaluate(run, inputs, folder, arguments.per_device_eval_batch_size, bar)
             found.append(additive_r2(kept, values[:, targets[number]]))
@@ -721,26 +939,39 @@ def without_overlap(ranked: list[str], n: int) -> list[str]:
     """Return the first n phrases, leaving out each that contains, or is part of, one before it."""
     chosen = []
     for phrase in ranked:
-        if not any(f" {phrase} " in f" {other} " or f" {other} " in f" {phrase} " for other in chosen):
+        if not any(
+            f" {phrase} " in f" {other} " or f" {other} " in f" {phrase} " for other in chosen
+        ):
             chosen.append(phrase)
     return chosen[:n]
 
 
 def ngrams(words: list[str], sizes: range) -> list[str]:
     """Return all n-grams of these sizes with no punctuation inside and no function word at either end."""
-    found = [tuple(map(normalize, words[n : n + size])) for size in sizes for n in span_starts(words, size)]
+    found = [
+        tuple(map(normalize, words[n : n + size]))
+        for size in sizes
+        for n in span_starts(words, size)
+    ]
     return [" ".join(words) for words in found if not {words[0], words[-1]} & ENGLISH_STOP_WORDS]
 
 
 def typical_phrases(documents: list[dict]) -> list[str]:
     """Return bigrams and trigrams; the first depend most on the class (chi-squared of their presence)."""
-    texts, labels = [document["words"] for document in documents], [document["label"] for document in documents]
-    counter = CountVectorizer(analyzer=lambda words: ngrams(words, range(2, 4)), min_df=MIN_CHOICE_DOCUMENTS)
+    texts, labels = (
+        [document["words"] for document in documents],
+        [document["label"] for document in documents],
+    )
+    counter = CountVectorizer(
+        analyzer=lambda words: ngrams(words, range(2, 4)), min_df=MIN_CHOICE_DOCUMENTS
+    )
     try:
         counts = counter.fit_transform(texts) > 0
     except ValueError:  # no phrase is in so many documents
         return []
-    return counter.get_feature_names_out()[np.argsort(-chi2(counts, labels)[0], kind="stable")].tolist()
+    return counter.get_feature_names_out()[
+        np.argsort(-chi2(counts, labels)[0], kind="stable")
+    ].tolist()
 
 
 def attributed_phrases(documents: list[dict]) -> list[str]:
@@ -750,7 +981,10 @@ def attributed_phrases(documents: list[dict]) -> list[str]:
     """
     strength = defaultdict(float)
     for document in documents:
-        words, scores = list(map(normalize, document["words"])), np.array(document["word_attributions"])
+        words, scores = (
+            list(map(normalize, document["words"])),
+            np.array(document["word_attributions"]),
+        )
         scores = scores / (np.abs(scores).sum() or 1)
         for size in PHRASE_WORDS:
             for start in range(len(words) - size + 1):
@@ -760,7 +994,9 @@ def attributed_phrases(documents: list[dict]) -> list[str]:
     return sorted(strength, key=lambda phrase: (-strength[phrase], phrase))
 
 
-def choose_phrases(run: Run, documents: list[dict], arguments: ContextArguments) -> tuple[str, list[str], list[str]]:
+def choose_phrases(
+    run: Run, documents: list[dict], arguments: ContextArguments
+) -> tuple[str, list[str], list[str]]:
     """Return where the phrases come from, the phrases, and a sentence why the phrase test is left out, if it is.
 
     Phrases are chosen on other documents than they are tested on: on the attributed documents that are not tested, or
@@ -783,16 +1019,22 @@ def choose_phrases(run: Run, documents: list[dict], arguments: ContextArguments)
     if given:
         return "given", given, []
     tested = {document["id"] for document in documents}
-    attributed = read_attributions(Path(arguments.attributions[0]))[0] if arguments.attributions else []
+    attributed = (
+        read_attributions(Path(arguments.attributions[0]))[0] if arguments.attributions else []
+    )
     attributed = [document for document in attributed if str(document["id"]) not in tested]
     source = "attributions" if attributed else "typical n-grams"
     if attributed:
         ranked = attributed_phrases(attributed)
     elif arguments.phrase_split == arguments.split:
-        fail(f"--phrase_split {arguments.split} is --split: choose phrases on other documents, or give --phrases")
+        fail(
+            f"--phrase_split {arguments.split} is --split: choose phrases on other documents, or give --phrases"
+        )
     else:
         ranked = typical_phrases(read_documents(arguments, arguments.phrase_split)[0])
-    frequency = Counter(phrase for words in run.words for phrase in set(ngrams(words, PHRASE_WORDS)))
+    frequency = Counter(
+        phrase for words in run.words for phrase in set(ngrams(words, PHRASE_WORDS))
+    )
     ranked = [phrase for phrase in ranked if frequency[phrase] >= MIN_PHRASE_DOCUMENTS]
     return source, without_overlap(ranked, arguments.n_phrases), []
 
@@ -810,7 +1052,9 @@ def move_apart(
     free = len(rest) + 1 - (len(places) - 1) * (MIN_GAP - 1)
     if free < len(places):
         return None
-    gaps = np.sort(generator.choice(free, len(places), replace=False)) + np.arange(len(places)) * (MIN_GAP - 1)
+    gaps = np.sort(generator.choice(free, len(places), replace=False)) + np.arange(len(places)) * (
+        MIN_GAP - 1
+    )
     order = generator.permutation(np.array(places)).tolist()
     for gap, place in zip(gaps[::-1], order[::-1], strict=True):
         rest.insert(gap, words[place])
@@ -837,7 +1081,9 @@ def arrange_phrase(run: Run, phrase: str, arguments: ContextArguments) -> list[t
     for number, starts in found:
         words, own = run.words[number], places(starts)
         generator = np.random.default_rng([arguments.seed, number, *phrase.encode()])
-        others = [n for n in span_starts(words, size) if all(abs(n - start) >= size for start in starts)]
+        others = [
+            n for n in span_starts(words, size) if all(abs(n - start) >= size for start in starts)
+        ]
         arrangements.append((number, "phrase", words, own))
         for n in generator.permutation(others)[:controls].tolist():
             control = occurrences(words, list(map(normalize, words[n : n + size])))
@@ -866,7 +1112,9 @@ def evaluate_phrase(
         masks += [frozenset(group) for group in groups] if kind == "phrase" else []
         inputs += [join_tokens(run, words, mask) for mask in masks]
     bar.total += len(inputs)
-    logits = evaluate(run, inputs, folder, arguments.per_device_eval_batch_size, bar) if inputs else []
+    logits = (
+        evaluate(run, inputs, folder, arguments.per_device_eval_batch_size, bar) if inputs else []
+    )
     found, start = [], 0
     for number, kind, _, _ in arrangements:
         length = 2 + size * (2 if kind == "phrase" else 1)
@@ -890,8 +1138,17 @@ def evaluate_models(arguments: ContextArguments, folder: Path) -> None:
     for run in runs:
         prepare_words(run, documents, arguments.seed)
     device = next((str(run.model.device) for run in runs if run.kind == "encoder"), "cpu")
-    index = {"script": "measure_context.py", "arguments": asdict(arguments), "classes": classes, "device": device}
-    index |= {"dataset_commit": dataset_revision, "model_commit": runs[0].commit, "versions": versions(*PACKAGES)}
+    index = {
+        "script": "measure_context.py",
+        "arguments": asdict(arguments),
+        "classes": classes,
+        "device": device,
+    }
+    index |= {
+        "dataset_commit": dataset_revision,
+        "model_commit": runs[0].commit,
+        "versions": versions(*PACKAGES),
+    }
     index |= {"ids": [document["id"] for document in documents], "labels": labels, "runs": []}
     targets = []
     for number, run in enumerate(runs):
@@ -919,7 +1176,9 @@ def evaluate_models(arguments: ContextArguments, folder: Path) -> None:
             fail(f"--phrases are {text}; give others")
         logger.warning(text)
     if not index["phrases"] and not left_out:
-        left_out = [f"The phrase test is left out: no phrase is in {MIN_PHRASE_DOCUMENTS} documents."]
+        left_out = [
+            f"The phrase test is left out: no phrase is in {MIN_PHRASE_DOCUMENTS} documents."
+        ]
     index["left_out"] = left_out
     write_files(folder, {"index.json": json.dumps(index, ensure_ascii=False, indent=2) + "\n"})
 
@@ -932,16 +1191,22 @@ def read_evaluations(folder: Path) -> tuple[dict, list[np.ndarray], list[np.ndar
     cache = folder / "evaluations"
     try:
         index = json.loads((cache / "index.json").read_text(encoding="utf-8"))
-        order = [np.load(cache / f"order-{n}.npy", allow_pickle=False) for n in range(len(index["runs"]))]
+        order = [
+            np.load(cache / f"order-{n}.npy", allow_pickle=False) for n in range(len(index["runs"]))
+        ]
         windows = [
             np.load(cache / f"windows-{n}.npy", allow_pickle=False) if run.get("windows") else None
             for n, run in enumerate(index["runs"])
         ]
         missing = {"arguments", "labels", "classes", "left_out", "phrases", "versions"} - set(index)
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-        fail(f"{folder} has no complete evaluations/ of tools/measure_context.py: {one_line(error)}")
+        fail(
+            f"{folder} has no complete evaluations/ of tools/measure_context.py: {one_line(error)}"
+        )
     if missing:
-        fail(f"{folder} has no complete evaluations/ of tools/measure_context.py: {min(missing)} is missing")
+        fail(
+            f"{folder} has no complete evaluations/ of tools/measure_context.py: {min(missing)} is missing"
+        )
     return index, order, windows
 
 
@@ -949,7 +1214,11 @@ def read_evaluations(folder: Path) -> tuple[dict, list[np.ndarray], list[np.ndar
 
 
 def condition_statistics(
-    conditions: list[dict], values: np.ndarray, index: dict, arguments: ContextArguments, repetitions: int
+    conditions: list[dict],
+    values: np.ndarray,
+    index: dict,
+    arguments: ContextArguments,
+    repetitions: int,
 ) -> tuple[dict, list[dict]]:
     """Return the metrics of the original documents, and how they differ in each condition.
 
@@ -957,8 +1226,14 @@ def condition_statistics(
     condition is the mean over its repetitions. Each document is changed by itself, so resampling the documents
     resamples the shuffles, too. Macro F1 averages over the classes that are a label or a prediction.
     """
-    labels, classes, predictions = np.array(index["labels"]), index["classes"], values.argmax(axis=-1)
-    accuracy, f1 = bootstrap(labels, predictions, len(classes), arguments.n_resamples, arguments.seed)
+    labels, classes, predictions = (
+        np.array(index["labels"]),
+        index["classes"],
+        values.argmax(axis=-1),
+    )
+    accuracy, f1 = bootstrap(
+        labels, predictions, len(classes), arguments.n_resamples, arguments.seed
+    )
     metrics = {"accuracy": accuracy, "macro_f1": np.nanmean(f1, axis=-1)}
     original = {}
     for metric, draws in metrics.items():
@@ -981,7 +1256,9 @@ def condition_statistics(
         ]
         if np.isfinite(values).all():
             changes = softmax(values[rows], axis=-1) - softmax(values[0], axis=-1)
-            row["true_class_probability"] = mean_interval(changes[:, np.arange(len(labels)), labels].mean(axis=0))
+            row["true_class_probability"] = mean_interval(
+                changes[:, np.arange(len(labels)), labels].mean(axis=0)
+            )
             row["total_variation"] = mean_interval(np.abs(changes).sum(axis=-1).mean(axis=0) / 2)
         results.append(row)
     for metric in original:
@@ -990,10 +1267,14 @@ def condition_statistics(
     return original, results
 
 
-def order_statistics(run: dict, values: np.ndarray, index: dict, arguments: ContextArguments) -> dict:
+def order_statistics(
+    run: dict, values: np.ndarray, index: dict, arguments: ContextArguments
+) -> dict:
     """Return what a run loses when words are shuffled; values are (1 + sizes x shuffles, documents, classes)."""
     result = {key: run.get(key) for key in ("name", "folder", "kind", "commit", "cut_documents")}
-    original, conditions = condition_statistics(run["conditions"], values, index, arguments, arguments.n_shuffles)
+    original, conditions = condition_statistics(
+        run["conditions"], values, index, arguments, arguments.n_shuffles
+    )
     result |= original | {"indifferent": None, "conditions": conditions}
     for row in conditions:
         if run["kind"] == "svm":  # decision values have no probabilities
@@ -1003,7 +1284,9 @@ def order_statistics(run: dict, values: np.ndarray, index: dict, arguments: Cont
             # The counts of an SVM are exactly the same; the mean of vectors may differ by rounding.
             size = np.abs(np.nan_to_num(values[0], neginf=0)).max()
             bound = 0 if run["kind"] == "svm" else 1e-4 * max(1, size)
-            result["indifferent"] = bool(row["predictions_changed"] == 0 and row["max_change"] <= bound)
+            result["indifferent"] = bool(
+                row["predictions_changed"] == 0 and row["max_change"] <= bound
+            )
     return result
 
 
@@ -1047,7 +1330,9 @@ def phrase_statistics(index: dict, arguments: ContextArguments) -> dict | None:
         row |= {"sum_of_single_drops": float(np.mean([sum(one["drops"]) for one in found]))}
         row["synergy"] = mean_interval([one["synergy"] for one in found])
         for kind in ("spans", "moved"):
-            compared = {one["document"]: one["synergy"] - np.mean(one[kind]) for one in found if one[kind]}
+            compared = {
+                one["document"]: one["synergy"] - np.mean(one[kind]) for one in found if one[kind]
+            }
             for document, value in compared.items():
                 of_documents[kind][document].append(value)
             means = [np.mean(one[kind]) for one in found if one[kind]]
@@ -1059,11 +1344,17 @@ def phrase_statistics(index: dict, arguments: ContextArguments) -> dict | None:
         rows.append(row)
     if not rows:
         return None
-    result = {"source": index["phrase_source"], "not_found": index["phrases_not_found"], "phrases": rows}
+    result = {
+        "source": index["phrase_source"],
+        "not_found": index["phrases_not_found"],
+        "phrases": rows,
+    }
     for kind, values in of_documents.items():
         tests = [row[f"against_{kind}"] for row in rows if row[f"against_{kind}"]]
         add_holm(tests)
-        together = sign_flip_test([np.mean(v) for v in values.values()], arguments.n_permutations, arguments.seed)
+        together = sign_flip_test(
+            [np.mean(v) for v in values.values()], arguments.n_permutations, arguments.seed
+        )
         result[f"against_{kind}"] = together and together | {
             "tested": len(tests),
             "more": sum(test["p_holm"] < ALPHA and test["mean"] > 0 for test in tests),
@@ -1082,18 +1373,30 @@ def read_word_attributions(folder: str) -> tuple[str, dict[str, dict]]:
         documents = {}
         for line in lines:
             if line.get("versus"):
-                fail(f"--attributions {folder} explains a difference of classes (--versus); give those of one class")
+                fail(
+                    f"--attributions {folder} explains a difference of classes (--versus); give those of one class"
+                )
             scores = defaultdict(list)
-            for word, score in zip(map(normalize, line["words"]), map(float, line["word_attributions"]), strict=True):
+            for word, score in zip(
+                map(normalize, line["words"]), map(float, line["word_attributions"]), strict=True
+            ):
                 if word:
                     scores[word].append(score)
-            documents[str(line["id"])] = {"target": line["target"], "text": line["text"], "scores": scores}
+            documents[str(line["id"])] = {
+                "target": line["target"],
+                "text": line["text"],
+                "scores": scores,
+            }
         return str(summary["arguments"]["model_name_or_path"]), documents
     except (ValueError, KeyError, TypeError) as error:
-        fail(f"{folder} is not a complete folder of run_attribution.py ({one_line(error)}); run it again")
+        fail(
+            f"{folder} is not a complete folder of run_attribution.py ({one_line(error)}); run it again"
+        )
 
 
-def score_tables(models: list[dict[str, dict]], minimum: int) -> tuple[list[str], list[tuple], np.ndarray]:
+def score_tables(
+    models: list[dict[str, dict]], minimum: int
+) -> tuple[list[str], list[tuple], np.ndarray]:
     """Return documents, pairs of (class, word) and the words' scores (models, pairs, documents), NaN where absent.
 
     Only documents that all models explain for the same class are used, and only words that occur in minimum of them:
@@ -1142,7 +1445,9 @@ def variance_components(scores: np.ndarray, weights: np.ndarray) -> tuple[np.nda
         words = usable.sum(axis=1)
         grand = (means.sum(axis=1) ** 2 - (means**2).sum(axis=1)) / (words * (words - 1))
         product, second = np.nansum(product, axis=1) / words, second.sum(axis=1) / words
-        return np.where(words > 1, product - grand, np.nan), np.where(words > 1, second - product, np.nan)
+        return np.where(words > 1, product - grand, np.nan), np.where(
+            words > 1, second - product, np.nan
+        )
 
 
 def intraclass_correlation(scores: np.ndarray, n_resamples: int, seed: int) -> dict | None:
@@ -1164,9 +1469,20 @@ def intraclass_correlation(scores: np.ndarray, n_resamples: int, seed: int) -> d
         shares = np.clip(between / (between + within), 0, 1)
     if np.isnan(shares[0]):
         return None
-    low, high = percentile_interval(shares[1:]) if documents >= MIN_INTERVAL_DOCUMENTS else (None, None)
-    result = {"groups": len(scores), "observations": int((~np.isnan(scores)).sum()), "icc": float(shares[0])}
-    return result | {"low": low, "high": high, "between": float(between[0]), "within": float(within[0])}
+    low, high = (
+        percentile_interval(shares[1:]) if documents >= MIN_INTERVAL_DOCUMENTS else (None, None)
+    )
+    result = {
+        "groups": len(scores),
+        "observations": int((~np.isnan(scores)).sum()),
+        "icc": float(shares[0]),
+    }
+    return result | {
+        "low": low,
+        "high": high,
+        "between": float(between[0]),
+        "within": float(within[0]),
+    }
 
 
 def attribution_statistics(
@@ -1180,11 +1496,19 @@ def attribution_statistics(
     ranks, present = np.full(scores.shape, np.nan), ~np.isnan(scores)
     ranks[present] = stats.rankdata(scores[present]) / max(1, present.sum())
     function, result = np.array([word in ENGLISH_STOP_WORDS for word in words], dtype=bool), {}
-    for kind, rows in {"all": np.ones(len(words), dtype=bool), "content": ~function, "function": function}.items():
+    for kind, rows in {
+        "all": np.ones(len(words), dtype=bool),
+        "content": ~function,
+        "function": function,
+    }.items():
         result[kind] = intraclass_correlation(ranks[rows], arguments.n_resamples, arguments.seed)
     shares, counts = [], []
     for document in documents.values():
-        sizes = [(word in ENGLISH_STOP_WORDS, abs(score)) for word, own in document["scores"].items() for score in own]
+        sizes = [
+            (word in ENGLISH_STOP_WORDS, abs(score))
+            for word, own in document["scores"].items()
+            for score in own
+        ]
         if total := sum(size for _, size in sizes):
             shares.append(sum(size for is_function, size in sizes if is_function) / total)
             counts.append(sum(is_function for is_function, _ in sizes) / len(sizes))
@@ -1193,7 +1517,9 @@ def attribution_statistics(
     return result
 
 
-def svm_contributions(folder: str, classes: list[str], pairs: list[tuple], documents: list[dict]) -> np.ndarray:
+def svm_contributions(
+    folder: str, classes: list[str], pairs: list[tuple], documents: list[dict]
+) -> np.ndarray:
     """Return coefficient times tf-idf of each pair of (class, word) in each document; NaN if the SVM lacks either."""
     run = load_svm(folder, run_name(folder), classes)
     svm, vocabulary = run.model["svm"], run.model["counts"].vocabulary_
@@ -1202,7 +1528,10 @@ def svm_contributions(folder: str, classes: list[str], pairs: list[tuple], docum
     tfidf = run.model["tfidf"].transform(counts).tocsc()
     values = np.full((len(pairs), len(documents)), np.nan)
     for row, (label, word) in enumerate(pairs):
-        column, place = run.columns[classes.index(label)] if label in classes else -1, vocabulary.get(word)
+        column, place = (
+            run.columns[classes.index(label)] if label in classes else -1,
+            vocabulary.get(word),
+        )
         if column >= 0 and place is not None:
             values[row] = weights[column, place] * tfidf[:, [place]].toarray()[:, 0]
     return values
@@ -1237,13 +1566,19 @@ def largest_differences(words: list[str], attributions: np.ndarray, svm: np.ndar
     """Return the words whose ranks differ most, with their values and the difference as a share of the words."""
     ranks = (stats.rankdata(attributions) - stats.rankdata(svm)) / len(words)
     keys = ("word", "attribution", "svm", "rank_difference")
-    rows = list(zip(keys, (words, attributions.tolist(), svm.tolist(), ranks.tolist()), strict=True))
+    rows = list(
+        zip(keys, (words, attributions.tolist(), svm.tolist(), ranks.tolist()), strict=True)
+    )
     largest = np.argsort(-np.abs(ranks), kind="stable")[:STORED_WORDS]
     return [{key: values[n] for key, values in rows} for n in largest]
 
 
 def agreement(
-    names: list[str], pairs: list[tuple], scores: np.ndarray, svm: np.ndarray, arguments: ContextArguments
+    names: list[str],
+    pairs: list[tuple],
+    scores: np.ndarray,
+    svm: np.ndarray,
+    arguments: ContextArguments,
 ) -> list[dict]:
     """Return, by class and model, Spearman's correlation of a word's mean attribution with its mean share in the SVM.
 
@@ -1257,7 +1592,9 @@ def agreement(
         chosen = [n for n, pair in enumerate(pairs) if pair[0] == label and present[n].any()]
         if len(chosen) < MIN_WORDS:
             continue
-        means = [np.nanmean(np.where(present, part, np.nan)[chosen], axis=1) for part in (svm, *scores)]
+        means = [
+            np.nanmean(np.where(present, part, np.nan)[chosen], axis=1) for part in (svm, *scores)
+        ]
         if any(np.ptp(values) == 0 for values in means):
             continue
         size = len(chosen)
@@ -1266,14 +1603,27 @@ def agreement(
         for place, name in enumerate(names):
             draws = correlation_draws(means[0], means[1 + place], weights)
             low, high, p = bootstrap_z(draws, size)
-            row = {"model": name, "class": label, "words": size, "rho": float(np.tanh(draws[0])), "difference": None}
+            row = {
+                "model": name,
+                "class": label,
+                "words": size,
+                "rho": float(np.tanh(draws[0])),
+                "difference": None,
+            }
             row |= {"low": float(np.tanh(low)), "high": float(np.tanh(high)), "p": p}
-            row["differ_most"] = largest_differences([pairs[n][1] for n in chosen], means[1 + place], means[0])
+            row["differ_most"] = largest_differences(
+                [pairs[n][1] for n in chosen], means[1 + place], means[0]
+            )
             if place == 0:
                 first = draws
             else:
                 low, high, p = bootstrap_z(draws - first, size)
-                row["difference"] = {"value": float(draws[0] - first[0]), "low": low, "high": high, "p": p}
+                row["difference"] = {
+                    "value": float(draws[0] - first[0]),
+                    "low": low,
+                    "high": high,
+                    "p": p,
+                }
             rows.append(row)
     add_holm(rows)
     add_holm([row["difference"] for row in rows if row["difference"]])
@@ -1287,14 +1637,19 @@ def attribution_results(
     minimum = arguments.min_occurrences
     attributed = [read_word_attributions(folder) for folder in arguments.attributions]
     names, attribution, correlations = unique_names([model for model, _ in attributed]), [], []
-    svms = sorted((run for run in index["runs"] if run["kind"] == "svm"), key=lambda run: not run["order_free"])
+    svms = sorted(
+        (run for run in index["runs"] if run["kind"] == "svm"),
+        key=lambda run: not run["order_free"],
+    )
     if not attributed:
         left_out.append("Attribution in context is left out: it needs --attributions.")
     else:
         shared, pairs, scores = score_tables([documents for _, documents in attributed], minimum)
         for place, (name, (_, documents)) in enumerate(zip(names, attributed, strict=True)):
             row = {"name": name, "folder": arguments.attributions[place], "documents": len(shared)}
-            row |= attribution_statistics(documents, [word for _, word in pairs], scores[place], arguments)
+            row |= attribution_statistics(
+                documents, [word for _, word in pairs], scores[place], arguments
+            )
             attribution.append(row | {"min_occurrences": minimum})
         if any(row["all"] is None for row in attribution):
             left_out.append(
@@ -1302,7 +1657,9 @@ def attribution_results(
                 f"{minimum} documents. Documents that all models explain for the same class: {len(shared)}."
             )
     if not svms or not attributed:
-        left_out.append("Agreement with the SVM is left out: it needs --attributions and an SVM run in --compare.")
+        left_out.append(
+            "Agreement with the SVM is left out: it needs --attributions and an SVM run in --compare."
+        )
     else:
         if pairs:
             texts = [attributed[0][1][name] for name in shared]
@@ -1318,7 +1675,10 @@ def attribution_results(
 
 
 def compute_statistics(
-    index: dict, order_values: list[np.ndarray], window_values: list[np.ndarray | None], arguments: ContextArguments
+    index: dict,
+    order_values: list[np.ndarray],
+    window_values: list[np.ndarray | None],
+    arguments: ContextArguments,
 ) -> dict:
     """Return the content of context.json, except for the record of how it was made."""
     left_out = list(index["left_out"])
@@ -1328,20 +1688,32 @@ def compute_statistics(
     ]
     for run in order:
         if run["indifferent"] is False:
-            logger.warning("%s must not depend on word order, but does: %s", run["name"], run["folder"])
+            logger.warning(
+                "%s must not depend on word order, but does: %s", run["name"], run["folder"]
+            )
     windows = []
     for run, values in zip(index["runs"], window_values, strict=True):
         if values is not None:
-            conditions = condition_statistics(run["windows"], values, index, arguments, repetitions=1)[1]
+            conditions = condition_statistics(
+                run["windows"], values, index, arguments, repetitions=1
+            )[1]
             windows.append({"name": run["name"], "conditions": conditions})
         elif run["kind"] == "encoder":
             left_out.append(
                 f"The attention window is left out for {run['name']}: "
-                + ("the model does not take a mask for each pair of tokens." if "windows" in run else EARLIER)
+                + (
+                    "the model does not take a mask for each pair of tokens."
+                    if "windows" in run
+                    else EARLIER
+                )
             )
     surrogates = [row for row in map(surrogate_statistics, index["runs"]) if row]
     if not surrogates:
-        reason = EARLIER if "additive_r2" not in index["runs"][0] else "no document was evaluated for it."
+        reason = (
+            EARLIER
+            if "additive_r2" not in index["runs"][0]
+            else "no document was evaluated for it."
+        )
         left_out.append(f"The additive surrogate is left out: {reason}")
     attribution, correlations, svm = attribution_results(index, arguments, left_out)
     return {
@@ -1400,7 +1772,11 @@ def order_sentences(run: dict, documents: int) -> list[str]:
     ]
     for condition in run["conditions"]:
         test, change = condition["accuracy"], percent(abs(condition["accuracy"]["difference"]))
-        verb = f"{'falls' if test['difference'] < 0 else 'rises'} by {change} points" if change != "0.00" else "stays"
+        verb = (
+            f"{'falls' if test['difference'] < 0 else 'rises'} by {change} points"
+            if change != "0.00"
+            else "stays"
+        )
         if condition["block"] in (1, SENTENCE):
             sentences.append(
                 f"{name}: with {block_text(condition['block'])} shuffled, accuracy {verb} ({interval(test)}, p after "
@@ -1433,7 +1809,10 @@ def order_sentences(run: dict, documents: int) -> list[str]:
 def metric_cells(condition: dict) -> list[str]:
     """Return the table cells of a condition: for accuracy and macro F1, value, difference, interval and p."""
     tests = [condition["accuracy"], condition["macro_f1"]]
-    cells = [[percent(t["value"]), percent(t["difference"]), limits(t), f"{t['p_holm']:.3f}"] for t in tests]
+    cells = [
+        [percent(t["value"]), percent(t["difference"]), limits(t), f"{t['p_holm']:.3f}"]
+        for t in tests
+    ]
     return cells[0] + cells[1]
 
 
@@ -1443,15 +1822,26 @@ def order_tables(run: dict) -> list[tuple]:
     for condition in run["conditions"]:
         probability = condition.get("true_class_probability")
         cells = [block_text(condition["block"]), *metric_cells(condition)]
-        rows.append([*cells, f"{percent(probability['mean'])} ({limits(probability)})" if probability else "-"])
-    classes = ["class (documents)", *(block_text(condition["block"]) for condition in run["conditions"])]
+        rows.append(
+            [
+                *cells,
+                f"{percent(probability['mean'])} ({limits(probability)})" if probability else "-",
+            ]
+        )
+    classes = [
+        "class (documents)",
+        *(block_text(condition["block"]) for condition in run["conditions"]),
+    ]
     losses = [
         [f"{part['class']} ({part['documents']})"]
         + [percent(condition["classes"][place]["difference"]) for condition in run["conditions"]]
         for place, part in enumerate(run["conditions"][0]["classes"])
     ]
     header = ["shuffled", *METRIC_HEADER, "P(true class) changes by"]
-    return [(f"{run['name']}, per cent", header, rows), (f"{run['name']}, change of F1 in points", classes, losses)]
+    return [
+        (f"{run['name']}, per cent", header, rows),
+        (f"{run['name']}, change of F1 in points", classes, losses),
+    ]
 
 
 def order_section(runs: list[dict], documents: int) -> dict:
@@ -1475,8 +1865,12 @@ def window_section(runs: list[dict]) -> dict:
                 f"{percent(test['difference'])} points ({interval(test)}, p after Holm {p_text(test['p_holm'])}): "
                 f"{verdict(test['p_holm'], 'no change')}."
             )
-        rows = [[str(condition["window"]), *metric_cells(condition)] for condition in run["conditions"]]
-        section["tables"].append((f"{run['name']}, per cent", ["tokens on either side", *METRIC_HEADER], rows))
+        rows = [
+            [str(condition["window"]), *metric_cells(condition)] for condition in run["conditions"]
+        ]
+        section["tables"].append(
+            (f"{run['name']}, per cent", ["tokens on either side", *METRIC_HEADER], rows)
+        )
     if runs:
         section["sentences"].append(
             "The first special token still sees the whole text, and no token sees it; all tokens see the last special "
@@ -1500,15 +1894,29 @@ def surrogate_section(rows: list[dict]) -> dict:
 
 def phrase_table(phrases: list[dict]) -> tuple:
     """Return the table of the phrases."""
-    header = ["phrase", "documents", "whole", "sum of words alone", "sum of single drops", "synergy"]
+    header = [
+        "phrase",
+        "documents",
+        "whole",
+        "sum of words alone",
+        "sum of single drops",
+        "synergy",
+    ]
     header += ["of other words", "p (Holm)", "moved apart", "p (Holm)"]
     rows = []
     for row in phrases:
-        values = [row["whole"], row["sum_of_words_alone"], row["sum_of_single_drops"], row["synergy"]["mean"]]
+        values = [
+            row["whole"],
+            row["sum_of_words_alone"],
+            row["sum_of_single_drops"],
+            row["synergy"]["mean"],
+        ]
         cells = [row["phrase"], row["documents"], *map(number, values)]
         for kind in ("spans", "moved"):
             test = row[f"against_{kind}"]
-            cells += [number(row[f"{kind}_synergy"]), f"{test['p_holm']:.3f}"] if test else ["-", "-"]
+            cells += (
+                [number(row[f"{kind}_synergy"]), f"{test['p_holm']:.3f}"] if test else ["-", "-"]
+            )
         rows.append(cells)
     return "Logits, means over the documents", header, rows
 
@@ -1540,7 +1948,9 @@ def phrase_section(phrases: dict | None, model: str) -> dict:
             )
             continue
         if total["tested"]:
-            counts = f"{total['more']} of {total['tested']} phrases have more and {total['less']} less"
+            counts = (
+                f"{total['more']} of {total['tested']} phrases have more and {total['less']} less"
+            )
             alone = f"{counts} (p < {ALPHA} after Holm)."
         else:
             alone = f"No phrase was compared in {MIN_PHRASE_DOCUMENTS} documents, so none is tested alone."
@@ -1581,7 +1991,16 @@ def attribution_section(models: list[dict]) -> dict:
             if part := model[kind]:
                 cells = [f"{1000 * part[key]:.2f}" for key in ("between", "within")]
                 counts = [f"{part['groups']:,}", f"{part['observations']:,}"]
-                rows.append([model["name"], text, *counts, *cells, number(part["icc"]), limits(part, number)])
+                rows.append(
+                    [
+                        model["name"],
+                        text,
+                        *counts,
+                        *cells,
+                        number(part["icc"]),
+                        limits(part, number),
+                    ]
+                )
     if rows:
         section["sentences"].append(
             "Ranks go from 0 to 1, and intervals are over resampled documents. Where both variances are small, as for "
@@ -1611,21 +2030,40 @@ def agreement_section(rows: list[dict], svm: dict | None) -> dict:
             )
     for row in rows:
         part = row["difference"]
-        cells = [number(part["value"]), limits(part, number), f"{part['p_holm']:.3f}"] if part else ["-"] * 3
+        cells = (
+            [number(part["value"]), limits(part, number), f"{part['p_holm']:.3f}"]
+            if part
+            else ["-"] * 3
+        )
         own = [number(row["rho"]), limits(row, number), f"{row['p_holm']:.3f}"]
         lines.append([row["model"], row["class"], row["words"], *own, *cells])
         for part in row["differ_most"][:SHOWN_WORDS]:
-            values = [number(part["attribution"]), number(part["svm"]), f"{part['rank_difference']:+.2f}"]
+            values = [
+                number(part["attribution"]),
+                number(part["svm"]),
+                f"{part['rank_difference']:+.2f}",
+            ]
             words.append([row["model"], row["class"], part["word"], *values])
     if lines:
         section["sentences"].append(
             f"Intervals are over resampled words. The SVM is {svm['name']}"
-            + ("." if svm["order_free"] else ", which also has n-grams; its single words are compared.")
+            + (
+                "."
+                if svm["order_free"]
+                else ", which also has n-grams; its single words are compared."
+            )
         )
         header = ["model", "class", "words", "Spearman's correlation", "95 % interval", "p (Holm)"]
         header += [f"difference from {rows[0]['model']}, Fisher's z", "95 % interval", "p (Holm)"]
         section["tables"].append(("Rank correlation with the SVM", header, lines))
-        header = ["model", "class", "word", "mean attribution", "mean share in the SVM", "difference of rank (share)"]
+        header = [
+            "model",
+            "class",
+            "word",
+            "mean attribution",
+            "mean share in the SVM",
+            "difference of rank (share)",
+        ]
         section["tables"].append(("Words on which they differ most", header, words))
     return section
 
@@ -1635,11 +2073,16 @@ def markdown(result: dict, sections: list[dict]) -> str:
     parts = [f"# Does {escape_markdown(result['model'])} use context?"]
     for section in sections:
         parts.append(f"## {section['title']}")
-        parts.append("\n".join(f"- {escape_markdown(sentence)}" for sentence in section["sentences"]))
+        parts.append(
+            "\n".join(f"- {escape_markdown(sentence)}" for sentence in section["sentences"])
+        )
         for caption, header, rows in section["tables"]:
             parts += [f"{escape_markdown(caption)}:", markdown_table(header, rows).rstrip()]
     if result["left_out"]:
-        parts += ["## Left out", "\n".join(f"- {escape_markdown(text)}" for text in result["left_out"])]
+        parts += [
+            "## Left out",
+            "\n".join(f"- {escape_markdown(text)}" for text in result["left_out"]),
+        ]
     return hide_paths("\n\n".join(parts) + "\n")
 
 
@@ -1668,7 +2111,9 @@ def draw_conditions(axes: plt.Axes, result: dict, runs: list[dict], key: str, la
     axes.set_xticks(range(len(labels)), labels)
     axes.axhline(0, color="#888888", linewidth=0.8)
     axes.set(xlabel=label, ylabel="change of accuracy, points")
-    axes.legend(fontsize=8, framealpha=0.8, edgecolor="none", loc="lower right")  # the last ones change least
+    axes.legend(
+        fontsize=8, framealpha=0.8, edgecolor="none", loc="lower right"
+    )  # the last ones change least
 
 
 def draw_order(axes: plt.Axes, result: dict) -> None:
@@ -1678,7 +2123,9 @@ def draw_order(axes: plt.Axes, result: dict) -> None:
 
 def draw_windows(axes: plt.Axes, result: dict) -> None:
     """Draw the change of accuracy by window size."""
-    draw_conditions(axes, result, result["windows"], "window", "tokens that a token sees on either side")
+    draw_conditions(
+        axes, result, result["windows"], "window", "tokens that a token sees on either side"
+    )
 
 
 def draw_surrogates(axes: plt.Axes, result: dict) -> None:
@@ -1691,7 +2138,9 @@ def draw_surrogates(axes: plt.Axes, result: dict) -> None:
     names = [plain(row["name"]) for row in result["surrogates"]]
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set(
-        xlim=(-0.03, 1.03), ylim=(len(names) - 0.5, -0.5), xlabel="share of the logit's variance that is additive"
+        xlim=(-0.03, 1.03),
+        ylim=(len(names) - 0.5, -0.5),
+        xlabel="share of the logit's variance that is additive",
     )
 
 
@@ -1699,11 +2148,15 @@ def draw_phrases(axes: plt.Axes, result: dict) -> None:
     """Draw the synergy of the phrases that differ most from their words moved apart, and of their controls."""
     rows = sorted(
         result["phrases"]["phrases"],
-        key=lambda row: -abs(row["against_moved"]["mean"] if row["against_moved"] else row["synergy"]["mean"]),
+        key=lambda row: (
+            -abs(row["against_moved"]["mean"] if row["against_moved"] else row["synergy"]["mean"])
+        ),
     )[:SHOWN_PHRASES]
     for y, row in enumerate(rows):
         if row["synergy"]["low"] is not None:
-            axes.hlines(y, row["synergy"]["low"], row["synergy"]["high"], color=COLORS[0], linewidth=1.2)
+            axes.hlines(
+                y, row["synergy"]["low"], row["synergy"]["high"], color=COLORS[0], linewidth=1.2
+            )
     for key, color, marker, label in (
         ("synergy", COLORS[0], "o", "phrase (95 % interval)"),
         ("spans_synergy", COLORS[4], "x", "other neighboring words"),
@@ -1711,7 +2164,9 @@ def draw_phrases(axes: plt.Axes, result: dict) -> None:
     ):
         values = [row[key]["mean"] if key == "synergy" else row[key] for row in rows]
         places = [y for y, value in enumerate(values) if value is not None]
-        axes.plot([values[y] for y in places], places, marker, color=color, markersize=4.5, label=label)
+        axes.plot(
+            [values[y] for y in places], places, marker, color=color, markersize=4.5, label=label
+        )
     axes.set_yticks(range(len(rows)), [plain(row["phrase"]) for row in rows], fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.axvline(0, color="#888888", linewidth=0.8)
@@ -1733,7 +2188,11 @@ def draw_attribution(axes: plt.Axes, result: dict) -> None:
                 axes.plot(at, part["icc"], **style)
         axes.plot([], [], **style, linestyle="", label=plain(model["name"]))
     axes.set_xticks(range(len(WORD_KINDS)), WORD_KINDS.values())
-    axes.set(ylim=(-0.03, 1.03), xlim=(-0.5, len(WORD_KINDS) - 0.5), ylabel="share of variance between words")
+    axes.set(
+        ylim=(-0.03, 1.03),
+        xlim=(-0.5, len(WORD_KINDS) - 0.5),
+        ylabel="share of variance between words",
+    )
     axes.legend(fontsize=8, frameon=False)
 
 
@@ -1742,9 +2201,14 @@ def draw_agreement(axes: plt.Axes, result: dict) -> None:
     models = list(dict.fromkeys(row["model"] for row in result["agreement"]))
     for place, name in enumerate(models):
         rows = [row for row in result["agreement"] if row["model"] == name]
-        x = [result["classes"].index(row["class"]) + 0.12 * (place - (len(models) - 1) / 2) for row in rows]
+        x = [
+            result["classes"].index(row["class"]) + 0.12 * (place - (len(models) - 1) / 2)
+            for row in rows
+        ]
         style = model_styles(result)[name]
-        axes.vlines(x, [row["low"] for row in rows], [row["high"] for row in rows], color=style["color"])
+        axes.vlines(
+            x, [row["low"] for row in rows], [row["high"] for row in rows], color=style["color"]
+        )
         axes.plot(x, [row["rho"] for row in rows], **style, linestyle="", label=plain(name))
     axes.set_xticks(range(len(result["classes"])), map(plain, result["classes"]), fontsize=8)
     axes.axhline(0, color="#888888", linewidth=0.8)
@@ -1765,7 +2229,9 @@ def draw(result: dict) -> bytes:
         "agreement": draw_agreement,
     }
     shown = result | {"attribution": [model for model in result["attribution"] if model["all"]]}
-    for letter, axes, title, (key, drawer) in zip("abcdef", panels.flat, PARTS, drawers.items(), strict=True):
+    for letter, axes, title, (key, drawer) in zip(
+        "abcdef", panels.flat, PARTS, drawers.items(), strict=True
+    ):
         axes.set_title(f"({letter}) {title}", loc="left", fontsize=11)
         axes.spines[["top", "right"]].set_visible(False)
         if shown[key]:
@@ -1793,7 +2259,10 @@ def main() -> None:
     for folder in arguments.attributions:
         if not Path(folder, "attributions.jsonl").is_file():
             fail(f"--attributions {folder} has no attributions.jsonl; run run_attribution.py")
-    for flag, name in (("model", arguments.model_name_or_path), ("dataset", arguments.dataset_name)):
+    for flag, name in (
+        ("model", arguments.model_name_or_path),
+        ("dataset", arguments.dataset_name),
+    ):
         if getattr(arguments, f"{flag}_revision") and Path(name).exists():
             fail(f"--{flag}_revision is for the Hub, but {name} is a local folder; leave it out")
     output = Path(arguments.output_dir)
@@ -1811,7 +2280,11 @@ def main() -> None:
     index, order_values, window_values = read_evaluations(output)
 
     # 3. Statistics
-    settings = {name: published(value) for name, value in asdict(arguments).items() if name != "statistics_only"}
+    settings = {
+        name: published(value)
+        for name, value in asdict(arguments).items()
+        if name != "statistics_only"
+    }
     result = {"script": "measure_context.py", "arguments": settings, "device": index["device"]}
     result |= {key: index.get(key) for key in ("model_commit", "dataset_commit")}
     result["versions"] = index["versions"] | versions("numpy", "scipy", "scikit-learn", "skops")
@@ -1832,9 +2305,15 @@ def main() -> None:
     picture = draw(result)
     page = render("context.html", result=result, sections=sections, picture=data_url(picture))
     content = json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
-    outputs = {"context.png": picture, "context.html": page, "context.md": markdown(result, sections)}
+    outputs = {
+        "context.png": picture,
+        "context.html": page,
+        "context.md": markdown(result, sections),
+    }
     write_files(output, {"context.json": content} | outputs)
-    for sentence in [text for section in sections for text in section["sentences"]] + result["left_out"]:
+    for sentence in [text for section in sections for text in section["sentences"]] + result[
+        "left_out"
+    ]:
         logger.info(sentence)
     logger.info("next: python tools/make_report.py --context_dir %s --output_dir report", output)
 

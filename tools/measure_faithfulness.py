@@ -42,20 +42,12 @@ import numpy as np
 import scipy
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
-from common import (
-    MIN_INTERVAL_DOCUMENTS,
-    fail,
-    hide_paths,
-    one_line,
-    parse_arguments,
-    percentile_interval,
-    read_attributions,
-    start_logging,
-    versions,
-    write_files,
-)
 from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from common.cli import fail, one_line, parse_arguments, start_logging, versions
+from common.folders import hide_paths, read_attributions, write_files
+from common.statistics import MIN_INTERVAL_DOCUMENTS, percentile_interval
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.5)
 RANKINGS = ("integrated gradients", "gradient x input", "random")
@@ -77,13 +69,22 @@ class FaithfulnessArguments:
     """Arguments of the measurement."""
 
     attribution_dir: str = field(metadata={"help": "Folder that run_attribution.py wrote."})
-    model_name_or_path: str | None = field(default=None, metadata={"help": "Default: the model of the attributions."})
-    model_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the model on the Hub. Default: as recorded."}
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Default: the model of the attributions."}
     )
-    max_samples: int = field(default=50, metadata={"help": "Maximum number of documents, the first ones."})
-    random_orders: int = field(default=20, metadata={"help": "Random rankings of each document, averaged."})
-    seed: int = field(default=42, metadata={"help": "Seed of the random rankings and of the bootstrap."})
+    model_revision: str | None = field(
+        default=None,
+        metadata={"help": "Branch, tag or commit of the model on the Hub. Default: as recorded."},
+    )
+    max_samples: int = field(
+        default=50, metadata={"help": "Maximum number of documents, the first ones."}
+    )
+    random_orders: int = field(
+        default=20, metadata={"help": "Random rankings of each document, averaged."}
+    )
+    seed: int = field(
+        default=42, metadata={"help": "Seed of the random rankings and of the bootstrap."}
+    )
     internal_batch_size: int = field(
         default=64, metadata={"help": "Texts in a batch; halved when the memory does not suffice."}
     )
@@ -117,19 +118,31 @@ class Evaluator:
         ids, text = ids.to(self.model.device), text.to(self.model.device).expand_as(ids)
 
         def change(value):
-            same = isinstance(value, torch.Tensor) and value.dtype == text.dtype and torch.equal(value, text)
+            same = (
+                isinstance(value, torch.Tensor)
+                and value.dtype == text.dtype
+                and torch.equal(value, text)
+            )
             return ids if same else value
 
         def substitute(module, args, kwargs):
             return tuple(map(change, args)), {name: change(value) for name, value in kwargs.items()}
 
-        padding = getattr(getattr(self.embedding_layer, "position_embeddings", None), "padding_idx", None)
+        padding = getattr(
+            getattr(self.embedding_layer, "position_embeddings", None), "padding_idx", None
+        )
         extra = {}
-        if padding is not None:  # RoBERTa and its relatives count the positions of the tokens that are not PAD
-            extra["position_ids"] = (torch.arange(len(text[0]), device=text.device) + padding + 1).expand_as(text)
+        if (
+            padding is not None
+        ):  # RoBERTa and its relatives count the positions of the tokens that are not PAD
+            extra["position_ids"] = (
+                torch.arange(len(text[0]), device=text.device) + padding + 1
+            ).expand_as(text)
         hook = self.embedding_layer.register_forward_pre_hook(substitute, with_kwargs=True)
         try:
-            return self.model(input_ids=text, attention_mask=torch.ones_like(text), **extra).logits.float()
+            return self.model(
+                input_ids=text, attention_mask=torch.ones_like(text), **extra
+            ).logits.float()
         finally:
             hook.remove()
 
@@ -182,7 +195,9 @@ class Evaluator:
         (gradient,) = torch.autograd.grad(explained, captured[0])
         of_tokens = (gradient.double() * captured[0].detach().double()).sum(-1)[0].cpu().numpy()
         scores = np.zeros(len(document["words"]) + 1)  # the last one collects the special tokens
-        np.add.at(scores, [-1 if word is None else word for word in document["word_ids"]], of_tokens)
+        np.add.at(
+            scores, [-1 if word is None else word for word in document["word_ids"]], of_tokens
+        )
         return scores[:-1]
 
 
@@ -216,7 +231,9 @@ def measure(evaluator: Evaluator, document: dict, orders: np.ndarray, removed: n
         "random": orders,
     }
     single, whole = np.eye(words, dtype=bool), np.zeros((1, words), bool)
-    masks = {name: np.concatenate([first_words(row) for row in rows]) for name, rows in rankings.items()}
+    masks = {
+        name: np.concatenate([first_words(row) for row in rows]) for name, rows in rankings.items()
+    }
     parts = [whole, single, removed, *(np.concatenate([mask, ~mask]) for mask in masks.values())]
     values = evaluator.without_words(document, np.concatenate(parts))
     probability, start, found = values[0, 1], 1 + words + len(removed), {}
@@ -225,11 +242,21 @@ def measure(evaluator: Evaluator, document: dict, orders: np.ndarray, removed: n
         size = len(masks[name])
         without, only = values[start : start + size, 1], values[start + size : start + 2 * size, 1]
         start += 2 * size
-        taus = [scipy.stats.kendalltau(row, lost).statistic for row in rows] if words > 1 else [math.nan]
+        taus = (
+            [scipy.stats.kendalltau(row, lost).statistic for row in rows]
+            if words > 1
+            else [math.nan]
+        )
         infidelities = [unexplained(row, removed, lost_of_sets) for row in rows]
-        means = (probability - without.mean(), probability - only.mean(), np.mean(taus), np.mean(infidelities))
+        means = (
+            probability - without.mean(),
+            probability - only.mean(),
+            np.mean(taus),
+            np.mean(infidelities),
+        )
         found[name] = {
-            key: float(mean) if math.isfinite(mean) else None for key, mean in zip(MEASURES, means, strict=True)
+            key: float(mean) if math.isfinite(mean) else None
+            for key, mean in zip(MEASURES, means, strict=True)
         }
     return found
 
@@ -253,9 +280,13 @@ def load_model(name: str, revision: str | None, batch_size: int) -> tuple:
     """Return the evaluator of a model and its tokenizer. Exit with status 2 if it cannot be loaded or has no PAD."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        model = AutoModelForSequenceClassification.from_pretrained(name, revision=revision, dtype=torch.float32)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            name, revision=revision, dtype=torch.float32
+        )
     except Exception as error:  # OSError, ValueError, and those of the Hub and of safetensors
-        fail(f"cannot load the model {name} of the attributions: {one_line(error)}; give it as --model_name_or_path")
+        fail(
+            f"cannot load the model {name} of the attributions: {one_line(error)}; give it as --model_name_or_path"
+        )
     if tokenizer.pad_token_id is None:
         fail(f"the tokenizer of {name} has no PAD token to put in place of a word")
     if model.config.get_text_config().pad_token_id is None:  # with None, a decoder rejects batches
@@ -286,7 +317,9 @@ def prepare(document: dict, evaluator: Evaluator, tokenizer, max_length: int) ->
             fail(f"the model {name} has no class {label}; give the model of the attributions")
     ids = tokenizer(document["text"], truncation=True, max_length=max_length)["input_ids"]
     if tokenizer.convert_ids_to_tokens(ids) != document["tokens"]:
-        fail(f"{name} splits document {document['id']} into other tokens than those attributed; wrong model")
+        fail(
+            f"{name} splits document {document['id']} into other tokens than those attributed; wrong model"
+        )
     document["input_ids"] = torch.tensor(ids)
     document["target_id"] = label2id[document["target"]]
     document["versus_id"] = label2id.get(document.get("versus"))
@@ -297,8 +330,12 @@ def check_model(evaluator: Evaluator, document: dict) -> None:
     with torch.no_grad():
         explained = evaluator.explained(document["input_ids"][None], document)[0, 0].item()
     name, expected = evaluator.model.name_or_path, document["f_input"]
-    if not abs(explained - expected) <= 0.1 * max(1, abs(expected)):  # in bfloat16 it differs by a few per cent
-        fail(f"{name} gives document {document['id']} the logit {explained:.4g}, not {expected:.4g}; wrong model")
+    if not abs(explained - expected) <= 0.1 * max(
+        1, abs(expected)
+    ):  # in bfloat16 it differs by a few per cent
+        fail(
+            f"{name} gives document {document['id']} the logit {explained:.4g}, not {expected:.4g}; wrong model"
+        )
 
 
 def read_results(path: Path) -> list[dict]:
@@ -316,12 +353,17 @@ def summarize(results: list[dict], seed: int) -> dict:
     """Return mean and interval of every measure of every ranking, and of the difference from random rankings."""
     generator = np.random.default_rng(seed)
     table = {
-        ranking: {name: interval([result[ranking][name] for result in results], generator) for name in MEASURES}
+        ranking: {
+            name: interval([result[ranking][name] for result in results], generator)
+            for name in MEASURES
+        }
         for ranking in RANKINGS
     }
     differences = {}
     for name in MEASURES:
-        pairs = [(result["integrated gradients"][name], result["random"][name]) for result in results]
+        pairs = [
+            (result["integrated gradients"][name], result["random"][name]) for result in results
+        ]
         values = [None if None in pair else pair[0] - pair[1] for pair in pairs]
         differences[name] = interval(values, generator)
     return table | {"integrated gradients minus random": differences}
@@ -351,11 +393,15 @@ def main() -> None:
         try:
             prepare(document, evaluator, tokenizer, max_length)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            fail(f"document {document['id']} of {folder} is damaged ({one_line(error)}); run run_attribution.py again")
+            fail(
+                f"document {document['id']} of {folder} is damaged ({one_line(error)}); run run_attribution.py again"
+            )
     check_model(evaluator, documents[0])
 
     # 3. Measures of every document; those that an interrupted call measured are kept
-    key = hashlib.sha256(json.dumps([run, name, revision, arguments.random_orders, arguments.seed]).encode())
+    key = hashlib.sha256(
+        json.dumps([run, name, revision, arguments.random_orders, arguments.seed]).encode()
+    )
     partial = folder / "partial-faithfulness" / f"{key.hexdigest()[:16]}.jsonl"
     results = read_results(partial)[: len(documents)]
     if results:
@@ -363,7 +409,10 @@ def main() -> None:
     progress = {"total": len(documents), "initial": len(results), "unit": "document"}
     try:
         partial.parent.mkdir(exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file, tqdm(**progress, disable=arguments.disable_tqdm) as bar:
+        with (
+            partial.open("w", encoding="utf-8") as file,
+            tqdm(**progress, disable=arguments.disable_tqdm) as bar,
+        ):
             file.writelines(json.dumps(result) + "\n" for result in results)
             for number in range(len(results), len(documents)):
                 document, start = documents[number], time.perf_counter()
@@ -373,7 +422,10 @@ def main() -> None:
                 shares = generator.random((WORD_SETS, 1))
                 removed = generator.random((WORD_SETS, len(document["words"]))) < shares
                 result = measure(evaluator, document, orders, removed)
-                result |= {"forward_evaluations": evaluator.evaluations, "seconds": time.perf_counter() - start}
+                result |= {
+                    "forward_evaluations": evaluator.evaluations,
+                    "seconds": time.perf_counter() - start,
+                }
                 evaluator.evaluations = 0
                 results.append(result)
                 file.write(json.dumps(result) + "\n")
@@ -389,24 +441,34 @@ def main() -> None:
         "rankings": table,
         "note": f"Means over {len(results)} documents{'' if few else ' with 95 % bootstrap intervals'}. {NOTE}",
         "per_document": [
-            {"id": document["id"], "target": document["target"]} | {name: result[name] for name in RANKINGS}
+            {"id": document["id"], "target": document["target"]}
+            | {name: result[name] for name in RANKINGS}
             for document, result in zip(documents, results, strict=True)
         ],
         "forward_evaluations": sum(result["forward_evaluations"] for result in results),
         "gradient_evaluations": len(results),
         "seconds": sum(result["seconds"] for result in results),
-        "arguments": {key: hide_paths(v) if isinstance(v, str) else v for key, v in asdict(arguments).items()},
+        "arguments": {
+            key: hide_paths(v) if isinstance(v, str) else v for key, v in asdict(arguments).items()
+        },
         "versions": versions("torch", "transformers", "scipy", "numpy"),
         "run": run,
     }
     parts = {"faithfulness.json": content, "summary.json": summary | {"faithfulness": table}}
-    texts = {file: json.dumps(part, ensure_ascii=False, indent=2, allow_nan=False) for file, part in parts.items()}
+    texts = {
+        file: json.dumps(part, ensure_ascii=False, indent=2, allow_nan=False)
+        for file, part in parts.items()
+    }
     write_files(folder, {file: text + "\n" for file, text in texts.items()})
     shutil.rmtree(partial.parent, ignore_errors=True)
     for ranking, cells in table.items():
-        shown = ", ".join(f"{measure} {cell['mean']:.3f}" for measure, cell in cells.items() if cell)
+        shown = ", ".join(
+            f"{measure} {cell['mean']:.3f}" for measure, cell in cells.items() if cell
+        )
         logger.info("%s: %s", ranking, shown)
-    logger.info("next: python tools/render_attributions.py --attribution_dir %s", shlex.quote(str(folder)))
+    logger.info(
+        "next: python tools/render_attributions.py --attribution_dir %s", shlex.quote(str(folder))
+    )
 
 
 if __name__ == "__main__":

@@ -37,24 +37,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from common import (
-    dataset_commit,
-    fail,
-    load_split,
-    model_commit,
-    one_line,
-    parse_arguments,
-    short_path,
-    start_logging,
-    versions,
-    write_files,
-)
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, precision_recall_fscore_support
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
+
+from common.cli import fail, one_line, parse_arguments, start_logging, versions
+from common.data import dataset_commit, load_split
+from common.folders import model_commit, short_path, write_files
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +56,23 @@ class ProbeArguments:
     """Which model's hidden states to classify."""
 
     model_name_or_path: str = field(metadata={"help": "Model folder, or a model id on the Hub."})
-    dataset_name: str = field(metadata={"help": "Dataset folder or Hub id with train, validation and test."})
+    dataset_name: str = field(
+        metadata={"help": "Dataset folder or Hub id with train, validation and test."}
+    )
     output_dir: str = field(metadata={"help": "Folder of the run folders layer-0, layer-1, ..."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub model."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
+    model_revision: str = field(
+        default="main", metadata={"help": "Branch, tag or commit of a Hub model."}
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."}
+    )
     text_column_name: str = field(default="abstract", metadata={"help": "Column of the texts."})
-    max_seq_length: int = field(default=256, metadata={"help": "Maximum number of tokens of a text."})
-    max_train_samples: int | None = field(default=None, metadata={"help": "Truncate the training split."})
+    max_seq_length: int = field(
+        default=256, metadata={"help": "Maximum number of tokens of a text."}
+    )
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Truncate the training split."}
+    )
     batch_size: int = field(default=32, metadata={"help": "Documents in a forward pass."})
     C: list[float] = field(
         default_factory=lambda: [1e-4, 1e-3, 1e-2, 1e-1, 1.0],
@@ -79,7 +81,9 @@ class ProbeArguments:
     disable_tqdm: bool = field(default=False, metadata={"help": "Disable the progress bar."})
 
 
-def layer_means(model, tokenizer, texts: list[str], arguments: ProbeArguments, split: str) -> np.ndarray:
+def layer_means(
+    model, tokenizer, texts: list[str], arguments: ProbeArguments, split: str
+) -> np.ndarray:
     """Return the mean over the tokens of every hidden state: (documents, layers + 1, hidden size)."""
     lengths = [len(text) for text in texts]
     order = np.argsort(lengths, kind="stable")[::-1]
@@ -87,12 +91,21 @@ def layer_means(model, tokenizer, texts: list[str], arguments: ProbeArguments, s
     bar = tqdm(total=len(texts), desc=split, unit="doc", disable=arguments.disable_tqdm)
     for start in range(0, len(order), arguments.batch_size):
         rows = order[start : start + arguments.batch_size]
-        options = {"truncation": True, "max_length": arguments.max_seq_length, "padding": True, "return_tensors": "pt"}
+        options = {
+            "truncation": True,
+            "max_length": arguments.max_seq_length,
+            "padding": True,
+            "return_tensors": "pt",
+        }
         batch = tokenizer([texts[row] for row in rows], **options).to(model.device)
         with torch.inference_mode():
             states = model(**batch, output_hidden_states=True).hidden_states
         mask = batch["attention_mask"][..., None].float()
-        pooled = torch.stack([(state.float() * mask).sum(1) / mask.sum(1) for state in states], dim=1).cpu().numpy()
+        pooled = (
+            torch.stack([(state.float() * mask).sum(1) / mask.sum(1) for state in states], dim=1)
+            .cpu()
+            .numpy()
+        )
         means = np.empty((len(texts), *pooled.shape[1:]), np.float32) if means is None else means
         means[rows] = pooled
         bar.update(len(rows))
@@ -106,7 +119,9 @@ def fit(train: tuple, validation: tuple, strengths: list[float]) -> tuple:
     for strength in sorted(strengths):
         classifier = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
         classifier.fit(*train)
-        loss = log_loss(validation[1], classifier.predict_proba(validation[0]), labels=classifier.classes_)
+        loss = log_loss(
+            validation[1], classifier.predict_proba(validation[0]), labels=classifier.classes_
+        )
         if best is None or loss < best[2]:
             best = (classifier, strength, float(loss))
     return best
@@ -122,27 +137,38 @@ def main() -> None:
         fail(f"--max_train_samples must be at least 1, not {arguments.max_train_samples}")
     folder, column = Path(arguments.output_dir), arguments.text_column_name
     splits = {
-        name: load_split(arguments.dataset_name, name, [column, "label"], arguments.dataset_revision)
+        name: load_split(
+            arguments.dataset_name, name, [column, "label"], arguments.dataset_revision
+        )
         for name in ("train", "validation", "test")
     }
     if not hasattr(splits["train"].features["label"], "names"):
-        fail(f"the labels of {arguments.dataset_name} have no names; tools/prepare_dataset.py makes such a dataset")
+        fail(
+            f"the labels of {arguments.dataset_name} have no names; tools/prepare_dataset.py makes such a dataset"
+        )
     names = splits["train"].features["label"].names
     tables = {name: split.to_pandas() for name, split in splits.items()}
     tables["train"] = tables["train"][: arguments.max_train_samples]
     if absent := set(range(len(names))) - set(tables["train"]["label"]):
-        fail(f"the training split has no document of class {names[min(absent)]}; give more with --max_train_samples")
+        fail(
+            f"the training split has no document of class {names[min(absent)]}; give more with --max_train_samples"
+        )
 
     # 2. Means of the hidden states
     options = {"revision": arguments.model_revision}
     try:
         tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path, **options)
-        model = AutoModel.from_pretrained(arguments.model_name_or_path, dtype=torch.float32, **options)
-    except Exception as error:  # OSError, ValueError, KeyError or TypeError, by type of model, and the Hub's own
+        model = AutoModel.from_pretrained(
+            arguments.model_name_or_path, dtype=torch.float32, **options
+        )
+    except (
+        Exception
+    ) as error:  # OSError, ValueError, KeyError or TypeError, by type of model, and the Hub's own
         fail(f"cannot load --model_name_or_path {arguments.model_name_or_path}: {one_line(error)}")
     model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
     means = {
-        name: layer_means(model, tokenizer, table[column].tolist(), arguments, name) for name, table in tables.items()
+        name: layer_means(model, tokenizer, table[column].tolist(), arguments, name)
+        for name, table in tables.items()
     }
     labels = {name: table["label"].to_numpy() for name, table in tables.items()}
 
@@ -159,11 +185,21 @@ def main() -> None:
         probabilities = classifier.predict_proba(part["test"][0])
         prediction = probabilities.argmax(axis=1)
         right = float((prediction == labels["test"]).mean())
-        scores = precision_recall_fscore_support(labels["test"], prediction, average="macro", zero_division=0)
+        scores = precision_recall_fscore_support(
+            labels["test"], prediction, average="macro", zero_division=0
+        )
         precision, recall, f1 = map(float, scores[:3])
         results = {"predict_accuracy": right, "predict_f1": f1, "predict_precision": precision}
-        results |= {"predict_recall": recall, "predict_samples": len(prediction), "eval_loss": loss, "C": strength}
-        columns = {"label": [names[label] for label in labels["test"]], "prediction": [names[k] for k in prediction]}
+        results |= {
+            "predict_recall": recall,
+            "predict_samples": len(prediction),
+            "eval_loss": loss,
+            "C": strength,
+        }
+        columns = {
+            "label": [names[label] for label in labels["test"]],
+            "prediction": [names[k] for k in prediction],
+        }
         ids = tables["test"]["id"] if "id" in tables["test"] else map(str, range(len(prediction)))
         table = pd.DataFrame({"id": list(ids), **columns})
         table = pd.concat([table, pd.DataFrame(probabilities, columns=names)], axis=1)
@@ -181,10 +217,23 @@ def main() -> None:
         except OSError as error:
             fail(f"cannot write into --output_dir {folder}: {error.strerror}")
         outputs = {"run_arguments.json": record, "predict_results.json": results}
-        outputs = {name: json.dumps(content, indent=2, ensure_ascii=False) + "\n" for name, content in outputs.items()}
-        write_files(place, outputs | {"predictions.csv": table.to_csv(index=False, float_format="%.6f")})
-        logger.info("layer %d: C %g, validation loss %.4f, test accuracy %.2f %%", layer, strength, loss, 100 * right)
-    logger.info("next: python tools/compare_runs.py runs/svm %s/layer-* --output_dir comparison", folder)
+        outputs = {
+            name: json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+            for name, content in outputs.items()
+        }
+        write_files(
+            place, outputs | {"predictions.csv": table.to_csv(index=False, float_format="%.6f")}
+        )
+        logger.info(
+            "layer %d: C %g, validation loss %.4f, test accuracy %.2f %%",
+            layer,
+            strength,
+            loss,
+            100 * right,
+        )
+    logger.info(
+        "next: python tools/compare_runs.py runs/svm %s/layer-* --output_dir comparison", folder
+    )
 
 
 if __name__ == "__main__":

@@ -27,18 +27,9 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common import (
-    attributions_digest,
-    fail,
-    faithfulness_table,
-    one_line,
-    parse_arguments,
-    read_attributions,
-    render,
-    short_path,
-    start_logging,
-    write_files,
-)
+from common.cli import fail, one_line, parse_arguments, start_logging
+from common.folders import attributions_digest, read_attributions, short_path, write_files
+from common.pages import faithfulness_table, render
 
 FACTS = {
     "device": "device",
@@ -83,7 +74,9 @@ def page_explanation(found: dict) -> dict:
         "tokens": list(map(short, found["attributions"])),
         "converged": found.get("converged", True),
         "difference": short(found["f_input"] - found["f_baseline"]),
-        "relative_error": None if found["relative_error"] is None else short(found["relative_error"]),
+        "relative_error": None
+        if found["relative_error"] is None
+        else short(found["relative_error"]),
     }
     if len(found.get("gaps") or []) > 1:
         shown["gaps"] = [round(math.log10(max(gap, 1e-12)), 2) for gap in found["gaps"]]
@@ -93,18 +86,27 @@ def page_explanation(found: dict) -> dict:
 def page_document(document: dict, labels: list[str]) -> dict:
     """Return what the page needs of a document, with an explanation for each class that was explained."""
     if not all(isinstance(document[name], str) for name in ("id", "text", "prediction", "target")):
-        raise TypeError(f"id, text, prediction or target of document {document['id']} is not a text")
+        raise TypeError(
+            f"id, text, prediction or target of document {document['id']} is not a text"
+        )
     classes = {document["target"]: document} | document.get("classes", {})
     explanations = {name: page_explanation(found) for name, found in classes.items()}
     for found in explanations.values():
-        if (len(found["words"]), len(found["tokens"])) != (len(document["words"]), len(document["tokens"])):
-            raise ValueError(f"document {document['id']} does not have one score for each word and token")
+        if (len(found["words"]), len(found["tokens"])) != (
+            len(document["words"]),
+            len(document["tokens"]),
+        ):
+            raise ValueError(
+                f"document {document['id']} does not have one score for each word and token"
+            )
     spans = [[start, end] for start, end in document.get("word_spans") or []]
     if spans and len(spans) != len(document["words"]):
         raise ValueError(f"document {document['id']} does not have one span for each word")
     probabilities = document.get("probabilities") or {document["prediction"]: 1.0}
     second, first = sorted([0.0, *probabilities.values()])[-2:]
-    shown = {name: document[name] for name in ("id", "text", "label", "prediction", "target", "words")}
+    shown = {
+        name: document[name] for name in ("id", "text", "label", "prediction", "target", "words")
+    }
     return shown | {
         "versus": document.get("versus"),
         "tokens": shown_tokens(document),
@@ -122,7 +124,11 @@ def page_facts(summary: dict) -> list[tuple[str, object]]:
     facts = [(text, summary[name]) for name, text in FACTS.items() if summary.get(name) is not None]
     facts = [(name, f"{value:.1e}" if isinstance(value, float) else value) for name, value in facts]
     model = summary.get("arguments", {}).get("model_name_or_path")
-    return [*facts, ("model", short_path(model) if model.startswith("/") else model)] if model else facts
+    return (
+        [*facts, ("model", short_path(model) if model.startswith("/") else model)]
+        if model
+        else facts
+    )
 
 
 def main() -> None:
@@ -145,7 +151,9 @@ def main() -> None:
         text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
-        fail(f"attributions.jsonl or summary.json in {folder} is damaged ({reason}); run run_attribution.py again")
+        fail(
+            f"attributions.jsonl or summary.json in {folder} is damaged ({reason}); run run_attribution.py again"
+        )
 
     # 3. The page
     page = render(
@@ -164,7 +172,9 @@ def main() -> None:
     write_files(folder, {"attributions.html": page.encode("utf-8", "replace")})
     logger.info("wrote %s", folder / "attributions.html")
     quoted = shlex.quote(str(folder))
-    logger.info("next: python tools/make_report.py --output_dir report --attribution_dirs %s", quoted)
+    logger.info(
+        "next: python tools/make_report.py --output_dir report --attribution_dirs %s", quoted
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""What several tools share: command lines, folders, data, statistics, pages."""

@@ -1,0 +1,118 @@
+"""Command lines: arguments, one-line errors, logging, versions."""
+
+import argparse
+import difflib
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+import yaml
+from transformers import HfArgumentParser
+
+
+def fail(message: str) -> NoReturn:
+    """Print a one-line error and exit with status 2: the user can mend what it names.
+
+    With the environment variable TRACEBACK=1, the traceback of the error that was caught comes first.
+    """
+    if os.environ.get("TRACEBACK") == "1" and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    if os.environ.get("RANK", "0") != "0":
+        # Every process finds the same mistake. The launcher stops this one as soon as the first
+        # process has exited, so the message appears once.
+        time.sleep(10)
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error as one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def read_config(file: str) -> list[str]:
+    """Return the flags that a YAML or JSON file of ``flag: value`` lines stands for.
+
+    Exits with status 2 if the file cannot be read or is not such a mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # JSON is YAML
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        fail(f"cannot read arguments from {file}: {one_line(error)}")
+    if not isinstance(content, dict):
+        fail(f"cannot read arguments from {file}: it must have a 'flag: value' on each line")
+    words = []
+    for flag, value in content.items():
+        if value is None:
+            continue
+        words.append(f"--{flag}")
+        words.extend(map(str, value if isinstance(value, list) else [value]))
+    return words
+
+
+def parse_arguments(
+    description: str, *dataclass_types: type, adapt: Callable | None = None, **defaults
+) -> tuple:
+    """Parse the command line into dataclasses.
+
+    A YAML or JSON file, given first or after ``--config``, stands for flags; flags on the command
+    line override it. ``adapt(namespace, unknown)`` may change the parsed values and the list of
+    unknown words in place. ``defaults`` override those of the dataclasses.
+
+    Exits with status 2 on an unreadable file, an unknown flag or an invalid value.
+    """
+    parser = HfArgumentParser(
+        dataclass_types,
+        description=description,
+        usage="%(prog)s [--config FILE.yaml] [flags that override it]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.allow_abbrev = False
+    parser.set_defaults(**defaults)
+    parser.error = fail
+
+    words = sys.argv[1:]
+    if words and words[0].endswith((".json", ".yaml", ".yml")):
+        words.insert(0, "--config")
+    if "--config" in words:
+        place = words.index("--config")
+        if place + 1 == len(words):
+            fail("--config requires a file of arguments")
+        words = read_config(words[place + 1]) + words[:place] + words[place + 2 :]
+
+    namespace, unknown = parser.parse_known_args(words)
+    if adapt is not None:
+        adapt(namespace, unknown)
+    if unknown:
+        known = [option for action in parser._actions for option in action.option_strings]
+        nearest = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else "--help lists all"
+        fail(f"unknown argument {unknown[0]}; {hint}")
+    try:
+        return parser.parse_dict(vars(namespace))
+    except (ValueError, ImportError) as error:  # raised by __post_init__ of the dataclasses
+        fail(one_line(error))
+
+
+def start_logging() -> logging.Logger:
+    """Log to standard output, one line a message with its time; return the tools' logger."""
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        level=logging.INFO,
+        stream=sys.stdout,
+    )
+    # Otherwise there is a line for every request to the Hub.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    return logging.getLogger("tools")
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of Python and of installed packages, as a record of a run holds them."""
+    return {"python": sys.version.split()[0]} | {package: version(package) for package in packages}
