@@ -163,7 +163,7 @@ class ModelArguments:
 def fail(message: str) -> NoReturn:
     """Print a one-line error and exit with status 2: the user can mend what it names.
 
-    With the environment variable TRACEBACK=1, the traceback of the error that was caught comes first.
+    With the environment variable TRACEBACK=1, the traceback of the caught error comes first.
     """
     if os.environ.get("TRACEBACK") == "1" and sys.exc_info()[0] is not None:
         traceback.print_exc()
@@ -249,8 +249,10 @@ def parse_arguments(
 
 # Copied from tools/common/folders.py::write
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name and rename it, so that readers see the old file or the whole new one."""
+    """Write a file under a temporary name and rename it: readers see the old or the new file."""
     temporary = path.with_name(path.name + ".tmp")
+    if temporary.is_symlink():  # writing would change the file that the link leads to
+        temporary.unlink()
     temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
     os.replace(temporary, path)
 

@@ -19,7 +19,7 @@ from transformers import HfArgumentParser
 def fail(message: str) -> NoReturn:
     """Print a one-line error and exit with status 2: the user can mend what it names.
 
-    With the environment variable TRACEBACK=1, the traceback of the error that was caught comes first.
+    With the environment variable TRACEBACK=1, the traceback of the caught error comes first.
     """
     if os.environ.get("TRACEBACK") == "1" and sys.exc_info()[0] is not None:
         traceback.print_exc()

@@ -13,8 +13,10 @@ from common.cli import fail, one_line
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name and rename it, so that readers see the old file or the whole new one."""
+    """Write a file under a temporary name and rename it: readers see the old or the new file."""
     temporary = path.with_name(path.name + ".tmp")
+    if temporary.is_symlink():  # writing would change the file that the link leads to
+        temporary.unlink()
     temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
     os.replace(temporary, path)
 
@@ -31,23 +33,23 @@ def is_record(path: Path, script: str) -> bool:
 def open_output_dir(
     folder: Path, script: str, records: Collection[str], own_files: str | None = None
 ) -> None:
-    """Make an output folder, or check that an existing one is this script's. Nothing is changed in it.
+    """Make an output folder, or check that an existing one is this script's; change nothing in it.
 
-    records are the names of files of which one at least must be a JSON object with ``"script":
-    script`` unless the folder is empty. own_files is a regular expression for the paths of the
-    script's files inside the folder, such as ``data/train.parquet``; with it, a folder with any
-    other file is refused. Temporary files (``*.tmp``) of these are the script's own, too.
+    records are paths of files inside the folder. Unless the folder is empty, one of them at least
+    must be a JSON object with ``"script": script``. own_files is a regular expression for the paths
+    of the script's files inside the folder, such as ``data/train.parquet``; with it, a folder with
+    any other file is refused. Temporary files (``*.tmp``) of these are the script's own, too.
 
     Exits with status 2 if the folder cannot be written or is not the script's.
     """
     if folder.exists() and not folder.is_dir():
         fail(f"--output_dir {folder} is a file; choose a folder")
+    # A record that was being written first when the script was stopped is nothing yet.
+    unfinished = "|".join(re.escape(name) + r"\.tmp" for name in records)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        is_empty = next(folder.iterdir(), None) is None
-        foreign = None
-        if own_files is not None:
-            foreign = find_foreign_file(folder, own_files)
+        is_empty = find_foreign_file(folder, unfinished) is None
+        foreign = find_foreign_file(folder, own_files) if own_files is not None else None
     except OSError as error:
         fail(f"cannot write into --output_dir {folder}: {error.strerror}")
     if foreign is not None:
@@ -67,7 +69,7 @@ def open_output_dir(
 def find_foreign_file(folder: Path, own_files: str) -> str | None:
     """Return the path inside the folder of a file that does not match own_files, or None.
 
-    A symbolic link counts as a file and is not followed.
+    Folders do not count. A symbolic link counts as a file and is not followed.
     """
     for path in sorted(folder.rglob("*")):
         if path.is_dir() and not path.is_symlink():
@@ -79,7 +81,10 @@ def find_foreign_file(folder: Path, own_files: str) -> str | None:
 
 
 def write_files(folder: Path, contents: dict[str, str | bytes | None]) -> None:
-    """Write files into a folder, each whole or not at all; None removes a file. Exit with status 2 if that fails."""
+    """Write files into a folder, each whole or not at all; None removes a file.
+
+    Exits with status 2 if the disk is full or the folder is read-only.
+    """
     try:
         for name, content in contents.items():
             if content is None:
@@ -88,57 +93,55 @@ def write_files(folder: Path, contents: dict[str, str | bytes | None]) -> None:
                 write(folder / name, content)
     except OSError as error:
         fail(
-            f"cannot write into {folder}: {error.strerror}; free some space and run the command again"
+            f"cannot write into {folder}: {error.strerror}; "
+            "free some space and run the command again"
         )
 
 
 def read_json(path: Path) -> dict:
-    """Return the object in a JSON file. Exit with status 2 if it cannot be read or is not a JSON object."""
+    """Return the object in a JSON file. Exits with status 2 if it cannot be read or is not one."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        fail(
-            f"cannot read {path}: {getattr(error, 'strerror', None) or one_line(error)}; run its script again"
-        )
-    return (
-        content
-        if isinstance(content, dict)
-        else fail(f"{path} is not a JSON object; run its script again")
-    )
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror}; run its script again")
+    except (ValueError, RecursionError) as error:
+        fail(f"cannot read {path}: {one_line(error)}; run its script again")
+    if not isinstance(content, dict):
+        fail(f"{path} is not a JSON object; run its script again")
+    return content
+
+
+# The keys of a line of attributions.jsonl that the tools read.
+ATTRIBUTION_KEYS = (
+    "id text label prediction target tokens attributions words word_attributions"
+).split()
 
 
 def read_attributions(folder: Path) -> tuple[list[dict], dict]:
-    """Return the documents of an attribution folder and its summary. Exit with status 2 if they are not complete."""
+    """Return the documents of an attribution folder and its summary.
+
+    Exits with status 2 if they are not complete.
+    """
     path = folder / "attributions.jsonl"
-    required = (
-        "id",
-        "text",
-        "label",
-        "prediction",
-        "target",
-        "tokens",
-        "attributions",
-        "words",
-        "word_attributions",
-    )
+    remedy = "run run_attribution.py again"
     try:
-        documents = [
-            json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line
-        ]
-        missing = [key for document in documents for key in required if key not in document]
-    except (OSError, ValueError, TypeError) as error:
-        fail(
-            f"cannot read {path}: {getattr(error, 'strerror', None) or one_line(error)}; run run_attribution.py again"
-        )
-    if missing or not documents:
-        fail(
-            f"{path} has no {missing[0] if missing else 'documents'}; run run_attribution.py again"
-        )
+        lines = path.read_text(encoding="utf-8").split("\n")
+        documents = [json.loads(line) for line in lines if line]
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror}; {remedy}")
+    except ValueError as error:
+        fail(f"cannot read {path}: {one_line(error)}; {remedy}")
+    if not documents:
+        fail(f"{path} has no documents; {remedy}")
+    for document in documents:
+        for key in ATTRIBUTION_KEYS:
+            if not isinstance(document, dict) or key not in document:
+                fail(f"{path} has a document without {key!r}; {remedy}")
     return documents, read_json(folder / "summary.json")
 
 
 def attributions_digest(folder: Path) -> str:
-    """Return the SHA-256 of the attributions and their faithfulness: a page with another one is out of date."""
+    """Return the SHA-256 of attributions and faithfulness; a page with another is out of date."""
     digest = hashlib.sha256()
     for name in ("attributions.jsonl", "faithfulness.json"):
         path = folder / name
@@ -147,7 +150,10 @@ def attributions_digest(folder: Path) -> str:
 
 
 def short_path(path: str) -> str:
-    """Return the last part of a path or Hub id that identifies it: a model's folder may be called model."""
+    """Return the last part of a path or Hub id that identifies it.
+
+    A folder that is called model, config or checkpoint-N is named by the one around it.
+    """
     parts = [part.removesuffix(".json") for part in path.split("/") if part not in ("", ".")]
     while len(parts) > 1 and re.fullmatch(r"model|config|checkpoint-\d+", parts[-1]):
         parts.pop()
@@ -155,13 +161,16 @@ def short_path(path: str) -> str:
 
 
 def run_name(folder: str | Path) -> str:
-    """Return the name of a run: that of its folder, or of the folder around run_paper.sh's lr-RATE-seed-SEED."""
+    """Return the name of a run: that of its folder.
+
+    The run folders of run_paper.sh, lr-RATE-seed-SEED, are named by the folder around them.
+    """
     path = Path(folder).absolute()
     return path.parent.name if re.fullmatch(r"lr-.+-seed-.+", path.name) else path.name
 
 
 def hide_paths(text: str) -> str:
-    """Replace every absolute path in a text by its last part, so that a page shows nobody's folders."""
+    """Replace every absolute path in a text by its last part: a page shows nobody's folders."""
     return re.sub(
         r"(?<![\w.:/~])(?:/[^\s/:,;'\"()<>]+){2,}", lambda match: short_path(match[0]), text
     )
@@ -169,7 +178,6 @@ def hide_paths(text: str) -> str:
 
 def model_commit(name: str, revision: str | None) -> str | None:
     """Return the commit of a model that was loaded from the Hub; None for a local folder."""
-    match = re.search(
-        r"/snapshots/([0-9a-f]{40})/", cached_file(name, "config.json", revision=revision or "main")
-    )
+    file = cached_file(name, "config.json", revision=revision or "main")
+    match = re.search(r"/snapshots/([0-9a-f]{40})/", file)
     return match and match[1]
