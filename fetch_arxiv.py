@@ -28,9 +28,9 @@ tools/harvest_oai.py. ``--source hub --hub_dataset librarian-bots/arxiv-metadata
 mirror. ``--source api`` keeps finished windows of time in OUTPUT_DIR/.fetch: the same command
 continues. A window that is not complete is named, with exit status 1.
 
-Writes a folder that datasets.load_dataset opens: README.md (dataset card), manifest.json (arguments,
-counts, ids) and data/{train,validation,test}-00000-of-00001.parquet. The same records, arguments
-and seed give the same parquet files byte for byte, regardless of input order.
+Writes a folder that datasets.load_dataset opens: README.md (dataset card), manifest.json
+(arguments, counts, ids) and data/{train,validation,test}-00000-of-00001.parquet. The same records,
+arguments and seed give the same parquet files byte for byte, regardless of input order.
 """
 
 import argparse
@@ -39,6 +39,7 @@ import difflib
 import functools
 import gzip
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -408,8 +409,30 @@ def read_manifest(arguments: FetchArguments) -> dict:
 # Reading a snapshot, a window of the API or a mirror: an entry is a line or a row with its place
 
 
+class BadEntries:
+    """Entries that are not records of arXiv: how many there are, and the first three."""
+
+    def __init__(self):
+        self.count = 0
+        self.shown = []
+
+    def add(self, place: str, problem: str) -> None:
+        self.count += 1
+        if len(self.shown) < 3:
+            self.shown.append((place, problem))
+
+    def describe(self) -> str:
+        """Return one line with the number, the places and what is wrong there."""
+        if self.count == 1:
+            place, problem = self.shown[0]
+            return f"{place} is not an arXiv record ({problem})"
+        shown = ", ".join(f"{place} ({problem})" for place, problem in self.shown)
+        more = ", ..." if self.count > len(self.shown) else ""
+        return f"{self.count:,} entries are not arXiv records: {shown}{more}"
+
+
 def read_snapshot(
-    path: Path, arguments: FetchArguments, ids: set[str], counts: Counter
+    path: Path, arguments: FetchArguments, ids: set[str], counts: Counter, bad: BadEntries
 ) -> Iterator[tuple[str, bytes]]:
     """Yield place and line of the asked categories, or of all if there are ids; count the others.
 
@@ -438,8 +461,7 @@ def read_snapshot(
             lines = iter(functools.partial(stream.readline, LONGEST_LINE + 1), b"")
             for number, line in enumerate(lines, 1):
                 if len(line) > LONGEST_LINE:
-                    problem = f"is longer than {LONGEST_LINE >> 20} MiB, so it"
-                    count_bad_entry(f"{path} line {number}", problem, arguments, counts)
+                    bad.add(f"{path} line {number}", f"longer than {LONGEST_LINE >> 20} MiB")
                     skip_rest_of_line(stream, line)
                     parsed += 1
                     continue
@@ -522,16 +544,25 @@ def read_hub(arguments: FetchArguments, facts: dict) -> Iterator[tuple[str, dict
 
 
 def parse_entries(
-    entries: Iterator[tuple[str, bytes | dict]], arguments: FetchArguments, counts: Counter
+    entries: Iterator[tuple[str, bytes | dict]],
+    arguments: FetchArguments,
+    counts: Counter,
+    bad: BadEntries,
 ) -> Iterator[dict]:
-    """Yield the records of entries. Count invalid ones, or exit with status 2."""
+    """Yield the records of entries. At the end, count invalid ones, or exit with status 2."""
     for place, entry in entries:
         try:
             record = parse_entry(entry if isinstance(entry, dict) else orjson.loads(entry))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            count_bad_entry(place, f"({error!r})", arguments, counts)
+            bad.add(place, repr(error))
             continue
         yield record
+    if bad.count and not arguments.skip_bad_lines:
+        remedy = "--skip_bad_lines skips such entries"
+        if arguments.source == "api":
+            remedy = "delete the file and get it again"
+        fail(f"{bad.describe()}; {remedy}")
+    counts["bad lines"] = bad.count
 
 
 def parse_entry(entry: dict) -> dict:
@@ -564,16 +595,6 @@ def parse_date(text: str) -> datetime:
     zone = zone.replace("GMT", "+00:00")
     moment = datetime.fromisoformat(f"{year}-{month_number:02d}-{day:0>2}T{clock}{zone}")
     return moment.astimezone(UTC)
-
-
-def count_bad_entry(place: str, problem: str, arguments: FetchArguments, counts: Counter) -> None:
-    """Count an entry that is not a record; exit with status 2 unless such are to be skipped."""
-    if not arguments.skip_bad_lines:
-        remedy = "--skip_bad_lines skips it"
-        if arguments.source == "api":
-            remedy = "delete it and get it again"
-        fail(f"{place} {problem} is not an arXiv record; {remedy}")
-    counts["bad lines"] += 1
 
 
 # Selection and split
@@ -1600,10 +1621,11 @@ def main() -> None:
         # 2. Records from the source
         counts = Counter()  # of what is dropped, by reason
         facts = {}  # for the manifest
+        bad = BadEntries()
         if arguments.source == "hub":
             entries = read_hub(arguments, facts)
         elif arguments.source == "snapshot":
-            entries = read_snapshot(Path(arguments.snapshot_file), arguments, ids, counts)
+            entries = read_snapshot(Path(arguments.snapshot_file), arguments, ids, counts, bad)
         else:
             harvest = Harvest(arguments, work, sorted(ids))
             paths = harvest.run()
@@ -1611,10 +1633,10 @@ def main() -> None:
                 "requests": harvest.api.pace.requests,
                 "waited_seconds": harvest.api.pace.waited_seconds,
             }
-            entries = (
-                entry for path in paths for entry in read_snapshot(path, arguments, ids, counts)
+            entries = itertools.chain.from_iterable(
+                read_snapshot(path, arguments, ids, counts, bad) for path in paths
             )
-        records = parse_entries(entries, arguments, counts)
+        records = parse_entries(entries, arguments, counts, bad)
 
         # 3. Selection and split
         if manifest is None:
