@@ -1,9 +1,10 @@
-"""A small arXiv on loopback: search API (Atom) and OAI-PMH over given records, with faults that can be switched on.
+"""A small arXiv on loopback: search API (Atom) and OAI-PMH over given records, with faults.
 
 Also here: the records that the tests of fetch_arxiv.py and tools/harvest_oai.py use.
 
-It keeps arXiv's rules, so that a client that breaks them is seen: at most 2,000 entries a page and 30,000 a query,
-dates as twelve digits, addresses of limited length. Everything asked for stands in server.log.
+It keeps arXiv's rules, so that a client that breaks them is seen: at most 2,000 entries per page and
+30,000 per query, dates as twelve digits, addresses of limited length. Everything asked for stands in
+server.log.
 """
 
 import contextlib
@@ -117,7 +118,7 @@ def start(name, *arguments):
 
 @contextlib.contextmanager
 def full_disk(size):
-    """A limit on the size of a file stands for the full disk: writing fails half-way in the same manner."""
+    """A limit on the size of a file stands for the full disk: writing fails half-way, too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -185,7 +186,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle(self):
         with self.server.guard:
-            # Not the number of threads here: a busy machine may run this one after the client has closed and moved on.
+            # Not the number of threads here: a busy machine may run this one after the client has
+            # closed and moved on.
             used = [other for other in self.server.connections if not is_closed_by_client(other)]
             self.server.connections.append(self.connection)
             self.server.most_connections = max(self.server.most_connections, len(used) + 1)
@@ -229,7 +231,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(HTML, 414)
         status, text = self.search(query, fault) if path == "/api/query" else self.oai(query, fault)
         body = text.encode()
-        if fault == "cut":  # the length is announced, the connection ends before
+        if fault == "drip":  # a byte now and then: no silence, and no end
+            self.drip(body)
+        elif fault == "cut":  # the length is announced, the connection ends before
             self.answer(body, status, sent=body[: len(body) // 2])
         elif fault == "cut feed":  # a whole answer, a broken feed
             self.answer(body[: len(body) // 2], status)
@@ -245,6 +249,18 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.wfile.write(body if sent is None else sent)
         self.close_connection = sent is not None
+
+    def drip(self, body):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.close_connection = True
+        with contextlib.suppress(OSError):  # the client gives up
+            for byte in body:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                if self.server.stopping.wait(0.1):
+                    return
 
     def search(self, query, fault):
         start, size = int(query.get("start", 0)), int(query.get("max_results", 10))
@@ -302,8 +318,12 @@ class Handler(BaseHTTPRequestHandler):
             None if token else "arXiv",
         ):
             return 200, f'{OAI_HEAD}<error code="badArgument">no</error></OAI-PMH>'
-        if fault == "bad token" and token:
-            return 200, f'{OAI_HEAD}<error code="badResumptionToken">expired</error></OAI-PMH>'
+        if fault in ("bad token", "bad token, 400") and token:
+            status = 400 if fault.endswith("400") else 200
+            return (
+                status,
+                f'{OAI_HEAD}<error code="badResumptionToken">expired</error></OAI-PMH>',
+            )
         name, start = token.rsplit("|", 1) if token else (query["set"], 0)
         found = [
             r
@@ -325,15 +345,16 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def timeout_flags(fault=None):
-    """Short only for a silent server: a busy machine can take half a second, and a timeout costs two more requests."""
-    return ["--timeout_seconds", 1 if fault == "silence" else 30]
+    """Short only for a slow server: a busy machine can take half a second, which costs requests."""
+    return ["--timeout_seconds", 1 if fault in ("silence", "drip") else 30]
 
 
 @contextlib.contextmanager
 def arxiv_server(records):
-    """Serve records (in the snapshot's layout); yields the server: api_url, oai_url, log, and what may be changed.
+    """Serve records in the snapshot's layout; yields the server: api_url, oai_url, log, faults.
 
-    faults maps the number of a request to a fault; fault(number, query) may be replaced by a rule of one's own.
+    faults maps the number of a request to a fault; fault(number, query) may be replaced by a rule
+    of one's own.
     """
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
