@@ -49,7 +49,7 @@ counts, bad = Counter(), BadEntries()
 start = time.perf_counter()
 lines = read_snapshot(Path(path), arguments, set(), counts, bad)
 kept = select(parse_entries(lines, arguments, counts, bad), arguments, counts)
-# Ids are new but the texts repeat, and the script keeps one record of a text: counted here for comparison.
+# Ids are new but the texts repeat, and the script keeps one record per text: count them all here.
 found = len(kept) + counts["duplicate abstract"]
 """,
     "json.loads on every line": """

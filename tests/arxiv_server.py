@@ -2,9 +2,9 @@
 
 Also here: the records that the tests of fetch_arxiv.py and tools/harvest_oai.py use.
 
-It keeps arXiv's rules, so that a client that breaks them is seen: at most 2,000 entries per page and
-30,000 per query, dates as twelve digits, addresses of limited length. Everything asked for stands in
-server.log.
+It keeps arXiv's rules, so that a client that breaks them is seen: at most 2,000 entries per page
+and 30,000 per query, dates as twelve digits, addresses of limited length. Everything asked for
+stands in server.log.
 """
 
 import contextlib
@@ -32,15 +32,21 @@ import pytest
 from conftest import LABELS
 
 ATOM_HEAD = (
-    "<?xml version='1.0' encoding='UTF-8'?>\n<feed xmlns:opensearch=\"http://a9.com/-/spec/opensearch/1.1/\" "
-    'xmlns:arxiv="http://arxiv.org/schemas/atom" xmlns="http://www.w3.org/2005/Atom"><title>arXiv Query</title>'
+    "<?xml version='1.0' encoding='UTF-8'?>\n"
+    '<feed xmlns:opensearch="http://a9.com/-/spec/opensearch/1.1/" '
+    'xmlns:arxiv="http://arxiv.org/schemas/atom" xmlns="http://www.w3.org/2005/Atom">'
+    "<title>arXiv Query</title>"
 )
 OAI_HEAD = (
     '<?xml version="1.0" encoding="UTF-8"?>\n<OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/">'
 )
 HTML = b"<!DOCTYPE html><html><head><title>arXiv</title></head><body><p>Back soon<br></body></html>"
 
-WORDS = "scheme bundle curvature lattice metric form cone knot moduli volume flow convex sheaf torus map disc".split()
+WORDS = (
+    "scheme bundle curvature lattice metric form cone knot moduli volume flow convex sheaf torus "
+    "map disc"
+).split()
+MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 
 def text_of(number):
@@ -52,7 +58,7 @@ def text_of(number):
 def snapshot_entry(number, category, **changes):
     """One record in the snapshot's layout; keyword arguments replace its fields."""
     month, day = 1 + number % 12, 1 + number % 28
-    moment = f"{day} {'Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec'.split()[month - 1]} {2014 + number % 10}"
+    moment = f"{day} {MONTHS[month - 1]} {2014 + number % 10}"
     entry = {
         "id": f"{14 + number % 10}{month:02d}.{number:05d}",
         "submitter": None,
@@ -86,7 +92,7 @@ def parquet_hashes(folder):
 
 
 def hashes_from_snapshot(entries, folder):
-    """The hashes of the parquet files that fetch_arxiv.py makes of a snapshot with these entries."""
+    """The hashes of the parquet files that fetch_arxiv.py makes of a snapshot of these entries."""
     import fetch_arxiv
 
     file = write_snapshot(folder / "snapshot.jsonl", entries)
@@ -110,7 +116,7 @@ def run_main(name, arguments):
 
 
 def start(name, *arguments):
-    """Start a script in a process that can be killed: a fork, which has imported everything already."""
+    """Start a script in a process that can be killed: a fork, which has all imports already."""
     process = multiprocessing.get_context("fork").Process(target=run_main, args=(name, arguments))
     process.start()
     return process
@@ -141,13 +147,15 @@ def atom_entry(record, fault=None):
         "" if fault == "no summary" else f"<summary>{escape(record['abstract'] or '')}</summary>"
     )
     return (
-        f"<entry><id>http://arxiv.org/abs/{record['id']}v2</id><title>{escape(record['title'])}</title>"
-        f"<updated>{day}</updated>{summary}<published>{'' if fault == 'no date' else day}</published>"
+        f"<entry><id>http://arxiv.org/abs/{record['id']}v2</id>"
+        f"<title>{escape(record['title'])}</title><updated>{day}</updated>{summary}"
+        f"<published>{'' if fault == 'no date' else day}</published>"
         + "".join(
             f'<category term="{name}" scheme="http://arxiv.org/schemas/atom"/>'
             for name in sorted(categories)
         )
-        + f'<arxiv:primary_category term="{categories[0]}"/><author><name>Zoë Müller</name></author></entry>\n'
+        + f'<arxiv:primary_category term="{categories[0]}"/>'
+        + "<author><name>Zoë Müller</name></author></entry>\n"
     )
 
 
@@ -161,8 +169,10 @@ def oai_record(record, deleted=False):
         f"<record><header>{header}</header><metadata>"
         f'<arXiv xmlns="http://arxiv.org/OAI/arXiv/"><id>{record["id"]}</id>'
         f"<created>{published(record):%Y-%m-%d}</created><updated>2023-12-31</updated>"
-        f"<authors><author><keyname>Müller</keyname></author></authors><title>{escape(record['title'])}</title>"
-        f"<categories>{record['categories']}</categories><abstract>{escape(record['abstract'] or '')}</abstract>"
+        "<authors><author><keyname>Müller</keyname></author></authors>"
+        f"<title>{escape(record['title'])}</title>"
+        f"<categories>{record['categories']}</categories>"
+        f"<abstract>{escape(record['abstract'] or '')}</abstract>"
         "</arXiv></metadata></record>\n"
     )
 

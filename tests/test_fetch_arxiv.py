@@ -183,7 +183,8 @@ def test_what_is_dropped_is_counted(fetch_snapshot, tmp_path):
     ]
     kept = [
         f"We show that {text_of(9001)} Points may be withdrawn from the boundary one by one.",
-        "We show that a manifold with finitely many points removed can be retracted onto its boundary.",
+        "We show that a manifold with finitely many points removed can be retracted onto its "
+        "boundary.",
     ]
     entries = study_entries()
     entries += [
@@ -411,7 +412,8 @@ def test_broken_line_is_named_and_can_be_passed_over(fetch_snapshot, snapshot, t
     lines.insert(41, lines[41][: len(lines[41]) // 2])
     lines.insert(
         60,
-        '{"id": "1401.00001", "title": "t", "categories": "math.AG", "abstract": "a", "versions": []}',
+        '{"id": "1401.00001", "title": "t", "categories": "math.AG", "abstract": "a", '
+        '"versions": []}',
     )
     lines.insert(70, "")
     (tmp_path / "broken.jsonl").write_text("\n".join(lines))
@@ -514,7 +516,10 @@ def test_last_line_names_a_command_that_runs(fetch_snapshot, run, monkeypatch, t
 
 @pytest.mark.parametrize("moment", range(6))
 def test_stopped_while_files_are_renamed_it_goes_on(fetch_snapshot, monkeypatch, tmp_path, moment):
-    """Whichever files have been renamed, the folder stays this script's, and only a complete one has a manifest."""
+    """Whichever files have been renamed, the folder stays this script's.
+
+    Only a complete one has a manifest.
+    """
     import fetch_arxiv
 
     def stop_at(number):
@@ -645,7 +650,7 @@ OTHER = ["math.GT", "math.AP", "cs.CG", "math-ph"]
 
 
 def cross_lists(number=30):
-    """Papers of other fields that cross-list one of the five: a query for the five finds them too."""
+    """Papers of other fields that cross-list one of the five: a query finds them, too."""
     return [
         snapshot_entry(5000 + k, OTHER[k % 4], categories=f"{OTHER[k % 4]} {LABELS[k % 5]}")
         for k in range(number)
@@ -696,7 +701,7 @@ def fetch(run, server, tmp_path):
 
 
 def windows_of(folder, state="jsonl"):
-    """The names of the windows that are finished (or halved) and the numbers of entries that arXiv announced."""
+    """The windows that are finished (or halved), and how many entries arXiv announced for each."""
     names = [path.name.split(".") for path in folder.glob(f".fetch/*/*.{state}.gz")]
     return {name: int(total) for name, total, *_ in names}
 
@@ -743,11 +748,12 @@ def test_api_gives_the_bytes_of_the_snapshot(fetch, server, expected, tmp_path):
 
 
 def test_few_requests_when_a_query_is_too_large(run, tmp_path):
-    """A field that doubles within ten years, far more entries than a query may have: 1.25 x the fewest requests."""
+    """A field that doubles within ten years: at most 1.25 times the fewest requests."""
     entries = []
     for number in range(2000):
         year, rest = divmod(10 * math.log2(1 + number / 2000), 1)
-        moment = f"{1 + int(28 * rest)} Jun {2014 + int(year)} {number % 24:02d}:{number % 60:02d}:30 GMT"
+        clock = f"{number % 24:02d}:{number % 60:02d}:30"
+        moment = f"{1 + int(28 * rest)} Jun {2014 + int(year)} {clock} GMT"
         versions = [{"version": "v1", "created": f"Mon, {moment}"}]
         entries.append(
             snapshot_entry(
@@ -866,7 +872,7 @@ def test_retry_after_of_a_page_is_kept(fetch, server):
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_pauses_grow(fetch, server, place):
-    """Of refused requests (503), and of pages that do not arrive while the number of entries does."""
+    """Of refused requests (503), and of pages that do not arrive while their number does."""
     server.fault = lambda number, query: "503" if place == 0 and number < 5 else None
     if place:
         server.fault = lambda number, query: (
@@ -889,7 +895,7 @@ def test_entry_without_summary_is_counted_as_empty(fetch, server, tmp_path):
 
 
 def test_entry_without_date_does_not_stop_the_rest(fetch, server, records, tmp_path):
-    """The package cannot read such an entry; the count of what came must still agree with what arXiv announces."""
+    """The package cannot read such an entry; what came must still agree with what is announced."""
     server.undated = {records[7]["id"]}
     assert fetch(page_size=2000).code == 0
     assert windows_of(tmp_path / "dataset") == {"201401010000-202401010000": 130}
@@ -1039,7 +1045,7 @@ def test_full_disk_keeps_finished_windows(fetch, server, expected, tmp_path):
 
 @pytest.fixture
 def fetch_again(fetch, run, server, tmp_path):
-    """Fetch the papers of the manifest of the dataset in dataset/ into again/, from the API or from a snapshot."""
+    """Fetch the papers of the manifest in dataset/ into again/, from the API or a snapshot."""
 
     def call(source):
         more = ["--ids_from", tmp_path / "dataset/manifest.json"]
@@ -1220,7 +1226,9 @@ def test_only_the_session_of_the_arxiv_package_is_a_private_name():
 
 
 MIRROR = "tester/arxiv-metadata-snapshot"
-TEXT_COLUMNS = "id submitter authors title comments journal-ref doi report-no categories license abstract".split()
+TEXT_COLUMNS = (
+    "id submitter authors title comments journal-ref doi report-no categories license abstract"
+).split()
 
 
 def mirror_features(**changes):
@@ -1235,7 +1243,7 @@ def mirror_features(**changes):
 
 
 def mirror_files(entries, folder, features=None, shards=2, row_group=30):
-    """The files of a mirror: parquet files as Dataset.push_to_hub writes them, and the card that declares them."""
+    """The files of a mirror: parquet files as Dataset.push_to_hub writes them, and their card."""
     features = mirror_features() if features is None else features
     rows = []
     for entry in entries:
@@ -1294,7 +1302,8 @@ def use_hub(monkeypatch, url, cache):
     }.items():
         monkeypatch.setattr(datasets.config, name, value)
     monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", str(cache / "downloads"))
-    huggingface_hub.HfFileSystem.clear_instance_cache()  # they keep the Hub that they were first used with
+    # The instances keep the Hub that they were first used with.
+    huggingface_hub.HfFileSystem.clear_instance_cache()
 
 
 def publish(server, files, name):
@@ -1594,11 +1603,12 @@ def test_push_needs_a_name(fetch_snapshot, tmp_path):
 
 
 def test_model_repositories_work_too(tmp_path):
-    """The server is also for pushing models: the same client makes, fills, lists and reads a model repository."""
+    """The server is also for models: the client makes, fills, lists and reads a repository."""
     code = """
 import huggingface_hub as hub, pathlib, sys
 folder = pathlib.Path(sys.argv[1]); folder.mkdir()
-(folder / "config.json").write_text("{}"); (folder / "model.safetensors").write_bytes(bytes(range(256)) * 40)
+(folder / "config.json").write_text("{}")
+(folder / "model.safetensors").write_bytes(bytes(range(256)) * 40)
 api = hub.HfApi()
 name = api.create_repo("model", repo_type="model").repo_id
 api.upload_folder(repo_id=name, folder_path=folder)
