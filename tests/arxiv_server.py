@@ -228,6 +228,8 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
+        if fault == "drip, headers":
+            return self.drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 200)
         if fault == "no headers":  # bytes that are not HTTP
             self.wfile.write(b"<feed>")
             self.close_connection = True
@@ -242,6 +244,9 @@ class Handler(BaseHTTPRequestHandler):
         status, text = self.search(query, fault) if path == "/api/query" else self.oai(query, fault)
         body = text.encode()
         if fault == "drip":  # a byte now and then: no silence, and no end
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
             self.drip(body)
         elif fault == "cut":  # the length is announced, the connection ends before
             self.answer(body, status, sent=body[: len(body) // 2])
@@ -260,13 +265,10 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body if sent is None else sent)
         self.close_connection = sent is not None
 
-    def drip(self, body):
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
+    def drip(self, content):
         self.close_connection = True
         with contextlib.suppress(OSError):  # the client gives up
-            for byte in body:
+            for byte in content:
                 self.wfile.write(bytes([byte]))
                 self.wfile.flush()
                 if self.server.stopping.wait(0.1):
@@ -356,7 +358,7 @@ class Handler(BaseHTTPRequestHandler):
 
 def timeout_flags(fault=None):
     """Short only for a slow server: a busy machine can take half a second, which costs requests."""
-    return ["--timeout_seconds", 1 if fault in ("silence", "drip") else 30]
+    return ["--timeout_seconds", 1 if fault in ("silence", "drip", "drip, headers") else 30]
 
 
 @contextlib.contextmanager

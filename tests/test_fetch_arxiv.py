@@ -825,7 +825,7 @@ FAULTS = [
         "silence",
     ],
     *["no headers", "503 soon", "429 Thu, 01 Jan 1970 00:00:00 GMT"],
-    *["one more", "one less", "twice", "short", "out of order", "drip"],
+    *["one more", "one less", "twice", "short", "out of order", "drip", "drip, headers"],
 ]
 
 

@@ -186,6 +186,7 @@ FAULTS = [
     "no headers",
     "nothing",
     "drip",
+    "drip, headers",
 ]
 
 

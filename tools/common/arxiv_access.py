@@ -1,15 +1,19 @@
 """arXiv's categories, and requests to its services as its terms of use want them: paced."""
 
 import contextlib
+import functools
 import re
+import socket
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import Retry
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Retry
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import InvalidHeader, MaxRetryError
 
 from common.cli import fail, one_line
@@ -130,12 +134,58 @@ class PacedRetry(Retry):
         self.pace.wait()
 
 
+@contextlib.contextmanager
+def deadline(seconds: float, shutdown: Callable[[], None]) -> Iterator[threading.Event]:
+    """Shut a connection down after some seconds; the event says whether that has happened.
+
+    The timeout of a socket bounds a silence, not a server that sends a byte now and then.
+    """
+    is_late = threading.Event()
+
+    def end() -> None:
+        is_late.set()
+        # There is nothing to shut down if the last byte has come meanwhile.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            shutdown()
+
+    timer = threading.Timer(max(seconds, 0.0), end)
+    timer.start()
+    try:
+        yield is_late
+    finally:
+        timer.cancel()
+
+
+class PunctualConnection:
+    """A connection whose headers must come whole within its timeout: urllib3 may retry then."""
+
+    def getresponse(self):
+        with deadline(self.timeout, functools.partial(self.sock.shutdown, socket.SHUT_RD)):
+            return super().getresponse()
+
+
+class PunctualHTTPConnection(PunctualConnection, HTTPConnection):
+    pass
+
+
+class PunctualHTTPSConnection(PunctualConnection, HTTPSConnection):
+    pass
+
+
+class PunctualHTTPPool(HTTPConnectionPool):
+    ConnectionCls = PunctualHTTPConnection
+
+
+class PunctualHTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = PunctualHTTPSConnection
+
+
 class PoliteAdapter(HTTPAdapter):
     """Requests over one connection: paced, repeated by urllib3, and ended when they take too long.
 
     Answers with status 429 or 5xx and broken connections are repeated. A server that has never
-    answered counts as unreachable: connecting to it is not tried again. ``timeout`` bounds the time
-    without a byte while the headers come, and the time from the request to the end of the body.
+    answered counts as unreachable: connecting to it is not tried again. An answer must be whole
+    within ``timeout`` seconds.
     """
 
     def __init__(self, user_agent: str, pace: Pace, timeout: float, num_retries: int):
@@ -155,6 +205,13 @@ class PoliteAdapter(HTTPAdapter):
             pace=pace,
         )
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=retries)
+
+    def init_poolmanager(self, *arguments, **options) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": PunctualHTTPPool,
+            "https": PunctualHTTPSPool,
+        }
 
     def add_headers(self, request: requests.PreparedRequest, **options) -> None:
         request.headers["User-Agent"] = self.user_agent
@@ -176,28 +233,15 @@ class PoliteAdapter(HTTPAdapter):
         return response
 
     def read_body(self, response: requests.Response) -> None:
-        """Read the body. Raises ReadTimeout if the time of the request ends before the body does.
-
-        The timeout of a socket bounds a silence, not a server that sends a byte now and then.
-        """
-        is_late = threading.Event()
-
-        def end() -> None:
-            is_late.set()
-            # Nothing is left to end if the last byte has come meanwhile.
-            with contextlib.suppress(OSError, RuntimeError, ValueError):
-                response.raw.shutdown()
-
+        """Read the body. Raises ReadTimeout if the time of the request ends before it does."""
         remaining = self.pace.started + self.timeout - time.monotonic()
-        timer = threading.Timer(max(remaining, 0.0), end)
-        timer.start()
-        try:
-            response.content  # noqa: B018 (reads the body and keeps it)
-        except requests.RequestException:
-            if not is_late.is_set():
-                raise
-        finally:
-            timer.cancel()
+        with deadline(remaining, response.raw.shutdown) as is_late:
+            try:
+                response.content  # noqa: B018 (reads the body and keeps it)
+            except requests.RequestException:
+                if not is_late.is_set():
+                    raise
+        # A body of unknown length that was cut off looks like a whole one.
         if is_late.is_set():
             raise requests.ReadTimeout("no complete answer within --timeout_seconds")
 
