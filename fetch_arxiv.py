@@ -96,6 +96,7 @@ OWN_FILES = "|".join(
         r"\.fetch/[0-9a-f]{16}/[\w-]+\.\d+\.(jsonl|halved)\.gz",
     ]
 )
+UNFINISHED = r"\.fetch/(lock|fetch\.json)"
 STUDY_COUNTS = {
     "math.AG": 19250,
     "math.CV": 6179,
@@ -1012,11 +1013,14 @@ def locked_folder(folder: Path) -> Iterator[Path]:
     nothing was written.
     """
     is_new = not folder.exists()
-    open_output_dir(folder, "fetch_arxiv.py", (MANIFEST, WORK_RECORD), OWN_FILES)
     work = folder / ".fetch"
     record = folder / WORK_RECORD
     lock = filelock.FileLock(work / "lock")
     try:
+        # A command that was killed before it wrote its record has left nothing but these.
+        is_unfinished = work.is_dir() and find_foreign_file(folder, UNFINISHED) is None
+        if not is_unfinished:
+            open_output_dir(folder, "fetch_arxiv.py", (MANIFEST, WORK_RECORD), OWN_FILES)
         work.mkdir(exist_ok=True)
         # Without a manifest, this record tells the next call that the folder is this script's.
         write(record, json.dumps({"script": "fetch_arxiv.py"}) + "\n")
@@ -1535,8 +1539,13 @@ class PunctualConnection:
     """A connection whose headers must come whole within its timeout: urllib3 may retry then."""
 
     def getresponse(self):
-        with deadline(self.timeout, functools.partial(self.sock.shutdown, socket.SHUT_RD)):
-            return super().getresponse()
+        shutdown = functools.partial(self.sock.shutdown, socket.SHUT_RD)
+        with deadline(self.timeout, shutdown) as is_late:
+            response = super().getresponse()
+        # Headers that were cut off look like whole ones.
+        if is_late.is_set():
+            raise TimeoutError("no complete headers within --timeout_seconds")
+        return response
 
 
 # Copied from tools/common/arxiv_access.py::PunctualHTTPConnection

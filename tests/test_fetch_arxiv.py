@@ -568,6 +568,20 @@ def test_killed_at_any_moment_the_snapshot_gives_the_same_bytes(snapshot, fetch_
     assert parquet_hashes(tmp_path / "killed") == parquet_hashes(tmp_path / "dataset")
 
 
+@pytest.mark.parametrize("names", [[], ["fetch.json.tmp"], ["lock"]])
+def test_killed_before_the_record_it_goes_on(fetch_snapshot, tmp_path, names):
+    (tmp_path / "dataset/.fetch").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "dataset/.fetch" / name).touch()
+    result = fetch_snapshot()
+    assert result.code == 0, result.err
+    assert {path.name for path in (tmp_path / "dataset").iterdir()} == {
+        "README.md",
+        "manifest.json",
+        "data",
+    }
+
+
 def test_folder_that_cannot_be_written(fetch_snapshot, tmp_path):
     assert_user_error(fetch_snapshot(folder="/proc/dataset"), "cannot write into", "/proc/dataset")
 
@@ -1449,7 +1463,8 @@ def test_bad_record_of_a_mirror_is_named_and_can_be_skipped(
         snapshot_entry(6001, "math.AG", categories=None),
     ]
     hub.publish(mirror_files([*records, *bad], tmp_path))
-    assert_user_error(fetch_mirror(), bad[0]["id"], "not an arXiv record", "--skip_bad_lines")
+    result = fetch_mirror()
+    assert_user_error(result, "2 entries are not", bad[0]["id"], bad[1]["id"], "--skip_bad_lines")
     result = fetch_mirror("--skip_bad_lines")
     assert result.code == 0, result.err
     assert (

@@ -160,8 +160,13 @@ class PunctualConnection:
     """A connection whose headers must come whole within its timeout: urllib3 may retry then."""
 
     def getresponse(self):
-        with deadline(self.timeout, functools.partial(self.sock.shutdown, socket.SHUT_RD)):
-            return super().getresponse()
+        shutdown = functools.partial(self.sock.shutdown, socket.SHUT_RD)
+        with deadline(self.timeout, shutdown) as is_late:
+            response = super().getresponse()
+        # Headers that were cut off look like whole ones.
+        if is_late.is_set():
+            raise TimeoutError("no complete headers within --timeout_seconds")
+        return response
 
 
 class PunctualHTTPConnection(PunctualConnection, HTTPConnection):
