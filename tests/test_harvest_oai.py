@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shlex
 import time
 from itertools import pairwise
 
@@ -110,6 +111,18 @@ def test_file_gives_the_dataset_of_the_snapshot(harvest, server, hashes_of, expe
     assert all(request["from"] == "2014-01-01" for request in server.log if "set" in request)
     assert all("arxiv-confusable" in request["agent"] for request in server.log)
     assert server.most_connections == 1
+
+
+def test_last_line_names_a_command_that_runs(harvest, run, monkeypatch, tmp_path):
+    flags = ("--categories", "math.SG", "math.AG", "--start_date", "2014-02-01")
+    result = harvest(*flags, file=tmp_path / "a file.jsonl")
+    command = shlex.split(result.log.split("next: python ")[1])
+    monkeypatch.chdir(tmp_path)
+    done = run(command[0].removesuffix(".py"), *command[1:])
+    assert done.code == 0, done.err
+    manifest = json.loads((tmp_path / "data/arxiv/manifest.json").read_text())
+    assert manifest["arguments"]["categories"] == ["math.SG", "math.AG"]
+    assert manifest["arguments"]["start_date"] == "2014-02-01"
 
 
 def test_plain_file(harvest, tmp_path):

@@ -485,12 +485,25 @@ def write_papers(folder: Path, arguments: HarvestArguments, stream: BinaryIO) ->
     return len(seen)
 
 
+def next_command(arguments: HarvestArguments) -> str:
+    """Return the command that makes a dataset of the papers; its defaults are those of this one."""
+    command = ["python", "fetch_arxiv.py", "--source", "snapshot"]
+    command += ["--snapshot_file", arguments.output_file]
+    if arguments.categories != [*CATEGORIES]:
+        command += ["--categories", *arguments.categories]
+    defaults = HarvestArguments(output_file="")
+    for name in ("start_date", "end_date"):
+        value = getattr(arguments, name)
+        if value != getattr(defaults, name):
+            command += [f"--{name}", value]
+    return shlex.join([*command, "--output_dir", "data/arxiv"])
+
+
 def main() -> None:
     # 1. Arguments
     start_logging()
     (arguments,) = parse_arguments(__doc__, HarvestArguments)
     check_arguments(arguments)
-    output = Path(arguments.output_file)
     folder = Path(arguments.output_file + ".work")
 
     with open_work_folder(folder, arguments) as state:
@@ -501,9 +514,13 @@ def main() -> None:
         # 3. One file
         number = join_pages(folder, arguments)
         remove_work_files(folder)
-    logger.info("wrote %s: %s papers, %d requests", output, f"{number:,}", client.pace.requests)
-    command = ["python", "fetch_arxiv.py", "--source", "snapshot", "--snapshot_file", str(output)]
-    logger.info("next: %s --output_dir data/arxiv", shlex.join(command))
+    logger.info(
+        "wrote %s: %s papers, %d requests",
+        arguments.output_file,
+        f"{number:,}",
+        client.pace.requests,
+    )
+    logger.info("next: %s", next_command(arguments))
 
 
 if __name__ == "__main__":

@@ -280,8 +280,10 @@ def main() -> None:
     for name, commit in commits.items():
         logger.info("made from %s at %s", name, commit)
     logger.info(
-        "next: python run_classification.py --model_name_or_path %s --do_train ...",
+        "next: python run_classification.py --model_name_or_path %s --dataset_name data/arxiv "
+        "--do_train --do_eval --do_predict --output_dir %s",
         shlex.quote(str(folder)),
+        shlex.quote(f"runs/{short_path(arguments.output_dir)}"),
     )
 
 

@@ -396,7 +396,7 @@ def main() -> None:
         record = run_record(arguments, reading, data, layer)
         write_run(folders[layer], probe, means["test"][:, layer], data, record)
     logger.info(
-        "next: python tools/compare_runs.py runs/svm %s/layer-* --output_dir comparison",
+        "next: python tools/compare_runs.py %s/layer-* --output_dir comparison",
         shlex.quote(arguments.output_dir),
     )
 
