@@ -1,14 +1,15 @@
 #!/usr/bin/env python
-"""How fast fetch_arxiv.py reads a metadata snapshot, and in how much memory, compared with the obvious ways.
+"""How fast fetch_arxiv.py reads a metadata snapshot, and in how much memory, beside obvious ways.
 
     python benchmarks/bench_fetch.py --records ../shared/data/arxiv-metadata-dev.jsonl.gz
-    python benchmarks/bench_fetch.py --records ../shared/data/arxiv-metadata-dev.jsonl.gz --size_mb 50 --repeats 1
+    python benchmarks/bench_fetch.py --records ../shared/data/arxiv-metadata-dev.jsonl.gz \\
+        --size_mb 50 --repeats 1
 
-The file read (1 GB by default, made once in benchmarks/work, which git ignores) repeats the lines of --records with
-new ids in the proportions of the real snapshot: 1.6 % of the lines have one of the five primary categories. Every way
-runs in its own process with the file in the page cache. It reads the file, keeps the records of the five categories
-from 2014 to 2023, and reports its time without the imports and its peak memory with them. Writes
-benchmarks/results/fetch.json.
+The file read (1 GB by default, made once in benchmarks/work, which git ignores) repeats the lines
+of --records with new ids in the proportions of the real snapshot: 1.6 percent of the lines have one
+of the five primary categories. Every way runs in its own process with the file in the page cache.
+It reads the file, keeps the records of the five categories from 2014 to 2023, and reports its time
+without the imports and its peak memory with them. Writes benchmarks/results/fetch.json.
 """
 
 import argparse
@@ -42,12 +43,13 @@ WAYS = {
 sys.path.insert(0, {str(ROOT)!r})
 from collections import Counter
 from pathlib import Path
-from fetch_arxiv import FetchArguments, parse_records, read_snapshot, select
+from fetch_arxiv import BadEntries, FetchArguments, parse_entries, read_snapshot, select
 arguments = FetchArguments(output_dir="", source="snapshot", snapshot_file=path, disable_tqdm=True)
-start, counts = time.perf_counter(), Counter()
-lines = read_snapshot(Path(path), arguments, set(), counts)
-kept = select(parse_records(lines, arguments, counts), arguments, counts)
-# Ids are new but the texts repeat, and the script keeps one record of a text: counted here for comparison.
+counts, bad = Counter(), BadEntries()
+start = time.perf_counter()
+lines = read_snapshot(Path(path), arguments, set(), counts, bad)
+kept = select(parse_entries(lines, arguments, counts, bad), arguments, counts)
+# Ids are new but the texts repeat, and the script keeps one record per text: count them all here.
 found = len(kept) + counts["duplicate abstract"]
 """,
     "json.loads on every line": """
@@ -78,47 +80,55 @@ print(json.dumps({"seconds": seconds, "peak_mib": peak, "found": found}))
 
 
 def make_snapshot(path: Path, records: Path, size: int) -> dict:
-    """Write a snapshot of about size bytes in the real mix; return its bytes, lines and how many it should yield."""
-    inside, outside = [], []
+    """Write a snapshot of about ``size`` bytes in the real mix.
+
+    Returns its bytes, its lines and how many records it should yield.
+    """
+    inside = []
+    outside = []
     with gzip.open(records) as lines:
         for line in lines:
             entry = orjson.loads(line)
-            matches = entry["categories"].split()[0] in CATEGORIES
-            (inside if matches else outside).append(line)
-    chooser, written, count, found = random.Random(0), 0, 0, 0
+            is_inside = entry["categories"].split()[0] in CATEGORIES
+            (inside if is_inside else outside).append(line)
+
+    chooser = random.Random(0)
+    written = count = found = 0
     partial = path.with_suffix(".tmp")
     with (
         partial.open("wb") as output,
         tqdm(total=size, unit="B", unit_scale=True, desc=path.name) as bar,
     ):
         while written < size:
-            line = chooser.choice(inside if chooser.random() < SHARE else outside)
-            head, rest = line.split(b'"id": "', 1)
-            line = b'%s"id": "%04d.%05d"%s' % (
-                head,
-                1000 + count // 100000,
-                count % 100000,
-                rest.split(b'"', 1)[1],
-            )
+            template = chooser.choice(inside if chooser.random() < SHARE else outside)
+            head, rest = template.split(b'"id": "', 1)
+            tail = rest.split(b'"', 1)[1]
+            number = b"%04d.%05d" % (1000 + count // 100000, count % 100000)
+            line = head + b'"id": "' + number + b'"' + tail
             output.write(line)
             written += len(line)
             count += 1
             bar.update(len(line))
-            entry = line[line.index(b'"categories": "') + 15 :]
+            categories = line[line.index(b'"categories": "') + len(b'"categories": "') :]
             year = int(line[line.rindex(b'"created": "') :].split()[4])
-            found += entry[:7].decode() in CATEGORIES and 2014 <= year <= 2023
-    os.replace(partial, path)
+            found += categories[:7].decode() in CATEGORIES and 2014 <= year <= 2023
+    os.replace(partial, path)  # both in benchmarks/work, which this script makes
     return {"bytes": written, "lines": count, "found": found}
 
 
 def processor() -> str:
     """Return the processor's name and the number of its cores that this process may use."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":")[1].strip()
+                break
+    cores = os.cpu_count()
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    return f"{name}, {cores} cores"
 
 
 def main() -> None:
@@ -146,10 +156,8 @@ def main() -> None:
     # 2. The file
     work = ROOT / "benchmarks/work"
     work.mkdir(parents=True, exist_ok=True)
-    path, facts_path = (
-        work / f"snapshot-{arguments.size_mb}mb.json",
-        work / f"snapshot-{arguments.size_mb}mb.facts",
-    )
+    path = work / f"snapshot-{arguments.size_mb}mb.json"
+    facts_path = work / f"snapshot-{arguments.size_mb}mb.facts"
     if not facts_path.exists():
         facts = make_snapshot(path, arguments.records, arguments.size_mb * 10**6)
         facts_path.write_text(json.dumps(facts), encoding="utf-8")
@@ -162,19 +170,17 @@ def main() -> None:
     results = {name: [] for name in WAYS}
     for _ in range(arguments.repeats):
         for name, code in WAYS.items():
-            shutil.rmtree(f"{path}.cache", ignore_errors=True)
+            shutil.rmtree(f"{path}.cache", ignore_errors=True)  # of datasets, in benchmarks/work
             command = [sys.executable, "-c", HEAD + code + TAIL, str(path), ",".join(CATEGORIES)]
-            answer = json.loads(
-                subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            )
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            answer = json.loads(done.stdout)
             if answer["found"] != facts["found"]:
                 sys.exit(
                     f"error: {name} found {answer['found']} records, the file has {facts['found']}"
                 )
             results[name].append(answer)
-            print(
-                f"{name}: {facts['bytes'] / answer['seconds'] / 1e6:,.0f} MB/s, {answer['peak_mib']:,.0f} MiB"
-            )
+            speed = facts["bytes"] / answer["seconds"] / 1e6
+            print(f"{name}: {speed:,.0f} MB/s, {answer['peak_mib']:,.0f} MiB")
     shutil.rmtree(f"{path}.cache", ignore_errors=True)
 
     # 4. The results
@@ -208,7 +214,8 @@ def main() -> None:
     )
     for row in rows:
         print(
-            f"{row['way']:40} {row['mb_per_second']:8,.0f} MB/s {row['times_json_loads']:6} x {row['peak_mib']:8} MiB"
+            f"{row['way']:40} {row['mb_per_second']:8,.0f} MB/s {row['times_json_loads']:6} x "
+            f"{row['peak_mib']:8} MiB"
         )
 
 

@@ -1,9 +1,10 @@
-"""A small arXiv on loopback: search API (Atom) and OAI-PMH over given records, with faults that can be switched on.
+"""A small arXiv on loopback: search API (Atom) and OAI-PMH over given records, with faults.
 
 Also here: the records that the tests of fetch_arxiv.py and tools/harvest_oai.py use.
 
-It keeps arXiv's rules, so that a client that breaks them is seen: at most 2,000 entries a page and 30,000 a query,
-dates as twelve digits, addresses of limited length. Everything asked for stands in server.log.
+It keeps arXiv's rules, so that a client that breaks them is seen: at most 2,000 entries per page
+and 30,000 per query, dates as twelve digits, addresses of limited length. Everything asked for
+stands in server.log.
 """
 
 import contextlib
@@ -31,15 +32,21 @@ import pytest
 from conftest import LABELS
 
 ATOM_HEAD = (
-    "<?xml version='1.0' encoding='UTF-8'?>\n<feed xmlns:opensearch=\"http://a9.com/-/spec/opensearch/1.1/\" "
-    'xmlns:arxiv="http://arxiv.org/schemas/atom" xmlns="http://www.w3.org/2005/Atom"><title>arXiv Query</title>'
+    "<?xml version='1.0' encoding='UTF-8'?>\n"
+    '<feed xmlns:opensearch="http://a9.com/-/spec/opensearch/1.1/" '
+    'xmlns:arxiv="http://arxiv.org/schemas/atom" xmlns="http://www.w3.org/2005/Atom">'
+    "<title>arXiv Query</title>"
 )
 OAI_HEAD = (
     '<?xml version="1.0" encoding="UTF-8"?>\n<OAI-PMH xmlns="http://www.openarchives.org/OAI/2.0/">'
 )
 HTML = b"<!DOCTYPE html><html><head><title>arXiv</title></head><body><p>Back soon<br></body></html>"
 
-WORDS = "scheme bundle curvature lattice metric form cone knot moduli volume flow convex sheaf torus map disc".split()
+WORDS = (
+    "scheme bundle curvature lattice metric form cone knot moduli volume flow convex sheaf torus "
+    "map disc"
+).split()
+MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 
 def text_of(number):
@@ -51,7 +58,7 @@ def text_of(number):
 def snapshot_entry(number, category, **changes):
     """One record in the snapshot's layout; keyword arguments replace its fields."""
     month, day = 1 + number % 12, 1 + number % 28
-    moment = f"{day} {'Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec'.split()[month - 1]} {2014 + number % 10}"
+    moment = f"{day} {MONTHS[month - 1]} {2014 + number % 10}"
     entry = {
         "id": f"{14 + number % 10}{month:02d}.{number:05d}",
         "submitter": None,
@@ -85,7 +92,7 @@ def parquet_hashes(folder):
 
 
 def hashes_from_snapshot(entries, folder):
-    """The hashes of the parquet files that fetch_arxiv.py makes of a snapshot with these entries."""
+    """The hashes of the parquet files that fetch_arxiv.py makes of a snapshot of these entries."""
     import fetch_arxiv
 
     file = write_snapshot(folder / "snapshot.jsonl", entries)
@@ -109,7 +116,7 @@ def run_main(name, arguments):
 
 
 def start(name, *arguments):
-    """Start a script in a process that can be killed: a fork, which has imported everything already."""
+    """Start a script in a process that can be killed: a fork, which has all imports already."""
     process = multiprocessing.get_context("fork").Process(target=run_main, args=(name, arguments))
     process.start()
     return process
@@ -117,7 +124,7 @@ def start(name, *arguments):
 
 @contextlib.contextmanager
 def full_disk(size):
-    """A limit on the size of a file stands for the full disk: writing fails half-way in the same manner."""
+    """A limit on the size of a file stands for the full disk: writing fails half-way, too."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -140,13 +147,15 @@ def atom_entry(record, fault=None):
         "" if fault == "no summary" else f"<summary>{escape(record['abstract'] or '')}</summary>"
     )
     return (
-        f"<entry><id>http://arxiv.org/abs/{record['id']}v2</id><title>{escape(record['title'])}</title>"
-        f"<updated>{day}</updated>{summary}<published>{'' if fault == 'no date' else day}</published>"
+        f"<entry><id>http://arxiv.org/abs/{record['id']}v2</id>"
+        f"<title>{escape(record['title'])}</title><updated>{day}</updated>{summary}"
+        f"<published>{'' if fault == 'no date' else day}</published>"
         + "".join(
             f'<category term="{name}" scheme="http://arxiv.org/schemas/atom"/>'
             for name in sorted(categories)
         )
-        + f'<arxiv:primary_category term="{categories[0]}"/><author><name>Zoë Müller</name></author></entry>\n'
+        + f'<arxiv:primary_category term="{categories[0]}"/>'
+        + "<author><name>Zoë Müller</name></author></entry>\n"
     )
 
 
@@ -160,8 +169,10 @@ def oai_record(record, deleted=False):
         f"<record><header>{header}</header><metadata>"
         f'<arXiv xmlns="http://arxiv.org/OAI/arXiv/"><id>{record["id"]}</id>'
         f"<created>{published(record):%Y-%m-%d}</created><updated>2023-12-31</updated>"
-        f"<authors><author><keyname>Müller</keyname></author></authors><title>{escape(record['title'])}</title>"
-        f"<categories>{record['categories']}</categories><abstract>{escape(record['abstract'] or '')}</abstract>"
+        "<authors><author><keyname>Müller</keyname></author></authors>"
+        f"<title>{escape(record['title'])}</title>"
+        f"<categories>{record['categories']}</categories>"
+        f"<abstract>{escape(record['abstract'] or '')}</abstract>"
         "</arXiv></metadata></record>\n"
     )
 
@@ -185,7 +196,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle(self):
         with self.server.guard:
-            # Not the number of threads here: a busy machine may run this one after the client has closed and moved on.
+            # Not the number of threads here: a busy machine may run this one after the client has
+            # closed and moved on.
             used = [other for other in self.server.connections if not is_closed_by_client(other)]
             self.server.connections.append(self.connection)
             self.server.most_connections = max(self.server.most_connections, len(used) + 1)
@@ -216,6 +228,8 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
+        if fault == "drip, headers":
+            return self.drip(b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 200)
         if fault == "no headers":  # bytes that are not HTTP
             self.wfile.write(b"<feed>")
             self.close_connection = True
@@ -229,7 +243,12 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(HTML, 414)
         status, text = self.search(query, fault) if path == "/api/query" else self.oai(query, fault)
         body = text.encode()
-        if fault == "cut":  # the length is announced, the connection ends before
+        if fault == "drip":  # a byte now and then: no silence, and no end
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.drip(body)
+        elif fault == "cut":  # the length is announced, the connection ends before
             self.answer(body, status, sent=body[: len(body) // 2])
         elif fault == "cut feed":  # a whole answer, a broken feed
             self.answer(body[: len(body) // 2], status)
@@ -245,6 +264,15 @@ class Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.wfile.write(body if sent is None else sent)
         self.close_connection = sent is not None
+
+    def drip(self, content):
+        self.close_connection = True
+        with contextlib.suppress(OSError):  # the client gives up
+            for byte in content:
+                self.wfile.write(bytes([byte]))
+                self.wfile.flush()
+                if self.server.stopping.wait(0.1):
+                    return
 
     def search(self, query, fault):
         start, size = int(query.get("start", 0)), int(query.get("max_results", 10))
@@ -302,8 +330,12 @@ class Handler(BaseHTTPRequestHandler):
             None if token else "arXiv",
         ):
             return 200, f'{OAI_HEAD}<error code="badArgument">no</error></OAI-PMH>'
-        if fault == "bad token" and token:
-            return 200, f'{OAI_HEAD}<error code="badResumptionToken">expired</error></OAI-PMH>'
+        if fault in ("bad token", "bad token, 400") and token:
+            status = 400 if fault.endswith("400") else 200
+            return (
+                status,
+                f'{OAI_HEAD}<error code="badResumptionToken">expired</error></OAI-PMH>',
+            )
         name, start = token.rsplit("|", 1) if token else (query["set"], 0)
         found = [
             r
@@ -325,15 +357,16 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def timeout_flags(fault=None):
-    """Short only for a silent server: a busy machine can take half a second, and a timeout costs two more requests."""
-    return ["--timeout_seconds", 1 if fault == "silence" else 30]
+    """Short only for a slow server: a busy machine can take half a second, which costs requests."""
+    return ["--timeout_seconds", 1 if fault in ("silence", "drip", "drip, headers") else 30]
 
 
 @contextlib.contextmanager
 def arxiv_server(records):
-    """Serve records (in the snapshot's layout); yields the server: api_url, oai_url, log, and what may be changed.
+    """Serve records in the snapshot's layout; yields the server: api_url, oai_url, log, faults.
 
-    faults maps the number of a request to a fault; fault(number, query) may be replaced by a rule of one's own.
+    faults maps the number of a request to a fault; fault(number, query) may be replaced by a rule
+    of one's own.
     """
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

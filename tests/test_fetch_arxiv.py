@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
+import tracemalloc
 from contextlib import nullcontext
 from datetime import datetime
 from itertools import pairwise
@@ -35,9 +36,6 @@ from arxiv_server import (
 from conftest import LABELS, ROOT, assert_user_error
 from datasets import Dataset, Features, List, Value, load_dataset
 from hub_server import TOKEN, Handler, hub_server
-
-# The script's timer for silent connections is the one that pytest-timeout takes by default.
-pytestmark = pytest.mark.timeout(method="thread")
 
 
 @pytest.fixture
@@ -185,7 +183,8 @@ def test_what_is_dropped_is_counted(fetch_snapshot, tmp_path):
     ]
     kept = [
         f"We show that {text_of(9001)} Points may be withdrawn from the boundary one by one.",
-        "We show that a manifold with finitely many points removed can be retracted onto its boundary.",
+        "We show that a manifold with finitely many points removed can be retracted onto its "
+        "boundary.",
     ]
     entries = study_entries()
     entries += [
@@ -218,6 +217,39 @@ def test_what_is_dropped_is_counted(fetch_snapshot, tmp_path):
         "duplicate abstract": 1,
     }
     assert sum(map(len, manifest["ids"].values())) == 100 + len(kept) + 1
+
+
+@pytest.mark.parametrize(
+    ("abstract", "is_notice"),
+    [
+        ("This paper has been withdrawn by the authors.", True),
+        ("This paper is withdrawn due to a gap in the proof of Theorem 2.", True),
+        ("The note was retracted: Lemma 1 is false.", True),
+        ("Withdrawn. See arXiv:1401.00001 for a correct proof.", True),
+        ("[withdrawn] The main theorem is false.", True),
+        ("Why withdrawn: the main theorem requires another hypothesis.", True),
+        ("Temporarily withdrawn because of an error in Section 3.", True),
+        ("To avoid possible confusion with a later paper, I withdraw this paper.", True),
+        ("We have withdrawn the first version of the article.", True),
+        ("The construction contains an error, and I am withdrawing it.", True),
+        ("Lemma 4 is false. This has been withdrawn by the author.", True),
+        ("This paper has flaws in the proof of Theorem 11.1 in Part II and so withdrawn.", True),
+        ("A player may withdraw from a coalition at any time. We study the core.", False),
+        ("In this paper, players who have withdrawn from a game come back later.", False),
+        ("We withdraw the assumption of convexity from a theorem of Arrow.", False),
+        ("A depositor withdraws money from a bank. This paper studies bank runs.", False),
+        ("The surgeon's drug was withdrawn because of side effects; we model its market.", False),
+        ("We show that points can be removed and the rest be retracted onto a curve.", False),
+        ("Agents withdrawing this offer pay a price in the games of this paper.", False),
+        ("Withdrawal strategies in public goods games are classified.", False),
+    ],
+)
+def test_withdrawal_notice_speaks_of_the_paper(fetch_snapshot, tmp_path, abstract, is_notice):
+    entries = [*study_entries(), snapshot_entry(7000, "math.AG", abstract=abstract)]
+    result = fetch_snapshot(file=write_snapshot(tmp_path / "more.jsonl", entries))
+    assert result.code == 0, result.err
+    dropped = json.loads((tmp_path / "dataset/manifest.json").read_text())["dropped"]
+    assert dropped == ({"withdrawn": 1} if is_notice else {})
 
 
 @pytest.mark.parametrize("separators", [(",", ":"), (",", " : "), (", ", ":\t")])
@@ -282,6 +314,8 @@ def test_arguments_from_a_yaml_file(run, snapshot, tmp_path, flag):
         (["--start_date", "1971-01-01"], ["1971-01-01", "1991-08-14"]),
         (["--end_date", "2991-01-01"], ["2991-01-01", "today"]),
         (["--split_ratios", "0.8", "0.1", "0.2"], ["0.8 0.1 0.2", "sum to 1"]),
+        (["--categories", "math.AG", "math.MP"], ["math.MP", "give math-ph"]),
+        (["--categories", "math.AG", "stat.TH"], ["stat.TH", "give math.ST"]),
         (["--split_ratios", "0.9", "0.1"], ["three positive numbers"]),
         (["--split_ratios", "0.9", "0.1", "0.0"], ["three positive numbers"]),
         (["--split_ratios", "nan", "0.1", "0.1"], ["three positive numbers"]),
@@ -289,7 +323,7 @@ def test_arguments_from_a_yaml_file(run, snapshot, tmp_path, flag):
         (["--seed", "-1"], ["--seed", "4294967295"]),
         (["--page_size", "100"], ["--page_size", "--source api"]),
         (["--api_url", "http://127.0.0.1/"], ["--api_url", "--source api"]),
-        (["--hub_dataset_id", "user/name"], ["--hub_dataset_id", "--push_to_hub"]),
+        (["--hub_dataset_id", "user/name"], ["--hub_dataset_id", "requires --push_to_hub"]),
         (["--sead", "1"], ["--sead", "--seed"]),
         (["--seed", "x"], ["--seed", "x"]),
         (["--source", "sanpshot"], ["sanpshot"]),
@@ -378,7 +412,8 @@ def test_broken_line_is_named_and_can_be_passed_over(fetch_snapshot, snapshot, t
     lines.insert(41, lines[41][: len(lines[41]) // 2])
     lines.insert(
         60,
-        '{"id": "1401.00001", "title": "t", "categories": "math.AG", "abstract": "a", "versions": []}',
+        '{"id": "1401.00001", "title": "t", "categories": "math.AG", "abstract": "a", '
+        '"versions": []}',
     )
     lines.insert(70, "")
     (tmp_path / "broken.jsonl").write_text("\n".join(lines))
@@ -392,6 +427,38 @@ def test_broken_line_is_named_and_can_be_passed_over(fetch_snapshot, snapshot, t
     assert parquet_hashes(tmp_path / "dataset") == parquet_hashes(tmp_path / "skipped")
 
 
+def test_broken_lines_are_counted_and_the_first_three_named(fetch_snapshot, snapshot, tmp_path):
+    lines = snapshot.read_text().splitlines()
+    for place in (10, 20, 30, 40, 50):
+        lines[place] = '{"id": 5}'
+    (tmp_path / "broken.jsonl").write_text("\n".join(lines))
+    result = fetch_snapshot(file=tmp_path / "broken.jsonl")
+    assert_user_error(result, "5 entries", "line 11", "line 21", "line 31", "--skip_bad_lines")
+    assert "line 41" not in result.err
+
+
+def test_line_without_end_takes_little_memory(fetch_snapshot, snapshot, tmp_path):
+    """A few kilobytes of gzip can stand for a line of gigabytes."""
+    file = tmp_path / "bomb.jsonl.gz"
+    with gzip.open(file, "wb") as stream:
+        stream.write(snapshot.read_bytes())
+        stream.write(b'{"id": "1401.00001", "categories": "math.AG", "title": "')
+        for _ in range(150):
+            stream.write(bytes(2**20))
+        stream.write(b'"}\n')
+    tracemalloc.start()
+    result = fetch_snapshot(file=file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert_user_error(result, f"{file} line 101", "longer than 16 MiB", "--skip_bad_lines")
+    assert peak < 100 * 2**20
+    assert fetch_snapshot("--skip_bad_lines", file=file).code == 0
+    dropped = json.loads((tmp_path / "dataset/manifest.json").read_text())["dropped"]
+    assert dropped == {"bad lines": 1}
+    fetch_snapshot(folder=tmp_path / "without")
+    assert parquet_hashes(tmp_path / "dataset") == parquet_hashes(tmp_path / "without")
+
+
 @pytest.mark.parametrize(
     "name", ["notes.txt", "data/mine.csv", "manifest.json", "README.md", "data/x/y"]
 )
@@ -399,16 +466,60 @@ def test_folder_with_other_things_is_left_alone(fetch_snapshot, tmp_path, name):
     path = tmp_path / "dataset" / name
     path.parent.mkdir(parents=True)
     path.write_text("{}")
-    assert_user_error(
-        fetch_snapshot(), tmp_path / "dataset", name.replace("/y", ""), "another --output_dir"
-    )
+    named = name if name not in ("manifest.json", "README.md") else "holds no manifest.json"
+    assert_user_error(fetch_snapshot(), tmp_path / "dataset", named, "choose another folder")
     assert [p for p in (tmp_path / "dataset").rglob("*") if p.is_file()] == [path]
     assert path.read_text() == "{}"
 
 
+@pytest.mark.parametrize("name", ["data", ".fetch", ".fetch/partial"])
+def test_link_to_a_folder_is_not_followed(fetch_snapshot, tmp_path, name):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "README.md").write_text("mine")
+    link = tmp_path / "dataset" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(mine, target_is_directory=True)
+    assert_user_error(fetch_snapshot(), repr(name), "choose another folder")
+    assert link.is_symlink()
+    assert [path.name for path in mine.iterdir()] == ["README.md"]
+    assert (mine / "README.md").read_text() == "mine"
+
+
+def test_refused_command_changes_nothing(fetch_snapshot, tmp_path):
+    fetch_snapshot()
+    folder = tmp_path / "dataset"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (tmp_path / "bad.jsonl").write_text('{"answer": 42}\n')
+    assert_user_error(fetch_snapshot("--seed", 1, file=tmp_path / "bad.jsonl"), "line 1")
+    assert_user_error(fetch_snapshot("--seed", -1), "--seed")
+    assert_user_error(fetch_snapshot("--split_ratios", 0.96, 0.02, 0.02), "at least 50")
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert after == before
+    assert not (folder / ".fetch").exists()
+    (tmp_path / "empty").mkdir()
+    assert_user_error(
+        fetch_snapshot(file=tmp_path / "bad.jsonl", folder=tmp_path / "empty"), "line 1"
+    )
+    assert not list((tmp_path / "empty").iterdir()), "the user's folder stays, and nothing in it"
+
+
+def test_last_line_names_a_command_that_runs(fetch_snapshot, run, monkeypatch, tmp_path):
+    folder = tmp_path / "a folder"
+    result = fetch_snapshot(folder=folder)
+    command = shlex.split(result.log.split("next: python ")[1])
+    monkeypatch.chdir(tmp_path)
+    done = run(command[0].removesuffix(".py"), *command[1:])
+    assert done.code == 0, done.err
+    assert (tmp_path / "runs/svm/predictions.csv").exists()
+
+
 @pytest.mark.parametrize("moment", range(6))
 def test_stopped_while_files_are_renamed_it_goes_on(fetch_snapshot, monkeypatch, tmp_path, moment):
-    """Whichever files have been renamed, the folder stays this script's, and only a complete one has a manifest."""
+    """Whichever files have been renamed, the folder stays this script's.
+
+    Only a complete one has a manifest.
+    """
     import fetch_arxiv
 
     def stop_at(number):
@@ -457,8 +568,22 @@ def test_killed_at_any_moment_the_snapshot_gives_the_same_bytes(snapshot, fetch_
     assert parquet_hashes(tmp_path / "killed") == parquet_hashes(tmp_path / "dataset")
 
 
+@pytest.mark.parametrize("names", [[], ["fetch.json.tmp"], ["lock"]])
+def test_killed_before_the_record_it_goes_on(fetch_snapshot, tmp_path, names):
+    (tmp_path / "dataset/.fetch").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "dataset/.fetch" / name).touch()
+    result = fetch_snapshot()
+    assert result.code == 0, result.err
+    assert {path.name for path in (tmp_path / "dataset").iterdir()} == {
+        "README.md",
+        "manifest.json",
+        "data",
+    }
+
+
 def test_folder_that_cannot_be_written(fetch_snapshot, tmp_path):
-    assert_user_error(fetch_snapshot(folder="/proc/dataset"), "cannot write into /proc/dataset")
+    assert_user_error(fetch_snapshot(folder="/proc/dataset"), "cannot write into", "/proc/dataset")
 
 
 @pytest.mark.parametrize("change", ["byte order mark", "carriage returns", "no newline at the end"])
@@ -512,6 +637,7 @@ def test_own_folder_is_written_again(fetch_snapshot, tmp_path):
 
 def test_second_process_on_one_folder_stops(fetch_snapshot, tmp_path):
     (tmp_path / "dataset/.fetch").mkdir(parents=True)
+    (tmp_path / "dataset/.fetch/fetch.json").write_text('{"script": "fetch_arxiv.py"}')
     with filelock.FileLock(tmp_path / "dataset/.fetch/lock"):
         assert_user_error(fetch_snapshot(), "another process", tmp_path / "dataset")
     assert fetch_snapshot().code == 0
@@ -526,7 +652,7 @@ def test_full_disk_leaves_the_old_dataset(fetch_snapshot, snapshot, tmp_path):
             fetch_snapshot("--seed", 5),
             "cannot write",
             folder,
-            "an earlier dataset there is as it was",
+            "an existing dataset there is unchanged",
         )
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -538,7 +664,7 @@ OTHER = ["math.GT", "math.AP", "cs.CG", "math-ph"]
 
 
 def cross_lists(number=30):
-    """Papers of other fields that cross-list one of the five: a query for the five finds them too."""
+    """Papers of other fields that cross-list one of the five: a query finds them, too."""
     return [
         snapshot_entry(5000 + k, OTHER[k % 4], categories=f"{OTHER[k % 4]} {LABELS[k % 5]}")
         for k in range(number)
@@ -589,7 +715,7 @@ def fetch(run, server, tmp_path):
 
 
 def windows_of(folder, state="jsonl"):
-    """The names of the windows that are finished (or halved) and the numbers of entries that arXiv announced."""
+    """The windows that are finished (or halved), and how many entries arXiv announced for each."""
     names = [path.name.split(".") for path in folder.glob(f".fetch/*/*.{state}.gz")]
     return {name: int(total) for name, total, *_ in names}
 
@@ -625,7 +751,7 @@ def test_api_gives_the_bytes_of_the_snapshot(fetch, server, expected, tmp_path):
     assert len(server.log) == 1 + math.ceil(130 / 20), (
         "one request for the number of entries, one per page"
     )
-    assert "arxiv-confusable" in server.log[0]["agent"]
+    assert all("arxiv-confusable" in request["agent"] for request in server.log)
     assert server.most_connections == 1
     manifest = json.loads((tmp_path / "dataset/manifest.json").read_text())
     assert manifest["harvest"]["requests"] == len(server.log)
@@ -636,11 +762,12 @@ def test_api_gives_the_bytes_of_the_snapshot(fetch, server, expected, tmp_path):
 
 
 def test_few_requests_when_a_query_is_too_large(run, tmp_path):
-    """A field that doubles within ten years, far more entries than a query may have: 1.25 x the fewest requests."""
+    """A field that doubles within ten years: at most 1.25 times the fewest requests."""
     entries = []
     for number in range(2000):
         year, rest = divmod(10 * math.log2(1 + number / 2000), 1)
-        moment = f"{1 + int(28 * rest)} Jun {2014 + int(year)} {number % 24:02d}:{number % 60:02d}:30 GMT"
+        clock = f"{number % 24:02d}:{number % 60:02d}:30"
+        moment = f"{1 + int(28 * rest)} Jun {2014 + int(year)} {clock} GMT"
         versions = [{"version": "v1", "created": f"Mon, {moment}"}]
         entries.append(
             snapshot_entry(
@@ -712,7 +839,7 @@ FAULTS = [
         "silence",
     ],
     *["no headers", "503 soon", "429 Thu, 01 Jan 1970 00:00:00 GMT"],
-    *["one more", "one less", "twice", "short", "out of order"],
+    *["one more", "one less", "twice", "short", "out of order", "drip", "drip, headers"],
 ]
 
 
@@ -742,28 +869,24 @@ def test_retry_after_is_kept(fetch, server):
     assert server.log[1]["time"] - server.log[0]["time"] >= 1
 
 
-def test_busy_server_is_asked_once_or_twice_before_its_retry_after_is_known(fetch, server):
-    """A failed page does not show Retry-After: one more request learns it, the next comes when the server wants it."""
+def test_retry_after_of_a_page_is_kept(fetch, server):
+    """The arxiv package shows no headers, but its requests go through the script's adapter."""
     until = []
 
     def rule(number, query):
         if number == 3:
             until.append(time.monotonic() + 1)
-        return (
-            f"429 {math.ceil(until[0] - time.monotonic())}"
-            if until and time.monotonic() < until[0]
-            else None
-        )
+        if until and time.monotonic() < until[0]:
+            return f"429 {math.ceil(until[0] - time.monotonic())}"
 
     server.fault = rule
     assert fetch().code == 0
-    early = [request for request in server.log[4:] if request["time"] < until[0]]
-    assert len(early) <= 1
+    assert not [request for request in server.log[4:] if request["time"] < until[0]]
 
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_pauses_grow(fetch, server, place):
-    """Of refused requests (503), and of pages that do not arrive while the number of entries does."""
+    """Of refused requests (503), and of pages that do not arrive while their number does."""
     server.fault = lambda number, query: "503" if place == 0 and number < 5 else None
     if place:
         server.fault = lambda number, query: (
@@ -786,7 +909,7 @@ def test_entry_without_summary_is_counted_as_empty(fetch, server, tmp_path):
 
 
 def test_entry_without_date_does_not_stop_the_rest(fetch, server, records, tmp_path):
-    """The package cannot read such an entry; the count of what came must still agree with what arXiv announces."""
+    """The package cannot read such an entry; what came must still agree with what is announced."""
     server.undated = {records[7]["id"]}
     assert fetch(page_size=2000).code == 0
     assert windows_of(tmp_path / "dataset") == {"201401010000-202401010000": 130}
@@ -917,7 +1040,7 @@ def test_spoilt_window_is_named_and_asked_for_again(fetch, expected, tmp_path, c
     fetch("--max_window", 60)
     window = min(tmp_path.glob("dataset/.fetch/*/*.jsonl.gz"))
     window.write_bytes(content)
-    assert_user_error(fetch("--max_window", 60), window, "delete it")
+    assert_user_error(fetch("--max_window", 60), window, "delete")
     window.unlink()
     result = fetch("--max_window", 60)
     assert result.code == 0, result.err
@@ -936,7 +1059,7 @@ def test_full_disk_keeps_finished_windows(fetch, server, expected, tmp_path):
 
 @pytest.fixture
 def fetch_again(fetch, run, server, tmp_path):
-    """Fetch the papers of the manifest of the dataset in dataset/ into again/, from the API or from a snapshot."""
+    """Fetch the papers of the manifest in dataset/ into again/, from the API or a snapshot."""
 
     def call(source):
         more = ["--ids_from", tmp_path / "dataset/manifest.json"]
@@ -1102,22 +1225,24 @@ def test_network_lost_on_the_way_is_asked_again_later(run, records, tmp_path):
     assert "is missing" in result.err
 
 
-def test_only_public_names_of_the_arxiv_package_are_used():
+def test_only_the_session_of_the_arxiv_package_is_a_private_name():
     import ast
 
     tree = ast.parse((ROOT / "fetch_arxiv.py").read_text())
     names = [node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-    assert not [name for name in names if name.startswith("_") and not name.startswith("__")][1:], (
-        "but parser._actions"
-    )
+    private = {name for name in names if name.startswith("_") and not name.startswith("__")}
+    assert private == {"_actions", "_session"}, "of argparse, and the session that has the adapter"
     assert isinstance(arxiv.Client.query_url_format, str)
+    assert isinstance(arxiv.Client()._session, requests.Session)
 
 
 # A mirror of the snapshot on the Hub
 
 
 MIRROR = "tester/arxiv-metadata-snapshot"
-TEXT_COLUMNS = "id submitter authors title comments journal-ref doi report-no categories license abstract".split()
+TEXT_COLUMNS = (
+    "id submitter authors title comments journal-ref doi report-no categories license abstract"
+).split()
 
 
 def mirror_features(**changes):
@@ -1132,7 +1257,7 @@ def mirror_features(**changes):
 
 
 def mirror_files(entries, folder, features=None, shards=2, row_group=30):
-    """The files of a mirror: parquet files as Dataset.push_to_hub writes them, and the card that declares them."""
+    """The files of a mirror: parquet files as Dataset.push_to_hub writes them, and their card."""
     features = mirror_features() if features is None else features
     rows = []
     for entry in entries:
@@ -1191,7 +1316,8 @@ def use_hub(monkeypatch, url, cache):
     }.items():
         monkeypatch.setattr(datasets.config, name, value)
     monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", str(cache / "downloads"))
-    huggingface_hub.HfFileSystem.clear_instance_cache()  # they keep the Hub that they were first used with
+    # The instances keep the Hub that they were first used with.
+    huggingface_hub.HfFileSystem.clear_instance_cache()
 
 
 def publish(server, files, name):
@@ -1337,7 +1463,8 @@ def test_bad_record_of_a_mirror_is_named_and_can_be_skipped(
         snapshot_entry(6001, "math.AG", categories=None),
     ]
     hub.publish(mirror_files([*records, *bad], tmp_path))
-    assert_user_error(fetch_mirror(), bad[0]["id"], "not an arXiv record", "--skip_bad_lines")
+    result = fetch_mirror()
+    assert_user_error(result, "2 entries are not", bad[0]["id"], bad[1]["id"], "--skip_bad_lines")
     result = fetch_mirror("--skip_bad_lines")
     assert result.code == 0, result.err
     assert (
@@ -1491,11 +1618,12 @@ def test_push_needs_a_name(fetch_snapshot, tmp_path):
 
 
 def test_model_repositories_work_too(tmp_path):
-    """The server is also for pushing models: the same client makes, fills, lists and reads a model repository."""
+    """The server is also for models: the client makes, fills, lists and reads a repository."""
     code = """
 import huggingface_hub as hub, pathlib, sys
 folder = pathlib.Path(sys.argv[1]); folder.mkdir()
-(folder / "config.json").write_text("{}"); (folder / "model.safetensors").write_bytes(bytes(range(256)) * 40)
+(folder / "config.json").write_text("{}")
+(folder / "model.safetensors").write_bytes(bytes(range(256)) * 40)
 api = hub.HfApi()
 name = api.create_repo("model", repo_type="model").repo_id
 api.upload_folder(repo_id=name, folder_path=folder)

@@ -1,7 +1,8 @@
-"""tools/harvest_oai.py: everything that OAI-PMH sends is in the file, whatever a local arXiv does wrong."""
+"""tools/harvest_oai.py: all that OAI-PMH sends is in the file, whatever the service does wrong."""
 
 import gzip
 import json
+import shlex
 import time
 from itertools import pairwise
 
@@ -112,6 +113,18 @@ def test_file_gives_the_dataset_of_the_snapshot(harvest, server, hashes_of, expe
     assert server.most_connections == 1
 
 
+def test_last_line_names_a_command_that_runs(harvest, run, monkeypatch, tmp_path):
+    flags = ("--categories", "math.SG", "math.AG", "--start_date", "2014-02-01")
+    result = harvest(*flags, file=tmp_path / "a file.jsonl")
+    command = shlex.split(result.log.split("next: python ")[1])
+    monkeypatch.chdir(tmp_path)
+    done = run(command[0].removesuffix(".py"), *command[1:])
+    assert done.code == 0, done.err
+    manifest = json.loads((tmp_path / "data/arxiv/manifest.json").read_text())
+    assert manifest["arguments"]["categories"] == ["math.SG", "math.AG"]
+    assert manifest["arguments"]["start_date"] == "2014-02-01"
+
+
 def test_plain_file(harvest, tmp_path):
     assert harvest().code == 0
     assert harvest(file=tmp_path / "a folder" / "oai.jsonl").code == 0
@@ -185,15 +198,37 @@ FAULTS = [
     "silence",
     "no headers",
     "nothing",
+    "drip",
+    "drip, headers",
 ]
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, "bad token"])
+@pytest.mark.parametrize("fault", [*FAULTS, "bad token", "bad token, 400"])
 def test_faults(harvest, server, hashes_of, expected, fault):
     server.faults = {0: fault, 1: fault, 4: fault}
     result = harvest(*timeout_flags(fault))
     assert result.code == 0, result.err
     assert hashes_of() == expected
+
+
+@pytest.mark.parametrize("fault", ["bad token", "bad token, 400"])
+def test_dead_token_starts_the_set_again(harvest, server, hashes_of, expected, fault):
+    """The token of the first set's second page is dead: asking for it again is of no use."""
+    server.faults = {1: fault}
+    assert harvest().code == 0
+    first, dead, again, *_ = server.log
+    assert dead["resumptionToken"]
+    assert again.get("resumptionToken") is None
+    assert again["set"] == first["set"]
+    assert hashes_of() == expected
+
+
+def test_refusal_of_the_first_page_shows_its_reason(harvest, server):
+    server.fault = lambda number, query: "400"
+    result = harvest()
+    assert result.code == 1
+    assert "HTTP 400" in result.err and "Back soon" in result.err
+    assert len(server.log) == 1
 
 
 def test_requests_keep_their_distance(harvest, server):
@@ -279,6 +314,9 @@ def test_full_disk_keeps_finished_pages(server, harvest, tmp_path):
         (["--start_date", "x"], ["--start_date x", "YYYY-MM-DD"]),
         (["--end_date", "2013-01-01"], ["--end_date 2013-01-01", "before"]),
         (["--categories", "Mathematics!"], ["--categories Mathematics!", "math.AG"]),
+        (["--categories", "math.AG", "cs.SY"], ["cs.SY", "give eess.SY"]),
+        (["--categories", "math.DQ"], ["--categories math.DQ", "taxonomy"]),
+        (["--categories", "math.AG", "math.AG"], ["each once"]),
         (["--num_retries", -1], ["--num_retries"]),
         (["--timeout_seconds", 0], ["--timeout_seconds"]),
         (["--delay_seconds", "nan"], ["--delay_seconds"]),
@@ -302,6 +340,44 @@ def test_existing_file_is_left_alone(harvest, server, tmp_path):
     (tmp_path / "oai.jsonl.gz").write_text("mine")
     assert_user_error(harvest(), "oai.jsonl.gz exists")
     assert (tmp_path / "oai.jsonl.gz").read_text() == "mine"
+    assert not server.log
+
+
+def test_link_to_a_file_that_does_not_exist_is_left_alone(harvest, server, tmp_path):
+    (tmp_path / "oai.jsonl.gz").symlink_to(tmp_path / "elsewhere")
+    assert_user_error(harvest(), "oai.jsonl.gz exists")
+    assert not server.log
+
+
+def test_file_that_appears_meanwhile_is_left_alone(harvest, server, tmp_path):
+    file = tmp_path / "oai.jsonl.gz"
+
+    def rule(number, query):
+        file.write_text("mine")
+
+    server.fault = rule
+    assert_user_error(harvest(), "oai.jsonl.gz exists")
+    assert file.read_text() == "mine"
+    file.unlink()
+    asked = len(server.log)
+    assert harvest().code == 0
+    assert len(server.log) == asked, "the pages are still there"
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "000-00000.jsonl.gz", "a/b"])
+def test_work_folder_of_somebody_else_is_left_alone(harvest, server, tmp_path, name):
+    path = tmp_path / "oai.jsonl.gz.work" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    assert_user_error(harvest(), "oai.jsonl.gz.work")
+    assert path.read_text() == "mine"
+    assert not server.log
+
+
+def test_work_folder_that_is_a_link_is_not_emptied(harvest, server, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "oai.jsonl.gz.work").symlink_to(tmp_path / "mine")
+    assert_user_error(harvest(), "oai.jsonl.gz.work", "another --output_file")
     assert not server.log
 
 

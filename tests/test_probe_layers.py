@@ -1,12 +1,13 @@
 """tools/probe_layers.py: a logistic regression on the mean of every layer's hidden states."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import LABELS, assert_user_error, make_records, write_dataset
+from conftest import LABELS, assert_user_error, make_records, write_dataset, write_tiny_model
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -73,26 +74,101 @@ def test_predictions_are_those_of_scikit_learn_on_transformers_states(
         for name in ("probes", "again")
     ]
     assert same[0] == same[1]
+    text = (tmp_path / "probes" / "layer-0" / "run_arguments.json").read_text()
+    assert str(tmp_path) not in text
+    record = json.loads(text)
+    assert record["labels"] == list(LABELS)
+    assert set(record["data_fingerprints"]) == {"train", "validation", "test"}
+    assert record["arguments"]["text_column_names"] == ["abstract"]
+    assert record["arguments"]["max_seq_length"] == 256
+    assert record["arguments"]["label_column_name"] == "label"
     done = run(
         "compare_runs", *(tmp_path / "probes").iterdir(), "--output_dir", tmp_path / "comparison"
     )
     assert done.code == 0, done.err
-    assert str(tmp_path) not in (tmp_path / "probes" / "layer-0" / "run_arguments.json").read_text()
 
 
-def test_user_errors(run, dataset, tiny_model, tmp_path):
-    flags = (
-        "--model_name_or_path",
-        tiny_model,
-        "--dataset_name",
-        dataset,
-        "--output_dir",
-        tmp_path / "out",
+@pytest.fixture
+def probe(run, dataset, tiny_model, tmp_path):
+    """Run tools/probe_layers.py with one value of C, and return the result."""
+
+    def call(*flags, model=tiny_model, data=dataset, folder=tmp_path / "probes"):
+        required = ("--model_name_or_path", model, "--dataset_name", data, "--output_dir", folder)
+        return run("probe_layers", *required, "--C", 0.1, "--disable_tqdm", *flags)
+
+    return call
+
+
+def record_of(folder, layer=0):
+    return json.loads((folder / f"layer-{layer}" / "run_arguments.json").read_text())
+
+
+def test_texts_are_read_as_in_training(probe, tiny_model, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model, model)
+    config = json.loads((model / "config.json").read_text())
+    trained = {
+        "text_column_names": ["title", "abstract"],
+        "text_column_delimiter": " . ",
+        "text_prefix": "",
+        "max_seq_length": 20,
+    }
+    (model / "config.json").write_text(json.dumps(config | trained))
+    result = probe(model=model, folder=tmp_path / "as-trained")
+    assert result.code == 0, result.err
+    assert "trained with" not in result.log
+    record = record_of(tmp_path / "as-trained")
+    assert {name: record["arguments"][name] for name in trained} == trained
+    result = probe(
+        "--text_column_name", "abstract", model=model, folder=tmp_path / "abstract-alone"
     )
-    assert_user_error(run("probe_layers", *flags, "--C", 0), "--C")
-    assert_user_error(run("probe_layers", *flags, "--max_train_samples", 1), "no document of class")
-    assert_user_error(run("probe_layers", *flags, "--text_column_name", "body"), "'body'")
-    bad = ("--model_name_or_path", tmp_path / "none", *flags[2:])
-    assert_user_error(run("probe_layers", *bad), "--model_name_or_path", "none")
-    (tmp_path / "file").touch()
-    assert_user_error(run("probe_layers", *flags[:-1], tmp_path / "file"), "--output_dir")
+    assert result.code == 0, result.err
+    assert result.log.count("trained with ['title', 'abstract']") == 1
+    other = record_of(tmp_path / "abstract-alone")
+    assert other["arguments"]["text_column_names"] == ["abstract"]
+    assert other["data_fingerprints"] != record["data_fingerprints"]
+
+
+def test_folders_of_others_are_left_alone(probe, tiny_model, tmp_path):
+    folder = tmp_path / "probes"
+    (folder / "layer-1").mkdir(parents=True)
+    (folder / "layer-1" / "predictions.csv").write_text("mine")
+    assert_user_error(probe(), "layer-1", "choose another folder")
+    assert (folder / "layer-1" / "predictions.csv").read_text() == "mine"
+    deeper = write_tiny_model(tmp_path / "deeper", num_hidden_layers=4)
+    assert probe(model=deeper, folder=tmp_path / "deep").code == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "deep").rglob("*.*")}
+    assert_user_error(probe(folder=tmp_path / "deep"), "layer-4 of another model")
+    assert {path: path.read_bytes() for path in (tmp_path / "deep").rglob("*.*")} == before
+
+
+def test_interrupted_run_is_continued(probe, tmp_path):
+    assert probe(folder=tmp_path / "whole").code == 0
+    for name in ("layer-0", "layer-1"):
+        (tmp_path / "probes" / name).mkdir(parents=True)
+    record = tmp_path / "probes" / "layer-0" / "run_arguments.json"
+    record.write_text('{"script": "probe_layers.py"}')
+    result = probe()
+    assert result.code == 0, result.err
+    for path in (tmp_path / "whole").rglob("predictions.csv"):
+        again = tmp_path / "probes" / path.relative_to(tmp_path / "whole")
+        assert again.read_bytes() == path.read_bytes()
+
+
+def test_pickle_is_not_loaded(probe, tmp_path):
+    model = write_tiny_model(tmp_path / "model")
+    torch.save(AutoModel.from_pretrained(model).state_dict(), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    assert_user_error(probe(model=model), "--model_name_or_path", "safetensors")
+    assert not (tmp_path / "probes").exists()
+
+
+def test_code_of_a_model_folder_does_not_run_and_nobody_is_asked(probe, monkeypatch, tmp_path):
+    model = write_tiny_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config |= {"auto_map": {"AutoModel": "evil.Thing"}, "model_type": "unheard-of"}
+    (model / "config.json").write_text(json.dumps(config))
+    (model / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Thing: pass\n")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a prompt"))
+    assert_user_error(probe(model=model), "--model_name_or_path")
+    assert not (tmp_path / "ran").exists()

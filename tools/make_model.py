@@ -2,12 +2,7 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
-#     "datasets==5.2.0",
-#     "jinja2==3.1.6",
-#     "matplotlib==3.11.2",
-#     "numpy==2.4.6",
 #     "PyYAML==6.0.3",
-#     "scipy==1.17.1",
 #     "torch==2.13.0",
 #     "transformers==5.23.0",
 # ]
@@ -16,34 +11,56 @@
 
     python tools/make_model.py --config_name configs/shallow/layers-0.json --tokenizer_name MODEL \\
         --init_embeddings_from MODEL --output_dir models/layers-0
-    python tools/make_model.py --model_name_or_path MODEL --num_hidden_layers 2 --output_dir models/first-2
-    python run_classification.py --model_name_or_path models/layers-0 --dataset_name data/arxiv --do_train ...
+    python tools/make_model.py --model_name_or_path MODEL --num_hidden_layers 2 \\
+        --output_dir models/first-2
+    python run_classification.py --model_name_or_path models/layers-0 --dataset_name data/arxiv \\
+        --do_train ...
 
-Without --model_name_or_path the weights are random (--seed); --init_embeddings_from copies the word embeddings of a
-pretrained model, as for the bag-of-embeddings classifier configs/shallow/layers-0.json. The head is not written:
-run_classification.py makes one for the classes of its dataset, with its own seed.
+Without --model_name_or_path the weights are random (--seed); --init_embeddings_from copies the word
+embeddings of a pretrained model, as for the bag-of-embeddings classifier
+configs/shallow/layers-0.json. The head is not written: run_classification.py makes one for the
+classes of its dataset, with its own seed.
 
-Writes to --output_dir: config.json, model.safetensors and the tokenizer.
+Writes to --output_dir: config.json, model.safetensors, the tokenizer and make_model.json, the
+record of the arguments.
 """
 
+import json
 import logging
-from dataclasses import dataclass, field
+import shlex
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 
-from common.cli import fail, one_line, parse_arguments, start_logging
-from common.folders import model_commit, open_output_dir
+from common.cli import fail, one_line, parse_arguments, start_logging, versions
+from common.folders import model_commit, open_output_dir, short_path, write_files
 
 logger = logging.getLogger(__name__)
 
-UNTRAINED = (
-    "config_name",
-    "tokenizer_name",
-    "init_embeddings_from",
-    "seed",
-)  # arguments of an untrained model
+# Arguments of an untrained model
+UNTRAINED = ("config_name", "tokenizer_name", "init_embeddings_from", "seed")
+SOURCES = ("model_name_or_path", "config_name", "tokenizer_name", "init_embeddings_from")
+RECORD = "make_model.json"
+# What save_pretrained of models and tokenizers writes, and the record
+OWN_FILES = (
+    r"make_model\.json|(config|generation_config|tokenizer|tokenizer_config|special_tokens_map"
+    r"|added_tokens|vocab)\.json|model(-\d{5}-of-\d{5})?\.safetensors"
+    r"|model\.safetensors\.index\.json|(vocab|merges)\.txt|chat_template\.jinja"
+    r"|(sentencepiece\.bpe|spiece|spm|tokenizer)\.model"
+)
+
+
+# Arguments
 
 
 @dataclass
@@ -79,108 +96,195 @@ class ModelArguments:
     )
 
 
-def load(kind: type, flag: str, name: str, **options):
-    """Return kind.from_pretrained(name); exit with status 2, naming the flag, if it cannot be loaded."""
+def check_arguments(arguments: ModelArguments) -> None:
+    """Exit with status 2 unless the arguments are those of one of the two kinds of models."""
+    first_layers = ("model_name_or_path", "num_hidden_layers")
+    is_pretrained = all(getattr(arguments, name) is not None for name in first_layers)
+    is_untrained = arguments.config_name is not None and arguments.tokenizer_name is not None
+    if not is_pretrained and not is_untrained:
+        fail(
+            "give either --model_name_or_path and --num_hidden_layers, or --config_name and "
+            "--tokenizer_name"
+        )
+    for name in UNTRAINED if is_pretrained else first_layers:
+        if getattr(arguments, name) is not None:
+            fail(
+                f"--{name} cannot be combined with the other arguments; an untrained model has "
+                f"{', '.join(UNTRAINED)}"
+            )
+    if arguments.seed is not None and not 0 <= arguments.seed < 2**32:
+        fail(f"--seed must be between 0 and 4294967295, not {arguments.seed}")
+
+
+# The model
+
+
+def load(kind: type, flag: str, name: str, revision: str, **options):
+    """Return kind.from_pretrained(name). Exit with status 2, naming the flag, if that fails.
+
+    Weights are read from safetensors files only, and no code of the model's folder runs.
+    """
+    if kind is AutoModel:
+        options["use_safetensors"] = True
     try:
-        return kind.from_pretrained(name, **options)
-    except (
-        Exception
-    ) as error:  # OSError, ValueError, KeyError or TypeError, by type of model, and the Hub's own
+        return kind.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
+    # OSError, ValueError, KeyError or TypeError, by type of model, the Hub's own, and those of
+    # tokenizers and safetensors, which derive from Exception alone
+    except Exception as error:
         fail(f"cannot load --{flag} {name}: {one_line(error)}")
 
 
-def first_layers(arguments: ModelArguments) -> tuple:
-    """Return a pretrained model without its last layers, and its tokenizer. Exits with status 2 if it has too few."""
-    name, count, revision = (
-        arguments.model_name_or_path,
-        arguments.num_hidden_layers,
-        arguments.model_revision,
-    )
-    available = getattr(
-        load(AutoConfig, "model_name_or_path", name, revision=revision), "num_hidden_layers", None
-    )
-    if available is None or not 1 <= count <= available:
-        fail(f"--num_hidden_layers must be from 1 to the {available} layers of {name}, not {count}")
-    options = {"revision": revision, "num_hidden_layers": count, "dtype": torch.float32}
-    model = load(AutoModel, "model_name_or_path", name, **options)
-    return model, load(AutoTokenizer, "model_name_or_path", name, revision=revision)
+def first_layers(arguments: ModelArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a pretrained model without its last layers, and its tokenizer.
 
-
-def untrained(arguments: ModelArguments) -> tuple:
-    """Return an untrained model and its tokenizer. Exits with status 2 if they or the embeddings do not fit."""
+    Exits with status 2 if it has too few.
+    """
+    name = arguments.model_name_or_path
+    count = arguments.num_hidden_layers
     revision = arguments.model_revision
-    tokenizer = load(AutoTokenizer, "tokenizer_name", arguments.tokenizer_name, revision=revision)
-    if tokenizer.vocab_size <= len(
-        tokenizer.all_special_ids
-    ):  # transformers makes an empty one without files
+    config = load(AutoConfig, "model_name_or_path", name, revision)
+    available = getattr(config, "num_hidden_layers", None)
+    if available is None:
+        fail(f"the configuration of {name} does not say how many layers there are")
+    if not 1 <= count <= available:
+        fail(f"--num_hidden_layers must be from 1 to the {available} layers of {name}, not {count}")
+    tokenizer = load(AutoTokenizer, "model_name_or_path", name, revision)
+    model = load(
+        AutoModel,
+        "model_name_or_path",
+        name,
+        revision,
+        num_hidden_layers=count,
+        dtype=torch.float32,
+    )
+    forget_task(model.config)
+    return model, tokenizer
+
+
+def forget_task(config: PreTrainedConfig) -> None:
+    """Remove what belongs to the head and the data of a classifier; the new model has neither."""
+    config.problem_type = None
+    config.num_labels = 2  # the default of transformers; names its classes LABEL_0, LABEL_1
+    task_keys = ("thresholds", "text_column_names", "text_column_delimiter", "max_seq_length")
+    for key in task_keys:
+        if hasattr(config, key):
+            delattr(config, key)
+
+
+def untrained_model(arguments: ModelArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return an untrained model and its tokenizer.
+
+    Exits with status 2 if they or the embeddings do not fit.
+    """
+    revision = arguments.model_revision
+    tokenizer = load(AutoTokenizer, "tokenizer_name", arguments.tokenizer_name, revision)
+    # transformers makes an empty tokenizer where there are no files.
+    if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
         fail(f"--tokenizer_name {arguments.tokenizer_name} has no tokenizer files")
-    config = load(AutoConfig, "config_name", arguments.config_name, revision=revision)
-    config.vocab_size, config.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    config = load(AutoConfig, "config_name", arguments.config_name, revision)
+    config.vocab_size = len(tokenizer)
+    config.pad_token_id = tokenizer.pad_token_id
     if hasattr(config, "mask_token_id"):  # EuroBERT's default lies outside a smaller vocabulary
         config.mask_token_id = tokenizer.mask_token_id
     set_seed(42 if arguments.seed is None else arguments.seed)
-    model = AutoModel.from_config(config, dtype=torch.float32)
+    model = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     if arguments.init_embeddings_from:
-        options = {"revision": revision, "dtype": torch.float32}
-        given = load(AutoModel, "init_embeddings_from", arguments.init_embeddings_from, **options)
-        source, own = given.get_input_embeddings().weight, model.get_input_embeddings().weight
-        if source.shape != own.shape:
-            fail(
-                f"the embeddings of {arguments.init_embeddings_from} are {tuple(source.shape)}, the model needs "
-                f"{tuple(own.shape)}; use its tokenizer and its hidden size"
-            )
-        own.data.copy_(source.data)
+        copy_embeddings(model, arguments)
     return model, tokenizer
+
+
+def copy_embeddings(model: PreTrainedModel, arguments: ModelArguments) -> None:
+    """Copy the word embeddings of --init_embeddings_from into a model, in place.
+
+    Exits with status 2 if they have another shape: (vocabulary, hidden size).
+    """
+    source_model = load(
+        AutoModel,
+        "init_embeddings_from",
+        arguments.init_embeddings_from,
+        arguments.model_revision,
+        dtype=torch.float32,
+    )
+    source = source_model.get_input_embeddings().weight
+    target = model.get_input_embeddings().weight
+    if source.shape != target.shape:
+        fail(
+            f"the embeddings of {arguments.init_embeddings_from} are {tuple(source.shape)}, the "
+            f"model needs {tuple(target.shape)}; use its tokenizer and its hidden size"
+        )
+    target.data.copy_(source.data)
+
+
+# The folder
+
+
+def write_model(
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    arguments: ModelArguments,
+) -> dict[str, str]:
+    """Write the model folder; return the commits of what came from the Hub.
+
+    Exits with status 2 if the folder cannot be written.
+    """
+    # The record comes first, and without its arguments: an interrupted command is known by it and
+    # may be run again, and a whole record stands beside a whole model.
+    write_files(folder, {RECORD: json.dumps({"script": "make_model.py"}) + "\n"})
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    except OSError as error:
+        fail(
+            f"cannot write into --output_dir {folder}: {one_line(error)}; free some space and run "
+            "the command again"
+        )
+    shown = asdict(arguments)
+    commits = {}
+    for flag in SOURCES:
+        name = getattr(arguments, flag)
+        if name is None:
+            continue
+        shown[flag] = short_path(name)
+        if not Path(name).exists():
+            commits[name] = model_commit(name, arguments.model_revision)
+    shown["output_dir"] = short_path(arguments.output_dir)
+    record = {
+        "script": "make_model.py",
+        "arguments": shown,
+        "commits": commits,
+        "num_parameters": model.num_parameters(),
+        "versions": versions("torch", "transformers"),
+    }
+    write_files(folder, {RECORD: json.dumps(record, ensure_ascii=False, indent=2) + "\n"})
+    return {name: commit for name, commit in commits.items() if commit}
 
 
 def main() -> None:
     # 1. Arguments
     start_logging()
     (arguments,) = parse_arguments(__doc__, ModelArguments)
+    check_arguments(arguments)
     folder = Path(arguments.output_dir)
-    new = (arguments.config_name, arguments.tokenizer_name)
-    unused = {
-        "model_name_or_path": arguments.model_name_or_path,
-        "num_hidden_layers": arguments.num_hidden_layers,
-    }
-    if arguments.model_name_or_path and arguments.num_hidden_layers is not None:
-        unused = {key: getattr(arguments, key) for key in UNTRAINED}
-    elif None in new:
-        fail(
-            "give either --model_name_or_path and --num_hidden_layers, or --config_name and --tokenizer_name"
-        )
-    for key, value in unused.items():
-        if value is not None:
-            fail(
-                f"--{key} cannot be combined with the other arguments; an untrained model has {', '.join(UNTRAINED)}"
-            )
-    if arguments.seed is not None and not 0 <= arguments.seed < 2**32:
-        fail(f"--seed must be 0 or more, not {arguments.seed}")
-    open_output_dir(
-        folder,
-        r"(config|tokenizer|tokenizer_config|special_tokens_map)\.json|model\.safetensors|vocab\.\w+",
-    )
+    open_output_dir(folder, "make_model.py", [RECORD], OWN_FILES)
 
     # 2. Model and tokenizer
-    model, tokenizer = (
-        first_layers(arguments) if arguments.model_name_or_path else untrained(arguments)
-    )
-    try:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    except OSError as error:
-        fail(f"cannot write into --output_dir {folder}: {one_line(error)}")
-    sources = (arguments.model_name_or_path, arguments.config_name, arguments.tokenizer_name)
-    remote = [source for source in sources if source and not Path(source).exists()]
-    commits = {source: model_commit(source, arguments.model_revision) for source in remote}
-    shown = ", ".join(f"{source} at {commit}" for source, commit in commits.items() if commit)
+    if arguments.model_name_or_path:
+        model, tokenizer = first_layers(arguments)
+    else:
+        model, tokenizer = untrained_model(arguments)
+
+    # 3. The folder
+    commits = write_model(folder, model, tokenizer, arguments)
+    logger.info("%s parameters in %s", f"{model.num_parameters():,}", folder)
+    for name, commit in commits.items():
+        logger.info("made from %s at %s", name, commit)
     logger.info(
-        "%s parameters in %s%s",
-        f"{model.num_parameters():,}",
-        folder,
-        shown and f", made from {shown}",
+        "next: python run_classification.py --model_name_or_path %s --dataset_name data/arxiv "
+        "--do_train --do_eval --do_predict --output_dir %s",
+        shlex.quote(str(folder)),
+        shlex.quote(f"runs/{short_path(arguments.output_dir)}"),
     )
-    logger.info("next: python run_classification.py --model_name_or_path %s --do_train ...", folder)
 
 
 if __name__ == "__main__":
