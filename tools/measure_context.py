@@ -6,6 +6,7 @@
 #     "jinja2==3.1.6",
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
+#     "pandas==3.1.1",
 #     "PyYAML==6.0.3",
 #     "scikit-learn==1.9.1",
 #     "scipy==1.17.1",
@@ -57,7 +58,7 @@ from common.pages import data_url, escape_markdown, markdown_table, png, render
 from context import EXPERIMENTS
 from context.attributions import warn_of_another_model
 from context.documents import Documents, read_documents, text_digest
-from context.models import Cache, Run, load_runs, read_words
+from context.models import Cache, Run, column_names, load_runs, read_words
 from context.results import Evaluation, Measurement, Section, logits_key
 from context.words import normalize_phrase
 
@@ -163,6 +164,8 @@ class ContextArguments:
     disable_tqdm: bool = HfArg(default=False, help="Disable the progress bars.")
 
     def __post_init__(self):
+        if self.text_column_names is not None:
+            self.text_column_names = column_names(self.text_column_names)
         least = {
             "max_samples": 1,
             "n_shuffles": 1,
@@ -219,9 +222,8 @@ def recorded_arguments(folder: Path) -> dict:
     for entry in fields(ContextArguments):
         if entry.name in recorded and entry.name not in ("output_dir", "statistics_only"):
             arguments[entry.name] = recorded[entry.name]
-    # Earlier versions had one string of columns.
-    if isinstance(arguments.get("text_column_names"), str):
-        arguments["text_column_names"] = [arguments["text_column_names"]]
+    # Earlier versions had one string of columns, or what was typed.
+    arguments["text_column_names"] = column_names(arguments["text_column_names"])
     return arguments
 
 

@@ -158,7 +158,7 @@ def set_text_columns(run: Run, arguments) -> None:
     if trained:
         run.text_columns = column_names(trained)
     if arguments.text_column_names is not None:
-        wanted = column_names(arguments.text_column_names)
+        wanted = arguments.text_column_names
         if trained and wanted != run.text_columns:
             logger.warning(
                 "%s was trained on %s, not on --text_column_names %s",
