@@ -873,7 +873,7 @@ def test_intervals_from_few_documents_are_not_reported(everything, tmp_path, run
     (model,) = read(tmp_path / "out")["attribution"]
     assert model["all"]["low"] is model["function_share"]["high"] is None
     summary = (tmp_path / "out" / "context.md").read_text()
-    assert "no 95 % interval: fewer than 10 documents" in summary
+    assert "no 95% CI: fewer than 10 documents" in summary
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

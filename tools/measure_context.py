@@ -182,9 +182,9 @@ class ContextArguments:
             if getattr(self, name) < bound:
                 raise ValueError(f"--{name} must be at least {bound}, not {getattr(self, name)}")
         if not self.window_sizes or min(self.window_sizes) < 0:
-            raise ValueError("--window_sizes needs whole numbers from 0")
+            raise ValueError("--window_sizes must be whole numbers from 0")
         if not self.block_sizes or min(self.block_sizes) < 1:
-            raise ValueError("--block_sizes needs whole numbers from 1")
+            raise ValueError("--block_sizes must be whole numbers from 1")
         for phrase in self.phrases:
             if " " not in normalize_phrase(phrase):
                 raise ValueError(f"--phrases: {phrase!r} is not a phrase of two words or more")

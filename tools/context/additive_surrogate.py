@@ -110,7 +110,7 @@ def describe(result: dict) -> Section:
     section = Section(TITLE)
     for row in result["surrogates"]:
         section.sentences.append(
-            f"{row['name']}: {percent(row['mean'])} % ({interval(row)}) of the variance of the "
+            f"{row['name']}: {percent(row['mean'])}% ({interval(row)}) of the variance of the "
             "predicted class's logit is a sum over words, and the rest is interactions of words "
             "(R2 of the best additive surrogate on texts in which each word is left out with "
             f"probability 1/2; mean over {row['documents']} documents)."

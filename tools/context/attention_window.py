@@ -119,7 +119,7 @@ def describe(result: dict) -> Section:
         for condition in run["conditions"]:
             rows.append([str(condition["window"]), *metric_cells(condition)])
         header = ["tokens on either side", *METRIC_HEADER]
-        section.tables.append(Table(f"{run['name']}, per cent", header, rows))
+        section.tables.append(Table(f"{run['name']}, percent", header, rows))
     if result["windows"]:
         section.sentences.append(
             "The first special token still sees the whole text, and no token sees it; all tokens "

@@ -20,11 +20,11 @@ from context.text import limits, model_styles
 METRIC_HEADER = [
     "accuracy",
     "difference",
-    "95 % interval",
+    "95% CI",
     "p (Holm)",
     "macro F1",
     "difference",
-    "95 % interval",
+    "95% CI",
     "p (Holm)",
 ]
 

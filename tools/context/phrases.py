@@ -499,7 +499,7 @@ def draw(axes: plt.Axes, result: dict) -> None:
         if synergy["low"] is not None:
             axes.hlines(y, synergy["low"], synergy["high"], color=COLORS[0], linewidth=1.2)
     series = {
-        "phrase (95 % interval)": [row["synergy"]["mean"] for row in rows],
+        "phrase (95% CI)": [row["synergy"]["mean"] for row in rows],
         "other neighboring words": [row["spans_synergy"] for row in rows],
         "same words moved apart": [row["moved_synergy"] for row in rows],
     }

@@ -75,7 +75,7 @@ def correlation_draws(first: np.ndarray, second: np.ndarray, weights: np.ndarray
 
 
 def bootstrap_z(draws: np.ndarray, words: int) -> tuple[float, float, float]:
-    """Return the limits of a 95 % interval and the p-value of 0.
+    """Return the limits of a 95% CI and the p-value of 0.
 
     The first of the draws is the estimate, the others are resamples of the words. Student's t has
     the standard deviation of the resamples.
@@ -257,8 +257,8 @@ def model_sentences(name: str, rows: list[dict], first_model: str) -> list[str]:
 
 def correlation_table(rows: list[dict], first_model: str) -> Table:
     """Return the table of the correlations and of their differences from the first model's."""
-    header = ["model", "class", "words", "Spearman's correlation", "95 % interval", "p (Holm)"]
-    header += [f"difference from {first_model}, Fisher's z", "95 % interval", "p (Holm)"]
+    header = ["model", "class", "words", "Spearman's correlation", "95% CI", "p (Holm)"]
+    header += [f"difference from {first_model}, Fisher's z", "95% CI", "p (Holm)"]
     lines = []
     for row in rows:
         line = [row["model"], row["class"], row["words"]]

@@ -24,8 +24,8 @@ def limits(estimate: dict, form: Callable[[float], str] = percent) -> str:
 def interval(estimate: dict, form: Callable[[float], str] = percent) -> str:
     """Return an interval for a sentence, or why there is none."""
     if estimate["low"] is None:
-        return f"no 95 % interval: fewer than {MIN_INTERVAL_DOCUMENTS} documents"
-    return f"95 % interval {limits(estimate, form)}"
+        return f"no 95% CI: fewer than {MIN_INTERVAL_DOCUMENTS} documents"
+    return f"95% CI {limits(estimate, form)}"
 
 
 def verdict(p_holm: float, null: str) -> str:

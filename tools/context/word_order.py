@@ -166,8 +166,8 @@ def run_sentences(run: dict, documents: int) -> list[str]:
     """Return the findings of a run's word order test."""
     name = run["name"]
     sentences = [
-        f"{name}: accuracy {percent(run['accuracy']['value'])} % ({interval(run['accuracy'])}) "
-        f"and macro F1 {percent(run['macro_f1']['value'])} % on the {documents:,} original "
+        f"{name}: accuracy {percent(run['accuracy']['value'])}% ({interval(run['accuracy'])}) "
+        f"and macro F1 {percent(run['macro_f1']['value'])}% on the {documents:,} original "
         "documents."
     ]
     for condition in run["conditions"]:
@@ -212,7 +212,7 @@ def condition_sentence(name: str, condition: dict) -> str:
         f"{name}: with {block_text(condition['block'])} shuffled, accuracy {verb} "
         f"({interval(test)}, p after Holm {p_text(test['p_holm'])}): "
         f"{verdict(test['p_holm'], 'no change')}. "
-        f"{percent(condition['predictions_changed'])} % of its predictions change."
+        f"{percent(condition['predictions_changed'])}% of its predictions change."
     )
 
 
@@ -220,7 +220,7 @@ def run_tables(run: dict) -> list[Table]:
     """Return the tables of a run's word order test: its metrics, and the F1 of each class."""
     conditions = run["conditions"]
     metrics = Table(
-        caption=f"{run['name']}, per cent",
+        caption=f"{run['name']}, percent",
         header=["shuffled", *METRIC_HEADER, "P(true class) changes by"],
         rows=[],
     )

@@ -206,7 +206,7 @@ def describe(result: dict) -> Section:
             "about the use of context."
         )
         header = ["model", "words", "pairs", "observations", "variance between words, 1/1000"]
-        header += ["variance within words, 1/1000", "share between words", "95 % interval"]
+        header += ["variance within words, 1/1000", "share between words", "95% CI"]
         section.tables.append(Table("Variance of the ranks of attributions", header, rows))
     return section
 
@@ -217,7 +217,7 @@ def model_sentences(model: dict) -> list[str]:
     variance = model["all"]
     if variance:
         sentences.append(
-            f"{model['name']}: {percent(variance['icc'])} % ({interval(variance)}) of the variance "
+            f"{model['name']}: {percent(variance['icc'])}% ({interval(variance)}) of the variance "
             "of the rank of a word's attribution to a class lies between words, the rest between "
             f"the documents that contain it ({variance['groups']:,} pairs of word and class, each "
             f"in {model['min_occurrences']} or more of {model['documents']:,} documents, the same "
@@ -226,8 +226,8 @@ def model_sentences(model: dict) -> list[str]:
     share = model["function_share"]
     if share:
         sentences.append(
-            f"Function words are {percent(model['function_share_of_words']['mean'])} % of the "
-            f"words and carry {percent(share['mean'])} % ({interval(share)}) of the absolute "
+            f"Function words are {percent(model['function_share_of_words']['mean'])}% of the "
+            f"words and carry {percent(share['mean'])}% ({interval(share)}) of the absolute "
             f"attribution of {model['name']}."
         )
     return sentences
