@@ -167,7 +167,7 @@ def loaded(folder, data, **changes):
     )
     texts = read_split(arguments)
     run = models.load_encoder(str(folder), Path(folder).name, texts.classes, None, arguments)
-    models.set_text_columns(run, arguments)
+    models.set_text_columns(run, texts, arguments)
     models.read_words(run, texts, arguments.seed)
     return run, texts, arguments
 

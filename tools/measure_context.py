@@ -250,7 +250,7 @@ def evaluate_models(arguments: ContextArguments, folder: Path) -> None:
     documents = read_documents(
         arguments.dataset_name, arguments.dataset_revision, arguments.split, arguments.max_samples
     )
-    runs = load_runs(arguments, documents.classes)
+    runs = load_runs(arguments, documents)
     for run in runs:
         read_words(run, documents, arguments.seed)
     arguments.text_column_names = runs[0].text_columns
@@ -360,6 +360,12 @@ def read_measurement(folder: Path) -> Measurement:
         fail(
             f"{folder} has no complete evaluations/ of tools/{SCRIPT}: {one_line(error)}; "
             "run it without --statistics_only"
+        )
+    missing = [experiment.NAME for experiment in EXPERIMENTS if experiment.NAME not in evaluations]
+    if missing:
+        fail(
+            f"evaluations/ of {folder} were made without {', '.join(missing)}; "
+            "run the command again without --statistics_only"
         )
     return Measurement(index, evaluations)
 

@@ -1,6 +1,7 @@
 """The documents that are measured."""
 
 import hashlib
+import json
 from collections import Counter
 from dataclasses import dataclass
 
@@ -20,7 +21,8 @@ class Documents:
     ids: list[str]
     labels: list[int]  # numbers of classes
     classes: list[str]
-    table: datasets.Dataset  # all columns
+    table: datasets.Dataset  # all columns of these documents
+    split_table: datasets.Dataset  # of all documents of the split
     commit: str | None  # of a dataset on the Hub
 
     def words(self, columns: list[str], delimiter: str) -> list[list[str]]:
@@ -36,10 +38,10 @@ class Documents:
                 )
         words = []
         empty = []
-        for identifier, row in zip(self.ids, self.table.select_columns(columns), strict=True):
-            text = delimiter.join(str(row[column] or "") for column in columns)
+        texts = join_columns(self.table, columns, delimiter)
+        for identifier, text in zip(self.ids, texts, strict=True):
             words.append(text.split())
-            if not any(row[column] and str(row[column]).strip() for column in columns):
+            if not words[-1]:
                 empty.append(identifier)
         if empty:
             fail(
@@ -47,6 +49,31 @@ class Documents:
                 f"{', '.join(columns)}; remove them"
             )
         return words
+
+    def fingerprint(self, columns: list[str], delimiter: str, max_samples: int | None) -> str:
+        """Return 16 digits of the SHA-256 of the ids, texts and class names of the split.
+
+        run_baseline.py and run_classification.py record the same number of the data that they use,
+        of the first max_samples documents if that is not None.
+        """
+        table = self.split_table
+        if max_samples is not None:
+            table = table.select(range(min(max_samples, len(table))))
+        texts = join_columns(table, columns, delimiter)
+        digest = hashlib.sha256()
+        for identifier, text, label in zip(table["id"], texts, table["label"], strict=True):
+            row = [str(identifier), text, self.classes[label]]
+            digest.update(json.dumps(row).encode() + b"\n")
+        return digest.hexdigest()[:16]
+
+
+def join_columns(table: datasets.Dataset, columns: list[str], delimiter: str) -> list[str]:
+    """Return the text of each row: its columns, joined; one that is empty is left out."""
+    texts = []
+    for row in table.select_columns(columns):
+        parts = [str(row[column]) for column in columns if row[column] is not None]
+        texts.append(delimiter.join(part for part in parts if part.strip()))
+    return texts
 
 
 def count_documents(ids: list[str]) -> str:
@@ -68,6 +95,7 @@ def read_documents(name: str, revision: str | None, split: str, max_samples: int
             f"column 'label' of {name} is not a ClassLabel; "
             "prepare the dataset with tools/prepare_dataset.py"
         )
+    split_table = table
     table = table.select(range(min(max_samples, len(table))))
     if len(table) < MIN_DOCUMENTS:
         fail(
@@ -89,7 +117,8 @@ def read_documents(name: str, revision: str | None, split: str, max_samples: int
     if unlabeled:
         fail(f"{count_documents(unlabeled)} of split {split!r} have no label; remove them")
     classes = table.features["label"].names
-    return Documents(split, ids, labels, classes, table, dataset_commit(table))
+    commit = dataset_commit(table)
+    return Documents(split, ids, labels, classes, table, split_table, commit)
 
 
 def text_digest(text: str) -> str:

@@ -32,6 +32,12 @@ logger = logging.getLogger(__name__)
 DEFAULT_COLUMNS = ["abstract"]  # of a run that does not say what it was trained on
 DEFAULT_LENGTH = 256
 NO_LIMIT = 10**9
+# The flags of a run that truncate its splits
+LIMITS = {
+    "train": "max_train_samples",
+    "validation": "max_eval_samples",
+    "test": "max_predict_samples",
+}
 ROUNDING = 1e-5  # of logits in single precision
 
 
@@ -50,7 +56,6 @@ class Run:
     commit: str | None = None  # of a model from the Hub
     text_columns: list[str] = field(default_factory=lambda: list(DEFAULT_COLUMNS))
     delimiter: str = " "  # between two text columns
-    data_fingerprints: dict[str, str] = field(default_factory=dict)  # of the splits it was made of
     prefix: str = ""
     tokenizer: object = None
     max_length: int = 0
@@ -120,11 +125,12 @@ def read_run_record(folder: str) -> dict:
     return read_json(path) if path.exists() else {}
 
 
-def load_runs(arguments, classes: list[str]) -> list[Run]:
+def load_runs(arguments, documents: Documents) -> list[Run]:
     """Load --model_name_or_path and the runs of --compare, each folder once.
 
-    Warns where a flag is not what a run was trained with, and where runs are of other data.
+    Warns where a flag is not what a run was trained with, and where a run is of other data.
     """
+    classes = documents.classes
     folders = list(dict.fromkeys([arguments.model_name_or_path, *arguments.compare]))
     runs = []
     for folder, name in zip(folders, unique_names(folders), strict=True):
@@ -133,19 +139,20 @@ def load_runs(arguments, classes: list[str]) -> list[Run]:
         else:
             revision = None if runs else arguments.model_revision
             run = load_encoder(folder, name, classes, revision, arguments)
-        set_text_columns(run, arguments)
+        set_text_columns(run, documents, arguments)
         runs.append(run)
     for flag in ("max_seq_length", "bf16"):
         if getattr(arguments, flag) and all(run.kind == "svm" for run in runs):
             fail(f"--{flag} is for encoders, but all runs are SVMs; leave it out")
-    warn_of_other_data(runs, arguments.split)
     return runs
 
 
-def set_text_columns(run: Run, arguments) -> None:
-    """Set the text columns of a run: those of its training, or --text_column_names."""
+def set_text_columns(run: Run, documents: Documents, arguments) -> None:
+    """Set the text columns of a run: those of its training, or --text_column_names.
+
+    Warns if these differ, and if the run was made with other data.
+    """
     record = read_run_record(run.folder)
-    run.data_fingerprints = record.get("data_fingerprints") or {}
     recorded = record.get("arguments") or {}
     config = run.model.config if run.kind == "encoder" else None
     # config.json goes where the model goes; runs of earlier versions have the record alone.
@@ -157,8 +164,9 @@ def set_text_columns(run: Run, arguments) -> None:
         run.delimiter = delimiter
     if trained:
         run.text_columns = column_names(trained)
-    if arguments.text_column_names is not None:
-        wanted = arguments.text_column_names
+    warn_of_other_data(run, record, documents)
+    wanted = arguments.text_column_names
+    if wanted is not None:
         if trained and wanted != run.text_columns:
             logger.warning(
                 "%s was trained on %s, not on --text_column_names %s",
@@ -169,26 +177,24 @@ def set_text_columns(run: Run, arguments) -> None:
         run.text_columns = wanted
 
 
-def warn_of_other_data(runs: list[Run], split: str) -> None:
-    """Warn of runs whose record says that their documents of the split were others.
+def warn_of_other_data(run: Run, record: dict, documents: Documents) -> None:
+    """Warn if the split that is measured was another one when the run was made.
 
-    Such a run can have been trained on documents that are measured now.
+    The run can have been trained on documents that are measured now. Runs of earlier versions and
+    models of the Hub have no fingerprints.
     """
-    first = runs[0]
-    for run in runs[1:]:
-        # The same documents have another fingerprint if other columns are read.
-        if (run.text_columns, run.delimiter) != (first.text_columns, first.delimiter):
-            continue
-        ours = first.data_fingerprints.get(split)
-        theirs = run.data_fingerprints.get(split)
-        if ours and theirs and ours != theirs:
-            logger.warning(
-                "%s and %s were made with different data of split %r: "
-                "one may have been trained on documents that are measured",
-                first.name,
-                run.name,
-                split,
-            )
+    recorded = (record.get("data_fingerprints") or {}).get(documents.split)
+    has_columns = set(run.text_columns) <= set(documents.table.column_names)
+    if recorded is None or not has_columns:
+        return
+    limit = (record.get("arguments") or {}).get(LIMITS.get(documents.split))
+    if documents.fingerprint(run.text_columns, run.delimiter, limit) != recorded:
+        logger.warning(
+            "%s was made with other data of split %r: it may have been trained on documents that "
+            "are measured",
+            run.name,
+            documents.split,
+        )
 
 
 def svm_class_names(folder: str) -> list[str]:
