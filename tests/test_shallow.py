@@ -1,5 +1,7 @@
-"""configs/shallow: the bag-of-embeddings classifier and shallow transformers, made by tools/make_model.py, trained and
-explained by the scripts that serve any encoder."""
+"""configs/shallow: the bag-of-embeddings classifier and shallow transformers.
+
+They are made by tools/make_model.py, and trained and explained by the scripts for any encoder.
+"""
 
 import json
 
@@ -16,28 +18,15 @@ from transformers import (
 
 CONFIGS = sorted((ROOT / "configs" / "shallow").glob("*.json"))
 FAST = [
-    "--per_device_train_batch_size",
-    8,
-    "--gradient_accumulation_steps",
-    1,
-    "--max_seq_length",
-    64,
-]
-FAST += [
-    "--learning_rate",
-    3e-3,
-    "--num_train_epochs",
-    3,
-    "--disable_tqdm",
-    "true",
-    "--report_to",
-    "none",
+    *("--per_device_train_batch_size", 8, "--gradient_accumulation_steps", 1),
+    *("--max_seq_length", 64, "--learning_rate", 3e-3, "--num_train_epochs", 3),
+    *("--disable_tqdm", "true", "--report_to", "none"),
 ]
 EVERYTHING = ["--do_train", "--do_eval", "--do_predict"]
 
 
 def build(layers: int, **changes) -> EuroBertForSequenceClassification:
-    """The network of a config in float64, its dropout-free evaluation; small vocabulary, random weights."""
+    """The network of a config in float64 without dropout; small vocabulary, random weights."""
     torch.manual_seed(layers)
     config = AutoConfig.from_pretrained(ROOT / "configs" / "shallow" / f"layers-{layers}.json")
     settings = {
@@ -46,10 +35,10 @@ def build(layers: int, **changes) -> EuroBertForSequenceClassification:
         "num_labels": 5,
         "hidden_size": 64,
         "intermediate_size": 64,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
     }
-    for name, value in (
-        settings | {"num_attention_heads": 2, "num_key_value_heads": 2} | changes
-    ).items():
+    for name, value in (settings | changes).items():
         setattr(config, name, value)
     config.head_dim = config.hidden_size // config.num_attention_heads
     config.initializer_range = 0.5
@@ -108,49 +97,39 @@ def test_saves_and_loads(tmp_path):
 def make_model(run, folder, tokenizer, *more, layers=0):
     """Write an untrained model of configs/shallow by tools/make_model.py."""
     config = ROOT / "configs" / "shallow" / f"layers-{layers}.json"
-    return run(
-        "make_model",
-        "--config_name",
-        config,
-        "--tokenizer_name",
-        tokenizer,
-        "--output_dir",
-        folder,
-        *more,
-    )
+    flags = ["--config_name", config, "--tokenizer_name", tokenizer, "--output_dir", folder]
+    return run("make_model", *flags, *more)
 
 
 @pytest.mark.parametrize("layers", [0, 1])
 def test_trains_and_is_explained_through_the_scripts(
     run, tiny_dataset, tiny_model, tmp_path, layers
 ):
-    model, folder = tmp_path / f"layers-{layers}", tmp_path / "run"
+    model = tmp_path / f"layers-{layers}"
+    folder = tmp_path / "run"
     result = make_model(run, model, tiny_model, layers=layers)
     assert result.code == 0, result.err
-    result = run(
-        "run_classification", "--model_name_or_path", model, "--dataset_name", tiny_dataset, "--output_dir", folder,
-        *EVERYTHING, *FAST,
-    )  # fmt: skip
+    flags = ["--model_name_or_path", model, "--dataset_name", tiny_dataset]
+    result = run("run_classification", *flags, "--output_dir", folder, *EVERYTHING, *FAST)
     assert result.code == 0, result.err
     config = json.loads((folder / "config.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert (config["vocab_size"], config["num_hidden_layers"]) == (len(tokenizer), layers)
-    assert (config["pad_token_id"], config["mask_token_id"]) == (
-        tokenizer.pad_token_id,
-        tokenizer.mask_token_id,
-    )
+    assert config["vocab_size"] == len(tokenizer)
+    assert config["num_hidden_layers"] == layers
+    assert config["pad_token_id"] == tokenizer.pad_token_id
+    assert config["mask_token_id"] == tokenizer.mask_token_id
     # Each class has a word of its own: counting words tells ten documents apart.
     assert json.loads((folder / "predict_results.json").read_text())["predict_accuracy"] >= 0.9
-    result = run(
-        "run_attribution", "--model_name_or_path", folder, "--dataset_name", tiny_dataset, "--output_dir",
-        tmp_path / "attribution", "--disable_tqdm", "--max_samples", 2, "--n_steps", 1000,
-    )  # fmt: skip
+    flags = ["--model_name_or_path", folder, "--dataset_name", tiny_dataset, "--disable_tqdm"]
+    flags += ["--max_samples", 2, "--n_steps", 1000, "--output_dir", tmp_path / "attribution"]
+    result = run("run_attribution", *flags)
     assert result.code == 0, result.err
     for line in (tmp_path / "attribution" / "attributions.jsonl").read_text().splitlines():
         document = json.loads(line)
         strongest = max(zip(document["word_attributions"], document["words"], strict=True))[1]
         assert strongest == OWN_WORDS[document["prediction"]]
-        # PAD is the zero vector here, where RMSNorm is steepest: such a path needs more steps than a BERT's.
+        # PAD is the zero vector here, where RMSNorm is steepest: such a path needs more steps
+        # than a BERT's.
         assert document["relative_error"] < 0.05
 
 
@@ -159,13 +138,9 @@ def test_embeddings_are_copied_if_their_sizes_agree(run, tmp_path):
     other = write_tiny_model(tmp_path / "other")
     result = make_model(run, tmp_path / "model", given, "--init_embeddings_from", given)
     assert result.code == 0, result.err
-    source = AutoModelForSequenceClassification.from_pretrained(given).get_input_embeddings().weight
-    copied = (
-        AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
-        .get_input_embeddings()
-        .weight
-    )
-    assert torch.equal(source, copied)
+    source = AutoModelForSequenceClassification.from_pretrained(given)
+    copied = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    assert torch.equal(source.get_input_embeddings().weight, copied.get_input_embeddings().weight)
     result = make_model(run, tmp_path / "bad", given, "--init_embeddings_from", other)
     assert_user_error(result, "embeddings", "384", "tokenizer")
 
@@ -173,22 +148,21 @@ def test_embeddings_are_copied_if_their_sizes_agree(run, tmp_path):
 def test_weights_depend_on_the_seed(run, tiny_model, tmp_path):
     weights = []
     for number, seed in enumerate((1, 1, 2)):
-        assert (
-            make_model(run, tmp_path / str(number), tiny_model, "--seed", seed, layers=1).code == 0
-        )
-        weights.append((tmp_path / str(number) / "model.safetensors").read_bytes())
+        folder = tmp_path / str(number)
+        result = make_model(run, folder, tiny_model, "--seed", seed, layers=1)
+        assert result.code == 0, result.err
+        weights.append((folder / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
 
 
 def test_first_layers_of_a_pretrained_model(run, tmp_path):
-    given, folder = write_tiny_model(tmp_path / "given", num_hidden_layers=3), tmp_path / "first-2"
+    given = write_tiny_model(tmp_path / "given", num_hidden_layers=3)
+    folder = tmp_path / "first-2"
     flags = ("--model_name_or_path", given, "--output_dir", folder)
     result = run("make_model", *flags, "--num_hidden_layers", 2)
     assert result.code == 0, result.err
-    whole, part = (
-        AutoModel.from_pretrained(path, output_hidden_states=True).eval()
-        for path in (given, folder)
-    )
+    whole = AutoModel.from_pretrained(given, output_hidden_states=True).eval()
+    part = AutoModel.from_pretrained(folder, output_hidden_states=True).eval()
     ids = torch.tensor([[1, 5, 6, 7, 2]])
     with torch.no_grad():
         assert torch.equal(part(ids).hidden_states[2], whole(ids).hidden_states[2])
@@ -215,13 +189,7 @@ def test_configuration_and_tokenizer_that_cannot_be_loaded(run, tiny_model, tmp_
 
 
 def test_flag_that_moved_is_named(run, tiny_model, tiny_dataset, tmp_path):
-    flags = (
-        "--model_name_or_path",
-        tiny_model,
-        "--dataset_name",
-        tiny_dataset,
-        "--output_dir",
-        tmp_path / "run",
-    )
-    result = run("run_classification", *flags, "--do_train", "--config_name", "x.json")
+    flags = ["--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset]
+    flags += ["--output_dir", tmp_path / "run", "--do_train", "--config_name", "x.json"]
+    result = run("run_classification", *flags)
     assert_user_error(result, "--config_name", "tools/make_model.py")
