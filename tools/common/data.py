@@ -103,16 +103,10 @@ def load_splits(
     split, a column, a text or a label is missing, an id is duplicated, or a split has a class that
     the training split lacks.
     """
-    wanted = [split for split in SPLITS if split in (*needed, *(optional or ()))]
     # 1. Tables with the columns of the files; validation may have to be taken from training
-    tables, commit = read_tables(arguments, wanted)
+    tables, commit = read_tables(arguments, needed, optional or [])
+    wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
     takes_validation = "validation" in wanted and "validation" not in tables and "train" in tables
-    for split in needed:
-        if split not in tables and not (split == "validation" and takes_validation):
-            source = arguments.dataset_name or f"--{split}_file is not given: the data"
-            fail(f"{source} has no split {split!r}; it has {', '.join(tables) or 'no known split'}")
-    if not tables:
-        fail("the data has none of the splits train, validation and test")
 
     # 2. Tables with the columns id, text and label, a name
     tables = {split: check_rows(table, split, arguments) for split, table in tables.items()}
@@ -144,11 +138,12 @@ def load_splits(
 
 
 def read_tables(
-    arguments: DataArguments, wanted: list[str]
+    arguments: DataArguments, needed: list[str], optional: list[str]
 ) -> tuple[dict[str, pd.DataFrame], str | None]:
-    """Return the wanted splits that exist as tables, and the commit of a dataset on the Hub.
+    """Return the splits that are needed or optional as tables, and the commit of a Hub dataset.
 
-    Training comes with them where a missing validation split has to be taken from it.
+    Training comes with them where a missing validation split has to be taken from it. Exits with
+    status 2 if a needed split does not exist.
     """
     files = {split: getattr(arguments, f"{split}_file") for split in SPLITS}
     files = {split: file for split, file in files.items() if file}
@@ -163,10 +158,22 @@ def read_tables(
             arguments.dataset_name, arguments.dataset_config_name, arguments.dataset_revision
         )
         commit = dataset_commit(next(iter(loaded.values())))
+
+    wanted = {*needed, *optional} & {*loaded}
+    if "validation" in (*needed, *optional) and "validation" not in loaded and "train" in loaded:
+        wanted.add("train")
+    for split in needed:
+        is_taken = split == "validation" and "train" in loaded
+        if split not in loaded and not is_taken:
+            has = ", ".join(loaded)
+            if files:
+                fail(f"--{split}_file is required; the files given are those of {has}")
+            fail(f"{arguments.dataset_name} has no split {split!r}; it has {has}")
+    if not wanted:
+        fail(f"the data has none of the splits {', '.join(SPLITS)}; it has {', '.join(loaded)}")
     tables = {}
     for split in SPLITS:
-        is_source = split == "train" and "validation" in wanted and "validation" not in loaded
-        if split not in loaded or not (split in wanted or is_source):
+        if split not in wanted:
             continue
         if arguments.dataset_name:
             tables[split] = to_table(loaded[split].to_pandas(), loaded[split].features)
@@ -211,6 +218,8 @@ def read_file(file: str) -> pd.DataFrame:
         if suffix == ".parquet":
             return read_parquet(file)
         content = Path(file).read_bytes()
+    except FileNotFoundError:
+        fail(f"cannot load {file}: no such file")
     except LOAD_ERRORS as error:
         fail(f"cannot load {file}: {one_line(error)}")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:1000]:
@@ -351,7 +360,10 @@ def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
     for column in needed:
         if column not in columns:
             names = ", ".join(map(repr, columns))
-            fail(f"column {column!r} is not in split {split!r}; its columns are {names}")
+            fail(
+                f"column {column!r} is not in split {split!r}; its columns are {names}: "
+                "choose --text_column_names and --label_column_name"
+            )
         if columns.count(column) > 1:
             fail(f"column {column!r} occurs {columns.count(column)} times in split {split!r}")
 
@@ -539,8 +551,8 @@ def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
         alike = int(texts.map(normalize_text).isin(set(seen.map(normalize_text))).sum())
         if alike:
             logger.warning(
-                "%d of %d texts of split %r are also in split %r (%d to the letter, the others but "
-                "for white space and case), so its results are too good; "
+                "%d of %d texts of split %r are also in split %r, regardless of white space and "
+                "case (%d to the letter): results on them are too good; "
                 "tools/prepare_dataset.py --drop_leaked removes them from %s",
                 *(alike, len(texts), later, earlier, same, earlier),
             )
