@@ -1045,13 +1045,17 @@ def search(
     The texts are counted once per n-gram length and weighted once per setting, not once per C.
     Among equals the first setting wins: shorter n-grams, raw counts, smaller C.
     """
+    # Counted before the bar starts: a message about words must stand on a line of its own.
+    counted = []
+    for ngram_max in sorted(arguments.ngram_max):
+        counter, train_counts = count_words(ngram_max, arguments.min_df, train["text"])
+        counted.append((ngram_max, counter, train_counts))
     best = None
     best_f1 = -1.0
     rows = []
     total = len(arguments.ngram_max) * len(arguments.sublinear_tf) * len(arguments.C)
     bar = tqdm(total=total, desc="settings", disable=arguments.disable_tqdm)
-    for ngram_max in sorted(arguments.ngram_max):
-        counter, train_counts = count_words(ngram_max, arguments.min_df, train["text"])
+    for ngram_max, counter, train_counts in counted:
         validation_counts = counter.transform(validation["text"])
         for sublinear_tf in sorted(arguments.sublinear_tf):
             tfidf = TfidfTransformer(sublinear_tf=bool(sublinear_tf))
