@@ -161,7 +161,10 @@ def load_tokenizer(name: str, max_seq_length: int) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        fail(f"cannot load --tokenizer_name {name}: {one_line(error)}")
+        reason = one_line(error)
+        if "trust_remote_code" in reason:
+            reason = "it requires code of its own, which is never run; choose another"
+        fail(f"cannot load --tokenizer_name {name}: {reason}")
     # Without files transformers makes an empty tokenizer.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         fail(f"cannot load --tokenizer_name {name}: it has no files of a tokenizer")

@@ -393,6 +393,8 @@ def check_texts(values: list, name: str) -> None:
             f"{name} is not text but {kind} in {len(wrong)} of {len(values)} rows, first in row "
             f"{wrong[0]}; choose other --text_column_names or write the values as texts"
         )
+    if all(is_missing(value) or re.fullmatch(r"\s*[\d.,+-]+\s*", value) for value in values):
+        logger.warning("%s has numbers alone, which are taken as texts", name)
 
 
 def join_texts(texts: tuple, delimiter: str) -> str:
