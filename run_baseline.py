@@ -521,7 +521,8 @@ def read_parquet(file: str) -> pd.DataFrame:
     table = pyarrow.parquet.read_table(file)
     written_by_datasets = b"huggingface" in (table.schema.metadata or {})
     features = Features.from_arrow_schema(table.schema) if written_by_datasets else Features()
-    return to_table(table.to_pandas(), features)
+    # Without pandas' own metadata, an index named id stays the column that it is in the file.
+    return to_table(table.to_pandas(ignore_metadata=True), features)
 
 
 # Copied from tools/common/data.py::read_csv

@@ -456,6 +456,17 @@ def test_parquet_of_pandas_with_a_categorical_label(run, tmp_path):
     assert [1 - int(text.split()[-1]) % 2 for text in train["abstract"]] == train["label"][:]
 
 
+def test_parquet_of_pandas_with_the_ids_as_index(run, tmp_path):
+    frame = pd.DataFrame(rows()).assign(id=[f"d{row}" for row in range(20)]).set_index("id")
+    frame.to_parquet(tmp_path / "train.parquet")
+    result = run(
+        "prepare_dataset", "--train_file", tmp_path / "train.parquet", "--splits", "train",
+        "--output_dir", tmp_path / "data",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert prepared(tmp_path / "data")["train"]["id"][:3] == ["d0", "d1", "d2"]
+
+
 # Class names decide, never numbers
 
 

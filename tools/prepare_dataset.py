@@ -162,7 +162,7 @@ def load_tokenizer(name: str, max_seq_length: int) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = one_line(error)
-        if "trust_remote_code" in reason:
+        if "trust_remote_code" in str(error):
             reason = "it requires code of its own, which is never run; choose another"
         fail(f"cannot load --tokenizer_name {name}: {reason}")
     # Without files transformers makes an empty tokenizer.
