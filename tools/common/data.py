@@ -545,26 +545,30 @@ def normalize_text(text: str) -> str:
 
 def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
     """Warn about texts that stand in two splits, exactly and regardless of white space and case."""
+    texts = {split: table["text"].tolist() for split, table in tables.items()}
+    plain = {split: list(map(normalize_text, texts[split])) for split in texts}
     for earlier, later in (("train", "validation"), ("train", "test"), ("validation", "test")):
-        if earlier not in tables or later not in tables:
+        if earlier not in texts or later not in texts:
             continue
-        seen = tables[earlier]["text"]
-        texts = tables[later]["text"]
-        same = int(texts.isin(set(seen)).sum())
-        alike = int(texts.map(normalize_text).isin(set(seen.map(normalize_text))).sum())
-        if alike:
-            logger.warning(
-                "%d of %d texts of split %r are also in split %r, regardless of white space and "
-                "case (%d to the letter): results on them are too good; "
-                "tools/prepare_dataset.py --drop_leaked removes them from %s",
-                *(alike, len(texts), later, earlier, same, earlier),
-            )
+        seen = set(plain[earlier])
+        alike = sum(text in seen for text in plain[later])
+        if not alike:
+            continue
+        seen = set(texts[earlier])
+        same = sum(text in seen for text in texts[later])
+        logger.warning(
+            "%d of %d texts of split %r are also in split %r, regardless of white space and "
+            "case (%d to the letter): results on them are too good; "
+            "tools/prepare_dataset.py --drop_leaked removes them from %s",
+            *(alike, len(texts[later]), later, earlier, same, earlier),
+        )
 
 
 def fingerprint(table: pd.DataFrame) -> str:
     """Return 16 digits of the SHA-256 of the ids, texts and class names of a split, in order."""
     digest = hashlib.sha256()
-    for row in zip(table["id"], table["text"], table["label"], strict=True):
+    columns = (table[column].tolist() for column in ("id", "text", "label"))
+    for row in zip(*columns, strict=True):
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()[:16]
 
