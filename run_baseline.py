@@ -465,6 +465,10 @@ def read_tables(
 # Copied from tools/common/data.py::load_hub_dataset
 def load_hub_dataset(name: str, config: str | None, revision: str | None) -> DatasetDict:
     """Load a dataset folder or Hub dataset. Exit with status 2 if that fails."""
+    if Path(name, "manifest.partial.json").exists():  # its files may be of two datasets
+        fail(
+            f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
+        )
     try:
         return load_dataset(name, config, revision=revision)
     except LOAD_ERRORS as error:
@@ -622,7 +626,8 @@ def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.
     problems |= {
         f"an empty text in {', '.join(arguments.text_column_names)}": [not text for text in texts],
         "half a character (a lone surrogate)": [
-            re.search("[\ud800-\udfff]", text) is not None for text in texts
+            re.search("[\ud800-\udfff]", f"{identifier}{text}{label}") is not None
+            for identifier, text, label in zip(ids, texts, labels, strict=True)
         ],
         f"no label in column {arguments.label_column_name!r}": labels.astype(object).map(
             is_missing

@@ -436,9 +436,10 @@ def test_empty_text_beside_a_full_one(own_csv, tmp_path):
     assert_user_error(own_csv(frame, None, *flags), "1 of 20", "row 4", "empty text")
 
 
-def test_text_with_a_lone_surrogate(own_csv):
+@pytest.mark.parametrize("column", ["abstract", "label"])
+def test_text_with_a_lone_surrogate(own_csv, column):
     records = rows()
-    records[3]["abstract"] = "half \ud83d of a sign"
+    records[3][column] = "half \ud83d of a sign"
     assert_user_error(own_csv(json.dumps(records), suffix=".json"), "row 3", "surrogate")
 
 
@@ -660,6 +661,17 @@ def test_interrupted_write_is_continued(run, tmp_path, monkeypatch, fails_at):
     assert run("prepare_dataset", *flags, "--output_dir", out, "--seed", 1).code == 0
     written = {name: content for name, content in tree(out).items() if not name.endswith(".tmp")}
     assert written == tree(tmp_path / "expected")
+
+
+def test_folder_of_an_interrupted_command_is_not_read(run, tmp_path):
+    """Its splits may be of two datasets."""
+    flags = write_own_files(tmp_path)
+    assert run("prepare_dataset", *flags, "--output_dir", tmp_path / "data").code == 0
+    (tmp_path / "data" / "manifest.partial.json").write_text('{"script": "prepare_dataset.py"}')
+    result = run(
+        "run_baseline", "--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "svm"
+    )
+    assert_user_error(result, "incomplete", "prepare_dataset.py")
 
 
 def test_next_command_runs_as_printed(run, tmp_path, monkeypatch):
