@@ -7,6 +7,7 @@
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
 #     "pandas==3.1.1",
+#     "pyarrow==26.0.1",
 #     "PyYAML==6.0.3",
 #     "scikit-learn==1.9.1",
 #     "skops==0.16.0",
@@ -17,19 +18,24 @@
 """TF-IDF and a linear support vector machine: what can be told apart by counting words.
 
     python run_baseline.py --dataset_name data/arxiv --output_dir runs/svm
-    python run_baseline.py --train_file train.csv --test_file test.csv --text_column_names title,body \\
-        --label_column_name kind --output_dir runs/svm
+    python run_baseline.py --train_file train.csv --test_file test.csv \\
+        --text_column_names title,body --label_column_name kind --output_dir runs/svm
 
-n-grams, sublinear term frequency and C are chosen by macro F1 on the validation split. Vocabulary, weights and the
-final model come from the training split alone, as an encoder's do. The test split is predicted once, at the end.
+n-grams, sublinear term frequency and C are chosen by macro F1 on the validation split. Vocabulary,
+weights and the final model come from the training split alone, as an encoder's do. The test split,
+if there is one, is predicted once, at the end. A finished run is not repeated.
 
-Writes to --output_dir: model.skops, train_results.json, eval_results.json, predict_results.json, all_results.json,
-trainer_state.json (every setting tried), predictions.csv (decision values), top_words.csv, top_words.png,
-confusion_matrix.png, run_arguments.json and README.md (the model card).
+Writes to --output_dir: model.skops, train_results.json, eval_results.json, all_results.json,
+trainer_state.json (every setting tried), top_words.csv, top_words.png, run_arguments.json,
+README.md (the model card) and, of the test split, predict_results.json, predictions.csv (decision
+values) and confusion_matrix.png.
 """
 
 import argparse
+import csv
 import difflib
+import hashlib
+import html
 import io
 import json
 import logging
@@ -40,7 +46,7 @@ import sys
 import time
 import traceback
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -49,10 +55,13 @@ from typing import Literal, NoReturn
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import skops.io
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets.exceptions import DatasetsError
 from huggingface_hub import EvalResult, HfApi, ModelCardData
+from huggingface_hub.utils import httpx
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.metrics import (
     ConfusionMatrixDisplay,
@@ -69,6 +78,21 @@ from transformers import HfArgumentParser
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run_arguments.json"
+# Arguments that cannot change the results. Where the data is does not matter either: its rows do,
+# and their fingerprints are compared.
+NOT_IDENTITY = (
+    "output_dir",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+    "disable_tqdm",
+    "dataset_name",
+    "dataset_config_name",
+    "dataset_revision",
+    "train_file",
+    "validation_file",
+    "test_file",
+)
 
 
 @dataclass
@@ -203,8 +227,82 @@ def write(path: Path, content: str | bytes) -> None:
     os.replace(temporary, path)
 
 
+# Copied from tools/common/folders.py::is_record
+def is_record(path: Path, script: str) -> bool:
+    """Return whether a file is a JSON object that names the script that wrote its folder."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("script") == script
+
+
+# Copied from tools/common/folders.py::open_output_dir
+def open_output_dir(
+    folder: Path, script: str, records: Collection[str], own_files: str | None = None
+) -> None:
+    """Make an output folder, or check that an existing one is this script's. Nothing is changed in it.
+
+    records are the names of files of which one at least must be a JSON object with ``"script":
+    script`` unless the folder is empty. own_files is a regular expression for the paths of the
+    script's files inside the folder, such as ``data/train.parquet``; with it, a folder with any
+    other file is refused. Temporary files (``*.tmp``) of these are the script's own, too.
+
+    Exits with status 2 if the folder cannot be written or is not the script's.
+    """
+    if folder.exists() and not folder.is_dir():
+        fail(f"--output_dir {folder} is a file; choose a folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_empty = next(folder.iterdir(), None) is None
+        foreign = None
+        if own_files is not None:
+            foreign = find_foreign_file(folder, own_files)
+    except OSError as error:
+        fail(f"cannot write into --output_dir {folder}: {error.strerror}")
+    if foreign is not None:
+        fail(
+            f"--output_dir {folder} holds {foreign!r}, which {script} did not write; "
+            "choose another folder"
+        )
+    if not is_empty and not any(is_record(folder / name, script) for name in records):
+        fail(
+            f"--output_dir {folder} is not empty and holds no {' or '.join(records)} of {script}; "
+            "choose another folder"
+        )
+    if not os.access(folder, os.W_OK):
+        fail(f"cannot write into --output_dir {folder}: it is read-only")
+
+
+# Copied from tools/common/folders.py::find_foreign_file
+def find_foreign_file(folder: Path, own_files: str) -> str | None:
+    """Return the path inside the folder of a file that does not match own_files, or None.
+
+    A symbolic link counts as a file and is not followed.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        name = path.relative_to(folder).as_posix()
+        if not re.fullmatch(rf"({own_files})(\.tmp)?", name):
+            return name
+    return None
+
+
+# Copied from tools/common/pages.py::escape_markdown
+def escape_markdown(text: object) -> str:
+    """Return text that Markdown shows as it is, on one line."""
+    return re.sub(
+        r"([\\`*_\[\]|#$~])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False)
+    )
+
+
 # Copied from tools/common/data.py::SPLITS
 SPLITS = ("train", "validation", "test")
+
+
+# Copied from tools/common/data.py::LOAD_ERRORS
+LOAD_ERRORS = (OSError, ValueError, DatasetsError, httpx.HTTPError)
 
 
 # Copied from tools/common/data.py::DataArguments
@@ -222,7 +320,7 @@ class DataArguments:
         default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."}
     )
     train_file: str | None = field(
-        default=None, metadata={"help": "Training data: .csv, .json, .jsonl or .parquet."}
+        default=None, metadata={"help": "Training data: .csv, .tsv, .json, .jsonl or .parquet."}
     )
     validation_file: str | None = field(
         default=None, metadata={"help": "Validation data with the same columns."}
@@ -239,8 +337,15 @@ class DataArguments:
     label_column_name: str = field(
         default="label", metadata={"help": "Column of the classes: names or integers."}
     )
+    label_names: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names of the classes in the order of their numbers, if labels are 0, 1 ..."
+        },
+    )
     validation_fraction: float = field(
-        default=0.1, metadata={"help": "Share of training to use without validation."}
+        default=0.1,
+        metadata={"help": "Fraction of training held out when there is no validation split."},
     )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Truncate the training split."}
@@ -252,145 +357,529 @@ class DataArguments:
         default=None, metadata={"help": "Truncate the test split."}
     )
 
+    def __post_init__(self):
+        # "title,abstract" and "title abstract" are the same two columns.
+        names = ",".join(self.text_column_names).split(",")
+        self.text_column_names = [name.strip() for name in names]
+
+
+# Copied from tools/common/data.py::LoadedData
+@dataclass
+class LoadedData:
+    """Splits with the columns id, text and label, and what the record of a run says about them."""
+
+    splits: DatasetDict  # label is the same ClassLabel in every split, matched by name
+    labels: list[str]  # names of the classes in the order of their numbers
+    fingerprints: dict[str, str]  # of each split: the rows that are used
+    commit: str | None  # of a dataset on the Hub
+
 
 # Copied from tools/common/data.py::load_splits
 def load_splits(
-    arguments: DataArguments, needed: list[str], seed: int
-) -> tuple[DatasetDict, str | None]:
-    """Load splits with the columns id, text and label (a ClassLabel), and the commit of a Hub dataset or None.
+    arguments: DataArguments, needed: list[str], seed: int, optional: list[str] | None = None
+) -> LoadedData:
+    """Load the splits that are needed, and the optional ones that exist.
 
-    A missing validation split is a stratified share of training. Exits with status 2 if a split, column, text or label
-    is missing, an id is duplicated, or a split has a class that the training split lacks.
+    A missing validation split is a stratified share of training. Exits with status 2 if a needed
+    split, a column, a text or a label is missing, an id is duplicated, or a split has a class that
+    the training split lacks.
     """
-    files = {split: file for split in SPLITS if (file := getattr(arguments, f"{split}_file"))}
-    if bool(arguments.dataset_name) == bool(files):
-        fail("give either --dataset_name or --train_file, --validation_file, --test_file")
-    source, loaded = arguments.dataset_name, {}
-    try:
-        for split, source in files.items():
-            loaded[split] = read_file(source)
-        if not files:
-            loaded = load_dataset(
-                source, arguments.dataset_config_name, revision=arguments.dataset_revision
-            )
-    except Exception as error:  # datasets, pandas and the Hub's client raise many kinds
-        fail(f"cannot load {source}: {one_line(error)}")
-    tables = {
-        split: check_rows(loaded[split], split, arguments) for split in SPLITS if split in loaded
+    # 1. Tables with the columns of the files; validation may have to be taken from training
+    tables, commit = read_tables(arguments, needed, optional or [])
+    wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
+    takes_validation = "validation" in wanted and "validation" not in tables and "train" in tables
+
+    # 2. Tables with the columns id, text and label, a name
+    tables = {split: check_rows(table, split, arguments) for split, table in tables.items()}
+    names = match_labels(tables, arguments)
+    if takes_validation:
+        take_validation(tables, names, arguments.validation_fraction, seed)
+    limits = {
+        "train": arguments.max_train_samples,
+        "validation": arguments.max_eval_samples,
+        "test": arguments.max_predict_samples,
     }
-    if "validation" in needed and "validation" not in tables and "train" in tables:
-        try:
-            options = {
-                "test_size": arguments.validation_fraction,
-                "stratify": tables["train"]["label"],
-            }
-            tables["train"], tables["validation"] = train_test_split(
-                tables["train"], random_state=seed, **options
-            )
-        except (
-            ValueError
-        ) as error:  # a class with one document, or more classes than validation documents
-            fail(
-                f"cannot take --validation_fraction from training: {one_line(error)}; give a --validation_file"
-            )
-        logger.warning(
-            "no validation split: %d training documents are used for it", len(tables["validation"])
-        )
-    for split in needed:
-        if split not in tables:
-            fail(f"{source} has no split {split!r}; it has {', '.join(loaded)}")
-    label = next(iter(loaded.values())).features[arguments.label_column_name]
-    if not isinstance(label, ClassLabel):
-        values = set().union(*(table["label"] for table in tables.values()))
-        label = ClassLabel(
-            names=list(map(str, sorted(values, key=lambda value: (isinstance(value, str), value))))
-        )
-        tables = {split: table.astype({"label": str}) for split, table in tables.items()}
-    features = Features({"id": Value("string"), "text": Value("string"), "label": label})
-    splits = DatasetDict()
-    for split, flag in zip(SPLITS, ("train", "eval", "predict"), strict=True):
-        if (limit := getattr(arguments, f"max_{flag}_samples")) is not None and limit < 1:
+    for split, limit in limits.items():
+        if limit is not None and limit < 1:
             fail(f"the number of documents of split {split!r} must be at least 1, not {limit}")
-        if split in needed:
-            splits[split] = Dataset.from_dict(tables[split][:limit].to_dict("list"), features)
-    known = set(splits["train"]["label"]) if "train" in needed else set(range(label.num_classes))
-    for split in needed:
-        if unseen := set(splits[split]["label"]) - known:
-            fail(
-                f"split {split!r} has documents of class {label.names[min(unseen)]}, the training split has none"
-            )
-    if len(known) < 2:
-        fail(
-            f"all training documents are of class {label.names[min(known)]}; at least two classes are needed"
+    tables = {split: tables[split][: limits[split]] for split in wanted if split in tables}
+    check_classes(tables, names)
+    warn_about_leaks(tables)
+
+    # 3. Numbers instead of names
+    number = {name: place for place, name in enumerate(names)}
+    kinds = {"id": Value("string"), "text": Value("string"), "label": ClassLabel(names=names)}
+    splits = DatasetDict()
+    for split, table in tables.items():
+        columns = table.to_dict("list")
+        columns["label"] = [number[name] for name in columns["label"]]
+        splits[split] = Dataset.from_dict(columns, Features(kinds))
+    fingerprints = {split: fingerprint(table) for split, table in tables.items()}
+    return LoadedData(splits, names, fingerprints, commit)
+
+
+# Copied from tools/common/data.py::read_tables
+def read_tables(
+    arguments: DataArguments, needed: list[str], optional: list[str]
+) -> tuple[dict[str, pd.DataFrame], str | None]:
+    """Return the splits that are needed or optional as tables, and the commit of a Hub dataset.
+
+    Training comes with them where a missing validation split has to be taken from it. Exits with
+    status 2 if a needed split does not exist.
+    """
+    files = {split: getattr(arguments, f"{split}_file") for split in SPLITS}
+    files = {split: file for split, file in files.items() if file}
+    if arguments.dataset_name and files:
+        fail("give either --dataset_name or files such as --train_file, not both")
+    if not arguments.dataset_name and not files:
+        fail("give either --dataset_name or --train_file, --validation_file, --test_file")
+    commit = None
+    loaded = files
+    if arguments.dataset_name:
+        loaded = load_hub_dataset(
+            arguments.dataset_name, arguments.dataset_config_name, arguments.dataset_revision
         )
-    cached = next(iter(loaded.values())).cache_files
-    commit = re.search(r"/([0-9a-f]{40})/[^/]+$", cached[0]["filename"]) if cached else None
-    return splits, commit and commit[1]
+        commit = dataset_commit(next(iter(loaded.values())))
+
+    wanted = {*needed, *optional} & {*loaded}
+    if "validation" in (*needed, *optional) and "validation" not in loaded and "train" in loaded:
+        wanted.add("train")
+    for split in needed:
+        is_taken = split == "validation" and "train" in loaded
+        if split not in loaded and not is_taken:
+            has = ", ".join(loaded)
+            if files:
+                fail(f"--{split}_file is required; the files given are those of {has}")
+            fail(f"{arguments.dataset_name} has no split {split!r}; it has {has}")
+    if not wanted:
+        fail(f"the data has none of the splits {', '.join(SPLITS)}; it has {', '.join(loaded)}")
+    tables = {}
+    for split in SPLITS:
+        if split not in wanted:
+            continue
+        if arguments.dataset_name:
+            tables[split] = to_table(loaded[split].to_pandas(), loaded[split].features)
+        else:
+            tables[split] = read_file(files[split])
+    return tables, commit
+
+
+# Copied from tools/common/data.py::load_hub_dataset
+def load_hub_dataset(name: str, config: str | None, revision: str | None) -> DatasetDict:
+    """Load a dataset folder or Hub dataset. Exit with status 2 if that fails."""
+    if Path(name, "manifest.partial.json").exists():  # its files may be of two datasets
+        fail(
+            f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
+        )
+    try:
+        return load_dataset(name, config, revision=revision)
+    except LOAD_ERRORS as error:
+        # "An error occurred while generating the dataset" has the reason in its cause.
+        reason = error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else error
+        fail(f"cannot load --dataset_name {name}: {one_line(reason)}")
+
+
+# Copied from tools/common/data.py::dataset_commit
+def dataset_commit(dataset: Dataset) -> str | None:
+    """Return the commit of the Hub dataset that a split is of; None for a local folder."""
+    files = dataset.cache_files
+    match = re.search(r"/([0-9a-f]{40})/[^/]+$", files[0]["filename"]) if files else None
+    return match and match[1]
+
+
+# Copied from tools/common/data.py::to_table
+def to_table(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
+    """Make every ClassLabel a categorical: the names in their order; -1, no label, is missing."""
+    for column, feature in features.items():
+        if isinstance(feature, ClassLabel):
+            numbers = frame[column].fillna(-1).astype(int)
+            numbers = numbers.where(numbers < feature.num_classes, -1)
+            frame[column] = pd.Categorical.from_codes(numbers, feature.names)
+    return frame
 
 
 # Copied from tools/common/data.py::read_file
-def read_file(file: str) -> Dataset:
-    """Read a file of texts and labels; a JSON file holds a list of objects or an object a line."""
-    if file.endswith(".parquet"):
-        return Dataset.from_parquet(file)
-    if not file.endswith((".csv", ".json", ".jsonl")):
-        raise ValueError("it is not a .csv, .json, .jsonl or .parquet file")
+def read_file(file: str) -> pd.DataFrame:
+    """Read a file by the rules of its format. Exit with status 2 if it breaks them."""
+    suffix = Path(file).suffix.lower()
+    if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
+        fail(f"cannot load {file}: it is not a .csv, .tsv, .json, .jsonl or .parquet file")
     try:
-        text = Path(file).read_text(encoding="utf-8-sig").strip()
+        if suffix == ".parquet":
+            return read_parquet(file)
+        content = Path(file).read_bytes()
+    except FileNotFoundError:
+        fail(f"cannot load {file}: no such file")
+    except LOAD_ERRORS as error:
+        fail(f"cannot load {file}: {one_line(error)}")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:1000]:
+        fail(f"cannot load {file}: it is UTF-16; save it as UTF-8 (Excel: 'CSV UTF-8')")
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{error}; save the file as UTF-8") from error
-    if file.endswith(
-        ".csv"
-    ):  # "NA" and "None" can be names of classes, and 2001.00010 is an id, not a number
-        frame = pd.read_csv(
-            io.StringIO(text), keep_default_na=False, na_values=[""], dtype={"id": str}
+        fail(f"cannot load {file}: {one_line(error)}; save the file as UTF-8 (Excel: 'CSV UTF-8')")
+    return read_json(file, text) if suffix.startswith(".json") else read_csv(file, text)
+
+
+# Copied from tools/common/data.py::read_parquet
+def read_parquet(file: str) -> pd.DataFrame:
+    """Read a Parquet file of datasets, with its ClassLabels, of pandas or of others."""
+    table = pyarrow.parquet.read_table(file)
+    written_by_datasets = b"huggingface" in (table.schema.metadata or {})
+    features = Features.from_arrow_schema(table.schema) if written_by_datasets else Features()
+    # Without pandas' own metadata, an index named id stays the column that it is in the file.
+    return to_table(table.to_pandas(ignore_metadata=True), features)
+
+
+# Copied from tools/common/data.py::read_csv
+def read_csv(file: str, text: str) -> pd.DataFrame:
+    """Read comma-, semicolon- or tab-separated fields; every value is a text, as the file has it.
+
+    The separator is the one that gives the header the most fields; a comma among equals.
+    """
+    csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long text
+    header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+    separator = max(",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
+    if separator != ("\t" if file.lower().endswith(".tsv") else ","):
+        logger.info("%s: fields are separated by %r", file, separator)
+    # newline="" leaves line ends inside quotes as they are.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    columns, rows, wrong = [], [], []
+    next_line = 1
+    try:
+        for row in reader:
+            line, next_line = next_line, reader.line_num + 1
+            if not row:  # a blank line
+                continue
+            if not columns:
+                columns = row
+            elif len(row) == len(columns):
+                rows.append(row)
+            else:
+                wrong.append(line)
+    except csv.Error as error:
+        fail(
+            f"cannot load {file}: the quotation marks of the row that starts in line {next_line} "
+            f"do not match ({error}); quote the whole field, and write a mark inside it twice"
         )
-        return Dataset.from_pandas(frame, preserve_index=False)
-    return Dataset.from_list(
-        json.loads(text if text[:1] == "[" else "[" + ",\n".join(text.splitlines()) + "]")
-    )
+    if wrong:
+        lines = ", ".join(map(str, wrong[:3])) + (", ..." if len(wrong) > 3 else "")
+        fail(
+            f"cannot load {file}: {len(wrong)} of {len(rows) + len(wrong)} rows do not have the "
+            f"{len(columns)} fields of the header, separated by {separator!r} (line {lines}); "
+            "put fields that contain the separator into quotation marks"
+        )
+    return pd.DataFrame(rows, columns=columns, dtype=object)
+
+
+# Copied from tools/common/data.py::read_json
+def read_json(file: str, text: str) -> pd.DataFrame:
+    """Read a list of objects, an object with such a list under "data", or an object a line."""
+    line = 1
+    try:
+        content, end = json.JSONDecoder().raw_decode(text.strip())
+        if end < len(text.strip()):  # more than one value: an object a line
+            content = []
+            # A JSON string holds no line end, but it may hold U+2028, where splitlines() would cut.
+            lines = re.split(r"\r\n|\r|\n", text)
+            for line in range(1, len(lines) + 1):
+                if lines[line - 1].strip():
+                    content.append(json.loads(lines[line - 1]))
+    except json.JSONDecodeError as error:
+        line += error.lineno - 1
+        fail(f"cannot load {file}: line {line} column {error.colno} is not JSON: {error.msg}")
+    except RecursionError:
+        fail(f"cannot load {file}: a value is nested too deeply")
+    if isinstance(content, dict) and isinstance(content.get("data"), list):
+        logger.info("%s: the records are those under 'data'", file)
+        content = content["data"]
+    records = content if isinstance(content, list) else [content]
+    wrong = [place for place, record in enumerate(records) if not isinstance(record, dict)]
+    if isinstance(content, dict) and all(isinstance(value, dict) for value in content.values()):
+        wrong = [0]  # what pandas writes unless it is told otherwise
+    if wrong:
+        fail(
+            f"cannot load {file}: record {wrong[0]} is not an object of columns and values; "
+            "pandas writes such a file with to_json(file, orient='records', lines=True)"
+        )
+    columns = dict.fromkeys(column for record in records for column in record)
+    values = {column: [record.get(column) for record in records] for column in columns}
+    return pd.DataFrame(values, dtype=object)
 
 
 # Copied from tools/common/data.py::check_rows
-def check_rows(part: Dataset, split: str, arguments: DataArguments) -> pd.DataFrame:
-    """Return the columns id, text and label (a class name, or the number of a ClassLabel) of a split, rows checked."""
-    columns, label = ",".join(arguments.text_column_names).split(","), arguments.label_column_name
-    for column in (*columns, label):
-        if column not in part.column_names:
-            fail(
-                f"column {column!r} is not in split {split!r}; its columns are {', '.join(part.column_names)}"
-            )
-    if len(part) == 0:
+def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.DataFrame:
+    """Return the columns id, text and label. Exit with status 2 if a row is not right."""
+    if len(frame) == 0:
         fail(f"split {split!r} has no rows")
-    for column in columns:
-        if not str(getattr(part.features[column], "dtype", "")).endswith("string"):
-            fail(f"column {column!r} of split {split!r} is not text but {part.features[column]}")
-    kind = getattr(
-        part.features[label], "dtype", "a list: several labels for one document are not supported"
-    )
-    if not re.fullmatch(r"(large_)?string|bool|u?int\d+", kind):
-        fail(f"labels in column {label!r} must be names or integers, not {kind}")
-    frame = part.to_pandas()
-    texts, labels = frame[columns].fillna(""), frame[label]
-    ids = (
-        frame["id"].astype(str)
-        if "id" in frame
-        else pd.Series([f"{split}.{row}" for row in range(len(frame))])
-    )
-    numbered = isinstance(part.features[label], ClassLabel)
-    problems = {
-        f"has an empty text in {columns}": texts.apply(lambda column: column.str.strip() == "").any(
-            axis=1
+    check_columns(frame, split, [*arguments.text_column_names, arguments.label_column_name])
+    labels = frame[arguments.label_column_name]
+    columns = [frame[column].tolist() for column in arguments.text_column_names]
+    for name, column in zip(arguments.text_column_names, columns, strict=True):
+        check_texts(column, f"column {name!r} of split {split!r}")
+    texts = [join_texts(row, arguments.text_column_delimiter) for row in zip(*columns, strict=True)]
+    ids = pd.Series([f"{split}.{row}" for row in range(len(frame))])
+    problems = {}
+    if "id" in frame:
+        # Without an id, the row could not be found again; numbers for some rows alone would mix.
+        problems["no id, which others have"] = frame["id"].map(is_missing)
+        ids = frame["id"].astype(str).reset_index(drop=True)
+        problems["a duplicated id"] = ids.duplicated()
+    problems |= {
+        f"an empty text in {', '.join(arguments.text_column_names)}": [not text for text in texts],
+        "half a character (a lone surrogate)": [
+            re.search("[\ud800-\udfff]", f"{identifier}{text}{label}") is not None
+            for identifier, text, label in zip(ids, texts, labels, strict=True)
+        ],
+        f"no label in column {arguments.label_column_name!r}": labels.astype(object).map(
+            is_missing
         ),
-        f"has no label in column {label!r}": labels.isna() | (numbered & (labels == -1)),
-        "has a duplicated id": ids.duplicated(),
     }
-    for problem, rows in problems.items():
-        if rows.any():
-            row = int(rows.to_numpy().argmax())
-            fail(f"row {row} (id {ids[row]}) of split {split!r} {problem}; correct or remove it")
-    text = texts.agg(arguments.text_column_delimiter.join, axis=1)
-    return pd.DataFrame({"id": ids, "text": text, "label": labels})
+    check_labels(labels, f"labels in column {arguments.label_column_name!r} of split {split!r}")
+    for problem, is_wrong in problems.items():
+        rows = [row for row, wrong in enumerate(is_wrong) if wrong]
+        if rows:
+            named = ", ".join(f"row {row} (id {ids[row]})" for row in rows[:3])
+            verb = "has" if len(rows) == 1 else "have"
+            fail(
+                f"{len(rows)} of {len(frame)} rows of split {split!r} {verb} {problem}: {named}"
+                f"{', ...' if len(rows) > 3 else ''}; correct or remove them (rows count from 0)"
+            )
+    if not isinstance(labels.dtype, pd.CategoricalDtype):
+        labels = labels.map(str)
+    return pd.DataFrame({"id": ids, "text": texts, "label": labels.reset_index(drop=True)})
+
+
+# Copied from tools/common/data.py::check_columns
+def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
+    """Exit with status 2 unless a split has every column that is needed, once."""
+    columns = list(frame.columns)
+    for column in needed:
+        if column not in columns:
+            names = ", ".join(map(repr, columns))
+            fail(
+                f"column {column!r} is not in split {split!r}; its columns are {names}: "
+                "choose --text_column_names and --label_column_name"
+            )
+        if columns.count(column) > 1:
+            fail(f"column {column!r} occurs {columns.count(column)} times in split {split!r}")
+
+
+# Copied from tools/common/data.py::is_missing
+def is_missing(value: object) -> bool:
+    """Return whether a value of a table is None, NaN, NaT or a text of white space alone."""
+    if isinstance(value, str):
+        return not value.strip()
+    return (
+        value is None
+        or value is pd.NaT
+        or value is pd.NA
+        or (isinstance(value, float) and value != value)
+    )
+
+
+# Copied from tools/common/data.py::check_texts
+def check_texts(values: list, name: str) -> None:
+    """Exit with status 2 if a column holds something other than texts. Empty ones are allowed."""
+    wrong = [
+        row
+        for row, value in enumerate(values)
+        if not isinstance(value, str) and not is_missing(value)
+    ]
+    if wrong:
+        kind = type(values[wrong[0]]).__name__
+        fail(
+            f"{name} is not text but {kind} in {len(wrong)} of {len(values)} rows, first in row "
+            f"{wrong[0]}; choose other --text_column_names or write the values as texts"
+        )
+    if all(is_missing(value) or re.fullmatch(r"\s*[\d.,+-]+\s*", value) for value in values):
+        logger.warning("%s has numbers alone, which are taken as texts", name)
+
+
+# Copied from tools/common/data.py::join_texts
+def join_texts(texts: tuple, delimiter: str) -> str:
+    """Join the texts of a row; one that is missing or empty is left out."""
+    return delimiter.join(text for text in texts if not is_missing(text))
+
+
+# Copied from tools/common/data.py::check_labels
+def check_labels(labels: pd.Series, name: str) -> None:
+    """Exit with status 2 unless the labels are all names, all integers or all truth values."""
+    values = [value for value in labels.astype(object).tolist() if not is_missing(value)]
+    kinds = sorted({type(value).__name__ for value in values})
+    if "list" in kinds or "ndarray" in kinds:
+        fail(f"{name} are lists: several labels for one document are not supported")
+    if kinds == ["float"] or (values and all(is_decimal(value) for value in values)):
+        missing = len(labels) - len(values)
+        fail(
+            f"{name} are decimal numbers such as {values[0]}, not names or integers; pandas makes "
+            f"integers decimal where one is missing ({missing} of {len(labels)} here): remove such "
+            "rows, then convert with astype(int)"
+        )
+    if len(kinds) > 1:
+        example = {type(value).__name__: value for value in reversed(values)}
+        found = ", ".join(f"{kind} such as {example[kind]!r}" for kind in kinds)
+        fail(f"{name} are of mixed kinds: {found}; write all of them in the same way")
+    if kinds and kinds[0] not in ("str", "int", "bool"):
+        fail(f"{name} must be names or integers, not {kinds[0]}")
+
+
+# Copied from tools/common/data.py::is_decimal
+def is_decimal(value: object) -> bool:
+    """Return whether a label is a text such as 1.0 or -0.5."""
+    return isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", value) is not None
+
+
+# Copied from tools/common/data.py::match_labels
+def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> list[str]:
+    """Return the names of the classes in their order; every label becomes one of them.
+
+    The order is that of --label_names, else that of the first split with a ClassLabel, else
+    alphabetical, or numerical if all are integers.
+    """
+    given = arguments.label_names
+    if given is not None and len(set(given)) < len(given):
+        fail(f"--label_names has a name twice: {quote_names(given)}")
+    ordered = None
+    for split, table in tables.items():
+        labels = table["label"]
+        if ordered is None and isinstance(labels.dtype, pd.CategoricalDtype):
+            ordered = [str(name) for name in labels.cat.categories]
+        labels = labels.astype(object).map(str)
+        if given is not None:
+            labels = name_numbers(labels, given, split)
+        table["label"] = labels
+    found = {name for table in tables.values() for name in table["label"]}
+    spellings = {}
+    for name in sorted(found):
+        other = spellings.setdefault(" ".join(name.split()), name)
+        if other != name:
+            fail(f"classes {other!r} and {name!r} differ in white space alone; write them alike")
+    if given is not None:
+        unknown = found - set(given)
+        if unknown:
+            fail(
+                f"--label_names {quote_names(given)} lacks classes of the data: "
+                f"{quote_names(unknown)}; write the names as the data does"
+            )
+        return list(given)
+    if ordered is not None:
+        # Another split may have names of its own; where training lacks them, check_classes says so.
+        return ordered + sorted(found - set(ordered))
+    if all(re.fullmatch(r"-?\d+", name) for name in found):
+        return sorted(found, key=lambda name: (int(name), name))
+    return sorted(found)
+
+
+# Copied from tools/common/data.py::name_numbers
+def name_numbers(labels: pd.Series, names: list[str], split: str) -> pd.Series:
+    """Return labels such as 0 or LABEL_0 as the names with these numbers; others as they are."""
+    numbers = labels.str.extract(r"^(?:LABEL_)?(\d+)$", expand=False)
+    if numbers.isna().any() or set(labels) <= set(names):
+        return labels
+    highest = int(numbers.astype(int).max())
+    if highest >= len(names):
+        fail(
+            f"--label_names has {len(names)} names, and split {split!r} has a label {highest}; "
+            "the first name is that of number 0"
+        )
+    return numbers.astype(int).map(dict(enumerate(names)))
+
+
+# Copied from tools/common/data.py::quote_names
+def quote_names(names: Collection[str]) -> str:
+    """Return at most six names in quotes, so that spaces are seen."""
+    shown = ", ".join(map(repr, sorted(names)[:6]))
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > 6 else shown
+
+
+# Copied from tools/common/data.py::take_validation
+def take_validation(
+    tables: dict[str, pd.DataFrame], names: list[str], fraction: float, seed: int
+) -> None:
+    """Move a stratified share of training to validation. Exit with status 2 if that cannot be."""
+    train = tables["train"]
+    counts = train["label"].value_counts()
+    single = [name for name in names if counts.get(name) == 1]
+    if single:
+        fail(
+            "cannot take --validation_fraction from training: there is only one document of "
+            f"{quote_names(single)}; give a --validation_file, or remove it"
+        )
+    # Numbers, not names: the draw depends on the order of the classes.
+    numbers = train["label"].map({name: number for number, name in enumerate(names)})
+    try:
+        tables["train"], tables["validation"] = train_test_split(
+            train, random_state=seed, test_size=fraction, stratify=numbers
+        )
+    except ValueError as error:  # fewer validation documents than classes, or a fraction of 1
+        fail(
+            f"cannot take --validation_fraction {fraction:g} from {len(train)} training documents: "
+            f"{one_line(error)}; choose another fraction or give a --validation_file"
+        )
+    logger.warning(
+        "no validation split: %d training documents are used for it", len(tables["validation"])
+    )
+
+
+# Copied from tools/common/data.py::check_classes
+def check_classes(tables: dict[str, pd.DataFrame], names: list[str]) -> None:
+    """Exit with status 2 if a split has a class that training lacks, or training has only one."""
+    if "train" not in tables:
+        return
+    trained = set(tables["train"]["label"])
+    for split, table in tables.items():
+        is_unknown = ~table["label"].isin(trained)
+        unknown = set(table["label"][is_unknown])
+        if unknown:
+            fail(
+                f"split {split!r} has {is_unknown.sum()} rows of {quote_names(unknown)}, and the "
+                f"training split only has {quote_names(trained)}; correct the names, name numbers "
+                "with --label_names, or remove the rows"
+            )
+    if len(trained) < 2:
+        fail(
+            f"all training documents are of class {quote_names(trained)}; "
+            "at least two classes are required"
+        )
+
+
+# Copied from tools/common/data.py::normalize_text
+def normalize_text(text: str) -> str:
+    """Return a text without differences of white space and case."""
+    return " ".join(text.split()).casefold()
+
+
+# Copied from tools/common/data.py::warn_about_leaks
+def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
+    """Warn about texts that stand in two splits, exactly and regardless of white space and case."""
+    texts = {split: table["text"].tolist() for split, table in tables.items()}
+    plain = {split: list(map(normalize_text, texts[split])) for split in texts}
+    for earlier, later in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        if earlier not in texts or later not in texts:
+            continue
+        seen = set(plain[earlier])
+        alike = sum(text in seen for text in plain[later])
+        if not alike:
+            continue
+        seen = set(texts[earlier])
+        same = sum(text in seen for text in texts[later])
+        logger.warning(
+            "%d of %d texts of split %r are also in split %r, regardless of white space and "
+            "case (%d to the letter): results on them are too good; "
+            "tools/prepare_dataset.py --drop_leaked removes them from %s",
+            *(alike, len(texts[later]), later, earlier, same, earlier),
+        )
+
+
+# Copied from tools/common/data.py::fingerprint
+def fingerprint(table: pd.DataFrame) -> str:
+    """Return 16 digits of the SHA-256 of the ids, texts and class names of a split, in order."""
+    digest = hashlib.sha256()
+    columns = (table[column].tolist() for column in ("id", "text", "label"))
+    for row in zip(*columns, strict=True):
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 METRICS = {
@@ -403,12 +892,16 @@ NOT_UPLOADED = ["checkpoint-*", "*.tmp", "*.bin", "_*"]
 
 
 def compute_metrics(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Return accuracy and macro-averaged F1, precision and recall as fractions; undefined values count as 0."""
-    averages = precision_recall_fscore_support(
+    """Return accuracy and macro-averaged F1, precision and recall; undefined values count as 0."""
+    precision, recall, f1, _ = precision_recall_fscore_support(
         references, predictions, average="macro", zero_division=0
     )
-    values = (accuracy_score(references, predictions), averages[2], averages[0], averages[1])
-    return dict(zip(METRICS, map(float, values), strict=True))
+    return {
+        "accuracy": float(accuracy_score(references, predictions)),
+        "f1": float(f1),
+        "precision": float(precision),
+        "recall": float(recall),
+    }
 
 
 def save_figure(figure: plt.Figure, path: Path) -> None:
@@ -420,13 +913,13 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
 
 
 def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
-    """Plot the confusion matrix of predictions.csv: counts as text, the share of the true class as color."""
+    """Plot the confusion matrix of predictions.csv: counts, in the color of the class's share."""
     counts = confusion_matrix(table["label"], table["prediction"], labels=names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axes = plt.subplots(figsize=(1.1 * len(names) + 1.5, len(names) + 1))
-    display = ConfusionMatrixDisplay(
-        shares, display_labels=[name.replace("$", r"\$") for name in names]
-    )
+    # A $ in a name does not start a formula.
+    shown = [name.replace("$", r"\$") for name in names]
+    display = ConfusionMatrixDisplay(shares, display_labels=shown)
     display.plot(ax=axes, cmap="Blues", im_kw={"vmin": 0, "vmax": 1})
     for cell, count in zip(display.text_.flat, counts.flat, strict=True):
         cell.set_text(f"{count:,}")
@@ -434,95 +927,147 @@ def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
 
 
 def public_name(source: str) -> str:
-    """Return a Hub id as it is and a local path as its last part, so that a card shows nobody's folders."""
-    return Path(source).name if Path(source).exists() or source.count("/") != 1 else source
+    """Return a Hub id as it is and a local path as its last part: a card shows nobody's folders."""
+    if Path(source).exists():
+        return Path(source).absolute().name
+    return source if source.count("/") == 1 else Path(source).name
 
 
 def write_card(
     folder: Path, library: str, title: str, record: dict, results: dict, text: str
 ) -> None:
-    """Write README.md: metadata with a model-index, the metrics of the test (else validation) split, and the text."""
-    base, dataset = public_name(record["model_name_or_path"]), public_name(record["dataset_name"])
-    split, prefix = ("test", "predict") if "predict_accuracy" in results else ("validation", "eval")
-    measured = {
-        key: round(results[f"{prefix}_{key}"], 4) for key in METRICS if f"{prefix}_{key}" in results
-    }
-    source = {"dataset_type": dataset, "dataset_name": dataset, "dataset_split": split}
-    task = {"task_type": "text-classification", "task_name": "Text classification"}
+    """Write README.md: metadata with a model-index, the metrics of the test split, and the text.
+
+    Without metrics of the test split, those of the validation split stand there.
+    """
+    base = public_name(record["model_name_or_path"])
+    dataset = public_name(record["dataset_name"])
+    split, prefix = "validation", "eval"
+    if "predict_accuracy" in results:
+        split, prefix = "test", "predict"
+    measured = {}
+    for key in METRICS:
+        if f"{prefix}_{key}" in results:
+            measured[key] = round(results[f"{prefix}_{key}"], 4)
+    kind = "skops" if library == "sklearn" else "generated_from_trainer"
     data = ModelCardData(
         library_name=library,
         pipeline_tag="text-classification",
-        tags=["text-classification", "skops" if library == "sklearn" else "generated_from_trainer"],
+        tags=["text-classification", kind],
         model_name=title,
         base_model=base if "/" in base else None,
         datasets=[dataset] if "/" in dataset else None,
         eval_results=[
             EvalResult(
-                metric_type=key, metric_name=METRICS[key], metric_value=value, **task, **source
+                task_type="text-classification",
+                task_name="Text classification",
+                dataset_type=dataset,
+                dataset_name=dataset,
+                dataset_split=split,
+                metric_type=key,
+                metric_name=METRICS[key],
+                metric_value=value,
             )
             for key, value in measured.items()
         ],
     )
-    head = (
-        f"| {results.get(f'{prefix}_samples')} {split} documents | per cent |\n|---|---:|\n"
-        if measured
-        else ""
-    )
-    rows = "".join(f"| {METRICS[key]} | {100 * value:.2f} |\n" for key, value in measured.items())
-    write(
-        folder / "README.md", f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{head}{rows}\n{text}\n"
-    )
+    lines = [f"---\n{data.to_yaml()}\n---\n", f"# {escape_markdown(title)}\n"]
+    if measured:
+        lines.append(f"| {results.get(f'{prefix}_samples')} {split} documents | percent |")
+        lines.append("|---|---:|")
+        lines += [f"| {METRICS[key]} | {100 * value:.2f} |" for key, value in measured.items()]
+    write(folder / "README.md", "\n".join([*lines, "", text, ""]))
 
 
 def push_folder(
     folder: Path, repo_id: str, private: bool | None, revision: str | None = None
 ) -> None:
-    """Upload a run folder to the Hub. If that fails, exit with status 2 and name the command that repeats it."""
-    flags = [word for pattern in NOT_UPLOADED for word in ("--exclude", pattern)]
-    flags += ["--private"] * bool(private) + ["--revision", str(revision)] * bool(revision)
+    """Upload a run folder to the Hub. If that fails, exit with status 2 and name the command."""
     try:
         api = HfApi()
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        # A pickle that the Trainer uploads during training is deleted.
-        options = {
-            "ignore_patterns": NOT_UPLOADED,
-            "delete_patterns": ["training_args.bin"],
-            "revision": revision,
-        }
         api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="End of training", **options
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message="End of training",
+            ignore_patterns=NOT_UPLOADED,
+            # A pickle that the Trainer uploads during training is deleted.
+            delete_patterns=["training_args.bin"],
+            revision=revision,
         )
-    except (
-        Exception
-    ) as error:  # the client raises its own kinds, those of its HTTP library, and OSError
-        command = shlex.join(["hf", "upload", repo_id, str(folder), ".", *flags])
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        words = ["hf", "upload", repo_id, str(folder), "."]
+        for pattern in NOT_UPLOADED:
+            words += ["--exclude", pattern]
+        if private:
+            words.append("--private")
+        if revision:
+            words += ["--revision", revision]
         fail(
-            f"{folder} is complete but could not be pushed ({one_line(error)}); to try again: {command}"
+            f"{folder} is complete but could not be pushed ({one_line(error)}); "
+            f"to try again: {shlex.join(words)}"
         )
     logger.info("pushed to %s", repo_id)
+
+
+def check_arguments(arguments: BaselineArguments) -> None:
+    """Exit with status 2 on arguments that have no meaning."""
+    if not arguments.C or min(arguments.C) <= 0 or not np.isfinite(arguments.C).all():
+        fail(f"--C requires positive numbers, not {arguments.C}")
+    if not arguments.ngram_max or min(arguments.ngram_max) < 1:
+        fail(f"--ngram_max requires integers of 1 or more, not {arguments.ngram_max}")
+    if not arguments.sublinear_tf or not set(arguments.sublinear_tf) <= {0, 1}:
+        fail(f"--sublinear_tf requires 0, 1 or both, not {arguments.sublinear_tf}")
+    if arguments.min_df < 1:
+        fail(f"--min_df must be 1 or more, not {arguments.min_df}")
+    if not 0 <= arguments.seed < 2**32:
+        fail(f"--seed must be between 0 and 2**32 - 1, not {arguments.seed}")
+    if arguments.hub_model_id and not arguments.push_to_hub:
+        fail("--hub_model_id requires --push_to_hub")
+    if arguments.hub_private_repo and not arguments.push_to_hub:
+        fail("--hub_private_repo requires --push_to_hub")
+
+
+def count_words(ngram_max: int, min_df: int, texts: pd.Series) -> tuple[CountVectorizer, object]:
+    """Return a fitted counter of n-grams and the counts, a sparse matrix (documents, n-grams)."""
+    # ADAPT: features. Anything with fit_transform and transform, such as
+    # CountVectorizer(analyzer="char_wb", ngram_range=(2, 5)) for parts of words.
+    counter = CountVectorizer(ngram_range=(1, ngram_max), min_df=min_df)
+    try:
+        return counter, counter.fit_transform(texts)
+    except ValueError as error:  # nothing is left to count
+        fail(
+            f"no usable words in the training texts ({error}); check --text_column_names, --min_df"
+        )
+
+
+def make_classifier(C: float, arguments: BaselineArguments) -> LinearSVC:
+    """Return an untrained classifier."""
+    class_weight = None if arguments.class_weight == "none" else arguments.class_weight
+    # ADAPT: classifier. It needs decision_function; top_words() reads coef_ of shape
+    # (classes, n-grams), for two classes (1, n-grams).
+    return LinearSVC(C=C, class_weight=class_weight, random_state=arguments.seed)
 
 
 def search(
     train: pd.DataFrame, validation: pd.DataFrame, arguments: BaselineArguments
 ) -> tuple[Pipeline, list[dict]]:
-    """Fit every setting; return the pipeline with the best macro F1 on validation, and the metrics of every setting.
+    """Fit every setting; return the pipeline with the best macro F1 on validation, and all metrics.
 
-    The texts are counted once per n-gram length and weighted once per setting, not once per C. Among equals the first
-    setting wins: shorter n-grams, raw counts, smaller C.
+    The texts are counted once per n-gram length and weighted once per setting, not once per C.
+    Among equals the first setting wins: shorter n-grams, raw counts, smaller C.
     """
+    # Counted before the bar starts: a message about words must stand on a line of its own.
     counted = []
     for ngram_max in sorted(arguments.ngram_max):
-        counter = CountVectorizer(ngram_range=(1, ngram_max), min_df=arguments.min_df)
-        try:
-            counted.append((ngram_max, counter, counter.fit_transform(train["text"])))
-        except ValueError as error:
-            fail(
-                f"no usable words in the training texts ({error}); check --text_column_names and --min_df"
-            )
-    best, best_f1, rows = None, -1.0, []
-    total = len(counted) * len(arguments.sublinear_tf) * len(arguments.C)
+        counter, train_counts = count_words(ngram_max, arguments.min_df, train["text"])
+        counted.append((ngram_max, counter, train_counts))
+    best = None
+    best_f1 = -1.0
+    rows = []
+    total = len(arguments.ngram_max) * len(arguments.sublinear_tf) * len(arguments.C)
     bar = tqdm(total=total, desc="settings", disable=arguments.disable_tqdm)
     for ngram_max, counter, train_counts in counted:
         validation_counts = counter.transform(validation["text"])
@@ -532,20 +1077,17 @@ def search(
             validation_matrix = tfidf.transform(validation_counts)
             for C in sorted(arguments.C):
                 start = time.perf_counter()
-                class_weight = None if arguments.class_weight == "none" else arguments.class_weight
-                svm = LinearSVC(C=C, class_weight=class_weight, random_state=arguments.seed)
+                svm = make_classifier(C, arguments)
                 svm.fit(train_matrix, train["label"])
                 metrics = compute_metrics(validation["label"], svm.predict(validation_matrix))
-                rows.append(
-                    {"ngram_max": ngram_max, "sublinear_tf": bool(sublinear_tf), "C": C}
-                    | {f"eval_{key}": value for key, value in metrics.items()}
-                    | {"train_runtime": round(time.perf_counter() - start, 3)}
-                )
+                row = {"ngram_max": ngram_max, "sublinear_tf": bool(sublinear_tf), "C": C}
+                for key, value in metrics.items():
+                    row[f"eval_{key}"] = value
+                row["train_runtime"] = round(time.perf_counter() - start, 3)
+                rows.append(row)
                 if metrics["f1"] > best_f1:
-                    best_f1, best = (
-                        metrics["f1"],
-                        Pipeline([("counts", counter), ("tfidf", tfidf), ("svm", svm)]),
-                    )
+                    best_f1 = metrics["f1"]
+                    best = Pipeline([("counts", counter), ("tfidf", tfidf), ("svm", svm)])
                 bar.set_postfix(best_f1=f"{best_f1:.4f}")
                 bar.update()
     bar.close()
@@ -553,36 +1095,58 @@ def search(
 
 
 def decision_values(model: Pipeline, texts: pd.Series) -> np.ndarray:
-    """Return decision values of shape (documents, classes); for two classes scikit-learn returns a single column."""
+    """Return decision values of shape (documents, classes)."""
     values = model.decision_function(texts)
-    return np.column_stack([-values, values]) if values.ndim == 1 else values
+    if values.ndim == 1:  # two classes: scikit-learn returns those of the second alone
+        return np.column_stack([-values, values])
+    return values
 
 
-def write_results(folder: Path, **results: dict) -> None:
-    """Write each of train, eval, predict as <name>_results.json, and their union as all_results.json."""
-    results["all"] = {key: value for result in results.values() for key, value in result.items()}
-    for name, result in results.items():
-        write(folder / f"{name}_results.json", json.dumps(result, indent=2, sort_keys=True) + "\n")
+def predict_table(model: Pipeline, documents: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Return the rows of predictions.csv: id, label, prediction and a decision value per class."""
+    trained = model["svm"].classes_
+    scores = decision_values(model, documents["text"])
+    # A class without training documents is never predicted.
+    values = np.full((len(documents), len(names)), -np.inf)
+    values[:, trained] = scores
+    table = pd.DataFrame(
+        {
+            "id": documents["id"],
+            "label": [names[label] for label in documents["label"]],
+            "prediction": [names[label] for label in trained[scores.argmax(axis=1)]],
+        }
+    )
+    # Put together, not assigned: a class may be called label.
+    return pd.concat([table, pd.DataFrame(values, columns=names)], axis=1)
+
+
+def warn_if_never_predicted(labels: np.ndarray, predictions: np.ndarray, names: list[str]) -> None:
+    """Warn about classes that occur and are never predicted: the model has not learned them."""
+    missing = sorted(set(labels) - set(predictions))
+    if missing:
+        logger.warning(
+            "never predicted: %s, so accuracy says little; give more documents of these classes, "
+            "larger values of --C or --class_weight balanced",
+            quote_names([names[label] for label in missing]),
+        )
 
 
 def top_words(model: Pipeline, names: list[str], n: int = 20) -> pd.DataFrame:
-    """Return the n n-grams with the largest coefficient of each class: columns class, rank, word, coefficient."""
+    """Return the n n-grams with the largest coefficient of each class.
+
+    Columns: class, rank, word, coefficient.
+    """
     words = model["counts"].get_feature_names_out()
     weights = model["svm"].coef_
-    weights = np.vstack([-weights, weights]) if len(weights) == 1 else weights
+    if len(weights) == 1:
+        weights = np.vstack([-weights, weights])
     # The SVM has the classes that occur in training, in the order of their numbers.
     rows = []
     for label, weight in zip(model["svm"].classes_, weights, strict=True):
-        for rank, feature in enumerate(np.argsort(-weight, kind="stable")[:n], start=1):
-            rows.append(
-                {
-                    "class": names[label],
-                    "rank": rank,
-                    "word": words[feature],
-                    "coefficient": weight[feature],
-                }
-            )
-    return pd.DataFrame(rows)
+        best = np.argsort(-weight, kind="stable")[:n]
+        for rank, feature in enumerate(best, start=1):
+            rows.append((names[label], rank, words[feature], weight[feature]))
+    return pd.DataFrame(rows, columns=["class", "rank", "word", "coefficient"])
 
 
 def plot_top_words(table: pd.DataFrame) -> plt.Figure:
@@ -592,14 +1156,11 @@ def plot_top_words(table: pd.DataFrame) -> plt.Figure:
         1, len(groups), figsize=(2.6 * len(groups), 5), sharex=True, squeeze=False
     )
     for axes, (name, rows) in zip(panels[0], groups, strict=True):
-        # A $ in a word does not start a formula.
-        axes.barh(
-            [word.replace("$", r"\$") for word in rows["word"]],
-            rows["coefficient"],
-            color="#1b7837",
-        )
+        # A $ in a word or a name does not start a formula.
+        words = [word.replace("$", r"\$") for word in rows["word"]]
+        axes.barh(words, rows["coefficient"], color="#1b7837")
         axes.invert_yaxis()
-        axes.set_title(name)
+        axes.set_title(name.replace("$", r"\$"))
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     figure.supxlabel("SVM coefficient")
@@ -607,44 +1168,122 @@ def plot_top_words(table: pd.DataFrame) -> plt.Figure:
     return figure
 
 
-def describe_run(folder: Path, names: list[str], model_id: str | None) -> None:
-    """Draw the confusion matrix and write the model card from the files of a finished run."""
-    files = (RUN_FILE, "all_results.json", "trainer_state.json")
-    record, results, state = (
-        json.loads((folder / name).read_text(encoding="utf-8")) for name in files
-    )
-    table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
-    save_figure(plot_confusion_matrix(table, names), folder / "confusion_matrix.png")
-    dataset = public_name(record["dataset_name"])
-    rows = "".join(
-        f"| {row['ngram_max']} | {'yes' if row['sublinear_tf'] else 'no'} | {row['C']:g} | "
-        f"{100 * row['eval_accuracy']:.2f} | {100 * row['eval_f1']:.2f} |\n"
-        for row in sorted(state["log_history"], key=lambda row: -row["eval_f1"])
-    )
-    text = f"""TF-IDF and a linear SVM that classify texts of `{dataset}` as {", ".join(names)}.
-The validation split chose the setting. `predictions.csv` has the decision values of every test document.
+def run_record(
+    arguments: BaselineArguments, data_arguments: DataArguments, data: LoadedData
+) -> dict:
+    """Return what identifies a run, its versions, and what predicting with it has to know."""
+    recorded = asdict(arguments) | asdict(data_arguments)
+    # A record may be published: no path of this machine.
+    for key in ("output_dir", "dataset_name", "train_file", "validation_file", "test_file"):
+        if recorded[key] is not None:
+            recorded[key] = public_name(recorded[key])
+    versions = {"python": sys.version.split()[0]}
+    for package in ("scikit-learn", "skops", "datasets", "numpy", "scipy"):
+        versions[package] = version(package)
+    return {
+        "script": "run_baseline.py",
+        "model_name_or_path": "TF-IDF + linear SVM",
+        "dataset_name": recorded["dataset_name"] or recorded["train_file"],
+        "dataset_commit": data.commit,
+        "data_fingerprints": data.fingerprints,
+        "labels": data.labels,
+        "seed": arguments.seed,
+        "arguments": recorded,
+        "versions": versions,
+    }
+
+
+def is_finished(folder: Path, record: dict) -> bool:
+    """Return whether the folder holds this run, complete. Exit with status 2 on another one."""
+    if not (folder / RUN_FILE).exists():
+        return False
+    before = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    arguments = before.get("arguments", {})
+    for key, value in record["arguments"].items():
+        if key not in NOT_IDENTITY and arguments.get(key) != value:
+            fail(
+                f"{folder} holds a run with --{key} {arguments.get(key)}, not {value}; "
+                "choose another --output_dir or delete the folder"
+            )
+    for key in ("labels", "data_fingerprints"):
+        if before.get(key) != record[key]:
+            fail(
+                f"{folder} holds a run on other data ({key} differ); "
+                "choose another --output_dir or delete the folder"
+            )
+    return (folder / "README.md").exists()  # the card is written last
+
+
+def write_results(folder: Path, **results: dict) -> None:
+    """Write each of train, eval, predict as <name>_results.json, and all as all_results.json."""
+    union = {key: value for result in results.values() for key, value in result.items()}
+    # predict_results.json comes last: shell scripts take it for "finished".
+    for name, result in {"all": union, **results}.items():
+        write(folder / f"{name}_results.json", json.dumps(result, indent=2, sort_keys=True) + "\n")
+
+
+def describe_run(folder: Path, model_id: str | None) -> None:
+    """Draw the confusion matrix and write the model card from the files of a complete run."""
+    record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    names = record["labels"]
+    dataset = record["dataset_name"]
+    predicted = "There was no test split."
+    if "predict_samples" in results:
+        table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
+        save_figure(plot_confusion_matrix(table, names), folder / "confusion_matrix.png")
+        predicted = (
+            "`predictions.csv` has the decision values of every test document.\n\n"
+            "![confusion matrix](confusion_matrix.png)"
+        )
+    rows = ""
+    for row in sorted(state["log_history"], key=lambda row: -row["eval_f1"]):
+        rows += (
+            f"| {row['ngram_max']} | {'yes' if row['sublinear_tf'] else 'no'} | {row['C']:g} | "
+            f"{100 * row['eval_accuracy']:.2f} | {100 * row['eval_f1']:.2f} |\n"
+        )
+    classes = ", ".join(map(escape_markdown, names))
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    source = escape_markdown(dataset)
+    text = f"""TF-IDF and a linear SVM that classify texts of {source} as {classes}.
+The validation split chose the setting. {predicted}
 
 ```python
 import skops.io
 model = skops.io.load("model.skops")
 names = {names}
-print(names[model.predict(["We classify compact manifolds whose Ricci form is positive."])[0]])
+print(names[model.predict(["A text to classify."])[0]])
 ```
-
-![confusion matrix](confusion_matrix.png)
 
 ## Settings
 
 | n-grams up to | sublinear tf | C | validation accuracy | validation macro F1 |
 |---|---|---|---|---|
 {rows}
-Versions: {", ".join(f"{name} {number}" for name, number in record["versions"].items())}."""
-    title = (
-        model_id.split("/")[-1]
-        if model_id
-        else f"TF-IDF and linear SVM on {dataset.split('/')[-1]}"
-    )
+Versions: {versions}."""
+    title = f"TF-IDF and linear SVM on {dataset.split('/')[-1]}"
+    if model_id:
+        title = model_id.split("/")[-1]
     write_card(folder, "sklearn", title, record, results, text)
+
+
+def data_flags(arguments: DataArguments) -> str:
+    """Return the flags of the data as they would be typed."""
+    words = []
+    for key in ("dataset_name", "dataset_config_name", "dataset_revision"):
+        if getattr(arguments, key):
+            words += [f"--{key}", getattr(arguments, key)]
+    for split in SPLITS:
+        if getattr(arguments, f"{split}_file"):
+            words += [f"--{split}_file", getattr(arguments, f"{split}_file")]
+    if arguments.text_column_names != ["abstract"]:
+        words += ["--text_column_names", *arguments.text_column_names]
+    if arguments.label_column_name != "label":
+        words += ["--label_column_name", arguments.label_column_name]
+    if arguments.label_names:
+        words += ["--label_names", *arguments.label_names]
+    return shlex.join(words)
 
 
 def main() -> None:
@@ -655,114 +1294,95 @@ def main() -> None:
         level=logging.INFO,
         stream=sys.stdout,
     )
-    logging.getLogger("httpx2").setLevel(
-        logging.WARNING
-    )  # otherwise a line for every request to the Hub
+    # Otherwise there is a line for every request to the Hub.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     arguments, data_arguments = parse_arguments(__doc__, BaselineArguments, DataArguments)
-    if min(arguments.C, default=0) <= 0 or not np.isfinite(arguments.C).all():
-        fail(f"--C needs positive numbers, not {arguments.C}")
-    if (
-        min(arguments.ngram_max, default=0) < 1
-        or not set(arguments.sublinear_tf) <= {0, 1}
-        or arguments.min_df < 1
-    ):
-        fail("--ngram_max and --min_df need integers from 1, --sublinear_tf needs 0, 1 or both")
-    if not arguments.sublinear_tf or not 0 <= arguments.seed < 2**32:
-        fail("--sublinear_tf needs 0, 1 or both, and --seed an integer from 0")
-    if (arguments.hub_model_id or arguments.hub_private_repo) and not arguments.push_to_hub:
-        fail("--hub_model_id and --hub_private_repo need --push_to_hub")
+    check_arguments(arguments)
     folder = Path(arguments.output_dir)
-    packages = ("scikit-learn", "skops", "datasets", "numpy", "scipy")
-    record = {
-        "script": "run_baseline.py",
-        "model_name_or_path": "TF-IDF + linear SVM",
-        "dataset_name": data_arguments.dataset_name or data_arguments.train_file,
-        "seed": arguments.seed,
-        "arguments": asdict(arguments) | asdict(data_arguments),
-        "versions": {"python": sys.version.split()[0]}
-        | {package: version(package) for package in packages},
-    }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()) and not (folder / RUN_FILE).exists():
-            fail(
-                f"{folder} holds something other than a run of this script; choose another --output_dir"
-            )
-        write(folder / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    except OSError as error:
-        fail(f"cannot write into --output_dir {folder}: {error.strerror}")
+    open_output_dir(folder, "run_baseline.py", [RUN_FILE])
 
-    # 2. Texts and labels
-    splits, record["dataset_commit"] = load_splits(data_arguments, list(SPLITS), arguments.seed)
-    names = splits["train"].features["label"].names
-    tables = {split: part.to_pandas() for split, part in splits.items()}
-    sizes = {split: len(table) for split, table in tables.items()}
-    logger.info(
-        "%s training, %s validation, %s test documents, %d classes", *sizes.values(), len(names)
-    )
+    # 2. Texts and labels; a test split is predicted where there is one
+    data = load_splits(data_arguments, ["train", "validation"], arguments.seed, optional=["test"])
+    names = data.labels
+    tables = {split: part.to_pandas() for split, part in data.splits.items()}
+    sizes = ", ".join(f"{len(table)} {split}" for split, table in tables.items())
+    logger.info("documents: %s; %d classes", sizes, len(names))
+    if "test" not in tables:
+        logger.warning("no test split: the model is trained and saved, nothing is predicted")
 
-    # 3. The setting with the best macro F1 on validation
+    # 3. The same run is not repeated, another one is not overwritten
+    record = run_record(arguments, data_arguments, data)
+    repo_id = arguments.hub_model_id or folder.absolute().name
+    if is_finished(folder, record):
+        logger.info("%s is finished; delete the folder to run it again", folder)
+        if arguments.push_to_hub:
+            describe_run(folder, repo_id)
+            push_folder(folder, repo_id, arguments.hub_private_repo)
+        return
+
+    # 4. The setting with the best macro F1 on validation
     start = time.perf_counter()
     model, rows = search(tables["train"], tables["validation"], arguments)
     best = max(rows, key=lambda row: row["eval_f1"])
-    train_results = {
-        "train_runtime": round(time.perf_counter() - start, 2),
-        "train_samples": sizes["train"],
-        "train_settings": len(rows),
-        "train_features": int(model["svm"].coef_.shape[1]),
+    results = {
+        "train": {
+            "train_runtime": round(time.perf_counter() - start, 2),
+            "train_samples": len(tables["train"]),
+            "train_settings": len(rows),
+            "train_features": int(model["svm"].coef_.shape[1]),
+        },
+        "eval": {key: value for key, value in best.items() if key != "train_runtime"},
     }
-    eval_results = {key: value for key, value in best.items() if key != "train_runtime"}
-    eval_results["eval_samples"] = sizes["validation"]
+    results["eval"]["eval_samples"] = len(tables["validation"])
+    logger.info(
+        "chosen: n-grams up to %d, sublinear_tf=%s, C=%g",
+        *(best["ngram_max"], best["sublinear_tf"], best["C"]),
+    )
 
-    # 4. The test split, once
-    scores, classes = decision_values(model, tables["test"]["text"]), model["svm"].classes_
-    predictions = classes[scores.argmax(axis=1)]
-    metrics = compute_metrics(tables["test"]["label"], predictions)
-    predict_results = {f"predict_{key}": value for key, value in metrics.items()}
-    predict_results["predict_samples"] = sizes["test"]
-    table = tables["test"][["id", "label"]].assign(prediction=predictions)
-    for column in ("label", "prediction"):
-        table[column] = [names[label] for label in table[column]]
-    values = np.full(
-        (len(table), len(names)), -np.inf
-    )  # a class without training documents is never predicted
-    values[:, classes] = scores
-    table = pd.concat(
-        [table, pd.DataFrame(values, columns=names)], axis=1
-    )  # a class may be called label
+    # 5. The test split, once
+    predictions = None
+    last = tables.get("test", tables["validation"])
+    predicted = model.predict(last["text"])
+    if "test" in tables:
+        predictions = predict_table(model, last, names)
+        metrics = compute_metrics(last["label"], predicted)
+        results["predict"] = {f"predict_{key}": value for key, value in metrics.items()}
+        results["predict"]["predict_samples"] = len(last)
+        logger.info(
+            "predict: accuracy %.4f, macro F1 %.4f on %d documents",
+            *(metrics["accuracy"], metrics["f1"], len(last)),
+        )
+    warn_if_never_predicted(last["label"], predicted, names)
 
-    # 5. The run folder; predict_results.json comes last, since shell scripts take it for "finished"
+    # 6. The run folder: first the record, which tells whose it is; the card comes last
     words = top_words(model, names)
+    state = {"best_metric": best["eval_f1"], "best_metric_name": "eval_f1", "log_history": rows}
     try:
         write(folder / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
         skops.io.dump(model, folder / "model.skops.tmp", compression=zipfile.ZIP_DEFLATED)
         os.replace(folder / "model.skops.tmp", folder / "model.skops")
-        write(folder / "predictions.csv", table.to_csv(index=False, float_format="%.6f"))
+        if predictions is not None:
+            csv_text = predictions.to_csv(index=False, float_format="%.6f")
+            write(folder / "predictions.csv", csv_text)
         write(folder / "top_words.csv", words.to_csv(index=False, float_format="%.6f"))
         save_figure(plot_top_words(words), folder / "top_words.png")
-        state = {"best_metric": best["eval_f1"], "best_metric_name": "eval_f1", "log_history": rows}
         write(folder / "trainer_state.json", json.dumps(state, indent=2) + "\n")
-        write_results(folder, train=train_results, eval=eval_results, predict=predict_results)
-        repo_id = arguments.hub_model_id or folder.absolute().name
-        describe_run(folder, names, repo_id if arguments.push_to_hub else None)
+        write_results(folder, **results)
+        describe_run(folder, repo_id if arguments.push_to_hub else None)
     except OSError as error:
         fail(
-            f"cannot write into {folder}: {error.strerror}; free some space and run the command again"
+            f"cannot write into {folder}: {error.strerror or one_line(error)}; "
+            "free some space and run the command again"
         )
-    logger.info(
-        "chosen: n-grams up to %d, sublinear_tf=%s, C=%g",
-        best["ngram_max"],
-        best["sublinear_tf"],
-        best["C"],
-    )
-    summary = (metrics["accuracy"], metrics["f1"], sizes["test"])
-    logger.info("predict: accuracy %.4f, macro F1 %.4f on %d documents", *summary)
 
-    # 6. Hub
+    # 7. Hub
     if arguments.push_to_hub:
         push_folder(folder, repo_id, arguments.hub_private_repo)
     logger.info(
-        "next: python run_classification.py --model_name_or_path ... --output_dir ... with the same data"
+        "next: python run_classification.py --model_name_or_path MODEL --output_dir runs/encoder "
+        "--do_train --do_eval%s %s",
+        " --do_predict" if "test" in tables else "",
+        data_flags(data_arguments),
     )
 
 

@@ -1,21 +1,58 @@
 """Own texts become a dataset folder: columns, classes and splits as stated, every bad row named."""
 
 import json
+import shlex
+import shutil
 
 import pandas as pd
 import pytest
-from conftest import LABELS, assert_user_error, make_records, write_dataset, write_own_files
+from conftest import (
+    LABELS,
+    SHARED_WORDS,
+    assert_user_error,
+    make_records,
+    write_dataset,
+    write_own_files,
+)
 from datasets import ClassLabel, Dataset, load_dataset
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
-    """datasets remembers what it read by path, size and time; the files of these tests are small and young."""
+    """datasets remembers what it read by path, size and time; these files are small and young."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 def prepared(folder):
     return load_dataset(str(folder))
+
+
+@pytest.fixture
+def own_csv(run, tmp_path):
+    """``own_csv(train, test=None, *flags)`` prepares frames or file contents as CSV files."""
+
+    def prepare(train, test=None, *flags, suffix=".csv"):
+        words = []
+        for split, content in (("train", train), ("test", test)):
+            if content is None:
+                continue
+            path = tmp_path / f"{split}{suffix}"
+            if isinstance(content, pd.DataFrame):
+                content.to_csv(path, index=False)
+            else:
+                path.write_bytes(content if isinstance(content, bytes) else content.encode())
+            words += [f"--{split}_file", path]
+        return run("prepare_dataset", *words, "--output_dir", tmp_path / "data", *flags)
+
+    return prepare
+
+
+def rows(split="train", count=20, labels=("a", "b")):
+    """Own texts of two classes: dicts with abstract and label."""
+    return [
+        {"abstract": f"{split} text, number {row}", "label": labels[row % len(labels)]}
+        for row in range(count)
+    ]
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "jsonl", "parquet"])
@@ -149,6 +186,7 @@ def test_labels_are_whole_numbers_or_any_names(run, tmp_path, labels, names):
         (7, "id", "ag.00000", ["ag.00000", "train", "duplicated"]),
         (12, "label", None, ["row 12", "train", "no label"]),
         (92, "label", -1, ["row 2", "test", "no label"]),
+        (4, "id", None, ["row 4", "train", "no id"]),
     ],
 )
 def test_bad_rows(run, tmp_path, row, column, value, words):
@@ -166,7 +204,7 @@ def test_bad_rows(run, tmp_path, row, column, value, words):
     ("flags", "words"),
     [
         (["--text_column_names", "body"], ["body", "abstract"]),
-        (["--text_column_names", "published"], ["published", "not text", "timestamp"]),
+        (["--text_column_names", "published"], ["published", "not text", "Timestamp"]),
         (["--text_column_names", "categories"], ["categories", "not text"]),
         (["--label_column_name", "published"], ["published", "names or integers"]),
         (["--label_column_name", "categories"], ["categories", "several labels"]),
@@ -182,27 +220,29 @@ def test_bad_flags(run, tiny_dataset, tmp_path, flags, words):
     assert_user_error(result, *words)
 
 
-@pytest.mark.parametrize(("column", "value"), [("label", 0.5), ("abstract", 7)])
-def test_numbers_where_names_or_texts_are_expected(run, tmp_path, column, value):
-    frame = pd.DataFrame(make_records())[["abstract", "label"]]
-    frame[column] = value
-    frame.to_csv(tmp_path / "train.csv", index=False)
-    result = run(
-        "prepare_dataset", "--train_file", tmp_path / "train.csv", "--output_dir", tmp_path / "out"
-    )
-    assert_user_error(result, column, "float64" if column == "label" else "int64")
+@pytest.mark.parametrize("value", [0.5, 1.0])
+def test_decimal_labels_are_refused(run, own_csv, value):
+    frame = pd.DataFrame(make_records())[["abstract", "label"]].assign(label=value)
+    assert_user_error(own_csv(frame), "'label'", "decimal", str(value), "astype(int)")
+
+
+def test_numbers_of_a_csv_are_texts_with_a_warning(own_csv):
+    frame = pd.DataFrame({"abstract": range(100, 140), "label": ["a", "b"] * 20})
+    result = own_csv(frame)
+    assert result.code == 0, result.err
+    assert "column 'abstract' of split 'train' has numbers alone" in result.log
 
 
 @pytest.mark.parametrize(
     ("kind", "spoil", "words"),
     [
         ("csv", lambda line: line + ",one,two,three", ["line 15002"]),
-        ("csv", lambda line: '"' + line, ["starting at row 15001"]),
+        ("csv", lambda line: '"' + line, ["line 15002", "quotation marks"]),
         ("jsonl", lambda line: line[:-5], ["line 15002"]),
     ],
 )
 def test_broken_line_is_named(run, tmp_path, kind, spoil, words):
-    """Far from the start: files are read in pieces."""
+    """Also far from the start."""
     flags = write_own_files(tmp_path, kind)
     path = tmp_path / f"train.{kind}"
     lines = path.read_text().splitlines()
@@ -235,7 +275,12 @@ def test_class_with_one_document_where_validation_is_carved_out(run, tmp_path):
     result = run(
         "prepare_dataset", "--train_file", tmp_path / "train.csv", "--output_dir", tmp_path / "out"
     )
-    assert_user_error(result, "--validation_fraction", "--validation_file")
+    assert_user_error(result, "--validation_fraction", "--validation_file", "'math.SG'")
+    frame[:12].to_csv(tmp_path / "train.csv", index=False)
+    result = run(
+        "prepare_dataset", "--train_file", tmp_path / "train.csv", "--output_dir", tmp_path / "out"
+    )
+    assert_user_error(result, "--validation_fraction 0.1", "12 training documents")
 
 
 def test_class_that_training_lacks_and_split_that_is_not_there(run, tmp_path):
@@ -249,7 +294,7 @@ def test_class_that_training_lacks_and_split_that_is_not_there(run, tmp_path):
     result = run(
         "prepare_dataset", *flags[2:], "--splits", "train", "--output_dir", tmp_path / "out"
     )
-    assert_user_error(result, "test.csv", "train")
+    assert_user_error(result, "--train_file is required", "test")
 
 
 def test_folder_of_something_else_and_folder_that_cannot_be_made(run, tiny_dataset, tmp_path):
@@ -259,4 +304,476 @@ def test_folder_of_something_else_and_folder_that_cannot_be_made(run, tiny_datas
     assert_user_error(run("prepare_dataset", *flags, "--output_dir", tmp_path / "thesis"), "thesis")
     for path in (tmp_path / "train.csv", tmp_path / "train.csv" / "data"):
         result = run("prepare_dataset", *flags, "--output_dir", path)
-        assert_user_error(result, "cannot write", "--output_dir", path)
+        assert_user_error(result, "--output_dir", path)
+
+
+# Values are what the file says
+
+
+def lines_of(records, separator=",", end="\n"):
+    out = [separator.join(records[0])]
+    out += [separator.join(f'"{value}"' for value in record.values()) for record in records]
+    return end.join(out) + end
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix", "says"),
+    [
+        (lines_of(rows()), ".csv", None),
+        (lines_of(rows(), ";"), ".csv", "separated by ';'"),
+        (lines_of(rows(), "\t"), ".csv", "separated by '\\t'"),
+        (lines_of(rows(), "\t"), ".tsv", None),
+        ("\ufeff" + lines_of(rows(), end="\r\n"), ".csv", None),  # Excel
+        (lines_of(rows(), end="\r"), ".csv", None),  # old Mac
+        (lines_of(rows(), end="\n\n"), ".csv", None),
+        (json.dumps(rows(), indent=1), ".json", None),
+        (json.dumps({"data": rows()}), ".json", "under 'data'"),
+        (json.dumps({"version": 1, "data": rows()}, indent=1), ".json", "under 'data'"),
+        ("\n\n".join(map(json.dumps, rows())), ".jsonl", None),
+        ("\r\n".join(map(json.dumps, rows())), ".jsonl", None),
+        ("\ufeff" + "\n".join(map(json.dumps, rows())), ".json", None),
+    ],
+)
+def test_files_of_other_programs_are_read_by_their_rules(own_csv, tmp_path, content, suffix, says):
+    flags = ("--validation_fraction", 0.2)
+    result = own_csv(content, None, *flags, suffix=suffix)
+    assert result.code == 0, result.err
+    if says is None:
+        assert "separated" not in result.log
+    else:
+        assert says in result.log
+    splits = prepared(tmp_path / "data")
+    texts = sorted(splits["train"]["abstract"][:] + splits["validation"]["abstract"][:])
+    assert texts == sorted(record["abstract"] for record in rows())
+
+
+@pytest.mark.parametrize("text", ["one\u2028two", "one\ntwo", "one\u0085two", 'say ""so""'])
+def test_line_ends_and_marks_inside_a_text(own_csv, tmp_path, text):
+    content = lines_of([record | {"abstract": record["abstract"] + text} for record in rows()])
+    assert own_csv(content).code == 0
+    text = text.replace('""', '"')
+    assert all(row["abstract"].endswith(text) for row in prepared(tmp_path / "data")["train"])
+    records = [record | {"abstract": record["abstract"] + text} for record in rows()]
+    content = "\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+    assert own_csv(content, suffix=".jsonl").code == 0
+    assert all(row["abstract"].endswith(text) for row in prepared(tmp_path / "data")["train"])
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix", "words"),
+    [
+        ("abstract,label\n" + "one, two,a\n" * 5, ".csv", ["5 of 5", "','", "line 2, 3, 4, ..."]),
+        ("abstract,label\none,a\ntwo\n", ".csv", ["1 of 2", "line 3"]),
+        (lines_of(rows()).encode("utf-16"), ".csv", ["UTF-16", "UTF-8"]),
+        (lines_of(rows()).encode("utf-16-le"), ".csv", ["UTF-16", "UTF-8"]),
+        ("", ".csv", ["no rows"]),
+        ("abstract,label\n", ".csv", ["no rows"]),
+        ("abstract,label,label\none,a,b\n", ".csv", ["'label'", "2 times"]),
+        (" abstract, label\none,a\n", ".csv", ["' abstract'", "' label'"]),
+        ("[]", ".json", ["no rows"]),
+        ("[1, 2]", ".json", ["record 0", "not an object"]),
+        (pd.DataFrame(rows()).to_json(), ".json", ["orient='records'"]),
+        ('[{"abstract": "x", "label": "a"},\n{]', ".json", ["line 2"]),
+        ("[" * 100_000, ".json", ["nested too deeply"]),
+        ("not json", ".json", ["line 1"]),
+    ],
+)
+def test_files_that_break_the_rules_are_refused(own_csv, content, suffix, words):
+    assert_user_error(own_csv(content, suffix=suffix), *words)
+
+
+def test_text_longer_than_the_default_limit_of_csv(own_csv, tmp_path):
+    records = [record | {"abstract": record["abstract"] + " word" * 40_000} for record in rows()]
+    assert own_csv(pd.DataFrame(records)).code == 0
+    assert len(prepared(tmp_path / "data")["train"][0]["abstract"]) > 200_000
+
+
+def test_class_names_that_look_like_numbers_stay(own_csv, tmp_path):
+    frame = pd.DataFrame(rows(labels=("01", "002"), count=40))
+    assert own_csv(frame).code == 0
+    assert prepared(tmp_path / "data")["train"].features["label"].names == ["01", "002"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([1, "b"], ["mixed kinds", "int such as 1", "str such as 'b'"]),
+        ([1, "1"], ["mixed kinds"]),
+        ([1, 2.5], ["mixed kinds", "float such as 2.5"]),
+        ([1.0, 0.0], ["decimal", "astype(int)"]),
+        ([["a"], ["b"]], ["several labels"]),
+        (["b", " b"], ["' b'", "'b'", "white space"]),
+        ([None, "a"], ["10 of 20", "row 0", "row 2", "row 4", "..."]),
+    ],
+)
+def test_labels_that_are_not_alike(own_csv, labels, words):
+    content = "\n".join(map(json.dumps, rows(labels=labels)))
+    assert_user_error(own_csv(content, suffix=".jsonl"), *words)
+
+
+def test_integer_labels_of_pandas_with_one_missing(own_csv):
+    frame = pd.DataFrame(rows(labels=(0, 1)))
+    frame.loc[7, "label"] = None
+    assert_user_error(own_csv(frame), "decimal", "1 of 20", "astype(int)")
+
+
+@pytest.mark.parametrize("without", [0, 5])
+def test_ids_of_some_records_are_not_dropped(own_csv, without):
+    records = [record | {"id": f"d{row}"} for row, record in enumerate(rows())]
+    del records[without]["id"]
+    result = own_csv(json.dumps(records), suffix=".json")
+    assert_user_error(result, "1 of 20", "no id", f"row {without}")
+
+
+def test_empty_text_beside_a_full_one(own_csv, tmp_path):
+    frame = pd.DataFrame(rows()).assign(title="title")
+    frame.loc[::2, "title"] = ""
+    flags = ("--text_column_names", "title,abstract")
+    assert own_csv(frame, None, *flags).code == 0
+    texts = prepared(tmp_path / "data")["train"]["abstract"][:]
+    assert {text.split(" text")[0] for text in texts} == {"train", "title train"}
+    frame.loc[4, "abstract"] = " "
+    assert_user_error(own_csv(frame, None, *flags), "1 of 20", "row 4", "empty text")
+
+
+@pytest.mark.parametrize("column", ["abstract", "label"])
+def test_text_with_a_lone_surrogate(own_csv, column):
+    records = rows()
+    records[3][column] = "half \ud83d of a sign"
+    assert_user_error(own_csv(json.dumps(records), suffix=".json"), "row 3", "surrogate")
+
+
+def test_parquet_of_pandas_with_a_categorical_label(run, tmp_path):
+    frame = pd.DataFrame(rows())
+    frame["label"] = pd.Categorical(frame["label"], ["b", "a"])
+    frame.to_parquet(tmp_path / "train.parquet")
+    result = run(
+        "prepare_dataset", "--train_file", tmp_path / "train.parquet",
+        "--output_dir", tmp_path / "data",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    train = prepared(tmp_path / "data")["train"]
+    assert train.features["label"].names == ["b", "a"]
+    assert [1 - int(text.split()[-1]) % 2 for text in train["abstract"]] == train["label"][:]
+
+
+def test_parquet_of_pandas_with_the_ids_as_index(run, tmp_path):
+    frame = pd.DataFrame(rows()).assign(id=[f"d{row}" for row in range(20)]).set_index("id")
+    frame.to_parquet(tmp_path / "train.parquet")
+    result = run(
+        "prepare_dataset", "--train_file", tmp_path / "train.parquet", "--splits", "train",
+        "--output_dir", tmp_path / "data",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert prepared(tmp_path / "data")["train"]["id"][:3] == ["d0", "d1", "d2"]
+
+
+# Class names decide, never numbers
+
+
+def test_parquet_files_with_class_labels_in_another_order(run, tmp_path):
+    words = []
+    for split, names in (("train", ["a", "b"]), ("test", ["b", "a"])):
+        records = rows(split)
+        labels = [names.index(record["label"]) for record in records]
+        columns = {"abstract": [record["abstract"] for record in records], "label": labels}
+        table = Dataset.from_dict(columns).cast_column("label", ClassLabel(names=names))
+        table.to_parquet(tmp_path / f"{split}.parquet")
+        words += [f"--{split}_file", tmp_path / f"{split}.parquet"]
+    assert run("prepare_dataset", *words, "--output_dir", tmp_path / "data").code == 0
+    test = prepared(tmp_path / "data")["test"]
+    assert test.features["label"].names == ["a", "b"]
+    assert test["label"][:] == [0, 1] * 10
+
+
+def test_integers_of_one_file_are_the_texts_of_another(own_csv, run, tmp_path):
+    (tmp_path / "train.json").write_text(json.dumps(rows(labels=(0, 1))))
+    pd.DataFrame(rows("test", labels=(0, 1))).to_csv(tmp_path / "test.csv", index=False)
+    files = ("--train_file", tmp_path / "train.json", "--test_file", tmp_path / "test.csv")
+    assert run("prepare_dataset", *files, "--output_dir", tmp_path / "data").code == 0
+    assert prepared(tmp_path / "data")["test"]["label"][:] == [0, 1] * 10
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (("a", "c"), ["10 rows", "'c'", "'a', 'b'", "remove the rows"]),
+        (("a", "B"), ["'B'", "'a', 'b'"]),
+        ((0, 1), ["'0', '1'", "--label_names"]),
+        (("a", "b "), ["'b '", "'b'", "white space"]),
+    ],
+)
+def test_classes_of_the_test_split_that_training_lacks(own_csv, labels, words):
+    result = own_csv(pd.DataFrame(rows()), pd.DataFrame(rows("test", labels=labels)))
+    assert_user_error(result, *words)
+
+
+@pytest.mark.parametrize("form", ["{}", "LABEL_{}"])
+def test_label_names_name_numbers(own_csv, tmp_path, form):
+    train = pd.DataFrame(rows(labels=("sport", "art")))
+    test = pd.DataFrame(rows("test", labels=(form.format(1), form.format(0))))
+    result = own_csv(train, test, "--label_names", "art", "sport")
+    assert result.code == 0, result.err
+    part = prepared(tmp_path / "data")["test"]
+    assert part.features["label"].names == ["art", "sport"]
+    assert part["label"][:] == [1, 0] * 10
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a"], ["--label_names 'a'", "'b'"]),
+        (["a", "b", "a"], ["--label_names", "twice"]),
+    ],
+)
+def test_label_names_that_do_not_fit(own_csv, names, words):
+    assert_user_error(own_csv(pd.DataFrame(rows()), None, "--label_names", *names), *words)
+
+
+def test_label_names_with_a_number_beyond(own_csv):
+    result = own_csv(pd.DataFrame(rows(labels=(1, 2))), None, "--label_names", "a", "b")
+    assert_user_error(result, "2 names", "label 2", "number 0")
+
+
+# Texts in two splits
+
+
+def leaking():
+    train = rows(count=30)
+    test = rows("test")
+    test[3]["abstract"] = train[4]["abstract"]
+    test[5]["abstract"] = train[8]["abstract"].upper().replace(" ", "  ")
+    return pd.DataFrame(train), pd.DataFrame(test)
+
+
+def test_texts_in_training_and_test_are_counted(own_csv):
+    result = own_csv(*leaking(), "--splits", "train", "test")
+    assert result.code == 0, result.err
+    assert "2 of 20 texts of split 'test' are also in split 'train'" in result.log
+    assert "(1 to the letter)" in result.log
+    assert "--drop_leaked" in result.log
+
+
+def test_leaked_texts_are_dropped_from_training(own_csv, tmp_path):
+    result = own_csv(*leaking(), "--splits", "train", "test", "--drop_leaked")
+    assert result.code == 0, result.err
+    splits = prepared(tmp_path / "data")
+    assert (len(splits["train"]), len(splits["test"])) == (28, 20)
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert manifest["leaked_removed"] == {"train": 2}
+    assert manifest["counts"]["train"] == {"a": 13, "b": 15}
+    assert "2 texts of train" in (tmp_path / "data" / "README.md").read_text()
+
+
+def test_drop_leaked_that_would_leave_no_text_of_a_class(own_csv):
+    train = pd.DataFrame(rows())
+    result = own_csv(
+        train, train[train["label"] == "b"], "--splits", "train", "test", "--drop_leaked"
+    )
+    assert_user_error(result, "--drop_leaked", "'b'")
+
+
+# Files that are not ours
+
+
+def tree(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_sources_and_notes_in_the_output_folder_stay(run, tmp_path):
+    folder = tmp_path / "tickets"
+    (folder / "data").mkdir(parents=True)
+    flags = write_own_files(folder / "data")
+    (folder / "data" / "notes.txt").write_text("precious")
+    before = tree(folder)
+    assert_user_error(run("prepare_dataset", *flags, "--output_dir", folder), "inside", "train.csv")
+    assert tree(folder) == before
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "data/notes.txt", "data/other.parquet"])
+def test_foreign_file_in_a_prepared_folder(run, tmp_path, name):
+    flags = write_own_files(tmp_path)
+    assert run("prepare_dataset", *flags, "--output_dir", tmp_path / "data").code == 0
+    (tmp_path / "data" / name).write_text("precious")
+    before = tree(tmp_path / "data")
+    result = run("prepare_dataset", *flags, "--seed", 1, "--output_dir", tmp_path / "data")
+    assert_user_error(result, name)
+    assert tree(tmp_path / "data") == before
+
+
+def test_data_file_that_was_changed_and_folder_of_another_script(run, tmp_path):
+    flags = write_own_files(tmp_path)
+    assert run("prepare_dataset", *flags, "--output_dir", tmp_path / "data").code == 0
+    (tmp_path / "data/data/test-00000-of-00001.parquet").write_text("mine now")
+    before = tree(tmp_path / "data")
+    result = run("prepare_dataset", *flags, "--seed", 1, "--output_dir", tmp_path / "data")
+    assert_user_error(result, "test-00000-of-00001.parquet")
+    assert tree(tmp_path / "data") == before
+    (tmp_path / "arxiv").mkdir()
+    (tmp_path / "arxiv" / "manifest.json").write_text('{"script": "fetch_arxiv.py"}')
+    result = run("prepare_dataset", *flags, "--output_dir", tmp_path / "arxiv")
+    assert_user_error(result, "arxiv", "manifest.json", "prepare_dataset.py")
+
+
+def test_link_to_a_folder_is_not_followed(run, tmp_path):
+    flags = write_own_files(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "train-00000-of-00001.parquet").write_text("precious")
+    assert run("prepare_dataset", *flags, "--output_dir", tmp_path / "out").code == 0
+    shutil.rmtree(tmp_path / "out" / "data")
+    (tmp_path / "out" / "data").symlink_to(tmp_path / "elsewhere")
+    assert_user_error(run("prepare_dataset", *flags, "--output_dir", tmp_path / "out"), "'data'")
+    assert tree(tmp_path / "elsewhere") == {"train-00000-of-00001.parquet": b"precious"}
+
+
+@pytest.mark.parametrize("fails_at", range(1, 9))
+def test_interrupted_write_is_continued(run, tmp_path, monkeypatch, fails_at):
+    """Whatever file is the last that was written, the same command makes the same folder."""
+    flags = write_own_files(tmp_path)
+    out = tmp_path / "out"
+    assert (
+        run("prepare_dataset", *flags, "--output_dir", tmp_path / "expected", "--seed", 1).code == 0
+    )
+    assert run("prepare_dataset", *flags, "--output_dir", out).code == 0
+    import common.folders
+
+    write = common.folders.write
+    calls = []
+
+    def stop(path, content):
+        calls.append(path)
+        if len(calls) == fails_at:
+            path.with_name(path.name + ".tmp").write_bytes(b"half")
+            raise KeyboardInterrupt
+        write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("common.folders.write", stop)
+        try:
+            run("prepare_dataset", *flags, "--output_dir", out, "--seed", 1)
+        except KeyboardInterrupt:
+            assert fails_at < 7
+            assert not (out / "manifest.json").exists() or fails_at == 1
+    assert run("prepare_dataset", *flags, "--output_dir", out, "--seed", 1).code == 0
+    written = {name: content for name, content in tree(out).items() if not name.endswith(".tmp")}
+    assert written == tree(tmp_path / "expected")
+
+
+def test_folder_of_an_interrupted_command_is_not_read(run, tmp_path):
+    """Its splits may be of two datasets."""
+    flags = write_own_files(tmp_path)
+    assert run("prepare_dataset", *flags, "--output_dir", tmp_path / "data").code == 0
+    (tmp_path / "data" / "manifest.partial.json").write_text('{"script": "prepare_dataset.py"}')
+    result = run(
+        "run_baseline", "--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "svm"
+    )
+    assert_user_error(result, "incomplete", "prepare_dataset.py")
+
+
+def test_next_command_runs_as_printed(run, tmp_path, monkeypatch):
+    files = write_own_files(tmp_path)
+    out = tmp_path / "own data"
+    result = run("prepare_dataset", *files[:2], *files[4:], "--output_dir", out)
+    assert result.code == 0, result.err
+    command = shlex.split(result.log.strip().split("next: ")[1])
+    monkeypatch.chdir(tmp_path)
+    assert command[:2] == ["python", "run_baseline.py"]
+    result = run("run_baseline", *command[2:], "--C", 1)
+    assert result.code == 0, result.err
+
+
+# Word order: the same words in both datasets
+
+
+def long_records():
+    words = " ".join(SHARED_WORDS)
+    return [
+        {"abstract": f"start{row} " + f"{words}, ricci. " * (row % 4), "label": "ab"[row % 2]}
+        for row in range(20)
+    ]
+
+
+def test_truncated_and_shuffled_texts_have_the_same_words(own_csv, tiny_model, tmp_path):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    content = json.dumps(long_records())
+    flags = ("--tokenizer_name", tiny_model, "--max_seq_length", 24)
+    assert own_csv(content, None, *flags, "--truncate", suffix=".json").code == 0
+    ordered = prepared(tmp_path / "data")["train"]
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert manifest["truncated"] == {"train": 14, "validation": 1}
+    assert manifest["arguments"]["tokenizer_name"] == tiny_model.name
+    assert "24 tokens" in (tmp_path / "data" / "README.md").read_text()
+    assert own_csv(content, None, *flags, "--shuffle_words", suffix=".json").code == 0
+    shuffled = prepared(tmp_path / "data")["train"]
+    originals = {record["abstract"].split()[0]: record["abstract"] for record in long_records()}
+    differ = 0
+    for one, other in zip(ordered, shuffled, strict=True):
+        assert one["id"] == other["id"]
+        assert sorted(one["abstract"].split()) == sorted(other["abstract"].split())
+        differ += one["abstract"].split() != other["abstract"].split()
+        assert len(tokenizer(one["abstract"])["input_ids"]) <= 24
+        assert len(tokenizer(other["abstract"])["input_ids"]) <= 24
+        original = originals[one["abstract"].split()[0]]
+        # Cut at a border of words, and no earlier than needed; short texts stay as they are.
+        words = one["abstract"].split()
+        assert original.split()[: len(words)] == words
+        if len(words) < len(original.split()):
+            longer = " ".join(original.split()[: len(words) + 1])
+            assert len(tokenizer(longer)["input_ids"]) > 24
+        else:
+            assert one["abstract"] == original
+    assert differ >= 10
+
+
+def test_word_that_the_limit_cuts_is_left_out(own_csv, tiny_model, tmp_path):
+    """ricci, is two tokens; the model would read ricci alone."""
+    records = [
+        {"abstract": f"metric {'ricci, ' * 5}" + f"convex {row}", "label": "ab"[row % 2]}
+        for row in range(20)
+    ]
+    flags = ("--tokenizer_name", tiny_model, "--max_seq_length", 6, "--truncate")
+    assert own_csv(json.dumps(records), None, *flags, suffix=".json").code == 0
+    assert set(prepared(tmp_path / "data")["train"]["abstract"]) == {"metric ricci,"}
+
+
+def test_shuffling_whole_texts_says_what_differs(own_csv):
+    result = own_csv(pd.DataFrame(rows()), None, "--shuffle_words")
+    assert result.code == 0, result.err
+    assert "texts are shuffled whole" in result.log
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--truncate"], ["--truncate", "--tokenizer_name"]),
+        (["--tokenizer_name", "M"], ["--tokenizer_name", "--truncate or --shuffle_words"]),
+        (["--tokenizer_name", "nosuch", "--truncate"], ["cannot load --tokenizer_name nosuch"]),
+        (["--tokenizer_name", "M", "--truncate", "--max_seq_length", 2], ["between 3 and"]),
+    ],
+)
+def test_bad_flags_of_truncation(own_csv, tiny_model, flags, words):
+    flags = [tiny_model if flag == "M" else flag for flag in flags]
+    words = [str(word) for word in words]
+    assert_user_error(own_csv(pd.DataFrame(rows()), None, *flags), *words)
+
+
+def test_tokenizer_that_wants_to_run_code_is_refused(own_csv, tmp_path):
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    auto_map = {"AutoTokenizer": ["code.Own", None], "AutoConfig": "code.Own"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto_map}))
+    settings = {"tokenizer_class": "Own", "auto_map": auto_map}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    result = own_csv(pd.DataFrame(rows()), None, "--tokenizer_name", folder, "--truncate")
+    # transformers also logs a warning, in tests into a stream that an earlier test has closed.
+    assert result.code == 2
+    assert "error: cannot load --tokenizer_name" in result.err
+    assert "code of its own, which is never run" in result.err
+    assert not (tmp_path / "ran").exists()

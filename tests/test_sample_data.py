@@ -1,4 +1,4 @@
-"""The embedded default: its form, its originality (no text twice, not even in part), and how hard it is."""
+"""The embedded sample: its form, its originality (no text twice in part), how hard it is."""
 
 import json
 from collections import Counter
@@ -28,8 +28,8 @@ def test_counts_ids_dates_and_layout(records):
     assert {date.year for date in dates} == set(range(2014, 2024))
     assert sum(len(record["categories"].split()) > 1 for record in records) >= 50
     snapshot_keys = set(
-        "id submitter authors title comments journal-ref doi report-no categories license abstract versions "
-        "update_date authors_parsed".split()
+        "id submitter authors title comments journal-ref doi report-no categories license "
+        "abstract versions update_date authors_parsed".split()
     )
     assert all(set(record) == snapshot_keys for record in records)
 

@@ -3,57 +3,74 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #     "datasets==5.2.0",
+#     "huggingface_hub==2.4.0",
 #     "jinja2==3.1.6",
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
 #     "pandas==3.1.1",
+#     "pyarrow==26.0.1",
 #     "PyYAML==6.0.3",
 #     "scikit-learn==1.9.1",
 #     "scipy==1.17.1",
 #     "transformers==5.23.0",
 # ]
 # ///
-"""Make a dataset folder from own files or from a Hub dataset with other columns; every row is checked.
+"""Make a dataset folder from own files or from a Hub dataset; every row is checked.
 
-    python tools/prepare_dataset.py --train_file train.csv --test_file test.csv --text_column_names title,body \\
-        --label_column_name kind --output_dir data/own
-    python tools/prepare_dataset.py --dataset_name fancyzhx/ag_news --text_column_names text --output_dir data/ag_news
-    python tools/prepare_dataset.py --dataset_name data/arxiv --shuffle_words --output_dir data/arxiv-shuffled
+    python tools/prepare_dataset.py --train_file train.csv --test_file test.csv \\
+        --text_column_names title,body --label_column_name kind --output_dir data/own
+    python tools/prepare_dataset.py --dataset_name fancyzhx/ag_news --text_column_names text \\
+        --output_dir data/ag_news
+    # what word order is worth: the same words in their order, and shuffled
+    python tools/prepare_dataset.py --dataset_name data/arxiv --output_dir data/arxiv-ordered \\
+        --truncate --tokenizer_name sentence-transformers/all-MiniLM-L6-v2 --max_seq_length 256
+    python tools/prepare_dataset.py --dataset_name data/arxiv --output_dir data/arxiv-shuffled \\
+        --shuffle_words --tokenizer_name sentence-transformers/all-MiniLM-L6-v2 --max_seq_length 256
 
-Every script reads the folder as --dataset_name and sees the same documents in the same splits. run_baseline.py and
-run_classification.py also read such files and datasets themselves, with the same flags.
+Every script reads the folder as --dataset_name and sees the same documents in the same splits.
+run_baseline.py and run_classification.py also read such files and datasets themselves, with the
+same flags.
 
-Labels are names or integers, in alphabetical or numerical order unless the dataset defines an order. A missing
-validation split is a stratified tenth of the training split (--validation_fraction, --seed). --shuffle_words puts the
-words of every text, separated by white space, in a random order. The same input and arguments give the same files.
+Labels are names or integers, in alphabetical or numerical order unless the dataset or
+--label_names defines one. A missing validation split is a stratified share of the training split
+(--validation_fraction, --seed). --drop_leaked removes training texts that another split has, too.
+--shuffle_words puts the words of every text, separated by white space, in a random order. With
+--tokenizer_name, a text is first cut after the last word that a model reads whole within
+--max_seq_length tokens, so that models on both datasets read the same words. The same input and
+arguments give the same files.
 
-Writes to --output_dir: data/{train,validation,test}-00000-of-00001.parquet with the columns id, abstract (the text)
-and label, README.md (the dataset card) and manifest.json (arguments with the seed, SHA-256, counts).
+Writes to --output_dir: data/{train,validation,test}-00000-of-00001.parquet with the columns id,
+abstract (the text) and label, README.md (the dataset card) and manifest.json (arguments with the
+seed, SHA-256, counts). Files that this tool did not write are never replaced or deleted.
 """
 
 import hashlib
 import io
 import json
 import logging
+import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
-from datasets import (
-    Dataset,
-    Features,
-    Value,
-    disable_progress_bars,
-    get_dataset_split_names,
-)
+from datasets import Dataset, DatasetDict, Features, Value, disable_progress_bars
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from common.cli import fail, parse_arguments, start_logging, versions
-from common.data import SPLITS, DataArguments, load_splits
-from common.folders import open_output_dir, write_files
-from common.pages import markdown_table
+from common.cli import fail, one_line, parse_arguments, start_logging, versions
+from common.data import SPLITS, DataArguments, load_splits, normalize_text
+from common.folders import is_record, open_output_dir, read_json, write_files
+from common.pages import escape_markdown, markdown_table
 
 logger = logging.getLogger(__name__)
+
+SCRIPT = "prepare_dataset.py"
+# Written first and removed last: it names the files of an interrupted command as the tool's own.
+PARTIAL_FILE = "manifest.partial.json"
+OWN_FILES = (
+    r"README\.md|manifest\.json|manifest\.partial\.json"
+    r"|data/(train|validation|test)-00000-of-00001\.parquet"
+)
 
 
 @dataclass
@@ -64,29 +81,209 @@ class PrepareArguments:
     splits: list[str] | None = field(
         default=None, metadata={"help": "Splits to write. Defaults to all."}
     )
+    drop_leaked: bool = field(
+        default=False,
+        metadata={
+            "help": "Remove training texts that are also in the validation or test split, and "
+            "validation texts that are also in the test split, regardless of white space and case."
+        },
+    )
+    truncate: bool = field(
+        default=False,
+        metadata={"help": "Keep the words that a model reads; requires --tokenizer_name."},
+    )
     shuffle_words: bool = field(
-        default=False, metadata={"help": "Put the words of every text in a random order."}
+        default=False,
+        metadata={
+            "help": "Put the words of every text in a random order; with --tokenizer_name, only "
+            "the words that a model reads."
+        },
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Tokenizer (folder or Hub id) of that model."}
+    )
+    max_seq_length: int = field(
+        default=256, metadata={"help": "Tokens that it reads, special tokens included."}
     )
     seed: int = field(
         default=42, metadata={"help": "Random seed of the validation split and of --shuffle_words."}
     )
 
 
+def check_arguments(arguments: PrepareArguments, data: DataArguments) -> None:
+    """Exit with status 2 on arguments that have no meaning, and on sources inside the output."""
+    for split in arguments.splits or []:
+        if split not in SPLITS:
+            fail(f"--splits has {split}; choose from {', '.join(SPLITS)}")
+    if arguments.seed < 0:
+        fail(f"--seed must be 0 or more, not {arguments.seed}")
+    if arguments.truncate and not arguments.tokenizer_name:
+        fail(
+            "--truncate requires --tokenizer_name, the tokenizer of the model that reads the texts"
+        )
+    if arguments.tokenizer_name and not (arguments.truncate or arguments.shuffle_words):
+        fail("--tokenizer_name requires --truncate or --shuffle_words")
+    output = Path(arguments.output_dir).resolve()
+    if output.is_file():
+        fail(f"--output_dir {arguments.output_dir} is a file; choose a folder")
+    for key in ("dataset_name", "train_file", "validation_file", "test_file"):
+        source = getattr(data, key)
+        if source and Path(source).exists() and Path(source).resolve().is_relative_to(output):
+            fail(f"--{key} {source} is inside --output_dir; choose another --output_dir")
+
+
+def open_dataset_folder(folder: Path) -> dict[str, str]:
+    """Make the output folder or check that every file in it is this tool's own.
+
+    Returns the SHA-256 of its Parquet files. Exits with status 2 if one has been changed since.
+    """
+    open_output_dir(folder, SCRIPT, ["manifest.json", PARTIAL_FILE], OWN_FILES)
+    known = {}
+    for name in ("manifest.json", PARTIAL_FILE):
+        if is_record(folder / name, SCRIPT):
+            record = read_json(folder / name)
+            for digests in (record.get("sha256", {}), record.get("replaced_sha256", {})):
+                for file, digest in digests.items():
+                    known.setdefault(file, set()).add(digest)
+    digests = {}
+    for path in sorted(folder.glob("data/*.parquet")):
+        digests[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digests[path.name] not in known.get(path.name, ()):
+            fail(
+                f"--output_dir {folder} holds data/{path.name}, which is not as {SCRIPT} wrote it; "
+                "choose another folder"
+            )
+    return digests
+
+
+def load_tokenizer(name: str, max_seq_length: int) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that knows where its tokens are in the text. Exit with status 2 if not."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = one_line(error)
+        if "trust_remote_code" in str(error):
+            reason = "it requires code of its own, which is never run; choose another"
+        fail(f"cannot load --tokenizer_name {name}: {reason}")
+    # Without files transformers makes an empty tokenizer.
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        fail(f"cannot load --tokenizer_name {name}: it has no files of a tokenizer")
+    if not tokenizer.is_fast:
+        fail(f"--tokenizer_name {name} does not say where tokens are; choose a fast tokenizer")
+    limit = tokenizer.model_max_length
+    if not 3 <= max_seq_length <= limit:
+        fail(f"--max_seq_length must be between 3 and {limit}, the tokenizer's maximum")
+    return tokenizer
+
+
+def truncate_texts(
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_seq_length: int
+) -> list[str]:
+    """Cut texts after the last word that is whole within max_seq_length tokens.
+
+    A word is what stands between white space. One that is cut by the limit is left out, because
+    half a word would be another word, and where words are shuffled, at another place. A text that
+    the model reads whole stays as it is.
+    """
+    encoded = tokenizer(
+        texts, truncation=True, max_length=max_seq_length, return_offsets_mapping=True
+    )
+    cut = []
+    for text, ids, offsets in zip(
+        texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
+    ):
+        # Special tokens have the offsets (0, 0).
+        end = max(stop for _, stop in offsets)
+        is_whole = len(ids) < max_seq_length or not text[end:].strip()
+        if is_whole:
+            cut.append(text)
+            continue
+        start = text[:end]
+        if not text[end].isspace() and len(start.split()) > 1:
+            start = start.rsplit(maxsplit=1)[0]
+        cut.append(start.rstrip())
+    return cut
+
+
 def shuffle_words(text: str, identifier: str, seed: int) -> str:
-    """Return the words of a text in a random order that depends on the seed and the document's id alone."""
+    """Return the words of a text in an order that depends on the seed and the id alone."""
     digest = hashlib.sha256(f"{seed} {identifier}".encode()).digest()
     return " ".join(np.random.default_rng(list(digest)).permutation(text.split()))
 
 
+def drop_leaked(splits: DatasetDict) -> dict[str, int]:
+    """Remove, in place, the texts of training and validation that a later split has, too.
+
+    Returns the number of removed rows of each split that lost some. Exits with status 2 if a class
+    has no training text left.
+    """
+    later = set()
+    removed = {}
+    for split in reversed(SPLITS):
+        if split not in splits:
+            continue
+        part = splits[split]
+        texts = [normalize_text(text) for text in part["text"]]
+        kept = [row for row, text in enumerate(texts) if text not in later]
+        if len(kept) < len(part):
+            removed[split] = len(part) - len(kept)
+            splits[split] = part.select(kept)
+        later.update(texts)
+        names = part.features["label"].names
+        lost = set(part["label"]) - set(splits[split]["label"])
+        if lost and split == "train":
+            fail(
+                f"--drop_leaked would remove every training text of {names[min(lost)]!r}; "
+                "remove the texts from the other splits"
+            )
+        if not kept:
+            fail(f"--drop_leaked would remove every text of split {split!r}; make another split")
+    return removed
+
+
+def public_name(source: str) -> str:
+    """Return a Hub id as it is and a local path as its last part."""
+    return Path(source).resolve().name if Path(source).exists() else source
+
+
+def source_digests(data: DataArguments) -> dict[str, str]:
+    """Return the SHA-256 of the files that were read; those of the same name get their split's."""
+    files = {}
+    for split in SPLITS:
+        file = getattr(data, f"{split}_file")
+        if file:
+            files[split] = Path(file)
+    digests = {}
+    for split, path in files.items():
+        same_name = {other for other in files.values() if other.name == path.name}
+        name = path.name if len(same_name) == 1 else f"{split}: {path.name}"
+        digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests
+
+
 def dataset_card(manifest: dict, names: list[str]) -> str:
     """Return README.md: the splits for datasets.load_dataset, and where the texts come from."""
+    arguments = manifest["arguments"]
     files = [{"split": split, "path": f"data/{split}-*"} for split in manifest["counts"]]
-    # load_dataset caches a local folder by its name and configuration, so the description names the content.
+    # load_dataset caches a local folder by its name and configuration, so the description names
+    # the content.
     digest = hashlib.sha256("".join(manifest["sha256"].values()).encode()).hexdigest()
-    source = manifest["arguments"]["dataset_name"] or ", ".join(manifest["source_sha256"])
-    shuffled = (
-        f" The words of every text are in a random order (seed {manifest['arguments']['seed']})."
-    )
+    source = arguments["dataset_name"] or ", ".join(manifest["source_sha256"])
+    sentences = [f"Made of {escape_markdown(source)}."]
+    for split, count in manifest["leaked_removed"].items():
+        sentences.append(f"{count} texts of {split} that a later split has, too, were removed.")
+    if arguments["tokenizer_name"]:
+        counts = ", ".join(f"{count} of {split}" for split, count in manifest["truncated"].items())
+        sentences.append(
+            f"Texts end with the last word that a model with the tokenizer of "
+            f"{escape_markdown(arguments['tokenizer_name'])} reads whole within "
+            f"{arguments['max_seq_length']} tokens (texts that were cut: {counts})."
+        )
+    if arguments["shuffle_words"]:
+        sentences.append(
+            f"The words of every text are in a random order (seed {arguments['seed']})."
+        )
+    sentences.append("Columns: id, abstract (the text), label.")
     rows = [[name, *(counts[name] for counts in manifest["counts"].values())] for name in names]
     return f"""---
 task_categories: [text-classification]
@@ -98,103 +295,133 @@ configs:
 
 # Texts for classification
 
-Made of {source}.{shuffled if manifest["arguments"]["shuffle_words"] else ""} Columns: id, abstract (the text), label.
+{" ".join(sentences)}
 
 {markdown_table(["label", *manifest["counts"]], rows)}
 """
 
 
-def main() -> None:
-    # 1. Arguments
-    start_logging()
-    disable_progress_bars()
-    arguments, data = parse_arguments(__doc__, PrepareArguments, DataArguments)
-    files = {split: file for split in SPLITS if (file := getattr(data, f"{split}_file"))}
-    missing = [file for file in files.values() if not Path(file).is_file()]
-    if missing and not data.dataset_name:
-        fail(f"no such file: {missing[0]}")
-    if unknown := {*(arguments.splits or [])} - {*SPLITS}:
-        fail(f"--splits has {min(unknown)}; choose from {', '.join(SPLITS)}")
-    if arguments.seed < 0:
-        fail(f"--seed must be 0 or more, not {arguments.seed}")
-    folder = Path(arguments.output_dir)
+def write_dataset(
+    folder: Path, contents: dict[str, bytes], manifest: dict, card: str, before: dict[str, str]
+) -> None:
+    """Write the dataset folder so that the same command continues after an interruption.
 
-    # 2. The splits
-    try:
-        given = files or get_dataset_split_names(
-            data.dataset_name, data.dataset_config_name, data.dataset_revision
-        )
-    except Exception:  # whatever is wrong with the dataset is reported when it is loaded
-        given = SPLITS
-    found = [
-        split for split in SPLITS if split in given or (split == "validation" and "train" in given)
-    ]
-    needed = arguments.splits or found or list(SPLITS)
-    open_output_dir(folder, r"data|manifest\.json|README\.md")
-    if (folder / "README.md").exists() and not (
-        folder / "manifest.json"
-    ).exists():  # the card is written last
-        fail(
-            f"{folder} holds a README.md that this tool did not write; choose another --output_dir"
-        )
-    splits, commit = load_splits(data, needed, arguments.seed)
-    label = splits[needed[0]].features["label"]
-
-    # 3. The files
-    contents, counts = {}, {}
-    for split, part in splits.items():
-        texts = part["text"]
-        if arguments.shuffle_words:
-            pairs = zip(part["text"], part["id"], strict=True)
-            texts = [shuffle_words(text, identifier, arguments.seed) for text, identifier in pairs]
-        columns = {"id": part["id"][:], "abstract": list(texts), "label": part["label"][:]}
-        features = Features({"id": Value("string"), "abstract": Value("string"), "label": label})
-        buffer = io.BytesIO()
-        Dataset.from_dict(columns, features).to_parquet(buffer)
-        contents[f"{split}-00000-of-00001.parquet"] = buffer.getvalue()
-        counted = Counter(columns["label"])
-        counts[split] = {name: counted[number] for number, name in enumerate(label.names)}
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    sources = {
-        Path(file).name: hashlib.sha256(Path(file).read_bytes()).hexdigest()
-        for file in files.values()
-    }
-    recorded = {
-        key: value
-        for key, value in (asdict(arguments) | asdict(data)).items()
-        if key != "output_dir"
-    }
-    manifest = {
-        "script": "prepare_dataset.py",
-        "arguments": recorded | {f"{split}_file": Path(file).name for split, file in files.items()},
-        "dataset_commit": commit,
-        "source_sha256": sources,
-        "counts": counts,
-        "sha256": digests,
-        "versions": versions("datasets", "scikit-learn"),
-    }
-    if data.dataset_name and Path(data.dataset_name).exists():
-        manifest["arguments"]["dataset_name"] = Path(data.dataset_name).name
-
-    # 4. The folder; the card comes last
+    before has the SHA-256 of the Parquet files that are there and may be replaced.
+    """
+    partial = {"script": SCRIPT, "sha256": manifest["sha256"], "replaced_sha256": before}
+    write_files(folder, {PARTIAL_FILE: json.dumps(partial, indent=2) + "\n"})
+    # Without a manifest the folder is seen to be incomplete.
+    write_files(folder, {"manifest.json": None, "README.md": None})
     try:
         (folder / "data").mkdir(exist_ok=True)
-        for old in {path.name for path in folder.glob("data/*")} - set(contents):
-            (folder / "data" / old).unlink()
     except OSError as error:
         fail(f"cannot write into --output_dir {folder}: {error.strerror}")
     write_files(folder / "data", contents)
-    card = dataset_card(manifest, label.names)
+    stale = set(before) - set(contents)
+    write_files(folder / "data", dict.fromkeys(sorted(stale)))
     write_files(
         folder,
         {
             "README.md": card,
             "manifest.json": json.dumps(manifest, indent=2, ensure_ascii=False) + "\n",
+            PARTIAL_FILE: None,
         },
     )
+
+
+def main() -> None:
+    # 1. Arguments and output folder
+    start_logging()
+    disable_progress_bars()
+    arguments, data = parse_arguments(__doc__, PrepareArguments, DataArguments)
+    check_arguments(arguments, data)
+    folder = Path(arguments.output_dir)
+    before = open_dataset_folder(folder)
+    tokenizer = None
+    if arguments.tokenizer_name:
+        tokenizer = load_tokenizer(arguments.tokenizer_name, arguments.max_seq_length)
+
+    # 2. The splits
+    optional = [] if arguments.splits else list(SPLITS)
+    loaded = load_splits(data, arguments.splits or [], arguments.seed, optional)
+    splits = loaded.splits
+    removed = drop_leaked(splits) if arguments.drop_leaked else {}
+    for split, count in removed.items():
+        logger.info("%d texts of split %r are removed: a later split has them", count, split)
+
+    # 3. Texts
+    features = Features(
+        {
+            "id": Value("string"),
+            "abstract": Value("string"),
+            "label": next(iter(splits.values())).features["label"],
+        }
+    )
+    contents = {}
+    counts = {}
+    truncated = {}
+    for split, part in splits.items():
+        ids = part["id"][:]
+        texts = part["text"][:]
+        labels = part["label"][:]
+        if tokenizer is not None:
+            whole = texts
+            texts = truncate_texts(whole, tokenizer, arguments.max_seq_length)
+            truncated[split] = sum(a != b for a, b in zip(whole, texts, strict=True))
+        if arguments.shuffle_words:
+            texts = [
+                shuffle_words(text, identifier, arguments.seed)
+                for text, identifier in zip(texts, ids, strict=True)
+            ]
+        buffer = io.BytesIO()
+        table = Dataset.from_dict({"id": ids, "abstract": texts, "label": labels}, features)
+        table.to_parquet(buffer)
+        contents[f"{split}-00000-of-00001.parquet"] = buffer.getvalue()
+        counted = Counter(labels)
+        counts[split] = {name: counted[number] for number, name in enumerate(loaded.labels)}
+    if arguments.shuffle_words and tokenizer is None:
+        logger.warning(
+            "texts are shuffled whole: a model that reads their first tokens alone reads other "
+            "words than in the ordered texts; give --tokenizer_name and --max_seq_length"
+        )
+
+    # 4. Manifest and card
+    recorded = asdict(arguments) | asdict(data)
+    del recorded["output_dir"]
+    for key in ("dataset_name", "tokenizer_name", "train_file", "validation_file", "test_file"):
+        if recorded[key]:
+            recorded[key] = public_name(recorded[key])
+    manifest = {
+        "script": SCRIPT,
+        "arguments": recorded,
+        "dataset_commit": loaded.commit,
+        "source_sha256": source_digests(data),
+        "tokenizer_sha256": None,
+        "counts": counts,
+        "leaked_removed": removed,
+        "truncated": truncated,
+        "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
+        "versions": versions("datasets", "scikit-learn", "tokenizers"),
+    }
+    if tokenizer is not None:
+        definition = tokenizer.backend_tokenizer.to_str()
+        manifest["tokenizer_sha256"] = hashlib.sha256(definition.encode()).hexdigest()
+
+    # 5. The folder
+    write_dataset(folder, contents, manifest, dataset_card(manifest, loaded.labels), before)
     sizes = ", ".join(f"{len(part):,} {split}" for split, part in splits.items())
-    logger.info("%s documents, %d classes", sizes, label.num_classes)
-    logger.info("next: python run_baseline.py --dataset_name %s --output_dir runs/svm", folder)
+    logger.info("%s documents, %d classes", sizes, len(loaded.labels))
+    if truncated:
+        logger.info("texts that were cut: %s", truncated)
+    name = shlex.quote(arguments.output_dir)
+    if "train" in splits:
+        logger.info("next: python run_baseline.py --dataset_name %s --output_dir runs/svm", name)
+    else:
+        logger.info(
+            "without training data; next: python run_classification.py --model_name_or_path RUN "
+            "--dataset_name %s --output_dir OUT --do_predict",
+            name,
+        )
 
 
 if __name__ == "__main__":
