@@ -276,7 +276,7 @@ class DataArguments:
         default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."}
     )
     train_file: str | None = field(
-        default=None, metadata={"help": "Training data: .csv, .json, .jsonl or .parquet."}
+        default=None, metadata={"help": "Training data: .csv, .tsv, .json, .jsonl or .parquet."}
     )
     validation_file: str | None = field(
         default=None, metadata={"help": "Validation data with the same columns."}
@@ -293,8 +293,15 @@ class DataArguments:
     label_column_name: str = field(
         default="label", metadata={"help": "Column of the classes: names or integers."}
     )
+    label_names: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Names of the classes in the order of their numbers, if labels are 0, 1 ..."
+        },
+    )
     validation_fraction: float = field(
-        default=0.1, metadata={"help": "Share of training to use without validation."}
+        default=0.1,
+        metadata={"help": "Fraction of training held out when there is no validation split."},
     )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Truncate the training split."}
@@ -306,145 +313,120 @@ class DataArguments:
         default=None, metadata={"help": "Truncate the test split."}
     )
 
+    def __post_init__(self):
+        # "title,abstract" and "title abstract" are the same two columns.
+        names = ",".join(self.text_column_names).split(",")
+        self.text_column_names = [name.strip() for name in names]
+
 
 # Copied from tools/common/data.py::load_splits
 def load_splits(
-    arguments: DataArguments, needed: list[str], seed: int
-) -> tuple[DatasetDict, str | None]:
-    """Load splits with the columns id, text and label (a ClassLabel), and the commit of a Hub dataset or None.
+    arguments: DataArguments, needed: list[str], seed: int, optional: list[str] | None = None
+) -> LoadedData:
+    """Load the splits that are needed, and the optional ones that exist.
 
-    A missing validation split is a stratified share of training. Exits with status 2 if a split, column, text or label
-    is missing, an id is duplicated, or a split has a class that the training split lacks.
+    A missing validation split is a stratified share of training. Exits with status 2 if a needed
+    split, a column, a text or a label is missing, an id is duplicated, or a split has a class that
+    the training split lacks.
     """
-    files = {split: file for split in SPLITS if (file := getattr(arguments, f"{split}_file"))}
-    if bool(arguments.dataset_name) == bool(files):
-        fail("give either --dataset_name or --train_file, --validation_file, --test_file")
-    source, loaded = arguments.dataset_name, {}
-    try:
-        for split, source in files.items():
-            loaded[split] = read_file(source)
-        if not files:
-            loaded = load_dataset(
-                source, arguments.dataset_config_name, revision=arguments.dataset_revision
-            )
-    except Exception as error:  # datasets, pandas and the Hub's client raise many kinds
-        fail(f"cannot load {source}: {one_line(error)}")
-    tables = {
-        split: check_rows(loaded[split], split, arguments) for split in SPLITS if split in loaded
+    # 1. Tables with the columns of the files; validation may have to be taken from training
+    tables, commit = read_tables(arguments, needed, optional or [])
+    wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
+    takes_validation = "validation" in wanted and "validation" not in tables and "train" in tables
+
+    # 2. Tables with the columns id, text and label, a name
+    tables = {split: check_rows(table, split, arguments) for split, table in tables.items()}
+    names = match_labels(tables, arguments)
+    if takes_validation:
+        take_validation(tables, names, arguments.validation_fraction, seed)
+    limits = {
+        "train": arguments.max_train_samples,
+        "validation": arguments.max_eval_samples,
+        "test": arguments.max_predict_samples,
     }
-    if "validation" in needed and "validation" not in tables and "train" in tables:
-        try:
-            options = {
-                "test_size": arguments.validation_fraction,
-                "stratify": tables["train"]["label"],
-            }
-            tables["train"], tables["validation"] = train_test_split(
-                tables["train"], random_state=seed, **options
-            )
-        except (
-            ValueError
-        ) as error:  # a class with one document, or more classes than validation documents
-            fail(
-                f"cannot take --validation_fraction from training: {one_line(error)}; give a --validation_file"
-            )
-        logger.warning(
-            "no validation split: %d training documents are used for it", len(tables["validation"])
-        )
-    for split in needed:
-        if split not in tables:
-            fail(f"{source} has no split {split!r}; it has {', '.join(loaded)}")
-    label = next(iter(loaded.values())).features[arguments.label_column_name]
-    if not isinstance(label, ClassLabel):
-        values = set().union(*(table["label"] for table in tables.values()))
-        label = ClassLabel(
-            names=list(map(str, sorted(values, key=lambda value: (isinstance(value, str), value))))
-        )
-        tables = {split: table.astype({"label": str}) for split, table in tables.items()}
-    features = Features({"id": Value("string"), "text": Value("string"), "label": label})
-    splits = DatasetDict()
-    for split, flag in zip(SPLITS, ("train", "eval", "predict"), strict=True):
-        if (limit := getattr(arguments, f"max_{flag}_samples")) is not None and limit < 1:
+    for split, limit in limits.items():
+        if limit is not None and limit < 1:
             fail(f"the number of documents of split {split!r} must be at least 1, not {limit}")
-        if split in needed:
-            splits[split] = Dataset.from_dict(tables[split][:limit].to_dict("list"), features)
-    known = set(splits["train"]["label"]) if "train" in needed else set(range(label.num_classes))
-    for split in needed:
-        if unseen := set(splits[split]["label"]) - known:
-            fail(
-                f"split {split!r} has documents of class {label.names[min(unseen)]}, the training split has none"
-            )
-    if len(known) < 2:
-        fail(
-            f"all training documents are of class {label.names[min(known)]}; at least two classes are needed"
-        )
-    cached = next(iter(loaded.values())).cache_files
-    commit = re.search(r"/([0-9a-f]{40})/[^/]+$", cached[0]["filename"]) if cached else None
-    return splits, commit and commit[1]
+    tables = {split: tables[split][: limits[split]] for split in wanted if split in tables}
+    check_classes(tables, names)
+    warn_about_leaks(tables)
+
+    # 3. Numbers instead of names
+    number = {name: place for place, name in enumerate(names)}
+    kinds = {"id": Value("string"), "text": Value("string"), "label": ClassLabel(names=names)}
+    splits = DatasetDict()
+    for split, table in tables.items():
+        columns = table.to_dict("list")
+        columns["label"] = [number[name] for name in columns["label"]]
+        splits[split] = Dataset.from_dict(columns, Features(kinds))
+    fingerprints = {split: fingerprint(table) for split, table in tables.items()}
+    return LoadedData(splits, names, fingerprints, commit)
 
 
 # Copied from tools/common/data.py::read_file
-def read_file(file: str) -> Dataset:
-    """Read a file of texts and labels; a JSON file holds a list of objects or an object a line."""
-    if file.endswith(".parquet"):
-        return Dataset.from_parquet(file)
-    if not file.endswith((".csv", ".json", ".jsonl")):
-        raise ValueError("it is not a .csv, .json, .jsonl or .parquet file")
+def read_file(file: str) -> pd.DataFrame:
+    """Read a file by the rules of its format. Exit with status 2 if it breaks them."""
+    suffix = Path(file).suffix.lower()
+    if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
+        fail(f"cannot load {file}: it is not a .csv, .tsv, .json, .jsonl or .parquet file")
     try:
-        text = Path(file).read_text(encoding="utf-8-sig").strip()
+        if suffix == ".parquet":
+            return read_parquet(file)
+        content = Path(file).read_bytes()
+    except FileNotFoundError:
+        fail(f"cannot load {file}: no such file")
+    except LOAD_ERRORS as error:
+        fail(f"cannot load {file}: {one_line(error)}")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:1000]:
+        fail(f"cannot load {file}: it is UTF-16; save it as UTF-8 (Excel: 'CSV UTF-8')")
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{error}; save the file as UTF-8") from error
-    if file.endswith(
-        ".csv"
-    ):  # "NA" and "None" can be names of classes, and 2001.00010 is an id, not a number
-        frame = pd.read_csv(
-            io.StringIO(text), keep_default_na=False, na_values=[""], dtype={"id": str}
-        )
-        return Dataset.from_pandas(frame, preserve_index=False)
-    return Dataset.from_list(
-        json.loads(text if text[:1] == "[" else "[" + ",\n".join(text.splitlines()) + "]")
-    )
+        fail(f"cannot load {file}: {one_line(error)}; save the file as UTF-8 (Excel: 'CSV UTF-8')")
+    return read_json(file, text) if suffix.startswith(".json") else read_csv(file, text)
 
 
 # Copied from tools/common/data.py::check_rows
-def check_rows(part: Dataset, split: str, arguments: DataArguments) -> pd.DataFrame:
-    """Return the columns id, text and label (a class name, or the number of a ClassLabel) of a split, rows checked."""
-    columns, label = ",".join(arguments.text_column_names).split(","), arguments.label_column_name
-    for column in (*columns, label):
-        if column not in part.column_names:
-            fail(
-                f"column {column!r} is not in split {split!r}; its columns are {', '.join(part.column_names)}"
-            )
-    if len(part) == 0:
+def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.DataFrame:
+    """Return the columns id, text and label. Exit with status 2 if a row is not right."""
+    if len(frame) == 0:
         fail(f"split {split!r} has no rows")
-    for column in columns:
-        if not str(getattr(part.features[column], "dtype", "")).endswith("string"):
-            fail(f"column {column!r} of split {split!r} is not text but {part.features[column]}")
-    kind = getattr(
-        part.features[label], "dtype", "a list: several labels for one document are not supported"
-    )
-    if not re.fullmatch(r"(large_)?string|bool|u?int\d+", kind):
-        fail(f"labels in column {label!r} must be names or integers, not {kind}")
-    frame = part.to_pandas()
-    texts, labels = frame[columns].fillna(""), frame[label]
-    ids = (
-        frame["id"].astype(str)
-        if "id" in frame
-        else pd.Series([f"{split}.{row}" for row in range(len(frame))])
-    )
-    numbered = isinstance(part.features[label], ClassLabel)
-    problems = {
-        f"has an empty text in {columns}": texts.apply(lambda column: column.str.strip() == "").any(
-            axis=1
+    check_columns(frame, split, [*arguments.text_column_names, arguments.label_column_name])
+    labels = frame[arguments.label_column_name]
+    columns = [frame[column].tolist() for column in arguments.text_column_names]
+    for name, column in zip(arguments.text_column_names, columns, strict=True):
+        check_texts(column, f"column {name!r} of split {split!r}")
+    texts = [join_texts(row, arguments.text_column_delimiter) for row in zip(*columns, strict=True)]
+    ids = pd.Series([f"{split}.{row}" for row in range(len(frame))])
+    problems = {}
+    if "id" in frame:
+        # Without an id, the row could not be found again; numbers for some rows alone would mix.
+        problems["no id, which others have"] = frame["id"].map(is_missing)
+        ids = frame["id"].astype(str).reset_index(drop=True)
+        problems["a duplicated id"] = ids.duplicated()
+    problems |= {
+        f"an empty text in {', '.join(arguments.text_column_names)}": [not text for text in texts],
+        "half a character (a lone surrogate)": [
+            re.search("[\ud800-\udfff]", f"{identifier}{text}{label}") is not None
+            for identifier, text, label in zip(ids, texts, labels, strict=True)
+        ],
+        f"no label in column {arguments.label_column_name!r}": labels.astype(object).map(
+            is_missing
         ),
-        f"has no label in column {label!r}": labels.isna() | (numbered & (labels == -1)),
-        "has a duplicated id": ids.duplicated(),
     }
-    for problem, rows in problems.items():
-        if rows.any():
-            row = int(rows.to_numpy().argmax())
-            fail(f"row {row} (id {ids[row]}) of split {split!r} {problem}; correct or remove it")
-    text = texts.agg(arguments.text_column_delimiter.join, axis=1)
-    return pd.DataFrame({"id": ids, "text": text, "label": labels})
+    check_labels(labels, f"labels in column {arguments.label_column_name!r} of split {split!r}")
+    for problem, is_wrong in problems.items():
+        rows = [row for row, wrong in enumerate(is_wrong) if wrong]
+        if rows:
+            named = ", ".join(f"row {row} (id {ids[row]})" for row in rows[:3])
+            verb = "has" if len(rows) == 1 else "have"
+            fail(
+                f"{len(rows)} of {len(frame)} rows of split {split!r} {verb} {problem}: {named}"
+                f"{', ...' if len(rows) > 3 else ''}; correct or remove them (rows count from 0)"
+            )
+    if not isinstance(labels.dtype, pd.CategoricalDtype):
+        labels = labels.map(str)
+    return pd.DataFrame({"id": ids, "text": texts, "label": labels.reset_index(drop=True)})
 
 
 # Copied from run_baseline.py::METRICS
@@ -462,12 +444,16 @@ NOT_UPLOADED = ["checkpoint-*", "*.tmp", "*.bin", "_*"]
 
 # Copied from run_baseline.py::compute_metrics
 def compute_metrics(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Return accuracy and macro-averaged F1, precision and recall as fractions; undefined values count as 0."""
-    averages = precision_recall_fscore_support(
+    """Return accuracy and macro-averaged F1, precision and recall; undefined values count as 0."""
+    precision, recall, f1, _ = precision_recall_fscore_support(
         references, predictions, average="macro", zero_division=0
     )
-    values = (accuracy_score(references, predictions), averages[2], averages[0], averages[1])
-    return dict(zip(METRICS, map(float, values), strict=True))
+    return {
+        "accuracy": float(accuracy_score(references, predictions)),
+        "f1": float(f1),
+        "precision": float(precision),
+        "recall": float(recall),
+    }
 
 
 # Copied from run_baseline.py::save_figure
@@ -481,13 +467,13 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
 
 # Copied from run_baseline.py::plot_confusion_matrix
 def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
-    """Plot the confusion matrix of predictions.csv: counts as text, the share of the true class as color."""
+    """Plot the confusion matrix of predictions.csv: counts, in the color of the class's share."""
     counts = confusion_matrix(table["label"], table["prediction"], labels=names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axes = plt.subplots(figsize=(1.1 * len(names) + 1.5, len(names) + 1))
-    display = ConfusionMatrixDisplay(
-        shares, display_labels=[name.replace("$", r"\$") for name in names]
-    )
+    # A $ in a name does not start a formula.
+    shown = [name.replace("$", r"\$") for name in names]
+    display = ConfusionMatrixDisplay(shares, display_labels=shown)
     display.plot(ax=axes, cmap="Blues", im_kw={"vmin": 0, "vmax": 1})
     for cell, count in zip(display.text_.flat, counts.flat, strict=True):
         cell.set_text(f"{count:,}")
@@ -496,74 +482,89 @@ def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
 
 # Copied from run_baseline.py::public_name
 def public_name(source: str) -> str:
-    """Return a Hub id as it is and a local path as its last part, so that a card shows nobody's folders."""
-    return Path(source).name if Path(source).exists() or source.count("/") != 1 else source
+    """Return a Hub id as it is and a local path as its last part: a card shows nobody's folders."""
+    if Path(source).exists():
+        return Path(source).absolute().name
+    return source if source.count("/") == 1 else Path(source).name
 
 
 # Copied from run_baseline.py::write_card
 def write_card(
     folder: Path, library: str, title: str, record: dict, results: dict, text: str
 ) -> None:
-    """Write README.md: metadata with a model-index, the metrics of the test (else validation) split, and the text."""
-    base, dataset = public_name(record["model_name_or_path"]), public_name(record["dataset_name"])
-    split, prefix = ("test", "predict") if "predict_accuracy" in results else ("validation", "eval")
-    measured = {
-        key: round(results[f"{prefix}_{key}"], 4) for key in METRICS if f"{prefix}_{key}" in results
-    }
-    source = {"dataset_type": dataset, "dataset_name": dataset, "dataset_split": split}
-    task = {"task_type": "text-classification", "task_name": "Text classification"}
+    """Write README.md: metadata with a model-index, the metrics of the test split, and the text.
+
+    Without metrics of the test split, those of the validation split stand there.
+    """
+    base = public_name(record["model_name_or_path"])
+    dataset = public_name(record["dataset_name"])
+    split, prefix = "validation", "eval"
+    if "predict_accuracy" in results:
+        split, prefix = "test", "predict"
+    measured = {}
+    for key in METRICS:
+        if f"{prefix}_{key}" in results:
+            measured[key] = round(results[f"{prefix}_{key}"], 4)
+    kind = "skops" if library == "sklearn" else "generated_from_trainer"
     data = ModelCardData(
         library_name=library,
         pipeline_tag="text-classification",
-        tags=["text-classification", "skops" if library == "sklearn" else "generated_from_trainer"],
+        tags=["text-classification", kind],
         model_name=title,
         base_model=base if "/" in base else None,
         datasets=[dataset] if "/" in dataset else None,
         eval_results=[
             EvalResult(
-                metric_type=key, metric_name=METRICS[key], metric_value=value, **task, **source
+                task_type="text-classification",
+                task_name="Text classification",
+                dataset_type=dataset,
+                dataset_name=dataset,
+                dataset_split=split,
+                metric_type=key,
+                metric_name=METRICS[key],
+                metric_value=value,
             )
             for key, value in measured.items()
         ],
     )
-    head = (
-        f"| {results.get(f'{prefix}_samples')} {split} documents | per cent |\n|---|---:|\n"
-        if measured
-        else ""
-    )
-    rows = "".join(f"| {METRICS[key]} | {100 * value:.2f} |\n" for key, value in measured.items())
-    write(
-        folder / "README.md", f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{head}{rows}\n{text}\n"
-    )
+    lines = [f"---\n{data.to_yaml()}\n---\n", f"# {escape_markdown(title)}\n"]
+    if measured:
+        lines.append(f"| {results.get(f'{prefix}_samples')} {split} documents | percent |")
+        lines.append("|---|---:|")
+        lines += [f"| {METRICS[key]} | {100 * value:.2f} |" for key, value in measured.items()]
+    write(folder / "README.md", "\n".join([*lines, "", text, ""]))
 
 
 # Copied from run_baseline.py::push_folder
 def push_folder(
     folder: Path, repo_id: str, private: bool | None, revision: str | None = None
 ) -> None:
-    """Upload a run folder to the Hub. If that fails, exit with status 2 and name the command that repeats it."""
-    flags = [word for pattern in NOT_UPLOADED for word in ("--exclude", pattern)]
-    flags += ["--private"] * bool(private) + ["--revision", str(revision)] * bool(revision)
+    """Upload a run folder to the Hub. If that fails, exit with status 2 and name the command."""
     try:
         api = HfApi()
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        # A pickle that the Trainer uploads during training is deleted.
-        options = {
-            "ignore_patterns": NOT_UPLOADED,
-            "delete_patterns": ["training_args.bin"],
-            "revision": revision,
-        }
         api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="End of training", **options
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message="End of training",
+            ignore_patterns=NOT_UPLOADED,
+            # A pickle that the Trainer uploads during training is deleted.
+            delete_patterns=["training_args.bin"],
+            revision=revision,
         )
-    except (
-        Exception
-    ) as error:  # the client raises its own kinds, those of its HTTP library, and OSError
-        command = shlex.join(["hf", "upload", repo_id, str(folder), ".", *flags])
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        words = ["hf", "upload", repo_id, str(folder), "."]
+        for pattern in NOT_UPLOADED:
+            words += ["--exclude", pattern]
+        if private:
+            words.append("--private")
+        if revision:
+            words += ["--revision", revision]
         fail(
-            f"{folder} is complete but could not be pushed ({one_line(error)}); to try again: {command}"
+            f"{folder} is complete but could not be pushed ({one_line(error)}); "
+            f"to try again: {shlex.join(words)}"
         )
     logger.info("pushed to %s", repo_id)
 
