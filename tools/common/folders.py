@@ -44,7 +44,8 @@ def open_output_dir(
         fail(f"--output_dir {folder} is a file; choose a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        is_empty = next(folder.iterdir(), None) is None
+        # A record that was being written first when the script was stopped is nothing yet.
+        is_empty = {path.name for path in folder.iterdir()} <= {f"{name}.tmp" for name in records}
         foreign = None
         if own_files is not None:
             foreign = find_foreign_file(folder, own_files)
