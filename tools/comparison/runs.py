@@ -17,6 +17,8 @@ BASELINE_NAME = "TF-IDF + linear SVM"
 TEXT_COLUMNS = ("id", "label", "prediction")
 # The columns of per_class_f1.csv that are not models.
 CLASS_COLUMNS = ("class", "documents")
+# Messages name the first of the rows that they are about.
+SHOWN_EXAMPLES = 3
 # Results are recorded as fractions; predictions.csv must give the same ones.
 RESULTS_TOLERANCE = 1e-4
 # Recorded arguments by which runs of one model are different rows, and how a row's name shows them.
@@ -95,7 +97,7 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     repeated = table["id"][table["id"].duplicated()]
     if len(repeated):
         fail(
-            f"{path} has document {repeated.iloc[0]!r:.80} more than once "
+            f"{path} has document {quoted(set(repeated))} more than once "
             f"({len(repeated)} such rows); remove them"
         )
     table = table.set_index("id")
@@ -127,10 +129,11 @@ def check_columns(path: Path, table: pd.DataFrame) -> None:
                 f"{path} has no column {column!r}; it needs id, label, prediction and "
                 "one column of scores per class"
             )
-        empty = np.flatnonzero(table[column].str.strip() == "")
+        empty = np.flatnonzero(table[column].str.strip() == "") + 2  # below the header, from 1
         if len(empty):
+            shown = ", ".join(map(str, empty[:SHOWN_EXAMPLES]))
             fail(
-                f"{path} has no {column} in row {empty[0] + 2} ({len(empty)} such rows); "
+                f"{path} has no {column} in row {shown} ({len(empty)} such rows); "
                 "make the run again"
             )
     if table.empty:
@@ -364,9 +367,9 @@ def check_same_documents(first: Run, other: Run) -> None:
     )
 
 
-def quoted(names: set[str], shown: int = 3) -> str:
+def quoted(names: set[str]) -> str:
     """Return the first names in quotes."""
-    return ", ".join(f"{name!r:.80}" for name in sorted(names)[:shown])
+    return ", ".join(f"{name!r:.80}" for name in sorted(names)[:SHOWN_EXAMPLES])
 
 
 def numeric_ids(ids: set[str]) -> set[float] | None:
