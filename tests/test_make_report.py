@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from browser import browser, check_page, open_page  # noqa: F401
 from conftest import LABELS, ROOT, assert_user_error
+from sklearn.metrics import f1_score
 from test_render_attributions import call, document, write_faithfulness, write_folder
 
 import make_report
@@ -33,7 +34,7 @@ def draw(folder, *names):
 
 
 def write_predictions(folder, labels, seed, scores=lambda right: 0.9 if right else 0.6):
-    """predictions.csv of a run that is right on most documents; returns its accuracy."""
+    """predictions.csv of a run that is right on most documents; returns its results."""
     generator = np.random.default_rng(seed)
     shown = np.where(
         generator.random(len(labels)) < 0.8, labels, generator.integers(0, 5, len(labels))
@@ -44,12 +45,17 @@ def write_predictions(folder, labels, seed, scores=lambda right: 0.9 if right el
         table[name] = np.where(shown == number, 0.8, 0.05)
     folder.mkdir(parents=True)
     table.to_csv(folder / "predictions.csv", index=False)
-    return float(np.mean(labels == shown))
+    f1 = f1_score(table["label"], table["prediction"], average="macro")
+    return {
+        "predict_samples": len(labels),
+        "predict_accuracy": float(np.mean(labels == shown)),
+        "predict_f1": float(f1),
+    }
 
 
 def write_encoder(folder, labels, seed):
     """A run folder of run_classification.py, without the model."""
-    right = write_predictions(folder, labels, seed)
+    predict_results = write_predictions(folder, labels, seed)
     arguments = {
         "model_name_or_path": "/home/someone/models/tiny-bert/model", "config_name": None, "text_prefix": "query: ",
         "max_seq_length": 64, "lr_scheduler_type": "linear", "weight_decay": 0.01, "early_stopping_patience": 3,
@@ -68,7 +74,7 @@ def write_encoder(folder, labels, seed):
     }
     record |= {"device": "cpu", "precision": "fp32", "processes": 2, "model_commit": "c0ffee"}
     record |= {"versions": {"python": "3.11.7", "torch": "2.13.0"}}
-    results = {f"predict_{key}": right for key in ("accuracy", "f1", "precision", "recall")}
+    results = predict_results | {"predict_precision": 0.8, "predict_recall": 0.8}
     results |= {
         "eval_loss": 0.5,
         "eval_accuracy": 0.8,
@@ -76,7 +82,7 @@ def write_encoder(folder, labels, seed):
         "epoch": 1.5,
         "train_runtime": 754.0,
     }
-    results |= {"predict_samples": len(labels), "train_loss": 0.6, "predict_loss": 0.6}
+    results |= {"train_loss": 0.6, "predict_loss": 0.6}
     write_json(folder / "run_arguments.json", record)
     write_json(folder / "all_results.json", results)
     draw(folder, "training_curve.png", "confusion_matrix.png")
@@ -84,7 +90,7 @@ def write_encoder(folder, labels, seed):
 
 def write_svm(folder, labels):
     """A run folder of run_baseline.py, without model and pictures."""
-    write_predictions(folder, labels, 9)
+    predict_results = write_predictions(folder, labels, 9)
     record = {
         "script": "run_baseline.py",
         "model_name_or_path": "TF-IDF + linear SVM",
@@ -95,8 +101,8 @@ def write_svm(folder, labels):
         "arguments": {"C": [0.1, 1.0], "output_dir": "svm"},
         "versions": {"python": "3.11.7"},
     }
-    results = {"ngram_max": 2, "sublinear_tf": True, "C": 1.0, "train_settings": 24, "eval_accuracy": 0.8,
-               "eval_f1": 0.7, "predict_accuracy": 0.8, "predict_f1": 0.8}  # fmt: skip
+    results = predict_results | {"eval_accuracy": 0.8, "eval_f1": 0.7}
+    results |= {"ngram_max": 2, "sublinear_tf": True, "C": 1.0, "train_settings": 24}
     write_json(folder / "run_arguments.json", record)
     write_json(folder / "all_results.json", results)
 
@@ -438,11 +444,16 @@ def test_bad_commands(run, study, tmp_path):
     (study / "page").mkdir()
     (study / "page" / "index.html").write_text("somebody's page")
     arguments = ["--output_dir", study / "page", "--runs", study / "svm"]
-    assert_user_error(
-        run("make_report", *arguments), study / "page" / "index.html", "another --output_dir"
-    )
+    assert_user_error(run("make_report", *arguments), study / "page", "report.json")
+    (study / "page" / "report.json").write_text('{"script": "compare_runs.py"}')
+    assert_user_error(run("make_report", *arguments), study / "page", "report.json")
+    assert (study / "page" / "index.html").read_text() == "somebody's page"
+    for folder in ("svm", "comparison", "data"):  # of the study itself
+        arguments = ["--output_dir", study / folder, "--runs", study / "svm"]
+        assert_user_error(run("make_report", *arguments), study / folder, "not empty")
+        assert not (study / folder / "index.html").exists()
     (study / "full").mkdir()
-    (study / "full" / "index.html.tmp").symlink_to("/dev/full")
+    (study / "full" / "report.json.tmp").symlink_to("/dev/full")
     assert_user_error(
         run("make_report", "--output_dir", study / "full", "--runs", study / "svm"), "No space left"
     )
@@ -513,3 +524,49 @@ def test_in_a_browser(run, study, browser):  # noqa: F811
         page.keyboard.press("Enter")
         page.emulate_media(media="print")
         assert folded.is_visible()
+
+
+@pytest.mark.parametrize("file", ["all_results.json", "predict_results.json"])
+def test_results_that_contradict_the_predictions_are_not_printed(run, study, file):
+    """As tools/compare_runs.py, which refuses such a run."""
+    path = study / "svm" / file
+    results = json.loads((study / "svm" / "all_results.json").read_text())
+    for key, value in (("accuracy", 0.9931), ("f1", 0.9931), ("samples", 39)):
+        write_json(path, results | {f"predict_{key}": value})
+        page = render(run, study)
+        assert "Training: svm is left out, it is damaged or mixes two runs" in page
+        assert f"predict_{key} is" in page and "99.31" not in re.sub("0.9931", "", page)
+        assert "Best of 24 settings" not in page and "tiny/lr-2e-5-seed-1" in page
+    record = json.loads((study / "report" / "report.json").read_text())
+    assert any("svm is left out" in sentence for sentence in record["left_out"])
+    call = ("compare_runs", study / "svm", study / "tiny" / "lr-2e-5-seed-1")
+    result = run(*call, "--output_dir", study / "out")
+    assert_user_error(result, study / "svm", "damaged or mixes two runs")
+
+
+def test_runs_on_other_test_data_are_named(run, study):
+    assert "other test data" not in render(run, study)
+    names = ["svm", "tiny/lr-2e-5-seed-1", "tiny/lr-2e-5-seed-2"]
+    for name, fingerprint in zip(names, ("0" * 16, "1" * 16, "0" * 16), strict=True):
+        path = study / name / "run_arguments.json"
+        record = json.loads(path.read_text())
+        write_json(path, record | {"data_fingerprints": {"test": fingerprint}})
+    page = render(run, study)
+    assert page.count("predicted other test data") == 1
+    assert "svm and tiny/lr-2e-5-seed-1 predicted other test data" in page
+
+
+def test_record_makes_the_folder_ours(run, study):
+    """A second call replaces the page; what others put beside it stays."""
+    render(run, study)
+    record = json.loads((study / "report" / "report.json").read_text())
+    assert record["script"] == "make_report.py" and str(study) not in json.dumps(record)
+    (study / "report" / "notes.txt").write_text("mine")
+    (study / "report" / "index.html").unlink()  # as an interruption after the record leaves it
+    render(run, study)
+    assert (study / "report" / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in (study / "report").iterdir()) == [
+        "index.html",
+        "notes.txt",
+        "report.json",
+    ]
