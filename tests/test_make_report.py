@@ -1,4 +1,4 @@
-"""make_report.py: one page from the folders of a study; missing parts, foreign files, and a real browser."""
+"""make_report.py: one page of a study; missing parts, foreign files, and a real browser."""
 
 import json
 import re
@@ -17,8 +17,15 @@ from test_render_attributions import call, document, write_faithfulness, write_f
 import make_report
 
 HOSTILE = "<script>alert(1)</script>"
-PARTS = {"data": "Data", "training": "Training", "comparison": "Comparison", "attributions": "Attributions",
-         "context": "Context", "limits": "Limitations", "made": "Arguments and versions"}  # fmt: skip
+PARTS = {
+    "data": "Data",
+    "training": "Training",
+    "comparison": "Comparison",
+    "attributions": "Attributions",
+    "context": "Context",
+    "limits": "Limitations",
+    "made": "Arguments and versions",
+}
 
 
 def write_json(path, content):
@@ -57,10 +64,18 @@ def write_encoder(folder, labels, seed):
     """A run folder of run_classification.py, without the model."""
     predict_results = write_predictions(folder, labels, seed)
     arguments = {
-        "model_name_or_path": "/home/someone/models/tiny-bert/model", "config_name": None, "text_prefix": "query: ",
-        "max_seq_length": 64, "lr_scheduler_type": "linear", "weight_decay": 0.01, "early_stopping_patience": 3,
-        "num_train_epochs": 2.0, "dataset_name": "/home/jane doe/data", "data_seed": "None", "class_weights": "none",
-    }  # fmt: skip
+        "model_name_or_path": "/home/someone/models/tiny-bert/model",
+        "config_name": None,
+        "text_prefix": "query: ",
+        "max_seq_length": 64,
+        "lr_scheduler_type": "linear",
+        "weight_decay": 0.01,
+        "early_stopping_patience": 3,
+        "num_train_epochs": 2.0,
+        "dataset_name": "/home/jane doe/data",
+        "data_seed": "None",
+        "class_weights": "none",
+    }
     record = {
         "script": "run_classification.py",
         "model_name_or_path": arguments["model_name_or_path"],
@@ -123,8 +138,15 @@ def write_attribution(folder, model):
         "not_converged": 1,
         "device": "cpu",
     }
-    summary |= {"arguments": {"model_name_or_path": str(model), "method": "gausslegendre", "baseline": "pad",
-                              "target": "predicted"}, "versions": {"python": "3.12.1", "torch": "2.13.0"}}  # fmt: skip
+    summary |= {
+        "arguments": {
+            "model_name_or_path": str(model),
+            "method": "gausslegendre",
+            "baseline": "pad",
+            "target": "predicted",
+        },
+        "versions": {"python": "3.12.1", "torch": "2.13.0"},
+    }
     write_json(folder / "summary.json", summary)
     write_faithfulness(folder)
     draw(folder, "attributions.png")
@@ -150,9 +172,11 @@ def write_context(folder, model):
     write_json(folder / "context.json", result | {"model": model.name})
     name = model.name.replace("_", "\\_")
     (folder / "context.md").write_text(
-        f"# Does {name} use context?\n\n## Order of words\n\n- {name}: with single words shuffled accuracy falls by "
+        f"# Does {name} use context?\n\n## Order of words\n\n"
+        f"- {name}: with single words shuffled accuracy falls by "
         f"5.00 points.\n\n{name}, math.SG, per cent:\n\n| shuffled | accuracy |\n| --- | ---: |\n"
-        "| single words | 75.00 |\n\n## Left out\n\n- Phrases are left out for /data/runs/svm: too few.\n"
+        "| single words | 75.00 |\n\n## Left out\n\n"
+        "- Phrases are left out for /data/runs/svm: too few.\n"
     )
     (folder / "context.html").write_text("a page")
     draw(folder, "context.png")
@@ -160,7 +184,7 @@ def write_context(folder, model):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A study: the sample as data, three runs of which two in run_paper.sh's layout, and all other parts."""
+    """A study: the sample, three runs of which two in run_paper.sh's layout, all other parts."""
     root = tmp_path_factory.mktemp("study")
     snapshot = [
         "--source",
@@ -195,10 +219,20 @@ def study(whole, tmp_path):
 
 def flags(study):
     return [
-        "--output_dir", study / "report", "--dataset_name", study / "data", "--runs", study / "svm",
-        *sorted(study.glob("tiny/lr-*")), "--comparison_dir", study / "comparison", "--attribution_dirs",
-        study / "attribution", "--context_dir", study / "context",
-    ]  # fmt: skip
+        "--output_dir",
+        study / "report",
+        "--dataset_name",
+        study / "data",
+        "--runs",
+        study / "svm",
+        *sorted(study.glob("tiny/lr-*")),
+        "--comparison_dir",
+        study / "comparison",
+        "--attribution_dirs",
+        study / "attribution",
+        "--context_dir",
+        study / "context",
+    ]
 
 
 def text_of(page):
@@ -227,17 +261,34 @@ def test_everything_a_reviewer_asks_for_is_on_the_page(run, study):
     assert len(sentences) > 2
     for words in (
         "A note for A &amp; B.",
-        "300 in 5 classes", "math.AG 48 6 6 60 20.0%", *manifest["sha256"].values(), "whose primary category is",
-        "Stratified split 0.8:0.1:0.1, seed 42.", "Many papers belong to several fields.",
+        "300 in 5 classes",
+        "math.AG 48 6 6 60 20.0%",
+        *manifest["sha256"].values(),
+        "whose primary category is",
+        "Stratified split 0.8:0.1:0.1, seed 42.",
+        "Many papers belong to several fields.",
         "tiny/lr-2e-5-seed-1 tiny-bert 2e-05 1 512 1.5 of 2 fp32 2 x cpu 12 min 34 s",
-        "5e-5 0.7000 60.00 50.00 2 70.0 s", "Best of 24 settings", "--text_prefix query: ",
-        "Table 2", *sentences, "40 test documents", "bge-large-en-v1.5 †",
+        "5e-5 0.7000 60.00 50.00 2 70.0 s",
+        "Best of 24 settings",
+        "--text_prefix query: ",
+        "Table 2",
+        *sentences,
+        "40 test documents",
+        "bge-large-en-v1.5 †",
         "tau leave one out integrated gradients 0.500 (0.250 to 0.750)",
-        "gradient evaluations 258", "documents that did not converge 1", "undefined",
-        "with single words shuffled accuracy falls by 5.00 points", "Phrases are left out for svm: too few.",
-        "--num_train_epochs 2.0", "total_train_batch_size 512", "model_commit c0ffee", "--dataset_name data",
-        "--C 0.1 1.0", "3.11.7", "3.12.1 (attributions in attribution)",
-    ):  # fmt: skip
+        "gradient evaluations 258",
+        "documents that did not converge 1",
+        "undefined",
+        "with single words shuffled accuracy falls by 5.00 points",
+        "Phrases are left out for svm: too few.",
+        "--num_train_epochs 2.0",
+        "total_train_batch_size 512",
+        "model_commit c0ffee",
+        "--dataset_name data",
+        "--C 0.1 1.0",
+        "3.11.7",
+        "3.12.1 (attributions in attribution)",
+    ):
         assert words in text, words
     for name in ("attribution/attributions.html", "context/context.html", "comparison/pairs.csv"):
         assert f'href="../{name}"' in page and (study / "report" / f"../{name}").resolve().is_file()
@@ -308,7 +359,7 @@ def test_a_run_that_only_predicts(run, study):
 
 
 def test_own_data_without_source_and_date(run, study):
-    """The manifest of tools/prepare_dataset.py has no source, no date and no dropped records, and there is no card."""
+    """The manifest of own data has no source, no date, no dropped records, and there is no card."""
     path = study / "data" / "manifest.json"
     manifest = json.loads(path.read_text())
     kept = {key: manifest[key] for key in ("counts", "sha256", "versions")}
@@ -399,9 +450,15 @@ def test_markup_is_shown_as_text(run, study):
 
 def test_foreign_and_half_written_files(run, study):
     for name in (
-        "data/manifest.json", "svm/run_arguments.json", "svm/all_results.json", "comparison/comparison.json",
-        "attribution/summary.json", "attribution/faithfulness.json", "context/context.json", "data/README.md",
-    ):  # fmt: skip
+        "data/manifest.json",
+        "svm/run_arguments.json",
+        "svm/all_results.json",
+        "comparison/comparison.json",
+        "attribution/summary.json",
+        "attribution/faithfulness.json",
+        "context/context.json",
+        "data/README.md",
+    ):
         content = (study / name).read_bytes()
         damaged = (content[: len(content) // 2], b"[1, 2]", b'{"counts": 3}', b"\xff\xfe", b"")
         for broken in (b"\xff\xfe", b"| a | b |\n| -") if name.endswith(".md") else damaged:
