@@ -1,4 +1,7 @@
-"""tools/comparison/calibration.py: a known case, scikit-learn, the band of calibrated models."""
+"""tools/comparison/calibration.py: a known case, scikit-learn, the band of calibrated models.
+
+The simulations, marked slow, take 1 to 70 seconds each on two busy cores.
+"""
 
 import numpy as np
 import pytest

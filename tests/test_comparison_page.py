@@ -1,5 +1,7 @@
 """tools/comparison/page.py: odd names of classes and runs in tables, LaTeX and pictures."""
 
+import json
+import os
 import re
 import shlex
 
@@ -7,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from compared_runs import results_of, write_run
-from conftest import LABELS
+from conftest import LABELS, assert_user_error
 
 
 @pytest.mark.parametrize(
@@ -102,3 +104,18 @@ def test_folders_with_markup_in_their_names(tmp_path, run, monkeypatch):
     assert run("make_report", *words[2:]).code == 0
     page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "<script" not in page and "a|b`c`" in page and "[x](y) *z*" in page
+
+
+def test_folders_whose_names_are_not_text(tmp_path, run):
+    """File systems allow any bytes; files that others read do not."""
+    labels = np.arange(30) % 5
+    good = write_run(tmp_path / "good", labels, labels)
+    odd = write_run(tmp_path / "odd", labels, labels).rename(tmp_path / os.fsdecode(b"o\xffd"))
+    result = run("compare_runs", good, odd, "--output_dir", tmp_path / "out")
+    assert_user_error(result, "is not UTF-8", "rename")
+    assert not (tmp_path / "out").exists()
+    record = {"script": "run_classification.py", "model_name_or_path": "m", "seed": 1}
+    (odd / "run_arguments.json").write_text(json.dumps(record | {"arguments": {}, "versions": {}}))
+    (odd / "all_results.json").write_text('{"predict_accuracy": 1}')
+    assert run("make_report", "--runs", odd, "--output_dir", tmp_path / "report").code == 0
+    assert "o?d" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")

@@ -1,4 +1,7 @@
-"""tools/comparison/paired_tests.py: identities, which test is chosen, error rates by simulation."""
+"""tools/comparison/paired_tests.py: identities, which test is chosen, error rates by simulation.
+
+The simulations, marked slow, take 1 to 70 seconds each on two busy cores.
+"""
 
 from functools import partial
 from itertools import product

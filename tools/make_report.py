@@ -120,7 +120,7 @@ class Page:
     def link(self, path: Path) -> str:
         """Return the address of a file in another folder, relative to the page."""
         relative = os.path.relpath(path.resolve(), self.output.resolve())
-        return quote(Path(relative).as_posix())
+        return quote(os.fsencode(Path(relative).as_posix()))
 
 
 # Reading
@@ -730,10 +730,12 @@ def main() -> None:
     # 4. The folder; the record comes first, which makes it ours
     record = {"script": SCRIPT, "arguments": published_arguments(arguments)}
     record |= {"left_out": page.left_out, "warnings": page.warnings}
+    text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
+    # Names of folders may hold bytes that are not UTF-8.
     write_files(
         output,
         {
-            "report.json": json.dumps(record, ensure_ascii=False, indent=2) + "\n",
+            "report.json": text.encode("utf-8", "replace"),
             "index.html": content.encode("utf-8", "replace"),
         },
     )

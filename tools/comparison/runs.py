@@ -333,6 +333,9 @@ def short_labels(folders: list[str]) -> list[str]:
     for path, count in Counter(paths).items():
         if count > 1:
             fail(f"run folder {path} is given {count} times; give each run once")
+    for folder in folders:
+        if not is_text(folder):
+            fail(f"the name of run folder {folder!a} is not UTF-8; rename the folder")
     labels = []
     for path in paths:
         length = 1 if run_name(path) == path.name else 2
@@ -340,6 +343,15 @@ def short_labels(folders: list[str]) -> list[str]:
             length += 1
         labels.append("/".join(path.parts[-length:]))
     return labels
+
+
+def is_text(name: str) -> bool:
+    """Return whether a name can be written into a file; file systems allow any bytes."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_same_documents(first: Run, other: Run) -> None:
