@@ -1,4 +1,4 @@
-"""make_report.py: one page from the folders of a study; missing parts, foreign files, and a real browser."""
+"""make_report.py: one page of a study; missing parts, foreign files, and a real browser."""
 
 import json
 import re
@@ -11,13 +11,21 @@ import pandas as pd
 import pytest
 from browser import browser, check_page, open_page  # noqa: F401
 from conftest import LABELS, ROOT, assert_user_error
+from sklearn.metrics import f1_score
 from test_render_attributions import call, document, write_faithfulness, write_folder
 
 import make_report
 
 HOSTILE = "<script>alert(1)</script>"
-PARTS = {"data": "Data", "training": "Training", "comparison": "Comparison", "attributions": "Attributions",
-         "context": "Context", "limits": "Limitations", "made": "Arguments and versions"}  # fmt: skip
+PARTS = {
+    "data": "Data",
+    "training": "Training",
+    "comparison": "Comparison",
+    "attributions": "Attributions",
+    "context": "Context",
+    "limits": "Limitations",
+    "made": "Arguments and versions",
+}
 
 
 def write_json(path, content):
@@ -33,7 +41,7 @@ def draw(folder, *names):
 
 
 def write_predictions(folder, labels, seed, scores=lambda right: 0.9 if right else 0.6):
-    """predictions.csv of a run that is right on most documents; returns its accuracy."""
+    """predictions.csv of a run that is right on most documents; returns its results."""
     generator = np.random.default_rng(seed)
     shown = np.where(
         generator.random(len(labels)) < 0.8, labels, generator.integers(0, 5, len(labels))
@@ -44,17 +52,30 @@ def write_predictions(folder, labels, seed, scores=lambda right: 0.9 if right el
         table[name] = np.where(shown == number, 0.8, 0.05)
     folder.mkdir(parents=True)
     table.to_csv(folder / "predictions.csv", index=False)
-    return float(np.mean(labels == shown))
+    f1 = f1_score(table["label"], table["prediction"], average="macro")
+    return {
+        "predict_samples": len(labels),
+        "predict_accuracy": float(np.mean(labels == shown)),
+        "predict_f1": float(f1),
+    }
 
 
 def write_encoder(folder, labels, seed):
     """A run folder of run_classification.py, without the model."""
-    right = write_predictions(folder, labels, seed)
+    predict_results = write_predictions(folder, labels, seed)
     arguments = {
-        "model_name_or_path": "/home/someone/models/tiny-bert/model", "config_name": None, "text_prefix": "query: ",
-        "max_seq_length": 64, "lr_scheduler_type": "linear", "weight_decay": 0.01, "early_stopping_patience": 3,
-        "num_train_epochs": 2.0, "dataset_name": "/home/jane doe/data", "data_seed": "None", "class_weights": "none",
-    }  # fmt: skip
+        "model_name_or_path": "/home/someone/models/tiny-bert/model",
+        "config_name": None,
+        "text_prefix": "query: ",
+        "max_seq_length": 64,
+        "lr_scheduler_type": "linear",
+        "weight_decay": 0.01,
+        "early_stopping_patience": 3,
+        "num_train_epochs": 2.0,
+        "dataset_name": "/home/jane doe/data",
+        "data_seed": "None",
+        "class_weights": "none",
+    }
     record = {
         "script": "run_classification.py",
         "model_name_or_path": arguments["model_name_or_path"],
@@ -68,7 +89,7 @@ def write_encoder(folder, labels, seed):
     }
     record |= {"device": "cpu", "precision": "fp32", "processes": 2, "model_commit": "c0ffee"}
     record |= {"versions": {"python": "3.11.7", "torch": "2.13.0"}}
-    results = {f"predict_{key}": right for key in ("accuracy", "f1", "precision", "recall")}
+    results = predict_results | {"predict_precision": 0.8, "predict_recall": 0.8}
     results |= {
         "eval_loss": 0.5,
         "eval_accuracy": 0.8,
@@ -76,7 +97,7 @@ def write_encoder(folder, labels, seed):
         "epoch": 1.5,
         "train_runtime": 754.0,
     }
-    results |= {"predict_samples": len(labels), "train_loss": 0.6, "predict_loss": 0.6}
+    results |= {"train_loss": 0.6, "predict_loss": 0.6}
     write_json(folder / "run_arguments.json", record)
     write_json(folder / "all_results.json", results)
     draw(folder, "training_curve.png", "confusion_matrix.png")
@@ -84,7 +105,7 @@ def write_encoder(folder, labels, seed):
 
 def write_svm(folder, labels):
     """A run folder of run_baseline.py, without model and pictures."""
-    write_predictions(folder, labels, 9)
+    predict_results = write_predictions(folder, labels, 9)
     record = {
         "script": "run_baseline.py",
         "model_name_or_path": "TF-IDF + linear SVM",
@@ -95,8 +116,8 @@ def write_svm(folder, labels):
         "arguments": {"C": [0.1, 1.0], "output_dir": "svm"},
         "versions": {"python": "3.11.7"},
     }
-    results = {"ngram_max": 2, "sublinear_tf": True, "C": 1.0, "train_settings": 24, "eval_accuracy": 0.8,
-               "eval_f1": 0.7, "predict_accuracy": 0.8, "predict_f1": 0.8}  # fmt: skip
+    results = predict_results | {"eval_accuracy": 0.8, "eval_f1": 0.7}
+    results |= {"ngram_max": 2, "sublinear_tf": True, "C": 1.0, "train_settings": 24}
     write_json(folder / "run_arguments.json", record)
     write_json(folder / "all_results.json", results)
 
@@ -117,8 +138,15 @@ def write_attribution(folder, model):
         "not_converged": 1,
         "device": "cpu",
     }
-    summary |= {"arguments": {"model_name_or_path": str(model), "method": "gausslegendre", "baseline": "pad",
-                              "target": "predicted"}, "versions": {"python": "3.12.1", "torch": "2.13.0"}}  # fmt: skip
+    summary |= {
+        "arguments": {
+            "model_name_or_path": str(model),
+            "method": "gausslegendre",
+            "baseline": "pad",
+            "target": "predicted",
+        },
+        "versions": {"python": "3.12.1", "torch": "2.13.0"},
+    }
     write_json(folder / "summary.json", summary)
     write_faithfulness(folder)
     draw(folder, "attributions.png")
@@ -144,9 +172,11 @@ def write_context(folder, model):
     write_json(folder / "context.json", result | {"model": model.name})
     name = model.name.replace("_", "\\_")
     (folder / "context.md").write_text(
-        f"# Does {name} use context?\n\n## Order of words\n\n- {name}: with single words shuffled accuracy falls by "
+        f"# Does {name} use context?\n\n## Order of words\n\n"
+        f"- {name}: with single words shuffled accuracy falls by "
         f"5.00 points.\n\n{name}, math.SG, per cent:\n\n| shuffled | accuracy |\n| --- | ---: |\n"
-        "| single words | 75.00 |\n\n## Left out\n\n- Phrases are left out for /data/runs/svm: too few.\n"
+        "| single words | 75.00 |\n\n## Left out\n\n"
+        "- Phrases are left out for /data/runs/svm: too few.\n"
     )
     (folder / "context.html").write_text("a page")
     draw(folder, "context.png")
@@ -154,7 +184,7 @@ def write_context(folder, model):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A study: the sample as data, three runs of which two in run_paper.sh's layout, and all other parts."""
+    """A study: the sample, three runs of which two in run_paper.sh's layout, all other parts."""
     root = tmp_path_factory.mktemp("study")
     snapshot = [
         "--source",
@@ -189,10 +219,20 @@ def study(whole, tmp_path):
 
 def flags(study):
     return [
-        "--output_dir", study / "report", "--dataset_name", study / "data", "--runs", study / "svm",
-        *sorted(study.glob("tiny/lr-*")), "--comparison_dir", study / "comparison", "--attribution_dirs",
-        study / "attribution", "--context_dir", study / "context",
-    ]  # fmt: skip
+        "--output_dir",
+        study / "report",
+        "--dataset_name",
+        study / "data",
+        "--runs",
+        study / "svm",
+        *sorted(study.glob("tiny/lr-*")),
+        "--comparison_dir",
+        study / "comparison",
+        "--attribution_dirs",
+        study / "attribution",
+        "--context_dir",
+        study / "context",
+    ]
 
 
 def text_of(page):
@@ -221,17 +261,34 @@ def test_everything_a_reviewer_asks_for_is_on_the_page(run, study):
     assert len(sentences) > 2
     for words in (
         "A note for A &amp; B.",
-        "300 in 5 classes", "math.AG 48 6 6 60 20.0%", *manifest["sha256"].values(), "whose primary category is",
-        "Stratified split 0.8:0.1:0.1, seed 42.", "Many papers belong to several fields.",
+        "300 in 5 classes",
+        "math.AG 48 6 6 60 20.0%",
+        *manifest["sha256"].values(),
+        "whose primary category is",
+        "Stratified split 0.8:0.1:0.1, seed 42.",
+        "Many papers belong to several fields.",
         "tiny/lr-2e-5-seed-1 tiny-bert 2e-05 1 512 1.5 of 2 fp32 2 x cpu 12 min 34 s",
-        "5e-5 0.7000 60.00 50.00 2 70.0 s", "Best of 24 settings", "--text_prefix query: ",
-        "Table 2", *sentences, "40 test documents", "bge-large-en-v1.5 †",
+        "5e-5 0.7000 60.00 50.00 2 70.0 s",
+        "Best of 24 settings",
+        "--text_prefix query: ",
+        "Table 2",
+        *sentences,
+        "40 test documents",
+        "bge-large-en-v1.5 †",
         "tau leave one out integrated gradients 0.500 (0.250 to 0.750)",
-        "gradient evaluations 258", "documents that did not converge 1", "undefined",
-        "with single words shuffled accuracy falls by 5.00 points", "Phrases are left out for svm: too few.",
-        "--num_train_epochs 2.0", "total_train_batch_size 512", "model_commit c0ffee", "--dataset_name data",
-        "--C 0.1 1.0", "3.11.7", "3.12.1 (attributions in attribution)",
-    ):  # fmt: skip
+        "gradient evaluations 258",
+        "documents that did not converge 1",
+        "undefined",
+        "with single words shuffled accuracy falls by 5.00 points",
+        "Phrases are left out for svm: too few.",
+        "--num_train_epochs 2.0",
+        "total_train_batch_size 512",
+        "model_commit c0ffee",
+        "--dataset_name data",
+        "--C 0.1 1.0",
+        "3.11.7",
+        "3.12.1 (attributions in attribution)",
+    ):
         assert words in text, words
     for name in ("attribution/attributions.html", "context/context.html", "comparison/pairs.csv"):
         assert f'href="../{name}"' in page and (study / "report" / f"../{name}").resolve().is_file()
@@ -302,7 +359,7 @@ def test_a_run_that_only_predicts(run, study):
 
 
 def test_own_data_without_source_and_date(run, study):
-    """The manifest of tools/prepare_dataset.py has no source, no date and no dropped records, and there is no card."""
+    """The manifest of own data has no source, no date, no dropped records, and there is no card."""
     path = study / "data" / "manifest.json"
     manifest = json.loads(path.read_text())
     kept = {key: manifest[key] for key in ("counts", "sha256", "versions")}
@@ -393,9 +450,15 @@ def test_markup_is_shown_as_text(run, study):
 
 def test_foreign_and_half_written_files(run, study):
     for name in (
-        "data/manifest.json", "svm/run_arguments.json", "svm/all_results.json", "comparison/comparison.json",
-        "attribution/summary.json", "attribution/faithfulness.json", "context/context.json", "data/README.md",
-    ):  # fmt: skip
+        "data/manifest.json",
+        "svm/run_arguments.json",
+        "svm/all_results.json",
+        "comparison/comparison.json",
+        "attribution/summary.json",
+        "attribution/faithfulness.json",
+        "context/context.json",
+        "data/README.md",
+    ):
         content = (study / name).read_bytes()
         damaged = (content[: len(content) // 2], b"[1, 2]", b'{"counts": 3}', b"\xff\xfe", b"")
         for broken in (b"\xff\xfe", b"| a | b |\n| -") if name.endswith(".md") else damaged:
@@ -438,11 +501,16 @@ def test_bad_commands(run, study, tmp_path):
     (study / "page").mkdir()
     (study / "page" / "index.html").write_text("somebody's page")
     arguments = ["--output_dir", study / "page", "--runs", study / "svm"]
-    assert_user_error(
-        run("make_report", *arguments), study / "page" / "index.html", "another --output_dir"
-    )
+    assert_user_error(run("make_report", *arguments), study / "page", "report.json")
+    (study / "page" / "report.json").write_text('{"script": "compare_runs.py"}')
+    assert_user_error(run("make_report", *arguments), study / "page", "report.json")
+    assert (study / "page" / "index.html").read_text() == "somebody's page"
+    for folder in ("svm", "comparison", "data"):  # of the study itself
+        arguments = ["--output_dir", study / folder, "--runs", study / "svm"]
+        assert_user_error(run("make_report", *arguments), study / folder, "not empty")
+        assert not (study / folder / "index.html").exists()
     (study / "full").mkdir()
-    (study / "full" / "index.html.tmp").symlink_to("/dev/full")
+    (study / "full" / "report.json.tmp").symlink_to("/dev/full")
     assert_user_error(
         run("make_report", "--output_dir", study / "full", "--runs", study / "svm"), "No space left"
     )
@@ -513,3 +581,49 @@ def test_in_a_browser(run, study, browser):  # noqa: F811
         page.keyboard.press("Enter")
         page.emulate_media(media="print")
         assert folded.is_visible()
+
+
+@pytest.mark.parametrize("file", ["all_results.json", "predict_results.json"])
+def test_results_that_contradict_the_predictions_are_not_printed(run, study, file):
+    """As tools/compare_runs.py, which refuses such a run."""
+    path = study / "svm" / file
+    results = json.loads((study / "svm" / "all_results.json").read_text())
+    for key, value in (("accuracy", 0.9931), ("f1", 0.9931), ("samples", 39)):
+        write_json(path, results | {f"predict_{key}": value})
+        page = render(run, study)
+        assert "Training: svm is left out, it is damaged or mixes two runs" in page
+        assert f"predict_{key} is" in page and "99.31" not in re.sub("0.9931", "", page)
+        assert "Best of 24 settings" not in page and "tiny/lr-2e-5-seed-1" in page
+    record = json.loads((study / "report" / "report.json").read_text())
+    assert any("svm is left out" in sentence for sentence in record["left_out"])
+    call = ("compare_runs", study / "svm", study / "tiny" / "lr-2e-5-seed-1")
+    result = run(*call, "--output_dir", study / "out")
+    assert_user_error(result, study / "svm", "damaged or mixes two runs")
+
+
+def test_runs_on_other_test_data_are_named(run, study):
+    assert "other test data" not in render(run, study)
+    names = ["svm", "tiny/lr-2e-5-seed-1", "tiny/lr-2e-5-seed-2"]
+    for name, fingerprint in zip(names, ("0" * 16, "1" * 16, "0" * 16), strict=True):
+        path = study / name / "run_arguments.json"
+        record = json.loads(path.read_text())
+        write_json(path, record | {"data_fingerprints": {"test": fingerprint}})
+    page = render(run, study)
+    assert page.count("predicted other test data") == 1
+    assert "svm and tiny/lr-2e-5-seed-1 predicted other test data" in page
+
+
+def test_record_makes_the_folder_ours(run, study):
+    """A second call replaces the page; what others put beside it stays."""
+    render(run, study)
+    record = json.loads((study / "report" / "report.json").read_text())
+    assert record["script"] == "make_report.py" and str(study) not in json.dumps(record)
+    (study / "report" / "notes.txt").write_text("mine")
+    (study / "report" / "index.html").unlink()  # as an interruption after the record leaves it
+    render(run, study)
+    assert (study / "report" / "notes.txt").read_text() == "mine"
+    assert sorted(path.name for path in (study / "report").iterdir()) == [
+        "index.html",
+        "notes.txt",
+        "report.json",
+    ]

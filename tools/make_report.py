@@ -2,38 +2,44 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
-#     "datasets==5.2.0",
 #     "jinja2==3.1.6",
 #     "markdown-it-py==4.3.0",
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
+#     "pandas==3.1.1",
 #     "PyYAML==6.0.3",
+#     "scikit-learn==1.9.1",
 #     "scipy==1.17.1",
 #     "transformers==5.23.0",
 # ]
 # ///
-"""Make one page of a whole study: data, training, comparison, attributions, context, arguments and versions.
+"""Make one page of a whole study: data, training, comparison, attributions, context, versions.
 
-    python tools/make_report.py --output_dir paper/report --dataset_name paper/data --runs paper/svm paper/layers-0 \\
-        --comparison_dir paper/comparison --attribution_dirs paper/attribution --context_dir paper/context
+    python tools/make_report.py --output_dir paper/report --dataset_name paper/data \\
+        --runs paper/svm paper/layers-0 --comparison_dir paper/comparison \\
+        --attribution_dirs paper/attribution --context_dir paper/context
 
-Reads the folders that the other scripts wrote, no model and no text of a document, and writes index.html: one
-self-contained page without scripts, with links to the pages in those folders. Every part is optional. A part that is
-not given or not complete is left out, and the page says so; a page of attributions that is older than its data is not
-linked. The same files give the same page, byte for byte.
+Reads the folders that the other scripts wrote, no model and no text of a document, and writes
+index.html, one self-contained page without scripts and with links to the pages in those folders,
+and report.json, its record. Every part is optional. A part that is not given or not complete, or a
+run whose results contradict its predictions, is left out, and the page says so; a page of
+attributions that is older than its data is not linked. The same files give the same page, byte for
+byte.
 """
 
 import csv
 import html
+import json
 import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
+import pandas as pd
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -41,18 +47,30 @@ from common.cli import fail, one_line, parse_arguments, start_logging
 from common.folders import (
     attributions_digest,
     hide_paths,
+    open_output_dir,
     read_json,
     run_name,
     short_path,
     write_files,
 )
 from common.pages import data_url, faithfulness_table, percent, render
+from comparison.runs import contradiction, has_other_data, read_predictions, test_fingerprint
 
-# What the project's scripts write. Anything else, such as a tag, a link or an image, is shown as text.
+SCRIPT = "make_report.py"
+# What the project's scripts write. Anything else, such as a tag, a link or an image, is shown as
+# text.
 MARKDOWN = MarkdownIt("zero").enable(
     ["heading", "list", "table", "fence", "backticks", "emphasis", "entity", "escape"]
 )
 EMBEDDED_RUNS = 12  # pictures of further runs are linked, so that the page stays small
+# The parts of a study: heading, flag, and the files without which a folder is left out.
+PARTS = {
+    "data": ("Data", "dataset_name", ("manifest.json",)),
+    "training": ("Training", "runs", ("run_arguments.json", "all_results.json")),
+    "comparison": ("Comparison", "comparison_dir", ("comparison.json", "comparison.md")),
+    "attributions": ("Attributions", "attribution_dirs", ("summary.json", "attributions.jsonl")),
+    "context": ("Context", "context_dir", ("context.json", "context.md")),
+}
 
 
 @dataclass
@@ -84,6 +102,30 @@ class ReportArguments:
     note: str | None = field(default=None, metadata={"help": "Note at the top of the page."})
 
 
+@dataclass
+class Page:
+    """What the parts add to the page beside their own section.
+
+    versions holds the versions of packages of each part, commands the arguments of each command,
+    left_out a sentence for everything that is not on the page, warnings one for everything that
+    its reader should know.
+    """
+
+    output: Path
+    versions: dict[str, dict] = field(default_factory=dict)
+    commands: list[dict] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def link(self, path: Path) -> str:
+        """Return the address of a file in another folder, relative to the page."""
+        relative = os.path.relpath(path.resolve(), self.output.resolve())
+        return quote(os.fsencode(Path(relative).as_posix()))
+
+
+# Reading
+
+
 @contextmanager
 def reading(path: Path, script: str) -> Iterator[None]:
     """Exit with status 2 if the file in work is damaged or not one that the script writes."""
@@ -104,7 +146,10 @@ def reading(path: Path, script: str) -> Iterator[None]:
 
 
 def picture(path: Path, alt: str) -> dict | None:
-    """Return a PNG file for the page; None if it does not exist. Exit with status 2 if it is damaged."""
+    """Return a PNG file for the page; None if it does not exist.
+
+    Exits with status 2 if it is damaged.
+    """
     if not path.is_file():
         return None
     with reading(path, "the script that drew it"):
@@ -125,19 +170,18 @@ def duration(seconds: float | None) -> str:
 
 
 def markdown(text: str, fold: bool = False) -> str:
-    """Return Markdown of this project's scripts as HTML, without its title and its YAML front matter.
+    """Return Markdown of this project's scripts as HTML, without its title and YAML front matter.
 
-    A table's caption is the paragraph before it that ends with a colon, otherwise the heading above it, for screen
-    readers only. fold puts every table into a closed <details>. Raises ValueError if a table is cut off.
+    A table's caption is the paragraph before it that ends with a colon, otherwise the heading above
+    it, for screen readers only. fold puts every table into a closed <details>. Raises ValueError if
+    a table is cut off.
     """
     text = hide_paths(re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL))
     if re.search(r"^\|.*[^|\s]\s*$", text, re.MULTILINE):
         raise ValueError("a table is cut off")
-    tokens, above = [], ""
 
-    def add_html(content: str) -> None:
-        tokens.append(Token("html_block", "", 0, content=content))
-
+    tokens: list[Token] = []
+    above = ""  # the text of the last paragraph or heading
     for token in MARKDOWN.parse(text):
         if str(token.attrs.pop("style", "")).endswith("right"):
             token.attrs["class"] = "n"
@@ -147,39 +191,59 @@ def markdown(text: str, fold: bool = False) -> str:
             above = "".join(part.content for part in token.children)
         if token.type == "th_open":
             token.attrs["scope"] = "col"
+
         if token.type == "table_open":
-            caption, unseen = html.escape(above.removesuffix(":")), ' class="unseen"'
-            if above.endswith(":") and tokens[-1].type == "paragraph_close":
+            is_caption = above.endswith(":") and tokens[-1].type == "paragraph_close"
+            if is_caption:
                 del tokens[-3:]  # the paragraph that becomes the caption
-                unseen = unseen if fold else ""
-            add_html(f"<details><summary>{caption}</summary>" if fold else "")
-            add_html(f'<div class="wide" tabindex="0" role="region" aria-label="{caption}">')
-        tokens.append(token)
-        if token.type == "table_open":
-            add_html(f"<caption{unseen}>{caption}</caption>")
+            caption = html.escape(above.removesuffix(":"))
+            # A summary or the heading shows the same words already.
+            unseen = ' class="unseen"' if fold or not is_caption else ""
+            tokens.append(html_token(f"<details><summary>{caption}</summary>" if fold else ""))
+            tokens.append(
+                html_token(f'<div class="wide" tabindex="0" role="region" aria-label="{caption}">')
+            )
+            tokens.append(token)
+            tokens.append(html_token(f"<caption{unseen}>{caption}</caption>"))
+        else:
+            tokens.append(token)
         if token.type == "table_close":
-            add_html("</div></details>" if fold else "</div>")
+            tokens.append(html_token("</div></details>" if fold else "</div>"))
         if token.type == "heading_close" and token.tag == "h2" and len(tokens) == 3:
             tokens.clear()  # the title
     return MARKDOWN.renderer.render(tokens, MARKDOWN.options, {})
 
 
+def html_token(content: str) -> Token:
+    """Return a piece of HTML among the tokens of a Markdown text."""
+    return Token("html_block", "", 0, content=content)
+
+
 def recorded(title: str, arguments: dict, **others: object) -> dict:
-    """Return the recorded arguments of a command as a table; of an absolute path only the last part is shown."""
+    """Return the recorded arguments of a command as a table.
+
+    Of an absolute path only the last part is shown; what was not set is left out.
+    """
+    values = {f"--{key}": value for key, value in arguments.items()}
+    values |= others
     rows = []
-    for key, value in ({f"--{key}": value for key, value in arguments.items()} | others).items():
-        if value not in (None, "None", "", []):
-            values = map(str, value if isinstance(value, list) else [value])
-            rows.append(
-                [
-                    key,
-                    " ".join(short_path(text) if text.startswith("/") else text for text in values),
-                ]
-            )
+    for key, value in values.items():
+        if value in (None, "None", "", []):
+            continue
+        texts = [shortened(str(part)) for part in (value if isinstance(value, list) else [value])]
+        rows.append([key, " ".join(texts)])
     return {"title": title, "rows": rows}
 
 
-def data_part(folder: Path, made: dict) -> dict:
+def shortened(text: str) -> str:
+    """Return the last part of an absolute path; any other text as it is."""
+    return short_path(text) if text.startswith("/") else text
+
+
+# Parts of the page
+
+
+def data_part(folder: Path, page: Page) -> dict:
     """Return counts, origin, what was dropped, checksums and the card of a dataset folder."""
     path = folder / "manifest.json"
     manifest = read_json(path)
@@ -187,125 +251,218 @@ def data_part(folder: Path, made: dict) -> dict:
         counts, arguments = manifest["counts"], manifest["arguments"]
         labels = list(next(iter(counts.values()), ()))
         total = sum(sum(split.values()) for split in counts.values())
-        rows = []
-        for name in [*labels, "all"]:
-            cells = [
-                sum(split.values()) if name == "all" else split[name] for split in counts.values()
-            ]
-            rows.append(
-                [name, *(f"{n:,}" for n in (*cells, sum(cells))), f"{sum(cells) / total:.1%}"]
-            )
-        tables = [("Documents by class and split", ["class", *counts, "all", "share"], rows)]
-        dropped = [
-            [reason, f"{number:,}"] for reason, number in manifest.get("dropped", {}).items()
+        dropped = []
+        for reason, number in manifest.get("dropped", {}).items():
+            dropped.append([reason, f"{number:,}"])
+        checksums = [list(pair) for pair in manifest["sha256"].items()]
+        tables = [
+            (
+                "Documents by class and split",
+                ["class", *counts, "all", "share"],
+                count_rows(counts, labels, total),
+            ),
+            ("Dropped records by reason", ["reason", "records"], dropped),
+            ("SHA-256 of the files", ["file", "SHA-256"], checksums),
         ]
-        tables.append(("Dropped records by reason", ["reason", "records"], dropped))
-        tables.append(
-            (
-                "SHA-256 of the files",
-                ["file", "SHA-256"],
-                list(map(list, manifest["sha256"].items())),
-            )
-        )
-        keys = ("source", "snapshot_file", "hub_dataset", "dataset_name", "train_file", "test_file")
-        source = [arguments.get(key) for key in keys]
-        facts = [("documents", f"{total:,} in {len(labels)} classes")]
-        facts.append(
-            (
-                "source",
-                ", ".join(short_path(text) if "/" in text else text for text in source if text),
-            )
-        )
+        facts = [
+            ("documents", f"{total:,} in {len(labels)} classes"),
+            ("source", source_text(arguments)),
+        ]
         if "start_date" in arguments:
-            facts.append(
-                (
-                    "first version of the papers",
-                    f"{arguments['start_date']} to {arguments['end_date']}",
-                )
-            )
+            dates = f"{arguments['start_date']} to {arguments['end_date']}"
+            facts.append(("first version of the papers", dates))
         if "date" in manifest:
             facts.append(("dataset made", manifest["date"]))
-        made["versions"]["data"] = dict(manifest["versions"])
-        made["commands"].append(recorded(manifest.get("script", "fetch_arxiv.py"), arguments))
-    card, limits = folder / "README.md", ""
-    with reading(card, "the script of the dataset"):
-        text = card.read_text(encoding="utf-8") if card.is_file() else ""
-        if found := re.search(
-            r"^## (?:.*limitations|Know before use)\n([^\0]*?)(?=^## |\Z)", text, re.MULTILINE
-        ):
-            limits = markdown(found[1])
-            text = text.replace(found[0], "")
-        return {"facts": facts, "tables": tables, "card": markdown(text), "limits": limits}
+        page.versions["data"] = dict(manifest["versions"])
+        page.commands.append(recorded(manifest.get("script", "fetch_arxiv.py"), arguments))
+
+    card, limits, path = "", "", folder / "README.md"
+    with reading(path, "the script of the dataset"):
+        if path.is_file():
+            card = path.read_text(encoding="utf-8")
+        # The limitations are a section of their own at the end of the page.
+        section = re.search(
+            r"^## (?:.*limitations|Know before use)\n([^\0]*?)(?=^## |\Z)", card, re.MULTILINE
+        )
+        if section is not None:
+            limits = markdown(section[1])
+            card = card.replace(section[0], "")
+        card = markdown(card)
+    return {"facts": facts, "tables": tables, "card": card, "limits": limits}
 
 
-def confusion_text(path: Path) -> str:
+def count_rows(counts: dict[str, dict], labels: list[str], total: int) -> list[list[str]]:
+    """Return the rows of the table of documents: a class in each, with its number in each split."""
+    by_class = {label: [split[label] for split in counts.values()] for label in labels}
+    by_class["all"] = [sum(split.values()) for split in counts.values()]
+    rows = []
+    for name, numbers in by_class.items():
+        documents = sum(numbers)
+        texts = [f"{number:,}" for number in (*numbers, documents)]
+        rows.append([name, *texts, f"{documents / total:.1%}"])
+    return rows
+
+
+def source_text(arguments: dict) -> str:
+    """Return where the documents of a dataset come from, as its arguments say."""
+    sources = []
+    for key in (
+        "source",
+        "snapshot_file",
+        "hub_dataset",
+        "dataset_name",
+        "train_file",
+        "test_file",
+    ):
+        text = arguments.get(key)
+        if text:
+            sources.append(short_path(text) if "/" in text else text)
+    return ", ".join(sources)
+
+
+def run_part(folder: Path, name: str, embedded: bool, page: Page) -> dict | None:
+    """Return setting, results and pictures of a run.
+
+    None, and a sentence in page.left_out, if its results contradict its predictions. Pictures that
+    are not embedded are linked.
+    """
+    path = folder / "run_arguments.json"
+    record, results = read_json(path), read_json(folder / "all_results.json")
+
+    # 1. Results that the predictions do not show are not printed
+    predictions = None
+    if "predict_accuracy" in results and (folder / "predictions.csv").is_file():
+        predictions, _ = read_predictions(folder / "predictions.csv")
+        found = contradiction(folder, predictions)
+        if found is not None:
+            page.left_out.append(
+                f"Training: {name} is left out, it is damaged or mixes two runs: {found}; "
+                "make the run again."
+            )
+            return None
+
+    # 2. Setting and results
+    with reading(path, "the training script"):
+        arguments = record["arguments"]
+        model = str(record["model_name_or_path"])
+        if record["script"] != "run_baseline.py":
+            model = short_path(model)
+        setting = [
+            name,
+            model,
+            f"{record['learning_rate']:g}" if "learning_rate" in record else "",
+            record["seed"],
+            record.get("total_train_batch_size"),
+            epochs_text(results, arguments),
+            record.get("precision"),
+            f"{record['processes']} x {record['device']}" if "device" in record else "",
+        ]
+        page.versions[name] = dict(record["versions"])
+        command = recorded(
+            f"{record['script']}: {name}",
+            arguments,
+            total_train_batch_size=record.get("total_train_batch_size"),
+            dataset_commit=record.get("dataset_commit"),
+            model_commit=record.get("model_commit"),
+        )
+        page.commands.append(command)
+    with reading(folder / "all_results.json", record["script"]):
+        if not results.keys() & {"train_loss", "eval_accuracy", "predict_accuracy"}:
+            raise ValueError("it has no results")
+        setting.append(duration(results.get("train_runtime")))
+        result = [
+            name,
+            f"{results['eval_loss']:.4f}" if "eval_loss" in results else "",
+            percent(results.get("eval_accuracy")),
+            percent(results.get("eval_f1")),
+            percent(results.get("predict_accuracy")),
+            percent(results.get("predict_f1")),
+        ]
+        best = best_setting(results)
+
+    # 3. Pictures
+    shown, linked = [], []
+    for file, alt in (
+        ("training_curve.png", f"Training and validation loss of {name} by epoch"),
+        ("confusion_matrix.png", f"{name}: {confusion_text(predictions)}"),
+        ("top_words.png", f"The words with the largest weights for each class in {name}"),
+    ):
+        path = folder / file
+        if not path.is_file():
+            continue
+        if embedded:
+            shown.append(picture(path, alt) | {"wide": file == "top_words.png"})
+        else:
+            linked.append((page.link(path), file))
+    return {
+        "name": name,
+        "model": model,
+        "best": best,
+        "setting": setting,
+        "result": result,
+        "pictures": shown,
+        "links": linked,
+        "test_fingerprint": test_fingerprint(record),
+    }
+
+
+def epochs_text(results: dict, arguments: dict) -> str:
+    """Return how many epochs a run trained, of how many."""
+    if "epoch" not in results:
+        return ""
+    return f"{results['epoch']:g} of {arguments['num_train_epochs']:g}"
+
+
+def best_setting(results: dict) -> str:
+    """Return which setting the SVM's search chose, in words; empty for encoders."""
+    if "train_settings" not in results:
+        return ""
+    frequency = "sublinear" if results["sublinear_tf"] else "plain"
+    return (
+        f"Best of {results['train_settings']} settings on the validation split: "
+        f"C {results['C']:g}, n-grams up to {results['ngram_max']}, {frequency} term frequency."
+    )
+
+
+def confusion_text(predictions: pd.DataFrame | None) -> str:
     """Return the confusion matrix in words, for readers who cannot see it."""
-    if not path.is_file():
+    if predictions is None:
         return "Confusion matrix of the test split"
-    with reading(path, "the training script"), path.open(encoding="utf-8", newline="") as file:
-        pairs = Counter((row["label"], row["prediction"]) for row in csv.DictReader(file))
-        if not pairs:
-            raise ValueError("it has no rows")
-    totals, right = Counter(), Counter()
-    for (label, prediction), number in pairs.items():
-        totals[label] += number
-        right[label] += number * (label == prediction)
+    totals = Counter(predictions["label"])
+    right = Counter(predictions["label"][predictions["label"] == predictions["prediction"]])
     classes = "; ".join(
         f"{label} {right[label]:,} of {totals[label]:,}" for label in sorted(totals)
     )
     return f"Confusion matrix of the test split. Right: {classes}"
 
 
-def run_part(folder: Path, name: str, embedded: bool, made: dict, link) -> dict:
-    """Return setting, results and pictures of a run."""
-    path = folder / "run_arguments.json"
-    record, results = read_json(path), read_json(folder / "all_results.json")
-    with reading(path, "the training script"):
-        arguments, source = record["arguments"], str(record["model_name_or_path"])
-        model = source if record["script"] == "run_baseline.py" else short_path(source)
-        made["versions"][name] = dict(record["versions"])
-        others = {
-            key: record.get(key)
-            for key in ("total_train_batch_size", "dataset_commit", "model_commit")
-        }
-        made["commands"].append(recorded(f"{record['script']}: {name}", arguments, **others))
-        rate = f"{record['learning_rate']:g}" if "learning_rate" in record else ""
-        epochs = (
-            f"{results['epoch']:g} of {arguments['num_train_epochs']:g}"
-            if "epoch" in results
-            else ""
-        )
-        device = f"{record['processes']} x {record['device']}" if "device" in record else ""
-        setting = [name, model, rate, record["seed"], record.get("total_train_batch_size"), epochs]
-        setting += [record.get("precision"), device]
-    with reading(folder / "all_results.json", record["script"]):
-        if not results.keys() & {"train_loss", "eval_accuracy", "predict_accuracy"}:
-            raise ValueError("it has no results")
-        setting.append(duration(results.get("train_runtime")))
-        metrics = [
-            results.get(f"{split}_{key}")
-            for split in ("eval", "predict")
-            for key in ("accuracy", "f1")
-        ]
-        loss = f"{results['eval_loss']:.4f}" if "eval_loss" in results else ""
-        best = ""
-        if "train_settings" in results:
-            best = f"Best of {results['train_settings']} settings on the validation split: C {results['C']:g}, "
-            best += f"n-grams up to {results['ngram_max']}, {'sublinear' if results['sublinear_tf'] else 'plain'} "
-            best += "term frequency."
-        result = [name, loss, *map(percent, metrics)]
-    shown, linked = [], []
-    for file, alt in (
-        ("training_curve.png", f"Training and validation loss of {name} by epoch"),
-        ("confusion_matrix.png", f"{name}: {confusion_text(folder / 'predictions.csv')}"),
-        ("top_words.png", f"The words with the largest weights for each class in {name}"),
-    ):
-        if not embedded and (folder / file).is_file():
-            linked.append((link(folder / file), file))
-        elif found := picture(folder / file, alt):
-            shown.append(found | {"wide": file == "top_words.png"})
-    part = {"name": name, "model": model, "best": best, "setting": setting, "result": result}
-    return part | {"pictures": shown, "links": linked}
+def other_data_warnings(runs: list[dict]) -> list[str]:
+    """Return a sentence on each run that predicted other test data than the first."""
+    recorded_runs = [run for run in runs if run["test_fingerprint"] is not None]
+    sentences = []
+    for run in recorded_runs[1:]:
+        first = recorded_runs[0]
+        if has_other_data(first["test_fingerprint"], run["test_fingerprint"]):
+            sentences.append(
+                f"{first['name']} and {run['name']} predicted other test data (data_fingerprints): "
+                "their test results are not comparable."
+            )
+    return sentences
+
+
+def training_parts(folders: list[Path], page: Page) -> list[dict]:
+    """Return the runs that are shown, each under a name that no other has."""
+    names = Counter(run_name(folder) for folder in folders)
+    runs = []
+    for folder in folders:
+        name, path = run_name(folder), folder.absolute()
+        if names[name] > 1:
+            name = f"{path.parent.name}/{path.name}"
+        run = run_part(folder, name, len(runs) < EMBEDDED_RUNS, page)
+        if run is not None:
+            runs.append(run)
+    page.warnings += other_data_warnings(runs)
+    return runs
 
 
 def learning_rates(path: Path) -> tuple[str, list, list]:
@@ -316,154 +473,209 @@ def learning_rates(path: Path) -> tuple[str, list, list]:
         "validation accuracy, %",
         "validation macro F1, %",
         "epochs",
+        "training time",
     ]
     rows = []
     with reading(path, "run_paper.sh"), path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            metrics = [percent(float(row[key])) for key in ("eval_accuracy", "eval_f1")]
-            cells = [
-                row["learning_rate"],
-                f"{float(row['eval_loss']):.4f}",
-                *metrics,
-                f"{float(row['epoch']):g}",
-            ]
-            rows.append([*cells, duration(float(row["train_runtime"]))])
-    caption = (
-        f"Learning rates of {path.parent.resolve().name}; the lowest validation loss was chosen"
-    )
-    return caption, [*header, "training time"], rows
+            rows.append(
+                [
+                    row["learning_rate"],
+                    f"{float(row['eval_loss']):.4f}",
+                    percent(float(row["eval_accuracy"])),
+                    percent(float(row["eval_f1"])),
+                    f"{float(row['epoch']):g}",
+                    duration(float(row["train_runtime"])),
+                ]
+            )
+    model = path.parent.resolve().name
+    caption = f"Learning rates of {model}; the lowest validation loss was chosen"
+    return caption, header, rows
 
 
-def comparison_part(folder: Path, made: dict, link) -> dict:
+def comparison_part(folder: Path, page: Page) -> dict:
     """Return table 2 and its tests, as tools/compare_runs.py describes them, with its pictures."""
     path = folder / "comparison.json"
     result = read_json(path)
     with reading(path, "tools/compare_runs.py"):
-        made["versions"]["comparison"] = dict(result["versions"])
-        made["commands"].append(recorded("compare_runs.py", result["arguments"]))
-        values = [
-            f"{m['name']} {percent(m['accuracy'])} and {percent(m['macro_f1'])}"
-            for m in result["models"]
-        ]
-        errors = [f"{name} {percent(part['ece'])}" for name, part in result["calibration"].items()]
+        page.versions["comparison"] = dict(result["versions"])
+        page.commands.append(recorded("compare_runs.py", result["arguments"]))
+        metrics = []
+        for model in result["models"]:
+            accuracy, macro_f1 = percent(model["accuracy"]), percent(model["macro_f1"])
+            metrics.append(f"{model['name']} {accuracy} and {macro_f1}")
+        errors = []
+        for name, calibration in result["calibration"].items():
+            errors.append(f"{name} {percent(calibration['ece'])}")
     with reading(folder / "comparison.md", "tools/compare_runs.py"):
         text = markdown((folder / "comparison.md").read_text(encoding="utf-8"))
-    table = picture(
-        folder / "table2.png", f"Accuracy and macro F1 with 95 % intervals: {'; '.join(values)}"
-    )
-    alt = f"Reliability diagram; expected calibration error in points: {'; '.join(errors)}"
-    names = ("table2.csv", "table2.tex", "pairs.csv", "hard_documents.csv")
-    links = [(link(folder / name), name) for name in names if (folder / name).is_file()]
+
+    links = []
+    for name in ("table2.csv", "table2.tex", "pairs.csv", "hard_documents.csv"):
+        if (folder / name).is_file():
+            links.append((page.link(folder / name), name))
+    about_table = f"Accuracy and macro F1 with 95 % intervals: {'; '.join(metrics)}"
+    about_errors = "Reliability diagram; expected calibration error in points: " + "; ".join(errors)
     return {
         "text": text,
-        "table": table,
-        "calibration": picture(folder / "calibration.png", alt),
+        "table": picture(folder / "table2.png", about_table),
+        "calibration": picture(folder / "calibration.png", about_errors),
         "links": links,
     }
 
 
-def attribution_part(folder: Path, made: dict, link) -> dict:
+def attribution_part(folder: Path, page: Page) -> dict:
     """Return the figure of an attribution folder, its cost, its error and its faithfulness."""
-    path = folder / "summary.json"
+    path, folder_name = folder / "summary.json", folder.resolve().name
     summary = read_json(path)
     with reading(path, "run_attribution.py"):
-        arguments, (low, high) = summary["arguments"], summary["steps"]
+        arguments = summary["arguments"]
         name = run_name(arguments["model_name_or_path"])
-        errors = [summary[key] for key in ("median_relative_error", "max_relative_error")]
-        median, largest = ("undefined" if error is None else f"{error:.1e}" for error in errors)
-        steps = (
-            "the integral"
-            if high == 0
-            else f"{low} steps"
-            if low == high
-            else f"best of {low} to {high} steps"
-        )
-        target = arguments["target"] + (
-            f" rather than {arguments['versus']}" if arguments.get("versus") else ""
-        )
+        target = arguments["target"]
+        if arguments.get("versus"):
+            target += f" rather than {arguments['versus']}"
         facts = {
             "documents": f"{summary['documents']:,}",
             "truncated documents": f"{summary['truncated']:,}",
             "gradient evaluations": f"{summary['gradient_evaluations']:,}",
             "forward evaluations": f"{summary['forward_evaluations']:,}",
             "time": duration(summary["seconds"]),
-            "median relative completeness error": median,
-            "largest relative completeness error": largest,
+            "median relative completeness error": error_text(summary["median_relative_error"]),
+            "largest relative completeness error": error_text(summary["max_relative_error"]),
             "documents that did not converge": f"{summary['not_converged']:,}",
-            "rule": f"{arguments['method']}, {steps}",
+            "rule": f"{arguments['method']}, {steps_text(*summary['steps'])}",
             "baseline; target": f"{arguments['baseline']}; {target}",
             "device": summary["device"],
         }
-        made["versions"][f"attributions in {folder.resolve().name}"] = dict(summary["versions"])
-        others = {key: summary.get(key) for key in ("dataset_commit", "model_commit")}
-        made["commands"].append(
-            recorded(f"run_attribution.py: {folder.resolve().name}", arguments, **others)
+        page.versions[f"attributions in {folder_name}"] = dict(summary["versions"])
+        command = recorded(
+            f"run_attribution.py: {folder_name}",
+            arguments,
+            dataset_commit=summary.get("dataset_commit"),
+            model_commit=summary.get("model_commit"),
         )
-    part = {"name": name, "folder": folder.resolve().name, "facts": facts, "link": None}
-    part["faithfulness"] = faithfulness_table(folder, summary)
+        page.commands.append(command)
     alt = f"Documents explained for {name}, each token colored by its attribution"
-    part["picture"] = picture(folder / "attributions.png", alt)
-    page = folder / "attributions.html"
-    if page.is_file():
-        if attributions_digest(folder) in page.read_text(encoding="utf-8", errors="replace")[:2000]:
-            part["link"] = link(page)
-        else:
-            made["left_out"].append(
-                f"Attributions: the page of {folder.resolve().name} is older than its data and is not linked; run "
-                "tools/render_attributions.py again."
-            )
-    return part
+    return {
+        "name": name,
+        "folder": folder_name,
+        "facts": facts,
+        "link": attribution_page_link(folder, page),
+        "faithfulness": faithfulness_table(folder, summary),
+        "picture": picture(folder / "attributions.png", alt),
+    }
 
 
-def context_part(folder: Path, made: dict, link) -> dict:
+def error_text(error: float | None) -> str:
+    """Return a relative error as text; it is undefined where the change of the score is 0."""
+    return "undefined" if error is None else f"{error:.1e}"
+
+
+def steps_text(low: int, high: int) -> str:
+    """Return the smallest and the largest number of steps in words; 0 means a closed form."""
+    if high == 0:
+        return "the integral"
+    return f"{low} steps" if low == high else f"best of {low} to {high} steps"
+
+
+def attribution_page_link(folder: Path, page: Page) -> str | None:
+    """Return the address of the page of an attribution folder, if there is one of today's data."""
+    path = folder / "attributions.html"
+    if not path.is_file():
+        return None
+    if attributions_digest(folder) in path.read_text(encoding="utf-8", errors="replace")[:2000]:
+        return page.link(path)
+    page.left_out.append(
+        f"Attributions: the page of {folder.resolve().name} is older than its data and is not "
+        "linked; run tools/render_attributions.py again."
+    )
+    return None
+
+
+def context_part(folder: Path, page: Page) -> dict:
     """Return the tests of context: picture, sentences, tables."""
     path = folder / "context.json"
     result = read_json(path)
     with reading(path, "tools/measure_context.py"):
         arguments = result["arguments"]
-        made["versions"]["context"] = dict(result["versions"])
-        made["commands"].append(recorded("measure_context.py", arguments))
-        intro = f"Model: {result['model']}. {result['documents']:,} documents of split {arguments['split']}, "
-        intro += f"{arguments['n_shuffles']} shuffles of each, seed {arguments['seed']}, {result['device']}."
+        page.versions["context"] = dict(result["versions"])
+        page.commands.append(recorded("measure_context.py", arguments))
+        intro = (
+            f"Model: {result['model']}. {result['documents']:,} documents of split "
+            f"{arguments['split']}, {arguments['n_shuffles']} shuffles of each, "
+            f"seed {arguments['seed']}, {result['device']}."
+        )
     with reading(folder / "context.md", "tools/measure_context.py"):
         text = markdown((folder / "context.md").read_text(encoding="utf-8"), fold=True)
     alt = "The six tests of context in six panels; the text below describes them"
-    page = folder / "context.html"
-    part = {"intro": intro, "text": text, "picture": picture(folder / "context.png", alt)}
-    return part | {"link": link(page) if page.is_file() else None}
+    path = folder / "context.html"
+    return {
+        "intro": intro,
+        "text": text,
+        "picture": picture(folder / "context.png", alt),
+        "link": page.link(path) if path.is_file() else None,
+    }
 
 
 def version_rows(versions: dict[str, dict]) -> list[list[str]]:
-    """Return a row for each package; where parts of the study used different versions, the parts are named."""
-    rows, packages = [], {package for part in versions.values() for package in part}
+    """Return a row for each package, Python first.
+
+    Where parts of the study used different versions, the parts are named.
+    """
+    packages = {package for part in versions.values() for package in part}
+    rows = []
     for package in sorted(packages, key=lambda name: (name != "python", name)):
-        used = {}
+        used_by: dict[str, list[str]] = {}
         for name, part in versions.items():
             if package in part:
-                used.setdefault(str(part[package]), []).append(name)
-        text = (
-            next(iter(used))
-            if len(used) == 1
-            else "; ".join(f"{v} ({', '.join(p)})" for v, p in used.items())
-        )
+                used_by.setdefault(str(part[package]), []).append(name)
+        if len(used_by) == 1:
+            text = next(iter(used_by))
+        else:
+            text = "; ".join(f"{number} ({', '.join(names)})" for number, names in used_by.items())
         rows.append([package, text])
     return rows
 
 
-def present(
-    what: str, flag: str, folders: list[str], files: tuple[str, ...], left_out: list[str]
-) -> list[Path]:
-    """Return the folders that hold these files; a sentence in left_out for every other one, and if there is none."""
-    found = []
-    for folder in dict.fromkeys(folders):
-        missing = [name for name in files if not Path(folder, name).is_file()]
-        if missing:
-            left_out.append(f"{what}: {short_path(folder)} is left out, it has no {missing[0]}.")
-        else:
-            found.append(Path(folder))
-    if not folders:
-        left_out.append(f"{what}: no {flag} was given.")
+# The folders that are given
+
+
+def find_folders(arguments: ReportArguments, page: Page) -> dict[str, list[Path]]:
+    """Return the folders of each part that hold the files of PARTS.
+
+    There is a sentence in page.left_out for every folder that does not, and for every part
+    without a flag.
+    """
+    found = {}
+    for part, (heading, flag, files) in PARTS.items():
+        given = getattr(arguments, flag) or []
+        if isinstance(given, str):
+            given = [given]
+        if not given:
+            page.left_out.append(f"{heading}: no --{flag} was given.")
+        found[part] = []
+        for folder in dict.fromkeys(given):
+            missing = [name for name in files if not Path(folder, name).is_file()]
+            if missing:
+                page.left_out.append(
+                    f"{heading}: {short_path(folder)} is left out, it has no {missing[0]}."
+                )
+            else:
+                found[part].append(Path(folder))
     return found
+
+
+def published_arguments(arguments: ReportArguments) -> dict:
+    """Return the arguments as they are recorded: of an absolute path only the last part."""
+    record = {}
+    for key, value in asdict(arguments).items():
+        if isinstance(value, list):
+            record[key] = [shortened(text) for text in value]
+        elif isinstance(value, str) and key not in ("title", "note"):
+            record[key] = shortened(value)
+        else:
+            record[key] = value
+    return record
 
 
 def main() -> None:
@@ -471,73 +683,66 @@ def main() -> None:
     logger = start_logging()
     (arguments,) = parse_arguments(__doc__, ReportArguments)
     output = Path(arguments.output_dir)
-    made = {"versions": {}, "commands": [], "left_out": []}
-    folders = {}
-    for key, flag, files in (
-        ("data", "dataset_name", ("manifest.json",)),
-        ("training", "runs", ("run_arguments.json", "all_results.json")),
-        ("comparison", "comparison_dir", ("comparison.json", "comparison.md")),
-        ("attributions", "attribution_dirs", ("summary.json", "attributions.jsonl")),
-        ("context", "context_dir", ("context.json", "context.md")),
-    ):
-        given = getattr(arguments, flag)
-        given = given if isinstance(given, list) else [given] if given else []
-        folders[key] = present(key.capitalize(), f"--{flag}", given, files, made["left_out"])
+    page = Page(output)
+    folders = find_folders(arguments, page)
     if not any(folders.values()):
-        fail("no part of a study exists; give --dataset_name, --runs, --comparison_dir, --attribution_dirs or "
-             "--context_dir with folders that the other scripts wrote")  # fmt: skip
-
-    def link(path: Path) -> str:
-        return quote(Path(os.path.relpath(path.resolve(), output.resolve())).as_posix())
+        fail(
+            "no part of a study exists; give --dataset_name, --runs, --comparison_dir, "
+            "--attribution_dirs or --context_dir with folders that the other scripts wrote"
+        )
+    open_output_dir(output, SCRIPT, ["report.json"])
 
     # 2. The parts, in the order in which they were made
-    data = [data_part(folder, made) for folder in folders["data"]]
-    names = Counter(run_name(folder) for folder in folders["training"])
-    runs = []
-    for folder in folders["training"]:
-        name, path = run_name(folder), folder.absolute()
-        name = f"{path.parent.name}/{path.name}" if names[name] > 1 else name
-        runs.append(run_part(folder, name, len(runs) < EMBEDDED_RUNS, made, link))
+    data = [data_part(folder, page) for folder in folders["data"]]
+    runs = training_parts(folders["training"], page)
     tried = dict.fromkeys(
         folder.resolve().parent / "learning_rates.csv" for folder in folders["training"]
     )
-    comparison = [comparison_part(folder, made, link) for folder in folders["comparison"]]
-    attributions = [attribution_part(folder, made, link) for folder in folders["attributions"]]
+    comparison = [comparison_part(folder, page) for folder in folders["comparison"]]
+    attributions = [attribution_part(folder, page) for folder in folders["attributions"]]
     of_model = Counter(part["name"] for part in attributions)
     for part in attributions:
-        part["name"] += f" ({part['folder']})" if of_model[part["name"]] > 1 else ""
-    context = [context_part(folder, made, link) for folder in folders["context"]]
+        if of_model[part["name"]] > 1:
+            part["name"] += f" ({part['folder']})"
+    costs = []
+    for fact in attributions[0]["facts"] if attributions else ():
+        costs.append([fact, *(part["facts"][fact] for part in attributions)])
+    context = [context_part(folder, page) for folder in folders["context"]]
 
     # 3. The page
-    cost = zip(*(part["facts"].items() for part in attributions), strict=True)
-    page = render(
+    content = render(
         "report.html",
         title=arguments.title,
         note=arguments.note,
-        left_out=made["left_out"],
+        left_out=page.left_out,
+        warnings=page.warnings,
         data=data[0] if data else None,
         runs=runs,
         learning_rates=[learning_rates(path) for path in tried if path.is_file()],
         comparison=comparison[0] if comparison else None,
         attributions=attributions,
-        cost=[[pairs[0][0], *(value for _, value in pairs)] for pairs in cost],
+        cost=costs,
         context=context[0] if context else None,
-        commands=made["commands"],
-        versions=version_rows(made["versions"]),
+        commands=page.commands,
+        versions=version_rows(page.versions),
     )
-    path = output / "index.html"
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        if path.exists() and "Content-Security-Policy" not in path.read_text(
-            encoding="utf-8", errors="replace"
-        ):
-            fail(f"{path} is not a page of this tool; choose another --output_dir")
-    except OSError as error:
-        fail(f"cannot write into --output_dir {output}: {error.strerror}; choose another folder")
-    write_files(output, {"index.html": page.encode("utf-8", "replace")})
-    for line in made["left_out"]:
+
+    # 4. The folder; the record comes first, which makes it ours
+    record = {"script": SCRIPT, "arguments": published_arguments(arguments)}
+    record |= {"left_out": page.left_out, "warnings": page.warnings}
+    text = json.dumps(record, ensure_ascii=False, indent=2) + "\n"
+    # Names of folders may hold bytes that are not UTF-8.
+    write_files(
+        output,
+        {
+            "report.json": text.encode("utf-8", "replace"),
+            "index.html": content.encode("utf-8", "replace"),
+        },
+    )
+    for line in [*page.left_out, *page.warnings]:
         logger.warning(line)
-    logger.info("wrote %s (%.1f MB); open it in a browser", path, len(page) / 1e6)
+    path = output / "index.html"
+    logger.info("wrote %s (%.1f MB); open it in a browser", path, len(content) / 1e6)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
-"""Text, tables, pictures and pages."""
+"""Pages and pictures, and the tables that several pages show."""
 
 import base64
-import html
 import io
 import re
-from collections.abc import Collection
 from pathlib import Path
 
 import jinja2
@@ -14,84 +12,71 @@ from common.cli import fail, one_line
 from common.folders import hide_paths, read_json
 from common.statistics import MIN_INTERVAL_DOCUMENTS
 
+# Tools that draw pages find everything for them here.
+from common.text import escape_markdown, markdown_table, p_text, percent  # noqa: F401
+
 
 def faithfulness_table(folder: Path, summary: dict) -> dict | None:
-    """Return header, rows (one a ranking) and note of faithfulness.json; None if it is of other attributions.
+    """Return header, rows (one per ranking) and note of faithfulness.json.
 
-    Exits with status 2 if the file is damaged.
+    None if there is no such file or it is of other attributions than those of the summary. Exits
+    with status 2 if the file is damaged.
     """
     path = folder / "faithfulness.json"
-    measured = read_json(path) if path.exists() else {}
-    if path.exists() and "run" not in measured:
+    if not path.exists():
+        return None
+    measured = read_json(path)
+    if "run" not in measured:
         fail(f"{path} is damaged (no 'run'); run tools/measure_faithfulness.py again")
-    if not measured or measured["run"] != summary.get("run"):
+    if measured["run"] != summary.get("run"):
         return None
     try:
-        rankings, note = measured["rankings"], measured["note"]
-        measures = list(next(iter(rankings.values())))
-        rows = [
-            [name, *(interval_text(values[key]) for key in measures)]
-            for name, values in rankings.items()
-        ]
-        if not any("to" in cell for row in rows for cell in row[1:]):
-            note = note.replace(" with 95 % bootstrap intervals", "")
-            note += (
-                f" Intervals are not reported for fewer than {MIN_INTERVAL_DOCUMENTS} documents."
-            )
-        header = ["words ranked by", *(key.replace("_", " ") for key in measures)]
-    except (
-        LookupError,
-        TypeError,
-        AttributeError,
-        ValueError,
-        ArithmeticError,
-        StopIteration,
-    ) as error:
+        return faithfulness_rows(measured["rankings"], measured["note"])
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
+        # Whatever a file of another shape leads to.
         fail(f"{path} is damaged ({one_line(error)}); run tools/measure_faithfulness.py again")
+
+
+def faithfulness_rows(rankings: dict[str, dict], note: str) -> dict:
+    """Return header, rows and note for the measures of each ranking of words."""
+    if not rankings:
+        raise ValueError("no rankings")
+    first = next(iter(rankings.values()))
+    measures = list(first)
+    rows = []
+    any_interval = False
+    for name, values in rankings.items():
+        cells = [interval_text(values[key]) for key in measures]
+        rows.append([name, *cells])
+        any_interval |= any(has_interval(values[key]) for key in measures)
+    if not any_interval:
+        note = note.replace(" with 95 % bootstrap intervals", "")
+        note = note.replace(" with 95% bootstrap intervals", "")
+        note += f" Intervals are not reported for fewer than {MIN_INTERVAL_DOCUMENTS} documents."
+    header = ["words ranked by", *(key.replace("_", " ") for key in measures)]
     return {"header": header, "rows": rows, "note": note}
 
 
+def has_interval(part: dict | None) -> bool:
+    """Return whether a mean has an interval, and there are enough documents to report it."""
+    if part is None or part["low"] is None:
+        return False
+    return part.get("documents", MIN_INTERVAL_DOCUMENTS) >= MIN_INTERVAL_DOCUMENTS
+
+
 def interval_text(part: dict | None) -> str:
-    """Return a mean with its interval, where there are enough documents for one; empty for None."""
+    """Return a mean with its interval where there is one to report; empty for None."""
     if part is None:
         return ""
-    mean, low, high = (
-        None if part[key] is None else round(part[key], 3) + 0.0 for key in ("mean", "low", "high")
-    )
-    few = part.get("documents", MIN_INTERVAL_DOCUMENTS) < MIN_INTERVAL_DOCUMENTS
-    return f"{mean:.3f}" if low is None or few else f"{mean:.3f} ({low:.3f} to {high:.3f})"
+    mean = three_digits(part["mean"])
+    if not has_interval(part):
+        return mean
+    return f"{mean} ({three_digits(part['low'])} to {three_digits(part['high'])})"
 
 
-def percent(value: float | None) -> str:
-    """Return a fraction in per cent with two digits, never as -0.00; empty for None."""
-    return "" if value is None else f"{round(100 * value, 2) + 0.0:.2f}"
-
-
-def p_text(p: float) -> str:
-    """Return a p-value with its relation sign."""
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
-
-
-def escape_markdown(text: object) -> str:
-    """Return text that Markdown shows as it is, on one line."""
-    return re.sub(
-        r"([\\`*_\[\]|#$~])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False)
-    )
-
-
-def markdown_table(
-    header: list[str], rows: list[list], bold: Collection[tuple[int, int]] = ()
-) -> str:
-    """Return a Markdown table of escaped text; the first column is aligned to the left, the others to the right.
-
-    bold are the (row, column) of cells in bold.
-    """
-    cells = [[escape_markdown(cell) for cell in row] for row in (header, *rows)]
-    for row, column in bold:
-        cells[1 + row][column] = f"**{cells[1 + row][column]}**"
-    lines = [" | ".join(row) for row in cells]
-    lines.insert(1, " | ".join(["---"] + ["---:"] * (len(header) - 1)))
-    return "".join(f"| {line} |\n" for line in lines)
+def three_digits(value: float) -> str:
+    """Return a number with three digits, never as -0.000."""
+    return f"{round(value, 3) + 0.0:.3f}"
 
 
 def plain(text: str) -> str:
@@ -100,7 +85,10 @@ def plain(text: str) -> str:
 
 
 def png(figure: plt.Figure) -> bytes:
-    """Close a figure and return it as PNG; the bytes hold no date, so the same figure gives the same file."""
+    """Close a figure and return it as PNG.
+
+    The bytes hold no date, so the same figure gives the same file.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
@@ -108,13 +96,16 @@ def png(figure: plt.Figure) -> bytes:
 
 
 def numeric_columns(rows: list[list]) -> list[bool]:
-    """Return for every column of a table whether its cells are numbers or intervals; empty cells do not count."""
+    """Return for every column whether its cells are numbers or intervals.
+
+    Empty cells do not count, and a column of empty cells is not numeric.
+    """
     number = re.compile(r"(?:[-+−±<>=.,:%\d\s()\[\]†*]|to|e[-+]?\d)+")
-    columns = [
-        [str(cell) for cell in column if cell not in (None, "")]
-        for column in zip(*rows, strict=True)
-    ]
-    return [bool(column) and all(map(number.fullmatch, column)) for column in columns]
+    is_numeric = []
+    for column in zip(*rows, strict=True):
+        cells = [str(cell) for cell in column if cell not in (None, "")]
+        is_numeric.append(bool(cells) and all(number.fullmatch(cell) for cell in cells))
+    return is_numeric
 
 
 def data_url(picture: bytes) -> str:
@@ -122,14 +113,26 @@ def data_url(picture: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(picture).decode("ascii")
 
 
+def shown_value(value: object) -> object:
+    """Return a value as a page shows it: no absolute path, pictures as they are.
+
+    Text that is marked as HTML (of another type than str) was cleaned by who made it.
+    """
+    if type(value) is str and not value.startswith("data:image/png;base64,"):
+        return hide_paths(value)
+    return value
+
+
 def render(template: str, **values) -> str:
-    """Render a page of tools/templates, which includes style.css. Values are escaped and show no absolute path."""
-    loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
+    """Render a page of tools/common/templates, which includes style.css.
+
+    Values are escaped and show no absolute path.
+    """
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.finalize = lambda value: (
-        hide_paths(value) if type(value) is str and not value.startswith("data:") else value
+        loader=jinja2.FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=shown_value,
     )
     environment.globals["numeric_columns"] = numeric_columns
     return environment.get_template(template).render(values)

@@ -1,0 +1,411 @@
+"""tools/comparison/paired_tests.py: identities, which test is chosen, error rates by simulation.
+
+The simulations, marked slow, take 1 to 70 seconds each on two busy cores.
+"""
+
+from functools import partial
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from compared_runs import (
+    draw_predictions,
+    metrics_of_resamples,
+    rate,
+    results_of,
+    truth_and_predictions,
+    write_run,
+)
+from conftest import assert_user_error
+from scipy import optimize, stats
+from statsmodels.stats.multitest import multipletests
+
+from common.statistics import add_holm, difference_test
+from comparison import paired_tests
+
+
+def test_pooled_test_without_document_noise_is_welchs_t_test():
+    first, second = np.array([0.90, 0.92, 0.91]), np.array([0.88, 0.91, 0.89, 0.90])
+    test = paired_tests.pooled_test([(1, np.tile(first, (51, 1))), (-1, np.tile(second, (51, 1)))])
+    welch = stats.ttest_ind(first, second, equal_var=False)
+    interval = welch.confidence_interval()
+    expected = {
+        "difference": first.mean() - second.mean(),
+        "low": interval.low,
+        "high": interval.high,
+    }
+    assert test == pytest.approx(expected | {"p": welch.pvalue})
+
+
+def test_seeds_are_random_only_with_several_on_both_sides(tmp_path, run):
+    generator, labels = np.random.default_rng(5), np.arange(200) % 5
+    runs = {}
+    for name, seed in product(("one", "two", "single"), (1, 2)):
+        predictions = draw_predictions(generator, labels, 0.8)
+        runs[name, seed] = write_run(
+            tmp_path / f"{name}{seed}", labels, predictions, model_name_or_path=name, seed=seed
+        )
+    del runs["single", 2]
+    call = (
+        "compare_runs",
+        "--output_dir",
+        tmp_path / "out",
+        "--n_resamples",
+        200,
+        "--reference",
+        "one",
+    )
+    done = run(*call, *runs.values())
+    assert done.code == 0, done.err
+    rows = {(row["model"], row["metric"]): row for row in results_of(tmp_path / "out")["pairs"]}
+    for metric, test in (("accuracy", "paired t-test"), ("macro_f1", "paired bootstrap")):
+        assert rows["two", metric]["test"] == "Obuchowski-Rockette"
+        assert rows["two", metric]["population"] == "new documents and new seeds"
+        assert rows["single", metric]["test"] == test
+        assert rows["single", metric]["population"] == "new documents and these trained models"
+        assert (
+            "for new documents and these trained models (single: one seed)"
+            in paired_tests.pair_sentence(rows["single", metric])
+        )
+    right = {key: np.equal(*truth_and_predictions(folder)) for key, folder in runs.items()}
+    difference = right["single", 1] - (right["one", 1] * 1.0 + right["one", 2]) / 2
+    expected = stats.ttest_1samp(difference, 0)
+    assert rows["single", "accuracy"]["p"] == pytest.approx(expected.pvalue)
+    low, high = expected.confidence_interval(0.95)
+    assert (rows["single", "accuracy"]["low"], rows["single", "accuracy"]["high"]) == pytest.approx(
+        (low, high)
+    )
+    low, high = expected.confidence_interval(1 - 0.05 / 4)
+    assert rows["single", "accuracy"]["high_simultaneous"] == pytest.approx(high)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "documents", "null"),
+    [(12, 1, 44, 0.1), (31, 57, 973, -0.01), (5, 3, 40, 0.2)],
+)
+def test_tangos_score_by_maximum_likelihood(first, second, documents, null):
+    """The variance is that of the likeliest share of disagreements, given the difference."""
+
+    def loss(share):
+        rest = 1 - 2 * share - null
+        return -(
+            first * np.log(share + null)
+            + second * np.log(share)
+            + (documents - first - second) * np.log(rest)
+        )
+
+    bounds = (max(0, -null) + 1e-12, (1 - null) / 2 - 1e-12)
+    share = optimize.minimize_scalar(
+        loss, bounds=bounds, method="bounded", options={"xatol": 1e-12}
+    ).x
+    spread = np.sqrt(documents * (2 * share + null - null**2))
+    score = paired_tests.tango_score(first, second, documents, null)
+    assert score == pytest.approx((first - second - documents * null) / spread, rel=1e-5)
+    assert paired_tests.tango_score(first, second, documents, 0) == pytest.approx(
+        (first - second) / np.sqrt(first + second)
+    )
+    test = paired_tests.accuracy_test(first, second, documents)
+    for bound, z in ((test["low"], 1.959964), (test["high"], -1.959964)):
+        assert paired_tests.tango_score(first, second, documents, bound) == pytest.approx(
+            z, rel=1e-5
+        )
+
+
+def test_interval_of_accuracies_without_disagreements():
+    z = 1.959964**2
+    test = paired_tests.accuracy_test(0, 0, 44)
+    assert (test["low"], test["high"], test["p"]) == pytest.approx(
+        (-z / (44 + z), z / (44 + z), 1), rel=1e-5
+    )
+    test = paired_tests.accuracy_test(30, 0, 30)
+    assert (
+        (test["difference"], test["high"]) == (1, 1)
+        and 0.7 < test["low"] < 0.9
+        and test["p"] < 1e-8
+    )
+    for documents in (1, 2, 7, 20):
+        for first, second in product(range(documents + 1), repeat=2):
+            if first + second <= documents:
+                test, other = (
+                    paired_tests.accuracy_test(*pair, documents, 0.1)
+                    for pair in ((first, second), (second, first))
+                )
+                assert (
+                    -1 <= test["low"] <= test["difference"] <= test["high"] <= 1
+                    and 0 <= test["p"] <= 1
+                )
+                assert test["low"] == pytest.approx(-other["high"], abs=1e-6)
+
+
+def test_detectable_difference_has_the_stated_power():
+    difference = paired_tests.detectable_difference(4735, 0.08)
+    generator = np.random.default_rng(0)
+    shares = [(0.08 + difference) / 2, (0.08 - difference) / 2, 0.92]
+    found = [
+        paired_tests.mcnemar_test(int(a), int(b)) < 0.05
+        for a, b, _ in generator.multinomial(4735, shares, 2000)
+    ]
+    assert 0.77 < np.mean(found) < 0.83
+    assert paired_tests.detectable_difference(30, 0.1) is None
+
+
+def test_equal_predictions_have_p_one(tmp_path, run):
+    labels = np.random.default_rng(0).integers(0, 5, 160)
+    predictions = (labels + (np.arange(160) % 7 == 0)) % 5
+    for name, record in (("a", {}), ("b", {}), ("s1", {"seed": 1}), ("s2", {"seed": 2})):
+        write_run(
+            tmp_path / name,
+            labels,
+            predictions,
+            **(record and record | {"model_name_or_path": "m"}),
+        )
+    runs = [tmp_path / name for name in ("a", "b", "s1", "s2")]
+    done = run("compare_runs", *runs, "--output_dir", tmp_path / "out", "--margin", 5)
+    assert done.code == 0, done.err
+    pairs = results_of(tmp_path / "out")["pairs"]
+    assert len(pairs) == 4 and {row["p"] for row in pairs} == {row["p_holm"] for row in pairs} == {
+        1.0
+    }
+    assert {row["test"] for row in pairs} == {"exact McNemar", "paired t-test", "paired bootstrap"}
+    # Without a disagreement bootstrap and t-test cannot say how large a difference might be.
+    assert {row["metric"] + row["test"] for row in pairs if row["equivalent"]} == {
+        "accuracyexact McNemar"
+    }
+    assert "accuracy cannot tell them apart" in done.log
+    assert len(pd.read_csv(tmp_path / "out/hard_documents.csv")) == (predictions != labels).sum()
+
+
+def test_margin(tmp_path, run):
+    """Two runs that differ by half a point on 1,000 documents, a third that is six points worse."""
+    labels = np.arange(1000) % 5
+    wrong = {"good": range(100), "close": range(95, 200), "bad": range(50, 210)}
+    runs = {}
+    for name, numbers in wrong.items():
+        predictions = labels.copy()
+        predictions[list(numbers)] = (labels[list(numbers)] + 1) % 5
+        runs[name] = write_run(tmp_path / name, labels, predictions)
+    output = tmp_path / "out"
+    call = (
+        "compare_runs",
+        *runs.values(),
+        "--output_dir",
+        output,
+        "--n_resamples",
+        500,
+        "--reference",
+        "good",
+        "--margin",
+    )
+    assert run(*call, 4).code == 0
+    rows = {(row["model"], row["metric"]): row for row in results_of(output)["pairs"]}
+    assert results_of(output)["arguments"]["margin"] == 4 and len(rows) == 4
+    for metric in ("accuracy", "macro_f1"):
+        close, bad = rows["close", metric], rows["bad", metric]
+        assert (
+            close["equivalent"]
+            and close["non_inferior"]
+            and not bad["equivalent"]
+            and not bad["non_inferior"]
+        )
+        assert close["p_non_inferior"] <= close["p_equivalent"] <= close["p_equivalent_holm"] < 0.05
+    pairs = pd.read_csv(output / "pairs.csv")
+    for kind in ("p_non_inferior", "p_equivalent"):
+        assert pairs[f"{kind}_holm"].to_numpy() == pytest.approx(
+            multipletests(pairs[kind], method="holm")[1], rel=1e-6
+        )
+    text = (output / "comparison.md").read_text(encoding="utf-8")
+    assert (
+        text.count("Within 4 points: equivalent (") == 2
+        and text.count("Within 4 points: not shown to be") == 2
+    )
+    assert "With the margin of 4 points" in text
+    # The smaller the margin, the more documents it needs.
+    assert run(*call, 1).code == 0
+    assert not any(row["equivalent"] for row in results_of(output)["pairs"])
+    for margin in (0, -1, 100, "nan"):
+        assert_user_error(run(*call, margin), "--margin", "points")
+
+
+@pytest.mark.slow
+def test_false_positives_of_single_runs():
+    """1,000 pairs of equally good models: McNemar and bootstrap reject 3 to 7 % at level 5 %."""
+    generator = np.random.default_rng(0)
+    exact, resampled = [], []
+    for _ in range(1000):
+        labels = generator.choice(5, 1000, p=[0.4, 0.14, 0.32, 0.08, 0.06])
+        difficulty = generator.random(1000)
+        predictions = np.array(
+            [draw_predictions(generator, labels, 0.85, 5, difficulty) for _ in range(2)]
+        )
+        first, second = predictions == labels
+        exact.append(
+            paired_tests.mcnemar_test(int((first & ~second).sum()), int((second & ~first).sum()))
+            < 0.05
+        )
+        draws = metrics_of_resamples(labels, predictions, 5, 500, int(generator.integers(2**31)))[
+            "macro_f1"
+        ]
+        resampled.append(difference_test(draws[:, 0] - draws[:, 1])["p"] < 0.05)
+    assert 0.03 <= rate(exact) <= 0.07, rate(exact)
+    assert 0.03 <= rate(resampled) <= 0.07, rate(resampled)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed_spread", [0.0, 0.03], ids=["equal seeds", "unequal seeds"])
+def test_false_positives_of_pooled_seeds(seed_spread):
+    """1,000 pairs of equally good ways to train, three seeds each, which may differ in quality."""
+    generator = np.random.default_rng(1)
+    found = {"accuracy": [], "macro_f1": []}
+    for _ in range(1000):
+        labels = generator.integers(0, 2, 600)
+        chances = 0.5 + 0.48 * generator.beta(4, 1.5, 600)
+        predictions = np.empty((6, 600), dtype=int)
+        for model in range(2):
+            own = chances + generator.normal(0, 0.08, 600)
+            for seed in range(3):
+                right = generator.random(600) < own + generator.normal(0, seed_spread)
+                predictions[3 * model + seed] = np.where(right, labels, 1 - labels)
+        draws = metrics_of_resamples(labels, predictions, 2, 200, int(generator.integers(2**31)))
+        for metric, flags in found.items():
+            groups = [(1, draws[metric][:, :3]), (-1, draws[metric][:, 3:])]
+            test = paired_tests.pooled_test(groups)
+            flags.append(test["p"] < 0.05)
+            # The interval holds what the test does not reject, so it covers 0 as often.
+            assert flags[-1] != (test["low"] <= 0 <= test["high"])
+    assert paired_tests.pooled_test(groups, null=test["low"])["p"] == pytest.approx(0.05)
+    for metric, flags in found.items():
+        assert 0.03 <= rate(flags) <= 0.07, (metric, rate(flags))
+
+
+def at_the_margin(test, truth):
+    """Whether the interval covers the truth, and equivalence within that margin is claimed."""
+    found = test()
+    return found["low"] <= truth <= found["high"], paired_tests.margin_tests(test, found, truth)[
+        "p_equivalent"
+    ] < 0.05
+
+
+def check_rates(outcomes):
+    coverage, errors = np.mean(outcomes, axis=0)
+    assert 0.92 <= coverage <= 0.97, coverage
+    assert 0.03 <= errors <= 0.07, errors
+
+
+@pytest.mark.slow
+def test_interval_of_a_difference_covers_the_truth():
+    """The same for the difference of two runs' macro F1 where there is one."""
+    generator = np.random.default_rng(4)
+    # Two classes, errors shared in part: chances of (both right, only first, only second, neither)
+    # in either class.
+    chances = np.array([[0.80, 0.08, 0.05, 0.07], [0.70, 0.12, 0.08, 0.10]])
+    shares = np.array([0.6, 0.4])
+
+    def population(right):
+        first_class, second_class = shares * right
+        table = np.array(
+            [[first_class, shares[0] - first_class], [shares[1] - second_class, second_class]]
+        )
+        return np.mean(2 * table.diagonal() / (table.sum(axis=0) + table.sum(axis=1)))
+
+    truth = population(chances[:, 0] + chances[:, 1]) - population(chances[:, 0] + chances[:, 2])
+    outcomes = []
+    for _ in range(1000):
+        cells = generator.choice(8, 500, p=(shares[:, None] * chances).ravel())
+        labels, outcome = cells // 4, cells % 4
+        first = np.where(np.isin(outcome, (0, 1)), labels, 1 - labels)
+        second = np.where(np.isin(outcome, (0, 2)), labels, 1 - labels)
+        draws = metrics_of_resamples(
+            labels, np.array([first, second]), 2, 1000, int(generator.integers(2**31))
+        )
+        outcomes.append(
+            at_the_margin(
+                partial(paired_tests.bootstrap_test, np.subtract(*draws["macro_f1"].T)), truth
+            )
+        )
+    check_rates(outcomes)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("documents", "shares"), [(60, (0.3, 0.05)), (1000, (0.07, 0.03))])
+def test_errors_of_the_test_of_two_accuracies(documents, shares):
+    """2,000 test sets where models differ by the margin: claims of equivalence in 3 to 7 %."""
+    truth = shares[0] - shares[1]
+    samples = (
+        np.random.default_rng(6)
+        .multinomial(documents, [*shares, 1 - sum(shares)], 2000)[:, :2]
+        .tolist()
+    )
+    results = {}
+    for first, second in {tuple(sample) for sample in samples}:
+        swapped = partial(paired_tests.accuracy_test, second, first, documents)
+        results[first, second] = (
+            *at_the_margin(partial(paired_tests.accuracy_test, first, second, documents), truth),
+            paired_tests.margin_tests(swapped, swapped(), truth)["p_non_inferior"] < 0.05,
+        )
+    check_rates([results[tuple(sample)][:2] for sample in samples])
+    assert 0.03 <= rate([results[tuple(sample)][2] for sample in samples]) <= 0.07
+
+
+@pytest.mark.slow
+def test_errors_where_one_model_has_one_seed():
+    """Three trained models against one, 1,000 sets: t-test of accuracy, bootstrap of macro F1."""
+    generator, outcomes = np.random.default_rng(8), {"accuracy": [], "macro_f1": []}
+    for _ in range(1000):
+        labels = generator.integers(0, 2, 300)
+        # The mean accuracy and macro F1 of each of the three is 0.849.
+        chances = 0.5 + 0.48 * generator.beta(4, 1.5, 300)
+        right = generator.random((4, 300)) < np.vstack([chances, chances, chances, chances - 0.08])
+        predictions = np.where(right, labels, 1 - labels)
+        draws = metrics_of_resamples(labels, predictions, 2, 200, int(generator.integers(2**31)))
+        for metric, name in (("accuracy", "paired t-test"), ("macro_f1", "paired bootstrap")):
+            values = (draws[metric][:, :3], draws[metric][:, 3:])
+            pair = paired_tests.Pair(metric, values, (right[:3], right[3:]))
+            chosen = paired_tests.choose_test(pair)
+            assert chosen.name == name
+            outcomes[metric].append(at_the_margin(partial(chosen.function, pair), 0.08))
+    for found in outcomes.values():
+        check_rates(found)
+
+
+@pytest.mark.slow
+def test_family_of_tests_is_wrong_in_five_percent():
+    """Four models as good as the reference: any is called different, or any interval fails."""
+    generator, rejected, covered, cache = np.random.default_rng(9), [], [], {}
+    for _ in range(1500):
+        difficulty = generator.random(300) + generator.normal(0, 0.15, (5, 300))
+        right = difficulty < 0.85
+        tests = []
+        for other in right[1:]:
+            counts = int((right[0] & ~other).sum()), int((other & ~right[0]).sum())
+            if counts not in cache:
+                cache[counts] = paired_tests.accuracy_test(*counts, 300, alpha=0.05 / 4)
+            tests.append(dict(cache[counts]))
+        add_holm(tests)
+        rejected.append(any(test["p_holm"] < 0.05 for test in tests))
+        covered.append(all(test["low"] <= 0 <= test["high"] for test in tests))
+    assert rate(rejected) <= 0.06 and rate(covered) >= 0.94, (rate(rejected), rate(covered))
+
+
+def test_a_new_test_is_a_function_and_a_line_in_the_table(tmp_path, run, monkeypatch):
+    """It is chosen where its line says so, and the other lines stay what they were."""
+
+    def sign_test(pair, null=0.0, alpha=0.05):
+        found = paired_tests.mcnemar_pair(pair, null, alpha)
+        wins, losses = pair.only_one_right()
+        return found | {"p": float(stats.binomtest(wins, max(1, wins + losses)).pvalue)}
+
+    line = paired_tests.PairedTest(
+        "sign test", sign_test, ("accuracy",), paired_tests.both_one, paired_tests.THESE_MODELS
+    )
+    monkeypatch.setattr(paired_tests, "TESTS", (line, *paired_tests.TESTS))
+    generator, labels = np.random.default_rng(0), np.arange(160) % 5
+    for name in ("a", "b"):
+        write_run(tmp_path / name, labels, draw_predictions(generator, labels, 0.8))
+    folders = (tmp_path / "a", tmp_path / "b")
+    done = run("compare_runs", *folders, "--output_dir", tmp_path / "out", "--n_resamples", 200)
+    assert done.code == 0, done.err
+    rows = {row["metric"]: row for row in results_of(tmp_path / "out")["pairs"]}
+    assert rows["accuracy"]["test"] == "sign test"
+    assert rows["macro_f1"]["test"] == "paired bootstrap"
+    assert "(sign test, p" in (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")

@@ -1,0 +1,272 @@
+"""tools/comparison/runs.py: which runs belong together, and damaged run folders."""
+
+import json
+
+import numpy as np
+import pytest
+from compared_runs import edit, edit_bytes, results_of, write_pair, write_run
+from conftest import assert_user_error
+
+from comparison.runs import pool_runs, read_runs
+
+
+@pytest.fixture
+def pair(tmp_path):
+    return write_pair(tmp_path)
+
+
+def names_and_sizes(*folders):
+    read = read_runs([str(folder) for folder in folders])
+    return [(model.name, model.seeds) for model in pool_runs(read)]
+
+
+def test_pooling(tmp_path):
+    labels = np.zeros(3, dtype=int)
+
+    def make(name, **record):
+        return write_run(tmp_path / name, labels, labels, **record)
+
+    a, b = (
+        make(f"a{seed}", model_name_or_path="org/m", seed=seed, learning_rate=1e-5)
+        for seed in (1, 2)
+    )
+    other = make("other", model_name_or_path="org/m", seed=1, learning_rate=3e-5)
+    again = make("again", model_name_or_path="org/m/", seed=2, learning_rate=1e-5)
+    bare = make("bare")
+    packed = make("packed", model_name_or_path="/lib/minilm/model", seed=1)
+    shallow = make(
+        "shallow", model_name_or_path=None, config_name="configs/shallow/0_layers.json", seed=1
+    )
+    assert names_and_sizes(a, b) == [("m", 2)]
+    assert names_and_sizes(a, b, other) == [
+        ("m (learning rate 1e-05)", 2),
+        ("m (learning rate 3e-05)", 1),
+    ]
+    assert names_and_sizes(b, again) == [("m (a2)", 1), ("m (again)", 1)]
+    assert names_and_sizes(bare, packed, shallow) == [("bare", 1), ("minilm", 1), ("0_layers", 1)]
+    parts = [
+        make(
+            f"v{number}", model_name_or_path="m", seed=seed, learning_rate=1e-5, arguments=arguments
+        )
+        for number, (seed, arguments) in enumerate(
+            [
+                (1, {"dataset_name": "data/x"}),
+                (2, {"dataset_name": "/elsewhere/x"}),
+                (1, {"dataset_name": "data/shuffled"}),
+                (1, {"dataset_name": "data/x", "max_train_samples": 500}),
+            ]
+        )
+    ]
+    assert names_and_sizes(*parts) == [
+        ("m (dataset x, all training documents)", 2),
+        ("m (dataset shuffled, all training documents)", 1),
+        ("m (dataset x, 500 training documents)", 1),
+    ]
+    baseline = make("folder")
+    (baseline / "model.skops").touch()
+    assert names_and_sizes(baseline) == [("TF-IDF + linear SVM", 1)]
+
+
+BROKEN = {
+    "other documents": (
+        lambda t: t.assign(id=["x", *t["id"][1:]]),
+        ["different test sets", "1 documents only"],
+    ),
+    "fewer documents": (
+        lambda t: t[1:],
+        ["different test sets", "1 documents only in the first, 0 only"],
+    ),
+    "other labels": (
+        lambda t: t.assign(label=t["label"][::-1].to_numpy()),
+        ["different labels", "doc00"],
+    ),
+    "double id": (lambda t: t.assign(id=["doc0001", *t["id"][1:]]), ["doc0001", "more than once"]),
+    "empty id": (lambda t: t.assign(id=["", *t["id"][1:]]), ["no id in row 2"]),
+    "empty ids": (lambda t: t.assign(id=""), ["no id in row 2, 3, 4 (40 such rows)"]),
+    "no column of ids": (lambda t: t.drop(columns="id"), ["no column 'id'"]),
+    "no prediction": (
+        lambda t: t.assign(prediction=[*t["prediction"][:-1], " "]),
+        ["no prediction in row 41"],
+    ),
+    "no documents": (lambda t: t[:0], ["has no documents"]),
+    "score is not a number": (
+        lambda t: t.assign(**{"math.AG": ["?", *t["math.AG"][1:]]}),
+        ["not a number", "doc0000"],
+    ),
+    "score column missing": (
+        lambda t: t.drop(columns="math.DG"),
+        ["no column of scores for class 'math.DG'"],
+    ),
+    "score is NaN": (
+        lambda t: t.assign(**{"math.AG": ["nan", *t["math.AG"][1:]]}),
+        ["not a number", "'doc0000'"],
+    ),
+    "a column of text": (lambda t: t.assign(title="A title"), ["not a number", "column 'title'"]),
+    "probability below 0": (
+        lambda t: t.assign(**{"math.AG": ["-0.1", *t["math.AG"][1:]]}),
+        ["do not sum to 1"],
+    ),
+    "class of two lines": (lambda t: t.assign(label="a\nb"), ["class 'a\\nb'"]),
+}
+
+
+DAMAGED = {
+    "cut in a row": (lambda content: content[:-40], ["'doc0039'"]),
+    "cut in the last score": (lambda content: content[:-5], ["'doc0039'", "do not sum to 1"]),
+    "cut in the header": (lambda content: content[:20], ["has no documents"]),
+    "empty": (lambda content: b"", ["No columns"]),
+    "zeros at the end": (lambda content: content[:-300] + bytes(300), ["not a number"]),
+    "another encoding": (lambda content: content.decode().encode("utf-16"), ["utf-8"]),
+    "semicolons": (lambda content: content.replace(b",", b";"), ["no column 'id'"]),
+    "decimal commas": (
+        lambda content: content.replace(b",0.", b",0,"),
+        ["more values than its header"],
+    ),
+    "a spreadsheet's semicolons": (
+        lambda content: (
+            b"\xef\xbb\xbf" + content.replace(b".", b"_").replace(b",", b";").replace(b"_", b",")
+        ),
+        ["semicolons", "no column 'id'", "save it with commas"],
+    ),
+    "tabs": (lambda content: content.replace(b",", b"\t"), ["tabs", "save it with commas"]),
+    "an open quote": (
+        lambda content: content.replace(b"doc0003", b'"doc0003'),
+        ["EOF inside string"],
+    ),
+}
+
+
+HARMLESS = {
+    "byte order mark": lambda content: b"\xef\xbb\xbf" + content,
+    "lines of Windows": lambda content: content.replace(b"\n", b"\r\n"),
+    "blank lines": lambda content: content.replace(b"\n", b"\n\n"),
+    "no last line feed": lambda content: content[:-1],
+}
+
+
+RECORDS = {
+    "predict_results.json": [
+        '{"predict_accuracy": "0.8"}',
+        '{"predict_accuracy": NaN}',
+        '{"predict_samples": 41}',
+        "null",
+        "[" * 100_000,
+    ],
+    "run_arguments.json": [
+        '{"learning_rate": "2e-5"}',
+        '{"seed": [1]}',
+        '{"seed": true}',
+        '{"seed": 1e999}',
+        '{"see',
+    ],
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_bad_predictions(case, pair, run):
+    good, bad, output = pair
+    change, words = BROKEN[case]
+    edit(bad / "predictions.csv", change)
+    result = run("compare_runs", good, bad, "--output_dir", output)
+    assert_user_error(result, bad, *words)
+    assert len(result.err.splitlines()) == 1 and not output.exists()
+
+
+@pytest.mark.parametrize("case", DAMAGED)
+def test_damaged_predictions(case, pair, run):
+    good, bad, output = pair
+    change, words = DAMAGED[case]
+    edit_bytes(bad / "predictions.csv", change)
+    result = run("compare_runs", good, bad, "--output_dir", output)
+    assert_user_error(result, bad, *words)
+    assert len(result.err.splitlines()) == 1 and not output.exists()
+
+
+def test_layout_of_predictions_does_not_matter(pair, run):
+    good, bad, output = pair
+    call = ("compare_runs", good, bad, "--output_dir", output, "--n_resamples", 100)
+    assert run(*call).code == 0
+    expected, content = results_of(output), (bad / "predictions.csv").read_bytes()
+    for name, change in HARMLESS.items():
+        edit_bytes(bad / "predictions.csv", lambda _, change=change: change(content))
+        assert run(*call).code == 0 and results_of(output) == expected, name
+    (bad / "predictions.csv").write_bytes(content)
+    edit(
+        bad / "predictions.csv",
+        lambda table: table[
+            ["math.SG", "prediction", "math.AG", "id", "math.DG", "label", "math.CV", "math.MG"]
+        ],
+    )
+    assert run(*call).code == 0 and results_of(output) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [(name, content) for name in RECORDS for content in RECORDS[name]]
+)
+def test_bad_records(name, content, pair, run):
+    good, bad, output = pair
+    (bad / name).write_text(content)
+    result = run("compare_runs", good, bad, "--output_dir", output)
+    assert_user_error(result, bad)
+    assert len(result.err.splitlines()) == 1
+
+
+def test_results_that_contradict_the_predictions(pair, run):
+    """Whichever result of whichever file was edited."""
+    good, bad, output = pair
+    for name in ("predict_results.json", "all_results.json"):
+        for key, value in (("samples", 41), ("accuracy", 0.9), ("f1", 0.9)):
+            (bad / name).write_text(json.dumps({f"predict_{key}": value}))
+            result = run("compare_runs", good, bad, "--output_dir", output)
+            assert_user_error(result, bad, "damaged or mixes two runs", f"predict_{key} is", name)
+        (bad / name).write_text('{"predict_accuracy": 0.8}')
+    (bad / "all_results.json").write_text('{"predict_f1": 0.7333333}')
+    done = run("compare_runs", good, bad, "--output_dir", output, "--n_resamples", 100)
+    assert done.code == 0, done.err
+
+
+def test_runs_on_other_texts_are_not_compared_unless_that_is_wanted(pair, run):
+    good, bad, output = pair
+    for folder, fingerprint in ((good, "0123456789abcdef"), (bad, "fedcba9876543210")):
+        record = {"data_fingerprints": {"train": "0" * 16, "test": fingerprint}}
+        (folder / "run_arguments.json").write_text(json.dumps(record))
+    call = ("compare_runs", good, bad, "--output_dir", output, "--n_resamples", 100)
+    assert_user_error(run(*call), good, bad, "other test data", "--allow_other_texts")
+    assert not output.exists()
+    allowed = ("compare_runs", "--allow_other_texts", good, bad, *call[3:])
+    assert run(*allowed).code == 0
+    assert results_of(output)["arguments"]["allow_other_texts"] is True
+    # Runs of earlier versions record nothing, and another training split is a matter of the runs.
+    record = {"data_fingerprints": {"train": "1" * 16, "test": "0123456789abcdef"}}
+    for content in ({}, {"data_fingerprints": None}, {"data_fingerprints": {}}, record):
+        (bad / "run_arguments.json").write_text(json.dumps(content))
+        assert run(*call).code == 0, content
+
+
+def test_ids_that_a_spreadsheet_has_rewritten(tmp_path, run):
+    labels = np.arange(40) % 5
+    ids = [f"2001.{10 * number:05d}" for number in range(40)]
+    write_run(tmp_path / "good", labels, labels, ids=ids)
+    write_run(tmp_path / "edited", labels, labels, ids=[str(float(name)) for name in ids])
+    call = ("compare_runs", tmp_path / "good", tmp_path / "edited")
+    result = run(*call, "--output_dir", tmp_path / "out")
+    assert_user_error(result, "40 documents only in the first", "'2001.00000'", "spreadsheet")
+
+
+def test_class_names_that_differ_are_shown_in_quotes(pair, run):
+    good, bad, output = pair
+    edit(bad / "predictions.csv", lambda table: table.replace("math.SG", " math.SG"))
+    edit_bytes(
+        bad / "predictions.csv", lambda content: content.replace(b",math.SG\n", b", math.SG\n")
+    )
+    result = run("compare_runs", good, bad, "--output_dir", output)
+    assert_user_error(result, "'math.SG' and ' math.SG'", "only in the second: ' math.SG'")
+
+
+def test_records_of_odd_shapes_do_not_stop_a_comparison(pair, run):
+    good, bad, output = pair
+    for arguments in ([], "x", {"max_train_samples": [1]}, {"dataset_name": {"a": 1}}):
+        record = {"seed": 1, "model_name_or_path": ["m"], "arguments": arguments}
+        (bad / "run_arguments.json").write_text(json.dumps(record))
+        call = ("compare_runs", good, bad, "--output_dir", output, "--n_resamples", 100)
+        assert run(*call).code == 0, arguments

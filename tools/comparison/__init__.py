@@ -1,0 +1,1 @@
+"""Comparison of runs on the same test documents: a module per subject, for compare_runs.py."""

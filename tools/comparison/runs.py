@@ -1,0 +1,495 @@
+"""Run folders: read them, check them against each other, pool the seeds of a model."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import f1_score
+
+from common.cli import fail, one_line
+from common.folders import read_json, run_name, short_path
+
+BASELINE_NAME = "TF-IDF + linear SVM"
+# The columns of predictions.csv that are not scores.
+TEXT_COLUMNS = ("id", "label", "prediction")
+# The columns of per_class_f1.csv that are not models.
+CLASS_COLUMNS = ("class", "documents")
+# Messages name the first of the rows that they are about.
+SHOWN_EXAMPLES = 3
+# Results are recorded as fractions; predictions.csv must give the same ones.
+RESULTS_TOLERANCE = 1e-4
+# Recorded arguments by which runs of one model are different rows, and how a row's name shows them.
+VARIANTS = {
+    "learning_rate": "learning rate {:g}",
+    "dataset_name": "dataset {}",
+    "max_train_samples": "{} training documents",
+    "train_sampling_strategy": "sampling {}",
+}
+
+
+@dataclass
+class Run:
+    """A run folder as far as a comparison needs it.
+
+    table has the columns label and prediction and the ids as its index; scores has the same index
+    and a column per class, or is None. label identifies the run in what is published. variant
+    holds those of VARIANTS that the run records.
+    """
+
+    folder: str
+    label: str
+    name: str
+    is_baseline: bool
+    seed: int | float | None
+    variant: dict
+    test_fingerprint: str | None
+    table: pd.DataFrame
+    scores: pd.DataFrame | None
+    has_probabilities: bool
+
+    def confidence(self) -> np.ndarray:
+        """Return the probability that the run gives to its own prediction, one per document."""
+        columns = self.scores.columns.get_indexer(self.table["prediction"])
+        return self.scores.to_numpy()[np.arange(len(columns)), columns]
+
+
+@dataclass
+class Model:
+    """A row of table 2: the runs of one model that differ in their seed only."""
+
+    name: str
+    is_baseline: bool
+    runs: list[int]  # numbers of the runs, in the order of the command line
+
+    @property
+    def seeds(self) -> int:
+        return len(self.runs)
+
+
+# predictions.csv
+
+
+def read_predictions(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return label and prediction of each document, indexed by id, and the scores.
+
+    The scores have one column per class; they are None if the file has no such column. Exits with
+    status 2 if the file cannot be read, a column or value is missing or an id is duplicated.
+    """
+    as_text = dict.fromkeys(TEXT_COLUMNS, str)
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            check_separator(path, file.readline(10_000))
+        table = pd.read_csv(path, dtype=as_text, keep_default_na=False, encoding="utf-8-sig")
+    except FileNotFoundError:
+        fail(
+            f"{path.parent} has no predictions.csv; give folders of finished runs "
+            "(made with --do_predict)"
+        )
+    except OSError as error:
+        fail(f"cannot read {path}: {error.strerror}")
+    except ValueError as error:  # of pandas: not UTF-8, no header, an open quote, rows too long
+        fail(f"cannot read {path}: {one_line(error)}; make the run again")
+
+    check_columns(path, table)
+    repeated = table["id"][table["id"].duplicated()]
+    if len(repeated):
+        fail(
+            f"{path} has document {quoted(set(repeated))} more than once "
+            f"({len(repeated)} such rows); remove them"
+        )
+    table = table.set_index("id")
+    scores = table.drop(columns=["label", "prediction"])
+    # pandas renames the column of a class with the name of one of the first columns.
+    scores = scores.rename(columns={f"{name}.1": name for name in TEXT_COLUMNS})
+    table = table[["label", "prediction"]]
+    if scores.shape[1] == 0:
+        return table, None
+    return table, numeric_scores(path, table, scores)
+
+
+def check_separator(path: Path, header: str) -> None:
+    """Exit with status 2 if the first line of predictions.csv has another separator than commas."""
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        cells = [cell.strip('"') for cell in header.split(mark)]
+        if "id" in cells and "prediction" in cells:
+            fail(
+                f"{path} is separated by {name}, so it has no column 'id'; save it with commas "
+                "and decimal points, or make the run again"
+            )
+
+
+def check_columns(path: Path, table: pd.DataFrame) -> None:
+    """Exit with status 2 if predictions.csv lacks a column, has an empty cell in one or no rows."""
+    for column in TEXT_COLUMNS:
+        if column not in table:
+            fail(
+                f"{path} has no column {column!r}; it needs id, label, prediction and "
+                "one column of scores per class"
+            )
+        empty = np.flatnonzero(table[column].str.strip() == "") + 2  # below the header, from 1
+        if len(empty):
+            shown = ", ".join(map(str, empty[:SHOWN_EXAMPLES]))
+            fail(
+                f"{path} has no {column} in row {shown} ({len(empty)} such rows); "
+                "make the run again"
+            )
+    if table.empty:
+        fail(f"{path} has no documents; make the run again with a test split")
+    # pandas takes the first values of rows that are longer than the header for an index.
+    if not isinstance(table.index, pd.RangeIndex):
+        fail(
+            f"{path} has rows with more values than its header has names (decimal commas?); "
+            "make the run again"
+        )
+
+
+def numeric_scores(path: Path, table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores as numbers. Exit with status 2 if a class has none or one is no number."""
+    classes = {*table["label"], *table["prediction"]}
+    missing = sorted(classes - set(scores.columns))
+    if missing:
+        fail(
+            f"{path} has no column of scores for class {missing[0]!r:.80}; "
+            f"it has {list(scores.columns)!r:.200}"
+        )
+    for column in scores:
+        scores[column] = pd.to_numeric(scores[column], errors="coerce")
+        empty = scores.index[scores[column].isna()]
+        if len(empty):
+            fail(
+                f"{path} has a score that is not a number, column {column!r:.80}, "
+                f"document {empty[0]!r:.80} ({len(empty)} such rows)"
+            )
+    return scores
+
+
+# What a run records
+
+
+def contradiction(folder: Path, table: pd.DataFrame) -> str | None:
+    """Return in which result predict_results.json or all_results.json contradicts predictions.csv.
+
+    None if they agree. A result that is not recorded is not compared. Exits with status 2 if one
+    is not a number or a file is damaged.
+    """
+    measured = {
+        "predict_samples": len(table),
+        "predict_accuracy": (table["label"] == table["prediction"]).mean(),
+    }
+    for file in ("predict_results.json", "all_results.json"):
+        path = folder / file
+        if not path.exists():
+            continue
+        results = read_json(path)
+        if results.get("predict_f1") is not None and "predict_f1" not in measured:
+            measured["predict_f1"] = f1_score(
+                table["label"], table["prediction"], average="macro", zero_division=0
+            )
+        for key, value in measured.items():
+            recorded = number_of(folder, results, key)
+            if recorded is not None and abs(recorded - value) > RESULTS_TOLERANCE:
+                return f"{key} is {value:.6g} in predictions.csv, {recorded:.6g} in {file}"
+    return None
+
+
+def contradiction_message(folder: str | Path, found: str) -> str:
+    """Return what to say of a run whose results contradict its predictions."""
+    return f"{folder} is damaged or mixes two runs: {found}; make the run again"
+
+
+def number_of(folder: str | Path, record: dict, key: str) -> int | float | None:
+    """Return a recorded number; None if there is none. Exit with status 2 if it is no number."""
+    value = record.get(key)
+    if value is None:
+        return None
+    # A bool is an int in Python, and JSON of Python may hold NaN.
+    if type(value) not in (int, float) or not math.isfinite(value):
+        fail(f"{folder} records {key} {value!r:.80}, which is not a number; make the run again")
+    return value
+
+
+def read_run(folder: str, label: str) -> Run:
+    """Return a run; label identifies it in what is published.
+
+    Exits with status 2 if the folder is not a finished run, is damaged or mixes two runs.
+    """
+    path = Path(folder)
+    table, scores = read_predictions(path / "predictions.csv")
+    found = contradiction(path, table)
+    if found is not None:
+        fail(contradiction_message(folder, found))
+    record = {}
+    if (path / "run_arguments.json").exists():
+        record = read_json(path / "run_arguments.json")
+
+    is_baseline = record.get("script") == "run_baseline.py" or (path / "model.skops").exists()
+    source = str(record.get("model_name_or_path") or record.get("config_name") or "")
+    if is_baseline:
+        name = BASELINE_NAME
+    elif source:
+        name = short_path(source)
+    else:
+        name = run_name(path.resolve())
+    return Run(
+        folder=folder,
+        label=label,
+        name=name,
+        is_baseline=is_baseline,
+        seed=number_of(folder, record, "seed"),
+        variant=variant(record, number_of(folder, record, "learning_rate")),
+        test_fingerprint=test_fingerprint(record),
+        table=table,
+        scores=scores,
+        has_probabilities=are_probabilities(folder, scores),
+    )
+
+
+def are_probabilities(folder: str, scores: pd.DataFrame | None) -> bool:
+    """Return whether the scores of every document are a distribution.
+
+    Exits with status 2 if they are for most, but not all documents.
+    """
+    if scores is None:
+        return False
+    values = scores.to_numpy(dtype=float)
+    is_distribution = np.isclose(values.sum(axis=1), 1, atol=1e-3) & np.all(values >= 0, axis=1)
+    if 0.5 < is_distribution.mean() < 1:
+        document = scores.index[~is_distribution][0]
+        fail(
+            f"{folder}: the probabilities of document {document!r:.80} do not sum to 1 "
+            f"in predictions.csv ({(~is_distribution).sum()} such documents); make the run again"
+        )
+    return bool(is_distribution.all())
+
+
+def variant(record: dict, learning_rate: float | None) -> dict:
+    """Return the values of VARIANTS in a run's record; what it does not have is left out."""
+    arguments = record.get("arguments")
+    if not isinstance(arguments, dict):
+        arguments = {}
+    values = {
+        "learning_rate": learning_rate,
+        "dataset_name": arguments.get("dataset_name") or record.get("dataset_name"),
+        "max_train_samples": arguments.get("max_train_samples"),
+        "train_sampling_strategy": arguments.get("train_sampling_strategy"),
+    }
+    if values["dataset_name"]:
+        values["dataset_name"] = short_path(str(values["dataset_name"]))
+    found = {}
+    for key, value in values.items():
+        if value is not None:
+            # Runs are grouped by these values, and a damaged record may hold a list.
+            found[key] = value if isinstance(value, int | float | str) else str(value)
+    return found
+
+
+def test_fingerprint(record: dict) -> str | None:
+    """Return the fingerprint of the test documents that a run records; None if it does not."""
+    fingerprints = record.get("data_fingerprints")
+    if not isinstance(fingerprints, dict):
+        return None
+    fingerprint = fingerprints.get("test")
+    return fingerprint if isinstance(fingerprint, str) else None
+
+
+# Several runs
+
+
+def read_runs(folders: list[str], allow_other_texts: bool = False) -> list[Run]:
+    """Read run folders and bring all into the document order of the first.
+
+    Exits with status 2 unless all runs have the same documents, labels and, if they record it,
+    texts.
+    """
+    runs = []
+    for folder, label in zip(folders, short_labels(folders), strict=True):
+        runs.append(read_run(folder, label))
+    first = runs[0]
+    for run in runs[1:]:
+        check_same_documents(first, run)
+        order = first.table.index
+        run.table = run.table.loc[order]
+        check_same_labels(first, run)
+        if run.scores is not None:
+            run.scores = run.scores.loc[order]
+    if not allow_other_texts:
+        # Runs of earlier versions record no fingerprint.
+        recorded = [run for run in runs if run.test_fingerprint is not None]
+        for run in recorded[1:]:
+            check_same_data(recorded[0], run)
+    return runs
+
+
+def short_labels(folders: list[str]) -> list[str]:
+    """Return for each run folder the shortest last part of its path that no other one has.
+
+    So the outputs do not show where the folders are on this machine. Exits with status 2 if a
+    folder is given twice.
+    """
+    paths = [Path(folder).resolve() for folder in folders]
+    for path, count in Counter(paths).items():
+        if count > 1:
+            fail(f"run folder {path} is given {count} times; give each run once")
+    for folder in folders:
+        if not is_text(folder):
+            fail(f"the name of run folder {folder!a} is not UTF-8; rename the folder")
+    labels = []
+    for path in paths:
+        length = 1 if run_name(path) == path.name else 2
+        while sum(other.parts[-length:] == path.parts[-length:] for other in paths) > 1:
+            length += 1
+        labels.append("/".join(path.parts[-length:]))
+    return labels
+
+
+def is_text(name: str) -> bool:
+    """Return whether a name can be written into a file; file systems allow any bytes."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_same_documents(first: Run, other: Run) -> None:
+    """Exit with status 2 unless two runs predict the same documents."""
+    here, there = set(first.table.index), set(other.table.index)
+    if here == there:
+        return
+    examples = []
+    if here - there:
+        examples.append(f"{quoted(here - there)} in the first")
+    if there - here:
+        examples.append(f"{quoted(there - here)} in the second")
+    remedy = "compare runs made with the same dataset"
+    numbers = numeric_ids(here)
+    if numbers is not None and numbers == numeric_ids(there):
+        # A spreadsheet turns 2001.00010 into 2001.0001 and 007 into 7.
+        remedy = (
+            "as numbers the ids are the same, so a spreadsheet has rewritten one of the files; "
+            "make that run again"
+        )
+    fail(
+        f"{first.folder} and {other.folder} predict different test sets: "
+        f"{len(here - there)} documents only in the first, {len(there - here)} only in the second, "
+        f"such as {' and '.join(examples)}; {remedy}"
+    )
+
+
+def quoted(names: set[str]) -> str:
+    """Return the first names in quotes."""
+    return ", ".join(f"{name!r:.80}" for name in sorted(names)[:SHOWN_EXAMPLES])
+
+
+def numeric_ids(ids: set[str]) -> set[float] | None:
+    """Return ids as numbers; None if one of them is not a number."""
+    try:
+        return {float(name.replace(",", ".")) for name in ids}
+    except ValueError:
+        return None
+
+
+def check_same_labels(first: Run, other: Run) -> None:
+    """Exit with status 2 unless two runs on the same documents have the same labels."""
+    expected, found = first.table["label"].to_numpy(), other.table["label"].to_numpy()
+    different = np.flatnonzero(expected != found)
+    if not len(different):
+        return
+    number = different[0]
+    message = (
+        f"{first.folder} and {other.folder} give document {first.table.index[number]!r:.80} "
+        f"different labels, {expected[number]!r:.80} and {found[number]!r:.80} "
+        f"({len(different)} such documents); "
+    )
+    only_first, only_other = set(expected) - set(found), set(found) - set(expected)
+    if only_first or only_other:
+        message += (
+            f"classes only in the first: {quoted(only_first) or 'none'}, "
+            f"only in the second: {quoted(only_other) or 'none'}; "
+        )
+    fail(f"{message}compare runs made with the same dataset")
+
+
+def check_same_data(first: Run, other: Run) -> None:
+    """Exit with status 2 if two runs record that they read other texts of the same documents."""
+    if has_other_data(first.test_fingerprint, other.test_fingerprint):
+        fail(
+            f"{first.folder} and {other.folder} predicted other test data: ids and labels are the "
+            "same, the texts are not (data_fingerprints in run_arguments.json); predict both on "
+            "the same dataset, or give --allow_other_texts if they differ on purpose"
+        )
+
+
+def has_other_data(fingerprint: str | None, other: str | None) -> bool:
+    """Return whether two recorded fingerprints of test data differ; older runs record none."""
+    return fingerprint is not None and other is not None and fingerprint != other
+
+
+# Rows of table 2
+
+
+def pool_runs(runs: list[Run]) -> list[Model]:
+    """Group runs into the rows of table 2: a row holds the seeds of one model and variant.
+
+    A run that records no seed is a row of its own.
+    """
+    groups: dict[tuple, list[int]] = {}
+    for number, run in enumerate(runs):
+        if run.seed is None:
+            key = (run.name, run.label)
+        else:
+            key = (run.name, tuple(run.variant.items()))
+        groups.setdefault(key, []).append(number)
+
+    models = []
+    for members in groups.values():
+        seeds = {runs[number].seed for number in members}
+        first = runs[members[0]]
+        if len(seeds) == len(members):
+            models.append(Model(first.name, first.is_baseline, members))
+            continue
+        # Runs with the same seed differ in something else, so they are not a sample of seeds.
+        for number in members:
+            models.append(Model(first.name, first.is_baseline, [number]))
+
+    for name, count in Counter(model.name for model in models).items():
+        if count > 1 or name in CLASS_COLUMNS:
+            rename([model for model in models if model.name == name], runs)
+    return models
+
+
+def rename(models: list[Model], runs: list[Run]) -> None:
+    """Tell models of one name apart by what they record, or else by a label of a run."""
+    first_runs = [runs[model.runs[0]] for model in models]
+    texts = [variant_text(run, first_runs) for run in first_runs]
+    have_rates = all("learning_rate" in run.variant for run in first_runs)
+    is_clear = len(models) > 1 and len(set(texts)) == len(models) and have_rates
+    for model, run, text in zip(models, first_runs, texts, strict=True):
+        model.name += f" ({text if is_clear else run.label})"
+
+
+def variant_text(run: Run, others: list[Run]) -> str:
+    """Return those values of VARIANTS in which runs of one name differ."""
+    parts = []
+    for key, text in VARIANTS.items():
+        if len({other.variant.get(key) for other in others}) > 1:
+            parts.append(text.format(run.variant.get(key, "all")))
+    return ", ".join(parts)
+
+
+def find_reference(reference: str, models: list[Model], runs: list[Run]) -> int:
+    """Return the number of the row that --reference names by its folder or its name.
+
+    Exits with status 2 if there is none.
+    """
+    path = Path(reference).resolve()
+    for number, model in enumerate(models):
+        folders = [Path(runs[member].folder).resolve() for member in model.runs]
+        if reference == model.name or path in folders:
+            return number
+    folders = ", ".join(run.folder for run in runs)
+    names = ", ".join(repr(model.name) for model in models)
+    fail(f"--reference {reference} is not one of the runs given: {folders} (names: {names})")

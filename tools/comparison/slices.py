@@ -1,0 +1,224 @@
+"""Parts of the test split, and the documents that every run gets wrong."""
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+
+from common.cli import fail
+from common.data import dataset_commit, load_split
+from comparison.metrics import Evaluation, clip, wilson_interval
+from comparison.paired_tests import MIN_TEST_DOCUMENTS, pooled_test
+from comparison.runs import Model, Run
+
+CONFUSABLE_SHARE = 0.25
+
+
+def load_categories(
+    name: str, revision: str | None, ids: pd.Index
+) -> tuple[list[list[str]] | None, str | None]:
+    """Return the categories of each test document, in the order of ids, and the dataset's commit.
+
+    The categories are None if the dataset has none, as own data; the commit is None for a local
+    folder. Exits with status 2 if the dataset is not that of the runs.
+    """
+    dataset = load_split(name, "test", [], revision)
+    commit = dataset_commit(dataset)
+    has_categories = "categories" in dataset.column_names
+    if "id" not in dataset.column_names:
+        if has_categories:
+            fail(
+                f"{name} has no column 'id'; it has {', '.join(dataset.column_names)}; "
+                "make it with fetch_arxiv.py or tools/prepare_dataset.py"
+            )
+        return None, commit
+
+    rows = {str(value): row for row, value in enumerate(dataset["id"])}
+    missing = [value for value in ids if value not in rows]
+    if missing:
+        fail(
+            f"the test split of {name} lacks {len(missing)} of the runs' documents, such as "
+            f"{', '.join(map(repr, missing[:3]))}; give the dataset that the runs were made with"
+        )
+    if not has_categories:
+        return None, commit
+
+    column = list(dataset["categories"])
+    categories = []
+    for value in ids:
+        names = column[rows[value]] or []
+        if isinstance(names, str):
+            names = names.split()
+        if not isinstance(names, list):
+            fail(f"column 'categories' of {name} does not hold lists of categories")
+        categories.append(names)
+    return categories, commit
+
+
+def listed_in_another_class(
+    truth: pd.Series, categories: list[list[str]], classes: set[str]
+) -> np.ndarray:
+    """Return which documents have another class than their label among their categories."""
+    flags = []
+    for label, names in zip(truth, categories, strict=True):
+        flags.append(bool(classes & set(names) - {label}))
+    return np.array(flags)
+
+
+# Documents that every run gets wrong
+
+
+def hard_documents(runs: list[Run], categories: list[list[str]] | None) -> pd.DataFrame:
+    """Return the documents that every run gets wrong, the most confident mistakes first.
+
+    majority_prediction is what most runs predict (if tied, the first in the alphabet),
+    mean_confidence the probability that runs give to their own prediction, cross_listed whether
+    the majority's class is another of the categories.
+    """
+    truth = runs[0].table["label"]
+    predictions = pd.DataFrame(
+        {run.label: run.table["prediction"] for run in runs}, index=truth.index
+    )
+    wrong = predictions.ne(truth, axis=0).all(axis=1).to_numpy()
+    hard = predictions[wrong]
+
+    majorities, supporters = [], []
+    for row in hard.to_numpy():
+        counts = Counter(row)
+        name = min(counts, key=lambda name: (-counts[name], name))
+        majorities.append(name)
+        supporters.append(counts[name])
+    confidences = [run.confidence()[wrong] for run in runs if run.has_probabilities]
+    table = pd.DataFrame({"id": truth.index[wrong], "label": truth[wrong].to_numpy()})
+    table["majority_prediction"] = majorities
+    table["runs_that_agree"] = supporters
+    table["mean_confidence"] = np.mean(confidences, axis=0) if confidences else np.nan
+    if categories is not None:
+        listed = [names for names, keep in zip(categories, wrong, strict=True) if keep]
+        table["categories"] = [" ".join(names) for names in listed]
+        table["cross_listed"] = [
+            name in names for name, names in zip(majorities, listed, strict=True)
+        ]
+    columns = hard.reset_index(drop=True).add_prefix("prediction of ")
+    table = pd.concat([table, columns], axis=1)
+    return table.sort_values(["mean_confidence", "id"], ascending=[False, True], ignore_index=True)
+
+
+def hard_summary(
+    hard: pd.DataFrame,
+    truth: pd.Series,
+    categories: list[list[str]] | None,
+    classes: list[str],
+) -> dict:
+    """Return how many documents every run gets wrong, and how many of them are cross-listed."""
+    result = {"documents": len(hard)}
+    if categories is not None:
+        result["cross_listed"] = int(hard["cross_listed"].sum())
+        result["share_of_all_with_another"] = np.mean(
+            listed_in_another_class(truth, categories, set(classes))
+        )
+    return result
+
+
+# Parts of the test split
+
+
+def confusable(runs: list[Run]) -> np.ndarray | None:
+    """Return which quarter of the documents has the closest two best scores of the first SVM.
+
+    None without an SVM that has scores of several classes.
+    """
+    for run in runs:
+        if run.is_baseline and run.scores is not None and run.scores.shape[1] > 1:
+            best = np.sort(run.scores.to_numpy(dtype=float), axis=1)
+            order = np.argsort(best[:, -1] - best[:, -2], kind="stable")
+            closest = order[: round(CONFUSABLE_SHARE * len(order))]
+            return np.isin(np.arange(len(order)), closest)
+    return None
+
+
+def mean_with_interval(right: np.ndarray, n_resamples: int, seed: int) -> dict:
+    """Return the mean of right (seeds, documents) with its 95% interval.
+
+    The interval is None below MIN_TEST_DOCUMENTS. One seed: Wilson's interval. Several: documents
+    and seeds are random (Obuchowski-Rockette).
+    """
+    seeds, documents = right.shape
+    mean = float(right.mean())
+    if documents < MIN_TEST_DOCUMENTS:
+        return {"mean": mean, "low": None, "high": None}
+    if seeds == 1:
+        low, high = wilson_interval(int(right.sum()), documents)
+        return {"mean": mean, "low": low, "high": high}
+    generator = np.random.default_rng(seed)
+    weights = generator.multinomial(documents, np.full(documents, 1 / documents), n_resamples)
+    draws = weights @ right.T / documents
+    test = pooled_test([(1, np.vstack([right.mean(axis=1), draws]))])
+    return {"mean": mean, "low": clip(test["low"]), "high": clip(test["high"])}
+
+
+def slices_table(
+    models: list[Model],
+    runs: list[Run],
+    evaluation: Evaluation,
+    categories: list[list[str]] | None,
+    n_resamples: int,
+    seed: int,
+) -> pd.DataFrame:
+    """Return the accuracy of every model on parts of the test split, a row for each part and model.
+
+    any_listed counts a prediction as right if it is any category of the document: the label is the
+    primary one, and authors could have chosen another. It is empty without categories.
+    """
+    truth = runs[0].table["label"]
+    correct = evaluation.correct
+
+    # 1. The parts
+    parts = {"all": np.ones(evaluation.documents, dtype=bool)}
+    closest = confusable(runs)
+    if closest is not None:
+        parts["SVM scores closest (a quarter)"] = closest
+        parts["SVM scores apart (the rest)"] = ~closest
+    if categories is not None:
+        another = listed_in_another_class(truth, categories, set(truth))
+        parts["listed in another class"] = another
+        parts["listed in one class"] = ~another
+
+    # 2. What counts as right
+    listed = None
+    if categories is not None:
+        listed = np.array([predicts_listed(run, categories) for run in runs])
+        listed |= correct  # a dataset may leave the label out of the categories
+
+    # 3. The rows
+    nothing = {"mean": None, "low": None, "high": None}
+    rows = []
+    for name, mask in parts.items():
+        if not mask.any():
+            continue
+        for model in models:
+            accuracy = mean_with_interval(correct[model.runs][:, mask], n_resamples, seed)
+            any_listed = nothing
+            if listed is not None:
+                any_listed = mean_with_interval(listed[model.runs][:, mask], n_resamples, seed)
+            rows.append(
+                {
+                    "slice": name,
+                    "documents": int(mask.sum()),
+                    "model": model.name,
+                    "seeds": model.seeds,
+                    "accuracy": accuracy["mean"],
+                    "accuracy_low": accuracy["low"],
+                    "accuracy_high": accuracy["high"],
+                    "any_listed": any_listed["mean"],
+                    "any_listed_low": any_listed["low"],
+                    "any_listed_high": any_listed["high"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def predicts_listed(run: Run, categories: list[list[str]]) -> list[bool]:
+    """Return for which documents a run predicts one of their categories."""
+    predictions = run.table["prediction"]
+    return [name in names for name, names in zip(predictions, categories, strict=True)]
