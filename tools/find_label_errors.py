@@ -47,6 +47,7 @@ import json
 import logging
 import math
 import shlex
+import warnings
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -70,6 +71,7 @@ from common.cli import fail, one_line, parse_arguments, start_logging, versions
 from common.data import SPLITS, dataset_commit, load_split
 from common.folders import open_output_dir, read_json, run_name, write_files
 from common.pages import render
+from common.statistics import MIN_INTERVAL_DOCUMENTS
 
 logger = logging.getLogger(__name__)
 
@@ -603,6 +605,20 @@ def average_runs(folders: list[str], documents: Documents) -> tuple[np.ndarray, 
         return total / n_runs[:, None], records
 
 
+def check_ranked_classes(documents: Documents) -> None:
+    """Warn about classes of which the runs predicted one document; exit if it is a single class."""
+    counts = np.bincount(documents.labels, minlength=len(documents.names))
+    if np.count_nonzero(counts) < 2:
+        name = documents.names[documents.labels[0]]
+        fail(f"all documents that the runs predicted are of class {name!r}; give more runs")
+    single = [name for name, count in zip(documents.names, counts, strict=True) if count == 1]
+    if single:
+        logger.warning(
+            "the runs predicted one document of class %s, which cleanlab never reports",
+            ", ".join(map(repr, single)),
+        )
+
+
 def select_documents(documents: Documents, rows: np.ndarray) -> Documents:
     """Return the documents of these rows."""
     return Documents(
@@ -620,9 +636,17 @@ def select_documents(documents: Documents, rows: np.ndarray) -> Documents:
 # Ranking and what it is worth
 
 
+def report(labels: np.ndarray, probabilities: np.ndarray, filter_by: str) -> np.ndarray:
+    """Return which labels cleanlab reports: booleans of shape (documents,)."""
+    with warnings.catch_warnings():
+        # About classes with one document or none, by number; main() says it once, by name.
+        warnings.filterwarnings("ignore", "May not flag all label issues", UserWarning)
+        return find_label_issues(labels, probabilities, filter_by=filter_by, n_jobs=1)
+
+
 def rank(labels: np.ndarray, probabilities: np.ndarray, arguments: LabelArguments) -> Ranking:
     """Ask cleanlab which labels contradict the probabilities, and in which order."""
-    reported = find_label_issues(labels, probabilities, filter_by=arguments.filter_by, n_jobs=1)
+    reported = report(labels, probabilities, arguments.filter_by)
     quality = get_label_quality_scores(labels, probabilities, method=arguments.rank_by)
     others = probabilities.copy()
     others[np.arange(len(labels)), labels] = -1.0
@@ -638,9 +662,9 @@ def share(count: int, n: int) -> dict:
 
 
 def mean_share(values: np.ndarray) -> dict:
-    """Return the mean over documents with Student's 95% interval (no interval for one document)."""
+    """Return the mean over documents with Student's 95% interval, if there are enough of them."""
     low = high = None
-    if len(values) > 1:
+    if len(values) >= MIN_INTERVAL_DOCUMENTS and np.ptp(values) > 0:
         low, high = map(float, DescrStatsW(values).tconfint_mean())
     return {"n": len(values), "share": float(values.mean()), "low": low, "high": high}
 
@@ -708,14 +732,21 @@ def precision_recall(is_reported: np.ndarray, is_changed: np.ndarray) -> dict:
 
 
 def measure_noise(
-    labels: np.ndarray, noisy: np.ndarray, is_changed: np.ndarray, ranking: Ranking
+    documents: Documents, noisy: np.ndarray, is_changed: np.ndarray, ranking: Ranking
 ) -> dict:
     """Return what is found of changed labels: by the report, by its variants, by the ranking."""
     found = ranking.is_reported & is_changed
+    found_suggestions = (ranking.suggested == documents.labels)[found]
+    # Reports of unchanged labels are not all wrong: some of these documents fit the other class.
+    unchanged = np.flatnonzero(ranking.is_reported & ~is_changed)
+    unchanged_cross_listed = None
+    if documents.listed is not None and len(unchanged) > 0:
+        is_hit = documents.listed[unchanged, ranking.suggested[unchanged]]
+        unchanged_cross_listed = float(is_hit.mean())
     n_changed = int(is_changed.sum())
     variants = {}
     for name in FILTERS:
-        reported = find_label_issues(noisy, ranking.probabilities, filter_by=name, n_jobs=1)
+        reported = report(noisy, ranking.probabilities, name)
         variants[name] = precision_recall(reported, is_changed)
     by_quality = np.argsort(ranking.quality, kind="stable")
     return {
@@ -724,9 +755,8 @@ def measure_noise(
         # As many documents as were changed, by label quality alone
         "precision_of_top": float(is_changed[by_quality[:n_changed]].mean()),
         # Of the changed labels that are reported, how often is the true one suggested?
-        "suggestion_is_true": float((ranking.suggested == labels)[found].mean())
-        if found.any()
-        else None,
+        "suggestion_is_true": float(found_suggestions.mean()) if found.any() else None,
+        "unchanged_cross_listed": unchanged_cross_listed,
         "filters": variants,
     }
 
@@ -832,9 +862,8 @@ def describe(record: dict) -> list[str]:
     counts = record["counts"]
     reported = counts["reported"]
     sentences = [
-        f"{reported:,} of {counts['ranked']:,} labels may be wrong "
-        f"({percent(reported / counts['ranked'])} percent): "
-        "the probabilities contradict them and cleanlab reports them."
+        f"cleanlab reports {reported:,} of {counts['ranked']:,} labels as possibly wrong "
+        f"({percent(reported / counts['ranked'])} percent)."
     ]
     if counts["ranked"] < counts["documents"]:
         sentences.append(
@@ -940,9 +969,18 @@ def main() -> None:
         documents = select_documents(documents, predicted)
         probabilities = probabilities[predicted]
         source = f"mean of {len(run_records)} runs"
+        check_ranked_classes(documents)
     else:
         check_class_sizes(documents.labels, groups, documents.names, arguments.folds)
         source = f"calibrated linear SVM on TF-IDF, {arguments.folds} folds"
+
+    noisy_labels = []  # for each noise seed: labels, and which of them were changed
+    for seed in arguments.noise_seeds or []:
+        noisy, is_changed = inject_noise(documents.labels, arguments.inject_noise, seed)
+        if not arguments.runs:
+            cause = f" after --inject_noise with seed {seed}"
+            check_class_sizes(noisy, groups, documents.names, arguments.folds, cause)
+        noisy_labels.append((seed, noisy, is_changed))
 
     # 3. The record comes first, so that an interrupted command finds its folder again
     record = {
@@ -963,8 +1001,7 @@ def main() -> None:
     write_files(folder, {RECORD: json.dumps(record, indent=2, ensure_ascii=False) + "\n"})
 
     # 4. Probabilities and ranking, for the labels as they are and for each noise seed
-    noise_seeds = arguments.noise_seeds or []
-    n_fits = 0 if arguments.runs else arguments.folds * (1 + len(noise_seeds))
+    n_fits = 0 if arguments.runs else arguments.folds * (1 + len(noisy_labels))
     bar = tqdm(total=n_fits, desc="SVMs", disable=arguments.disable_tqdm or n_fits == 0)
     if not arguments.runs:
         counts = count_words(documents.texts, arguments)
@@ -973,14 +1010,11 @@ def main() -> None:
         )
     ranking = rank(documents.labels, probabilities, arguments)
     noise_results = []
-    for seed in noise_seeds:
-        noisy, is_changed = inject_noise(documents.labels, arguments.inject_noise, seed)
+    for seed, noisy, is_changed in noisy_labels:
         if not arguments.runs:
-            cause = f" after --inject_noise with seed {seed}"
-            check_class_sizes(noisy, groups, documents.names, arguments.folds, cause)
             probabilities = svm_probabilities(counts, noisy, groups, n_classes, arguments, bar)
         noisy_ranking = rank(noisy, probabilities, arguments)
-        measured = measure_noise(documents.labels, noisy, is_changed, noisy_ranking)
+        measured = measure_noise(documents, noisy, is_changed, noisy_ranking)
         noise_results.append({"seed": seed} | measured)
     bar.close()
 
