@@ -171,7 +171,7 @@ def test_page_shows_the_first_documents_in_the_order_of_the_table(find, dataset,
     page = (tmp_path / "out" / "label_errors.html").read_text(encoding="utf-8")
     shown = re.findall(r"<article>\s*<h2>\d+\. ([^<]+)</h2>", page)
     assert shown == [row["id"] for row in rows[:3]]
-    assert "labels as possibly wrong" in page
+    assert "labels as possibly wrong" in page and "not trained on it" in page
 
 
 def test_own_data_without_categories_and_validation(find, tmp_path):
@@ -281,6 +281,8 @@ def test_runs_that_predicted_training_documents_are_warned_about(find, dataset, 
     result = find(dataset, "--runs", tmp_path / "run")
     assert result.code == 0, result.err
     assert "predicted documents of the training split" in result.log
+    page = (tmp_path / "out" / "label_errors.html").read_text(encoding="utf-8")
+    assert "predicted by run: if that run was" in page and "not trained on it" not in page
 
 
 def test_finished_folder_is_said_to_be_finished_and_never_overwritten(find, dataset, tmp_path):
@@ -310,6 +312,20 @@ def test_interrupted_command_continues(find, dataset, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["label_errors.json"]
     assert find(dataset).code == 0
     assert len(read(tmp_path / "out")[0]) == 100
+
+
+def test_probabilities_that_say_nothing_are_called_so(find, dataset, tmp_path):
+    result = find(dataset)
+    assert "say nothing about these labels" not in result.log
+    records = [
+        record | {"abstract": f"alpha beta word{number}"}
+        for number, record in enumerate(make_records())
+    ]
+    result = find(write_dataset(tmp_path / "noise", records), out="nothing")
+    assert result.code == 0, result.err
+    assert "The probabilities say nothing about these labels" in result.log
+    page = (tmp_path / "nothing" / "label_errors.html").read_text(encoding="utf-8")
+    assert "The probabilities say nothing about these labels" in page
 
 
 def test_progress_bar_counts_documents(find, dataset):

@@ -462,9 +462,9 @@ def check_class_sizes(
     for label in np.unique(labels):
         if counts[label] < least:
             fail(
-                f"class {names[label]!r} has {counts[label]} documents{cause}, and --folds "
-                f"{n_folds} requires {least} with different texts; add documents, merge or remove "
-                "the class, or give --runs"
+                f"class {names[label]!r} has {counts[label]} document{'s' * (counts[label] != 1)} "
+                f"with different texts{cause}, and --folds {n_folds} requires {least}; "
+                "add documents, merge or remove the class, or give --runs"
             )
 
 
@@ -865,6 +865,12 @@ def describe(record: dict) -> list[str]:
         f"cleanlab reports {reported:,} of {counts['ranked']:,} labels as possibly wrong "
         f"({percent(reported / counts['ranked'])} percent)."
     ]
+    if record["accuracy"] <= record["majority_share"]:
+        sentences.append(
+            "The probabilities say nothing about these labels: their most probable class is right "
+            f"for {percent(record['accuracy'])} percent of the documents, the most frequent class "
+            f"for {percent(record['majority_share'])} percent. Check the text columns."
+        )
     if counts["ranked"] < counts["documents"]:
         sentences.append(
             f"{counts['documents'] - counts['ranked']:,} documents are left out because no run "
@@ -916,6 +922,8 @@ def make_page(record: dict, documents: Documents, ranking: Ranking, rows: list[d
         dataset=record["dataset_name"],
         sentences=describe(record),
         source=record["probabilities"],
+        is_out_of_sample=not record["runs"],
+        in_sample=[run["name"] for run in record["runs"] if run["split"] == "train"],
         split_rows=split_rows,
         pair_rows=pair_rows,
         documents=shown,
@@ -968,7 +976,7 @@ def main() -> None:
         predicted = np.flatnonzero(~np.isnan(probabilities[:, 0]))
         documents = select_documents(documents, predicted)
         probabilities = probabilities[predicted]
-        source = f"mean of {len(run_records)} runs"
+        source = f"mean of {len(run_records)} run{'s' * (len(run_records) > 1)}"
         check_ranked_classes(documents)
     else:
         check_class_sizes(documents.labels, groups, documents.names, arguments.folds)
@@ -1020,6 +1028,10 @@ def main() -> None:
 
     # 5. The files; the record, complete, is the last one
     record["counts"] = {"documents": n_documents} | count_reported(documents, ranking)
+    # A model that is no better than the most frequent class cannot find errors; the page says so.
+    is_right = ranking.probabilities.argmax(axis=1) == documents.labels
+    record["accuracy"] = float(is_right.mean())
+    record["majority_share"] = float(np.bincount(documents.labels).max() / len(documents.ids))
     record["cross_listed"] = measure_cross_listing(documents, ranking)
     record["injected_noise"] = None
     if noise_results:
