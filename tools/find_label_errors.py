@@ -461,9 +461,10 @@ def check_class_sizes(
     counts = np.bincount(labels[first], minlength=len(names))
     for label in np.unique(labels):
         if counts[label] < least:
+            noun = "document" if counts[label] == 1 else "documents"
             fail(
-                f"class {names[label]!r} has {counts[label]} document{'s' * (counts[label] != 1)} "
-                f"with different texts{cause}, and --folds {n_folds} requires {least}; "
+                f"class {names[label]!r} has {counts[label]} {noun} with different texts{cause}, "
+                f"and --folds {n_folds} requires {least}; "
                 "add documents, merge or remove the class, or give --runs"
             )
 
