@@ -1,5 +1,6 @@
 """Texts and labels: dataset folders, Hub datasets and own files."""
 
+import hashlib
 import io
 import json
 import logging
@@ -50,6 +51,10 @@ class DataArguments:
     label_column_name: str = field(
         default="label", metadata={"help": "Column of the classes: names or integers."}
     )
+    label_names: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of the classes 0, 1, ... of data or a model with numbers only."},
+    )
     validation_fraction: float = field(
         default=0.1, metadata={"help": "Share of training to use without validation."}
     )
@@ -64,10 +69,26 @@ class DataArguments:
     )
 
 
-def load_splits(
-    arguments: DataArguments, needed: list[str], seed: int
-) -> tuple[DatasetDict, str | None]:
-    """Load splits with the columns id, text and label (a ClassLabel), and the commit of a Hub dataset or None.
+@dataclass
+class LoadedData:
+    """The splits that are used, with the columns id, text and label (the same ClassLabel in all)."""
+
+    splits: DatasetDict
+    commit: str | None  # of a Hub dataset
+    fingerprints: dict[str, str]  # split -> digest of the ids, texts and class names of its rows
+    labels: list[str]
+
+
+def fingerprint(ids: list[str], texts: list[str], labels: list[str]) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of rows."""
+    digest = hashlib.sha256()
+    for row in zip(ids, texts, labels, strict=True):
+        digest.update(json.dumps(row).encode())
+    return digest.hexdigest()[:16]
+
+
+def load_splits(arguments: DataArguments, needed: list[str], seed: int) -> LoadedData:
+    """Load splits with the columns id, text and label (a ClassLabel).
 
     A missing validation split is a stratified share of training. Exits with status 2 if a split, column, text or label
     is missing, an id is duplicated, or a split has a class that the training split lacks.
@@ -116,6 +137,9 @@ def load_splits(
             names=list(map(str, sorted(values, key=lambda value: (isinstance(value, str), value))))
         )
         tables = {split: table.astype({"label": str}) for split, table in tables.items()}
+    if arguments.label_names and label.names == [str(n) for n in range(len(arguments.label_names))]:
+        tables = {split: t.assign(label=t["label"].astype(int)) for split, t in tables.items()}
+        label = ClassLabel(names=arguments.label_names)
     features = Features({"id": Value("string"), "text": Value("string"), "label": label})
     splits = DatasetDict()
     for split, flag in zip(SPLITS, ("train", "eval", "predict"), strict=True):
@@ -135,7 +159,11 @@ def load_splits(
         )
     cached = next(iter(loaded.values())).cache_files
     commit = re.search(r"/([0-9a-f]{40})/[^/]+$", cached[0]["filename"]) if cached else None
-    return splits, commit and commit[1]
+    fingerprints = {
+        split: fingerprint(part["id"], part["text"], [label.names[n] for n in part["label"]])
+        for split, part in splits.items()
+    }
+    return LoadedData(splits, commit and commit[1], fingerprints, label.names)
 
 
 def read_file(file: str) -> Dataset:
