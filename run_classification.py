@@ -454,7 +454,8 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
     )
     if training.do_train and training.load_best_model_at_end and saves_other_steps:
         fail(
-            f"--save_steps {training.save_steps:g} must equal --eval_steps {training.eval_steps:g}, "
+            f"--save_steps {training.save_steps:g} must equal "
+            f"--eval_steps {training.eval_steps:g}, "
             "or the best model would not be saved; or give --save_strategy best, or "
             "--load_best_model_at_end false"
         )
@@ -720,8 +721,8 @@ def set_classes(
         classes = known  # the data lack a class
     elif has_generic_names(config):
         fail(
-            f"{differing_classes(source, known, names)}; name the model's {len(known)} classes with "
-            "--label_names, in the order of their numbers"
+            f"{differing_classes(source, known, names)}; name the model's {len(known)} classes "
+            "with --label_names, in the order of their numbers"
         )
     else:
         fail(
@@ -743,7 +744,7 @@ def forget_other_task(config: PretrainedConfig) -> None:
 
 
 def check_kind_of_classifier(config: PretrainedConfig, source: str) -> None:
-    """Exit with status 2 if a model that is only to predict does not choose one of several classes."""
+    """Exit with status 2 if a model does not choose one of several classes."""
     problem = getattr(config, "problem_type", None)
     if problem not in (None, "single_label_classification") or config.num_labels < 2:
         fail(
@@ -794,7 +795,7 @@ def load_model(
         # RuntimeError: weights of another size
         hint = ""
         if list(Path(source).glob("pytorch_model*.bin")):
-            hint = "; it has weights as a pickle only, which is not loaded: convert them to safetensors"
+            hint = "; its weights are a pickle, which is not loaded: convert them to safetensors"
         fail(f"cannot load model {source}: {one_line(error)}{hint}")
 
 

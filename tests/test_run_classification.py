@@ -1,4 +1,4 @@
-"""Fine-tuning: what it writes, that order and metrics are right, that nothing is lost, what it says to mistakes."""
+"""Fine-tuning: its files, order and metrics, that nothing is lost, what it says to mistakes."""
 
 import json
 import multiprocessing
@@ -65,7 +65,7 @@ def command(model, dataset, folder, *more):
 
 
 def launch(*arguments, config, processes=1):
-    """The script in processes of its own, as ``accelerate launch`` starts them; returns the finished process.
+    """Run the script as ``accelerate launch`` starts it; return the finished process.
 
     With as many threads as this process has: sums in another order differ in the last digits.
     """
@@ -101,8 +101,9 @@ def finished(tiny_model, tiny_dataset, tmp_path_factory):
 def test_run_folder_is_complete(finished):
     names = {path.name for path in finished.iterdir() if not path.name.startswith("checkpoint-")}
     assert names == {
-        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "train_results.json",
-        "eval_results.json", "predict_results.json", "all_results.json", "trainer_state.json", "predictions.csv",
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "train_results.json", "eval_results.json", "predict_results.json", "all_results.json",
+        "trainer_state.json", "predictions.csv",
         "confusion_matrix.png", "training_curve.png", "run_arguments.json", "README.md",
     }  # fmt: skip
     results = json.loads((finished / "predict_results.json").read_text())
@@ -241,7 +242,8 @@ def test_prediction_alone_with_a_finished_model(run, finished, tiny_dataset, tmp
         "--output_dir",
         tmp_path / "run",
     )
-    # The training chose eager attention. sdpa computes the same in another order and may differ in the last digit.
+    # The training chose eager attention. sdpa computes the same in another order and may differ in
+    # the last digit.
     arguments += ("--do_predict", "--max_seq_length", 64, "--attn_implementation", "eager")
     result = run("run_classification", *arguments)
     assert result.code == 0, result.err
@@ -543,7 +545,7 @@ def test_precision_that_the_launcher_switches_on_is_recorded(
 def test_fp16_has_a_gradient_scaler_and_fp32_weights(
     run, tiny_dataset, tmp_path, monkeypatch, batch_lengths
 ):
-    """The fp16 path on a CPU. Faked: that there is an accelerator, and accelerate's refusal of fp16 on a CPU.
+    """The fp16 path on a CPU, as if there were an accelerator and accelerate did not refuse.
 
     The fp16 arithmetic and the GradScaler are torch's own, on the CPU.
     """
@@ -583,7 +585,7 @@ def test_fp16_has_a_gradient_scaler_and_fp32_weights(
 
 
 def test_processes_check_the_output_folder_at_the_same_time(tmp_path):
-    """Threads stand for the processes: each finds the folder empty and writable, whatever the others do."""
+    """Threads stand for the processes: each finds the folder empty and writable."""
     import run_classification
 
     def check(number):
@@ -615,7 +617,7 @@ def test_error_in_two_processes_is_shown_once_and_ends_both(tiny_model, tiny_dat
     ],
 )
 def test_accelerate_reads_its_configurations(name, kind, machines):
-    """Unknown keys and values are errors in accelerate's own reader and in its launcher's argument parser."""
+    """Unknown keys and values are errors in accelerate's own reader and in its launcher."""
     path = str(ROOT / "configs" / f"accelerate_{name}.yaml")
     config = load_config_from_file(path)
     assert (config.distributed_type, config.num_machines) == (kind, machines)
@@ -656,7 +658,7 @@ def call_main(arguments, output, prepare):
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """``start(arguments)`` runs the script in a process of its own, forked from one that has the imports done.
+    """``start(arguments)`` runs the script in a process forked from one with the imports done.
 
     Its file ``.output`` holds what it printed.
     """
@@ -698,7 +700,7 @@ def same_weights(one, two):
 
 @pytest.fixture(scope="module")
 def long_run(start, tiny_model, tiny_dataset, tmp_path_factory):
-    """Arguments of a run with many checkpoints, and the folder where it ran without interruption."""
+    """Arguments of a run with many checkpoints, and the folder where it ran uninterrupted."""
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     more = (
         "--num_train_epochs",
@@ -789,7 +791,7 @@ def test_ctrl_c_says_how_to_continue(tiny_model, tiny_dataset, tmp_path, start, 
 
 
 def small_files():
-    """A disk on which nothing larger than 150 kB can be written: the weights fit, the optimizer's state does not."""
+    """Write nothing larger than 150 kB: the weights fit, the optimizer's state does not."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
 
 
@@ -1064,7 +1066,7 @@ def test_recipe_file_with_flags_after_it(run, tiny_model, tiny_dataset, tmp_path
     "recipe", sorted(path.name for path in (ROOT / "configs" / "recipes").glob("*.yaml"))
 )
 def test_recipes_are_read_as_command_lines(run, tiny_dataset, tmp_path, recipe):
-    """With no Hub the model cannot be loaded: the error that names it comes after every flag has been understood."""
+    """With no Hub the model cannot be loaded: the error comes after all flags are understood."""
     arguments = ("--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
     assert_user_error(
         run("run_classification", ROOT / "configs" / "recipes" / recipe, *arguments),
