@@ -822,10 +822,12 @@ def load_tokenizer(arguments: ModelArguments, model: PreTrainedModel) -> PreTrai
         logger.info("no padding token: %r is used", tokenizer.eos_token)
     # The head of a decoder reads the last token that is not padding.
     model.config.pad_token_id = tokenizer.pad_token_id
-    if tokenizer.padding_side == "left" and model.config.model_type != "xlnet":
-        # Padding on the left would shift the positions of a text by the length of its neighbors.
-        tokenizer.padding_side = "right"
-        logger.info("padding is put on the right, not on the left as for generation")
+    # Padding on the left, as for generation, would shift the positions of a text by the length of its
+    # neighbors; XLNet's head reads the last position, which must not be padding.
+    side = "left" if model.config.model_type == "xlnet" else "right"
+    if tokenizer.padding_side != side:
+        tokenizer.padding_side = side
+        logger.info("batches are padded on the %s", side)
     largest = max(tokenizer.get_vocab().values())
     embeddings = model.get_input_embeddings().weight.shape[0]
     if largest >= embeddings:
@@ -1024,7 +1026,7 @@ def announce_training(training: TrainingArguments, n_documents: int, total_batch
     """Log how many updates there will be, and warn if these are few."""
     updates = count_updates(training, n_documents)
     logger.info(
-        "training: at most %d updates with an effective batch size of %d (the study: %d)",
+        "training: up to %d updates with an effective batch size of %d (the study: %d)",
         updates,
         total_batch,
         STUDY_BATCH_SIZE,
@@ -1211,9 +1213,9 @@ def open_output_dir(
 
     Exits with status 2 if the folder cannot be written or is not the script's.
     """
-    if folder.exists() and not folder.is_dir():
-        fail(f"--output_dir {folder} is a file; choose a folder")
     try:
+        if folder.exists() and not folder.is_dir():
+            fail(f"--output_dir {folder} is a file; choose a folder")
         folder.mkdir(parents=True, exist_ok=True)
         is_empty = next(folder.iterdir(), None) is None
         foreign = None

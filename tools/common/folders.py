@@ -40,9 +40,9 @@ def open_output_dir(
 
     Exits with status 2 if the folder cannot be written or is not the script's.
     """
-    if folder.exists() and not folder.is_dir():
-        fail(f"--output_dir {folder} is a file; choose a folder")
     try:
+        if folder.exists() and not folder.is_dir():
+            fail(f"--output_dir {folder} is a file; choose a folder")
         folder.mkdir(parents=True, exist_ok=True)
         is_empty = next(folder.iterdir(), None) is None
         foreign = None
