@@ -323,7 +323,7 @@ def test_default_accumulation_gives_ten_updates_an_epoch(documents, per_step, pr
 def test_few_updates_are_announced_with_a_remedy(run, tiny_model, tiny_dataset, tmp_path):
     flags = ("--num_train_epochs", 2, *NO_TEST)
     result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "a", *flags))
-    assert "at most 20 updates" in result.log
+    assert "up to 20 updates" in result.log
     assert "20 updates are few to learn a task; lower --per_device_train_batch_size" in result.log
     flags = ("--num_train_epochs", 1, "--gradient_accumulation_steps", 5, *NO_TEST)
     result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "b", *flags))
@@ -738,7 +738,7 @@ def test_run_killed_three_times_ends_with_the_same_weights(
     ]
     for key in ("train_loss", "eval_loss"):
         assert results[0][key] == results[1][key]
-    assert results[1]["train_resumed_from_step"] >= 49
+    assert results[1]["train_resumed_from_step"] > 0
     assert "train_resumed_from_step" not in results[0]
     logged = [
         [
@@ -1301,7 +1301,7 @@ def test_generic_class_names_of_a_checkpoint_are_named_by_a_flag(
 
 
 def test_other_spelling_of_a_class_is_quoted(run, finished, tmp_path):
-    write_dataset(tmp_path / "data", labels=[*LABELS[:4], " math.SG"])
+    write_dataset(tmp_path / "data", make_records(), labels=[*LABELS[:4], " math.SG"])
     flags = ("--model_name_or_path", finished, "--dataset_name", tmp_path / "data", "--do_predict")
     result = run("run_classification", *flags, "--output_dir", tmp_path / "run")
     assert_user_error(result, "only the dataset has ' math.SG'", "only the model has 'math.SG'")
@@ -1353,7 +1353,7 @@ def test_what_an_earlier_task_left_in_the_configuration_does_not_survive(
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert not {"problem_type", "thresholds", "task_specific_params"} & set(config)
     assert config["text_prefix"] == ""
-    answers = pipeline("text-classification", str(tmp_path / "run"), top_k=None)("floer bound")
+    answers = pipeline("text-classification", str(tmp_path / "run"), top_k=None)(["floer bound"])[0]
     assert sum(answer["score"] for answer in answers) == pytest.approx(1)
     flags = ("--model_name_or_path", folder, "--dataset_name", tiny_dataset, "--do_predict")
     result = run(
@@ -1364,7 +1364,7 @@ def test_what_an_earlier_task_left_in_the_configuration_does_not_survive(
 
 def test_card_has_an_example_of_no_domain_and_escaped_class_names(run, tiny_model, tmp_path):
     names = ["<script>x</script>", "a|b", "*bold*", "two\nlines", "$x_1$"]
-    write_dataset(tmp_path / "data", labels=names)
+    write_dataset(tmp_path / "data", make_records(), labels=names)
     flags = ("--num_train_epochs", 1)
     result = run(
         "run_classification", *command(tiny_model, tmp_path / "data", tmp_path / "run", *flags)
@@ -1398,13 +1398,14 @@ def small_model(kind, folder, tiny_model):
     }  # fmt: skip
     torch.manual_seed(0)
     transformers.AutoModel.from_config(configs[kind]).save_pretrained(folder)
-    if kind == "xlnet":
-        tokenizer.padding_side = "left"
-    else:
+    if kind != "xlnet":
         tokenizer.pad_token = None
         tokenizer.eos_token = "[SEP]"
-        tokenizer.padding_side = "left"  # as for generation
     tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    side = "right" if kind == "xlnet" else "left"  # the wrong one, as for generation
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"padding_side": side}))
+    assert AutoTokenizer.from_pretrained(folder).padding_side == side
     return folder
 
 
