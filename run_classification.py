@@ -822,8 +822,8 @@ def load_tokenizer(arguments: ModelArguments, model: PreTrainedModel) -> PreTrai
         logger.info("no padding token: %r is used", tokenizer.eos_token)
     # The head of a decoder reads the last token that is not padding.
     model.config.pad_token_id = tokenizer.pad_token_id
-    # Padding on the left, as for generation, would shift the positions of a text by the length of its
-    # neighbors; XLNet's head reads the last position, which must not be padding.
+    # Padding on the left, as for generation, would shift the positions of a text by the length of
+    # its neighbors; XLNet's head reads the last position, which must not be padding.
     side = "left" if model.config.model_type == "xlnet" else "right"
     if tokenizer.padding_side != side:
         tokenizer.padding_side = side
