@@ -1694,6 +1694,7 @@ def main() -> None:
     warn_of_missing_processes()
     folder = Path(training.output_dir)
     repo_id = training.hub_model_id or folder.absolute().name
+    is_pushed = training.push_to_hub  # the Trainer's own flag is switched off after training
     if training.hub_token:
         # Otherwise the Trainer would pickle it into the run folder and upload it.
         os.environ["HF_TOKEN"] = training.hub_token
@@ -1870,10 +1871,10 @@ def main() -> None:
         # A pickle of what run_arguments.json says
         (folder / "training_args.bin").unlink(missing_ok=True)
         if (folder / "trainer_state.json").exists():
-            describe_run(folder, repo_id if training.push_to_hub else None)
+            describe_run(folder, repo_id if is_pushed else None)
         else:
             describe_predictions(folder)
-    if training.push_to_hub:
+    if is_pushed:
         push_folder(folder, repo_id, training.hub_private_repo, training.hub_revision)
     logger.info("next: %s", next_command(folder, arguments, data, training))
 
