@@ -95,6 +95,9 @@ NOT_IDENTITY = (
 )
 
 
+# 1. Arguments
+
+
 @dataclass
 class BaselineArguments:
     """Which settings to try, and where to write."""
@@ -217,92 +220,8 @@ def parse_arguments(
         fail(one_line(error))
 
 
-# Copied from tools/common/folders.py::write
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name and rename it: readers see the old or the new file."""
-    temporary = path.with_name(path.name + ".tmp")
-    if temporary.is_symlink():  # writing would change the file that the link leads to
-        temporary.unlink()
-    temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-    os.replace(temporary, path)
-
-
-# Copied from tools/common/folders.py::is_record
-def is_record(path: Path, script: str) -> bool:
-    """Return whether a file is a JSON object that names the script that wrote its folder."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.get("script") == script
-
-
-# Copied from tools/common/folders.py::open_output_dir
-def open_output_dir(
-    folder: Path, script: str, records: Collection[str], own_files: str | None = None
-) -> None:
-    """Make an output folder, or check that an existing one is this script's; change nothing in it.
-
-    records are paths of files inside the folder. Unless the folder is empty, one of them at least
-    must be a JSON object with ``"script": script``. own_files is a regular expression for the paths
-    of the script's files inside the folder, such as ``data/train.parquet``; with it, a folder with
-    any other file is refused. Temporary files (``*.tmp``) of these are the script's own, too.
-
-    Exits with status 2 if the folder cannot be written or is not the script's.
-    """
-    if folder.exists() and not folder.is_dir():
-        fail(f"--output_dir {folder} is a file; choose a folder")
-    # A record that was being written first when the script was stopped is nothing yet.
-    unfinished = "|".join(re.escape(name) + r"\.tmp" for name in records)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        is_empty = find_foreign_file(folder, unfinished) is None
-        foreign = find_foreign_file(folder, own_files) if own_files is not None else None
-    except OSError as error:
-        fail(f"cannot write into --output_dir {folder}: {error.strerror}")
-    if foreign is not None:
-        fail(
-            f"--output_dir {folder} holds {foreign!r}, which {script} did not write; "
-            "choose another folder"
-        )
-    if not is_empty and not any(is_record(folder / name, script) for name in records):
-        fail(
-            f"--output_dir {folder} is not empty and holds no {' or '.join(records)} of {script}; "
-            "choose another folder"
-        )
-    if not os.access(folder, os.W_OK):
-        fail(f"cannot write into --output_dir {folder}: it is read-only")
-
-
-# Copied from tools/common/folders.py::find_foreign_file
-def find_foreign_file(folder: Path, own_files: str) -> str | None:
-    """Return the path inside the folder of a file that does not match own_files, or None.
-
-    Folders do not count. A symbolic link counts as a file and is not followed.
-    """
-    for path in sorted(folder.rglob("*")):
-        if path.is_dir() and not path.is_symlink():
-            continue
-        name = path.relative_to(folder).as_posix()
-        if not re.fullmatch(rf"({own_files})(\.tmp)?", name):
-            return name
-    return None
-
-
-# Copied from tools/common/pages.py::escape_markdown
-def escape_markdown(text: object) -> str:
-    """Return text that Markdown shows as it is, on one line."""
-    return re.sub(
-        r"([\\`*_\[\]|#$~])", r"\\\1", html.escape(" ".join(str(text).split()), quote=False)
-    )
-
-
 # Copied from tools/common/data.py::SPLITS
 SPLITS = ("train", "validation", "test")
-
-
-# Copied from tools/common/data.py::LOAD_ERRORS
-LOAD_ERRORS = (OSError, ValueError, DatasetsError, httpx.HTTPError)
 
 
 # Copied from tools/common/data.py::DataArguments
@@ -361,6 +280,195 @@ class DataArguments:
         # "title,abstract" and "title abstract" are the same two columns.
         names = ",".join(self.text_column_names).split(",")
         self.text_column_names = [name.strip() for name in names]
+
+
+def check_arguments(arguments: BaselineArguments) -> None:
+    """Exit with status 2 on arguments that have no meaning."""
+    if not arguments.C or min(arguments.C) <= 0 or not np.isfinite(arguments.C).all():
+        fail(f"--C requires positive numbers, not {arguments.C}")
+    if not arguments.ngram_max or min(arguments.ngram_max) < 1:
+        fail(f"--ngram_max requires integers of 1 or more, not {arguments.ngram_max}")
+    if not arguments.sublinear_tf or not set(arguments.sublinear_tf) <= {0, 1}:
+        fail(f"--sublinear_tf requires 0, 1 or both, not {arguments.sublinear_tf}")
+    if arguments.min_df < 1:
+        fail(f"--min_df must be 1 or more, not {arguments.min_df}")
+    if not 0 <= arguments.seed < 2**32:
+        fail(f"--seed must be between 0 and 2**32 - 1, not {arguments.seed}")
+    if arguments.hub_model_id and not arguments.push_to_hub:
+        fail("--hub_model_id requires --push_to_hub")
+    if arguments.hub_private_repo and not arguments.push_to_hub:
+        fail("--hub_private_repo requires --push_to_hub")
+
+
+# 2. Features, classifier, search of the setting, predictions
+
+
+METRICS = {
+    "accuracy": "Accuracy",
+    "f1": "Macro F1",
+    "precision": "Macro precision",
+    "recall": "Macro recall",
+}
+
+
+def compute_metrics(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+    """Return accuracy and macro-averaged F1, precision and recall; undefined values count as 0."""
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        references, predictions, average="macro", zero_division=0
+    )
+    return {
+        "accuracy": float(accuracy_score(references, predictions)),
+        "f1": float(f1),
+        "precision": float(precision),
+        "recall": float(recall),
+    }
+
+
+def count_words(ngram_max: int, min_df: int, texts: pd.Series) -> tuple[CountVectorizer, object]:
+    """Return a fitted counter of n-grams and the counts, a sparse matrix (documents, n-grams)."""
+    # ADAPT: features. Anything with fit_transform and transform, such as
+    # CountVectorizer(analyzer="char_wb", ngram_range=(2, 5)) for parts of words.
+    counter = CountVectorizer(ngram_range=(1, ngram_max), min_df=min_df)
+    try:
+        return counter, counter.fit_transform(texts)
+    except ValueError as error:  # nothing is left to count
+        fail(
+            f"no usable words in the training texts ({error}); check --text_column_names, --min_df"
+        )
+
+
+def make_classifier(C: float, arguments: BaselineArguments) -> LinearSVC:
+    """Return an untrained classifier."""
+    class_weight = None if arguments.class_weight == "none" else arguments.class_weight
+    # ADAPT: classifier. It needs decision_function; top_words() reads coef_ of shape
+    # (classes, n-grams), for two classes (1, n-grams).
+    return LinearSVC(C=C, class_weight=class_weight, random_state=arguments.seed)
+
+
+def search(
+    train: pd.DataFrame, validation: pd.DataFrame, arguments: BaselineArguments
+) -> tuple[Pipeline, list[dict]]:
+    """Fit every setting; return the pipeline with the best macro F1 on validation, and all metrics.
+
+    The texts are counted once per n-gram length and weighted once per setting, not once per C.
+    Among equals the first setting wins: shorter n-grams, raw counts, smaller C.
+    """
+    # Counted before the bar starts: a message about words must stand on a line of its own.
+    counted = []
+    for ngram_max in sorted(arguments.ngram_max):
+        counter, train_counts = count_words(ngram_max, arguments.min_df, train["text"])
+        counted.append((ngram_max, counter, train_counts))
+    best = None
+    best_f1 = -1.0
+    rows = []
+    total = len(arguments.ngram_max) * len(arguments.sublinear_tf) * len(arguments.C)
+    bar = tqdm(total=total, desc="settings", disable=arguments.disable_tqdm)
+    for ngram_max, counter, train_counts in counted:
+        validation_counts = counter.transform(validation["text"])
+        for sublinear_tf in sorted(arguments.sublinear_tf):
+            tfidf = TfidfTransformer(sublinear_tf=bool(sublinear_tf))
+            train_matrix = tfidf.fit_transform(train_counts)
+            validation_matrix = tfidf.transform(validation_counts)
+            for C in sorted(arguments.C):
+                start = time.perf_counter()
+                svm = make_classifier(C, arguments)
+                svm.fit(train_matrix, train["label"])
+                metrics = compute_metrics(validation["label"], svm.predict(validation_matrix))
+                row = {"ngram_max": ngram_max, "sublinear_tf": bool(sublinear_tf), "C": C}
+                for key, value in metrics.items():
+                    row[f"eval_{key}"] = value
+                row["train_runtime"] = round(time.perf_counter() - start, 3)
+                rows.append(row)
+                if metrics["f1"] > best_f1:
+                    best_f1 = metrics["f1"]
+                    best = Pipeline([("counts", counter), ("tfidf", tfidf), ("svm", svm)])
+                bar.set_postfix(best_f1=f"{best_f1:.4f}")
+                bar.update()
+    bar.close()
+    return best, rows
+
+
+def decision_values(model: Pipeline, texts: pd.Series) -> np.ndarray:
+    """Return decision values of shape (documents, classes)."""
+    values = model.decision_function(texts)
+    if values.ndim == 1:  # two classes: scikit-learn returns those of the second alone
+        return np.column_stack([-values, values])
+    return values
+
+
+def predict_table(model: Pipeline, documents: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """Return the rows of predictions.csv: id, label, prediction and a decision value per class."""
+    trained = model["svm"].classes_
+    scores = decision_values(model, documents["text"])
+    # A class without training documents is never predicted.
+    values = np.full((len(documents), len(names)), -np.inf)
+    values[:, trained] = scores
+    table = pd.DataFrame(
+        {
+            "id": documents["id"],
+            "label": [names[label] for label in documents["label"]],
+            "prediction": [names[label] for label in trained[scores.argmax(axis=1)]],
+        }
+    )
+    # Put together, not assigned: a class may be called label.
+    return pd.concat([table, pd.DataFrame(values, columns=names)], axis=1)
+
+
+def warn_if_never_predicted(labels: np.ndarray, predictions: np.ndarray, names: list[str]) -> None:
+    """Warn about classes that occur and are never predicted: the model has not learned them."""
+    missing = sorted(set(labels) - set(predictions))
+    if missing:
+        logger.warning(
+            "never predicted: %s, so accuracy says little; give more documents of these classes, "
+            "larger values of --C or --class_weight balanced",
+            quote_names([names[label] for label in missing]),
+        )
+
+
+def top_words(model: Pipeline, names: list[str], n: int = 20) -> pd.DataFrame:
+    """Return the n n-grams with the largest coefficient of each class.
+
+    Columns: class, rank, word, coefficient.
+    """
+    words = model["counts"].get_feature_names_out()
+    weights = model["svm"].coef_
+    if len(weights) == 1:
+        weights = np.vstack([-weights, weights])
+    # The SVM has the classes that occur in training, in the order of their numbers.
+    rows = []
+    for label, weight in zip(model["svm"].classes_, weights, strict=True):
+        best = np.argsort(-weight, kind="stable")[:n]
+        for rank, feature in enumerate(best, start=1):
+            rows.append((names[label], rank, words[feature], weight[feature]))
+    return pd.DataFrame(rows, columns=["class", "rank", "word", "coefficient"])
+
+
+def plot_top_words(table: pd.DataFrame) -> plt.Figure:
+    """Plot the words of each class in a panel of its own, the largest coefficient on top."""
+    groups = list(table.groupby("class", sort=False))
+    figure, panels = plt.subplots(
+        1, len(groups), figsize=(2.6 * len(groups), 5), sharex=True, squeeze=False
+    )
+    for axes, (name, rows) in zip(panels[0], groups, strict=True):
+        # A $ in a word or a name does not start a formula.
+        words = [word.replace("$", r"\$") for word in rows["word"]]
+        axes.barh(words, rows["coefficient"], color="#1b7837")
+        axes.invert_yaxis()
+        axes.set_title(name.replace("$", r"\$"))
+        axes.tick_params(labelsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("SVM coefficient")
+    figure.tight_layout()
+    return figure
+
+
+# 3. Texts and labels: dataset folders, Hub datasets and own files, checked row by row
+#
+# All scripts read data in the same way; the source of these functions is tools/common/data.py.
+
+
+# Copied from tools/common/data.py::LOAD_ERRORS
+LOAD_ERRORS = (OSError, ValueError, DatasetsError, httpx.HTTPError)
 
 
 # Copied from tools/common/data.py::LoadedData
@@ -882,26 +990,89 @@ def fingerprint(table: pd.DataFrame) -> str:
     return digest.hexdigest()[:16]
 
 
-METRICS = {
-    "accuracy": "Accuracy",
-    "f1": "Macro F1",
-    "precision": "Macro precision",
-    "recall": "Macro recall",
-}
+# 4. Bookkeeping: files, pictures, the record, the model card, the Hub
+
+
+# Copied from tools/common/folders.py::write
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name and rename it: readers see the old or the new file."""
+    temporary = path.with_name(path.name + ".tmp")
+    if temporary.is_symlink():  # writing would change the file that the link leads to
+        temporary.unlink()
+    temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    os.replace(temporary, path)
+
+
+# Copied from tools/common/folders.py::is_record
+def is_record(path: Path, script: str) -> bool:
+    """Return whether a file is a JSON object that names the script that wrote its folder."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("script") == script
+
+
+# Copied from tools/common/folders.py::open_output_dir
+def open_output_dir(
+    folder: Path, script: str, records: Collection[str], own_files: str | None = None
+) -> None:
+    """Make an output folder, or check that an existing one is this script's; change nothing in it.
+
+    records are paths of files inside the folder. Unless the folder is empty, one of them at least
+    must be a JSON object with ``"script": script``. own_files is a regular expression for the paths
+    of the script's files inside the folder, such as ``data/train.parquet``; with it, a folder with
+    any other file is refused. Temporary files (``*.tmp``) of these are the script's own, too.
+
+    Exits with status 2 if the folder cannot be written or is not the script's.
+    """
+    # A record that was being written first when the script was stopped is nothing yet.
+    unfinished = "|".join(re.escape(name) + r"\.tmp" for name in records)
+    try:
+        if folder.exists() and not folder.is_dir():
+            fail(f"--output_dir {folder} is a file; choose a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        is_empty = find_foreign_file(folder, unfinished) is None
+        foreign = find_foreign_file(folder, own_files) if own_files is not None else None
+    except OSError as error:
+        fail(f"cannot write into --output_dir {folder}: {error.strerror}")
+    if foreign is not None:
+        fail(
+            f"--output_dir {folder} holds {foreign!r}, which {script} did not write; "
+            "choose another folder"
+        )
+    if not is_empty and not any(is_record(folder / name, script) for name in records):
+        fail(
+            f"--output_dir {folder} is not empty and holds no {' or '.join(records)} of {script}; "
+            "choose another folder"
+        )
+    if not os.access(folder, os.W_OK):
+        fail(f"cannot write into --output_dir {folder}: it is read-only")
+
+
+# Copied from tools/common/folders.py::find_foreign_file
+def find_foreign_file(folder: Path, own_files: str) -> str | None:
+    """Return the path inside the folder of a file that does not match own_files, or None.
+
+    Folders do not count. A symbolic link counts as a file and is not followed.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        name = path.relative_to(folder).as_posix()
+        if not re.fullmatch(rf"({own_files})(\.tmp)?", name):
+            return name
+    return None
+
+
+# Copied from tools/common/text.py::escape_markdown
+def escape_markdown(text: object) -> str:
+    """Return text that Markdown shows as it is, on one line."""
+    line = " ".join(str(text).split())
+    return re.sub(r"([\\`*_\[\]|#$~])", r"\\\1", html.escape(line, quote=False))
+
+
 NOT_UPLOADED = ["checkpoint-*", "*.tmp", "*.bin", "_*"]
-
-
-def compute_metrics(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Return accuracy and macro-averaged F1, precision and recall; undefined values count as 0."""
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        references, predictions, average="macro", zero_division=0
-    )
-    return {
-        "accuracy": float(accuracy_score(references, predictions)),
-        "f1": float(f1),
-        "precision": float(precision),
-        "recall": float(recall),
-    }
 
 
 def save_figure(figure: plt.Figure, path: Path) -> None:
@@ -1010,162 +1181,6 @@ def push_folder(
             f"to try again: {shlex.join(words)}"
         )
     logger.info("pushed to %s", repo_id)
-
-
-def check_arguments(arguments: BaselineArguments) -> None:
-    """Exit with status 2 on arguments that have no meaning."""
-    if not arguments.C or min(arguments.C) <= 0 or not np.isfinite(arguments.C).all():
-        fail(f"--C requires positive numbers, not {arguments.C}")
-    if not arguments.ngram_max or min(arguments.ngram_max) < 1:
-        fail(f"--ngram_max requires integers of 1 or more, not {arguments.ngram_max}")
-    if not arguments.sublinear_tf or not set(arguments.sublinear_tf) <= {0, 1}:
-        fail(f"--sublinear_tf requires 0, 1 or both, not {arguments.sublinear_tf}")
-    if arguments.min_df < 1:
-        fail(f"--min_df must be 1 or more, not {arguments.min_df}")
-    if not 0 <= arguments.seed < 2**32:
-        fail(f"--seed must be between 0 and 2**32 - 1, not {arguments.seed}")
-    if arguments.hub_model_id and not arguments.push_to_hub:
-        fail("--hub_model_id requires --push_to_hub")
-    if arguments.hub_private_repo and not arguments.push_to_hub:
-        fail("--hub_private_repo requires --push_to_hub")
-
-
-def count_words(ngram_max: int, min_df: int, texts: pd.Series) -> tuple[CountVectorizer, object]:
-    """Return a fitted counter of n-grams and the counts, a sparse matrix (documents, n-grams)."""
-    # ADAPT: features. Anything with fit_transform and transform, such as
-    # CountVectorizer(analyzer="char_wb", ngram_range=(2, 5)) for parts of words.
-    counter = CountVectorizer(ngram_range=(1, ngram_max), min_df=min_df)
-    try:
-        return counter, counter.fit_transform(texts)
-    except ValueError as error:  # nothing is left to count
-        fail(
-            f"no usable words in the training texts ({error}); check --text_column_names, --min_df"
-        )
-
-
-def make_classifier(C: float, arguments: BaselineArguments) -> LinearSVC:
-    """Return an untrained classifier."""
-    class_weight = None if arguments.class_weight == "none" else arguments.class_weight
-    # ADAPT: classifier. It needs decision_function; top_words() reads coef_ of shape
-    # (classes, n-grams), for two classes (1, n-grams).
-    return LinearSVC(C=C, class_weight=class_weight, random_state=arguments.seed)
-
-
-def search(
-    train: pd.DataFrame, validation: pd.DataFrame, arguments: BaselineArguments
-) -> tuple[Pipeline, list[dict]]:
-    """Fit every setting; return the pipeline with the best macro F1 on validation, and all metrics.
-
-    The texts are counted once per n-gram length and weighted once per setting, not once per C.
-    Among equals the first setting wins: shorter n-grams, raw counts, smaller C.
-    """
-    # Counted before the bar starts: a message about words must stand on a line of its own.
-    counted = []
-    for ngram_max in sorted(arguments.ngram_max):
-        counter, train_counts = count_words(ngram_max, arguments.min_df, train["text"])
-        counted.append((ngram_max, counter, train_counts))
-    best = None
-    best_f1 = -1.0
-    rows = []
-    total = len(arguments.ngram_max) * len(arguments.sublinear_tf) * len(arguments.C)
-    bar = tqdm(total=total, desc="settings", disable=arguments.disable_tqdm)
-    for ngram_max, counter, train_counts in counted:
-        validation_counts = counter.transform(validation["text"])
-        for sublinear_tf in sorted(arguments.sublinear_tf):
-            tfidf = TfidfTransformer(sublinear_tf=bool(sublinear_tf))
-            train_matrix = tfidf.fit_transform(train_counts)
-            validation_matrix = tfidf.transform(validation_counts)
-            for C in sorted(arguments.C):
-                start = time.perf_counter()
-                svm = make_classifier(C, arguments)
-                svm.fit(train_matrix, train["label"])
-                metrics = compute_metrics(validation["label"], svm.predict(validation_matrix))
-                row = {"ngram_max": ngram_max, "sublinear_tf": bool(sublinear_tf), "C": C}
-                for key, value in metrics.items():
-                    row[f"eval_{key}"] = value
-                row["train_runtime"] = round(time.perf_counter() - start, 3)
-                rows.append(row)
-                if metrics["f1"] > best_f1:
-                    best_f1 = metrics["f1"]
-                    best = Pipeline([("counts", counter), ("tfidf", tfidf), ("svm", svm)])
-                bar.set_postfix(best_f1=f"{best_f1:.4f}")
-                bar.update()
-    bar.close()
-    return best, rows
-
-
-def decision_values(model: Pipeline, texts: pd.Series) -> np.ndarray:
-    """Return decision values of shape (documents, classes)."""
-    values = model.decision_function(texts)
-    if values.ndim == 1:  # two classes: scikit-learn returns those of the second alone
-        return np.column_stack([-values, values])
-    return values
-
-
-def predict_table(model: Pipeline, documents: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """Return the rows of predictions.csv: id, label, prediction and a decision value per class."""
-    trained = model["svm"].classes_
-    scores = decision_values(model, documents["text"])
-    # A class without training documents is never predicted.
-    values = np.full((len(documents), len(names)), -np.inf)
-    values[:, trained] = scores
-    table = pd.DataFrame(
-        {
-            "id": documents["id"],
-            "label": [names[label] for label in documents["label"]],
-            "prediction": [names[label] for label in trained[scores.argmax(axis=1)]],
-        }
-    )
-    # Put together, not assigned: a class may be called label.
-    return pd.concat([table, pd.DataFrame(values, columns=names)], axis=1)
-
-
-def warn_if_never_predicted(labels: np.ndarray, predictions: np.ndarray, names: list[str]) -> None:
-    """Warn about classes that occur and are never predicted: the model has not learned them."""
-    missing = sorted(set(labels) - set(predictions))
-    if missing:
-        logger.warning(
-            "never predicted: %s, so accuracy says little; give more documents of these classes, "
-            "larger values of --C or --class_weight balanced",
-            quote_names([names[label] for label in missing]),
-        )
-
-
-def top_words(model: Pipeline, names: list[str], n: int = 20) -> pd.DataFrame:
-    """Return the n n-grams with the largest coefficient of each class.
-
-    Columns: class, rank, word, coefficient.
-    """
-    words = model["counts"].get_feature_names_out()
-    weights = model["svm"].coef_
-    if len(weights) == 1:
-        weights = np.vstack([-weights, weights])
-    # The SVM has the classes that occur in training, in the order of their numbers.
-    rows = []
-    for label, weight in zip(model["svm"].classes_, weights, strict=True):
-        best = np.argsort(-weight, kind="stable")[:n]
-        for rank, feature in enumerate(best, start=1):
-            rows.append((names[label], rank, words[feature], weight[feature]))
-    return pd.DataFrame(rows, columns=["class", "rank", "word", "coefficient"])
-
-
-def plot_top_words(table: pd.DataFrame) -> plt.Figure:
-    """Plot the words of each class in a panel of its own, the largest coefficient on top."""
-    groups = list(table.groupby("class", sort=False))
-    figure, panels = plt.subplots(
-        1, len(groups), figsize=(2.6 * len(groups), 5), sharex=True, squeeze=False
-    )
-    for axes, (name, rows) in zip(panels[0], groups, strict=True):
-        # A $ in a word or a name does not start a formula.
-        words = [word.replace("$", r"\$") for word in rows["word"]]
-        axes.barh(words, rows["coefficient"], color="#1b7837")
-        axes.invert_yaxis()
-        axes.set_title(name.replace("$", r"\$"))
-        axes.tick_params(labelsize=8)
-        axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel("SVM coefficient")
-    figure.tight_layout()
-    return figure
 
 
 def run_record(

@@ -8,6 +8,7 @@
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
 #     "pandas==3.1.1",
+#     "pyarrow==26.0.1",
 #     "PyYAML==6.0.3",
 #     "safetensors==0.8.0",
 #     "scikit-learn==1.9.1",
@@ -15,23 +16,36 @@
 #     "transformers==5.23.0",
 # ]
 # ///
-"""Fine-tune an encoder for text classification with the Trainer: early stopping, mixed precision, one GPU or many.
+"""Fine-tune an encoder or decoder for text classification with the Trainer, and predict with it.
 
     # a laptop: a small model, few documents
-    python run_classification.py --model_name_or_path M --dataset_name data/arxiv --output_dir runs/m \\
-        --do_train --do_eval --do_predict --max_train_samples 2000 --gradient_accumulation_steps 1
+    python run_classification.py --model_name_or_path M --dataset_name data/arxiv \\
+        --output_dir runs/m --do_train --do_eval --do_predict --max_train_samples 2000
     # the study: one 24 GB GPU, fp16; several GPUs: --multi_gpu instead of the file
-    accelerate launch --config_file accelerate_config.yaml run_classification.py --do_train --do_eval --do_predict \\
-        --model_name_or_path BAAI/bge-large-en-v1.5 --dataset_name data/arxiv --output_dir runs/bge
+    accelerate launch --config_file accelerate_config.yaml run_classification.py \\
+        --model_name_or_path BAAI/bge-large-en-v1.5 --dataset_name data/arxiv \\
+        --output_dir runs/bge --do_train --do_eval --do_predict
+    # other texts, with a model that was trained by this script
+    python run_classification.py --model_name_or_path runs/m --test_file new.csv \\
+        --output_dir runs/m-new --do_predict
 
-The defaults are the study's. The same command continues an interrupted run; a FILE.yaml of arguments may come first.
+The defaults are the study's. The same command continues an interrupted run. A FILE.yaml of
+arguments may come first.
 
-Writes to --output_dir: model, tokenizer, {train,eval,predict,all}_results.json, trainer_state.json, predictions.csv
-(probabilities), confusion_matrix.png, training_curve.png, run_arguments.json and README.md (the model card).
+Writes to --output_dir: model, tokenizer, {train,eval,predict,all}_results.json,
+trainer_state.json, predictions.csv (probabilities), confusion_matrix.png, training_curve.png,
+run_arguments.json and README.md (the model card).
 """
 
 import argparse
+import contextlib
+import csv
+import dataclasses
 import difflib
+import errno
+import functools
+import hashlib
+import html
 import io
 import json
 import logging
@@ -42,7 +56,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -51,11 +65,15 @@ from typing import Literal, NoReturn
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import torch
 import transformers
 import yaml
+from accelerate.data_loader import BatchSamplerShard
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets.exceptions import DatasetsError
 from huggingface_hub import EvalResult, HfApi, ModelCardData
+from huggingface_hub.utils import httpx
 from safetensors import SafetensorError, safe_open
 from sklearn.metrics import (
     ConfusionMatrixDisplay,
@@ -64,18 +82,36 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 from sklearn.model_selection import train_test_split
-from transformers import HfArgumentParser, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    EvalPrediction,
+    HfArgumentParser,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from transformers.utils import cached_file, extract_commit_hash
 
 logger = logging.getLogger(__name__)
+SCRIPT = "run_classification.py"
 RUN_FILE = "run_arguments.json"
-STUDY_BATCH_SIZE = 512  # effective batch size: 32 a step, 16 accumulation steps
+
+# 1. Arguments
+
+STUDY_BATCH_SIZE = 512  # effective batch size: 32 per step, 16 accumulation steps
+MIN_UPDATES_PER_EPOCH = 10  # by default; 512 documents per update need 5,120 documents for that
+FEW_UPDATES = 50  # a training with fewer updates in all is warned about
 STUDY_DEFAULTS = {
     "per_device_train_batch_size": 32,
-    "per_device_eval_batch_size": 64
-    if torch.accelerator.is_available()
-    else 16,  # measured to be faster on a CPU
-    "gradient_accumulation_steps": None,  # whatever makes STUDY_BATCH_SIZE with the number of processes
+    # 16 was measured to be faster on a CPU
+    "per_device_eval_batch_size": 64 if torch.accelerator.is_available() else 16,
+    "gradient_accumulation_steps": None,  # see choose_accumulation_steps
     "learning_rate": 2e-5,
     "num_train_epochs": 10,  # an upper limit: early stopping decides
     "warmup_steps": 0.06,  # a value below 1 is a ratio of all steps
@@ -90,26 +126,46 @@ STUDY_DEFAULTS = {
     "train_sampling_strategy": "group_by_length",
     "restore_callback_states_from_checkpoint": True,  # the patience that is used up
 }
-# The arguments that identify a run: only a run with the same ones is continued or called finished.
-IDENTITY = (
-    "model_name_or_path tokenizer_name model_revision dataset_name dataset_config_name dataset_revision train_file "
-    "validation_file validation_fraction text_column_names text_column_delimiter label_column_name max_seq_length "
-    "text_prefix max_train_samples max_eval_samples attention_dropout class_weights early_stopping_patience "
-    "learning_rate seed data_seed num_train_epochs max_steps warmup_steps weight_decay max_grad_norm optim optim_args "
-    "lr_scheduler_type lr_scheduler_kwargs optim_target_modules adam_beta1 adam_beta2 adam_epsilon eval_strategy "
-    "label_smoothing_factor neftune_noise_alpha eval_steps eval_delay load_best_model_at_end metric_for_best_model "
-    "greater_is_better train_sampling_strategy total_train_batch_size"
+# How a text is made of a row and cut. A run stores these in its config.json, and whoever predicts
+# with it uses them; the values here are those of a training without flags.
+TEXT_SETTINGS = {
+    "text_column_names": ["abstract"],
+    "text_column_delimiter": " ",
+    "text_prefix": "",
+    "max_seq_length": 256,
+}
+# A flag of this list cannot change the result. All others identify a run: only a run with the same
+# ones is continued or called finished. A new flag therefore counts unless it is added here.
+NOT_IDENTIFYING = (
+    # Paths; the data itself is compared by fingerprints
+    "output_dir dataset_name train_file validation_file test_file max_predict_samples "
+    # Which steps are done
+    "do_train do_eval do_predict resume_from_checkpoint "
+    # Batches: total_train_batch_size counts
+    "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
+    "eval_accumulation_steps eval_use_gather_object pad_to_multiple_of torch_empty_cache_steps "
+    # Logging and saving
+    "logging_strategy logging_steps logging_first_step logging_nan_inf_filter log_on_each_node "
+    "log_level log_level_replica disable_tqdm report_to run_name project trackio_space_id "
+    "trackio_bucket_id trackio_static_space_id include_num_input_tokens_seen skip_memory_metrics "
+    "debug save_strategy save_steps save_on_each_node save_total_limit save_only_model "
+    "enable_jit_checkpoint "
+    # Hub
+    "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision "
+    # Machine: mixed_precision counts
+    "bf16 fp16 tf32 use_cpu local_rank activation_checkpointing activation_checkpointing_kwargs "
+    "gradient_checkpointing gradient_checkpointing_kwargs torch_compile torch_compile_backend "
+    "torch_compile_mode accelerator_config parallelism_config deepspeed fsdp fsdp_config "
+    "ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph "
+    "ddp_backend ddp_timeout preprocessing_num_workers dataloader_num_workers "
+    "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
+    "dataloader_multiprocessing_context dataloader_in_order use_cache liger_kernel_config"
 ).split()
-AT_LEAST_1 = (
-    "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps".split()
-)
-AT_LEAST_0 = (
-    "learning_rate warmup_steps weight_decay attention_dropout early_stopping_patience seed".split()
-)
-# Arguments of the Trainer that would break the predictions, the metrics or the record of what ran.
+# Arguments of the Trainer that would break the predictions, the metrics or the record of what ran
 REFUSED = (
-    "prediction_loss_only batch_eval_metrics dataloader_drop_last auto_find_batch_size include_for_metrics "
-    "label_names use_liger_kernel remove_unused_columns length_column_name eval_do_concat_batches"
+    "prediction_loss_only batch_eval_metrics dataloader_drop_last auto_find_batch_size "
+    "include_for_metrics use_liger_kernel remove_unused_columns length_column_name "
+    "eval_do_concat_batches"
 ).split()
 RENAMED = {  # flags of transformers 4 and of its example script
     "group_by_length": "use --train_sampling_strategy group_by_length",
@@ -139,11 +195,15 @@ class ModelArguments:
     attention_dropout: float | None = field(
         default=None, metadata={"help": "Dropout of the attention probabilities."}
     )
-    text_prefix: str = field(
-        default="", metadata={"help": 'Prepended to every text, such as "query: " for e5.'}
+    text_prefix: str | None = field(
+        default=None,
+        metadata={
+            "help": 'Prepended to every text, such as "query: " for e5. Default: as in training.'
+        },
     )
-    max_seq_length: int = field(
-        default=256, metadata={"help": "Maximum number of tokens of a text."}
+    max_seq_length: int | None = field(
+        default=None,
+        metadata={"help": "Maximum number of tokens of a text. Default: as in training, or 256."},
     )
     pad_to_multiple_of: int | None = field(
         default=None, metadata={"help": "Defaults to 8 with mixed precision."}
@@ -155,7 +215,8 @@ class ModelArguments:
         default="none", metadata={"help": "Class weights of the loss."}
     )
     early_stopping_patience: int = field(
-        default=3, metadata={"help": "Evaluations without improvement; 0 is off."}
+        default=3,
+        metadata={"help": "Stop after this many evaluations without improvement; 0 disables."},
     )
 
 
@@ -247,16 +308,6 @@ def parse_arguments(
         fail(one_line(error))
 
 
-# Copied from tools/common/folders.py::write
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name and rename it: readers see the old or the new file."""
-    temporary = path.with_name(path.name + ".tmp")
-    if temporary.is_symlink():  # writing would change the file that the link leads to
-        temporary.unlink()
-    temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-    os.replace(temporary, path)
-
-
 # Copied from tools/common/data.py::SPLITS
 SPLITS = ("train", "validation", "test")
 
@@ -319,6 +370,688 @@ class DataArguments:
         self.text_column_names = [name.strip() for name in names]
 
 
+@dataclass
+class RunTrainingArguments(TrainingArguments):
+    """Those of the Trainer; --label_names is DataArguments' flag, the names of the classes."""
+
+    label_names: list[str] | None = field(default=None, init=False)
+
+
+def adapt_to_machine(namespace: argparse.Namespace, unknown: list[str]) -> None:
+    """Name the successor of a renamed flag, and set what depends on the machine."""
+    flags = {word.removeprefix("--").split("=")[0] for word in unknown}
+    for name, remedy in RENAMED.items():
+        if name in flags:
+            fail(f"--{name} is not an argument of this script: {remedy}")
+
+    is_on_cpu = (
+        namespace.use_cpu
+        or os.environ.get("ACCELERATE_USE_CPU") == "true"
+        or not torch.accelerator.is_available()
+    )
+    if is_on_cpu:
+        namespace.use_cpu = True
+        namespace.dataloader_pin_memory = False
+        if namespace.fp16:
+            fail("--fp16 needs a GPU and this run has none; leave it out or give --bf16")
+        launcher_wants_fp16 = os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp16"
+        if launcher_wants_fp16 and not namespace.bf16:
+            os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
+            if os.environ.get("RANK", "0") == "0":
+                logger.warning("fp16 needs a GPU and there is none: this run computes in fp32")
+
+    if not namespace.do_train:
+        # The study's defaults would switch evaluation on for a command that only predicts.
+        namespace.eval_strategy = "no"
+        namespace.load_best_model_at_end = False
+    if namespace.deepspeed and namespace.gradient_accumulation_steps is None:
+        fail("--deepspeed requires --gradient_accumulation_steps, which the file's auto stands for")
+
+
+def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
+    """Exit with status 2 on arguments that cannot be honored or have no meaning."""
+    for name in REFUSED:
+        value = getattr(training, name)
+        if value != getattr(TrainingArguments, name, []):
+            fail(
+                f"--{name} {value} is not supported: predictions, metrics or the record "
+                "would be wrong"
+            )
+
+    # Numbers
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+        check_at_least(name, getattr(training, name), 1)
+    check_at_least("gradient_accumulation_steps", training.gradient_accumulation_steps, 1)
+    for name in ("learning_rate", "warmup_steps", "weight_decay", "seed"):
+        check_at_least(name, getattr(training, name), 0)
+    check_at_least("attention_dropout", model.attention_dropout, 0)
+    check_at_least("early_stopping_patience", model.early_stopping_patience, 0)
+    if not 0 <= training.label_smoothing_factor < 1:
+        fail(
+            f"--label_smoothing_factor must be at least 0 and below 1, "
+            f"not {training.label_smoothing_factor}"
+        )
+    if training.max_steps <= 0 and not 0 < training.num_train_epochs < math.inf:
+        fail(f"--num_train_epochs must be positive, not {training.num_train_epochs}")
+
+    # What is done
+    if not (training.do_train or training.do_eval or training.do_predict):
+        fail("nothing to do; give --do_train, --do_eval, --do_predict or several of them")
+    is_trained = training.do_train or Path(training.output_dir, "trainer_state.json").exists()
+    if training.push_to_hub and not is_trained:
+        fail(f"--push_to_hub needs --do_train or a trained run in {training.output_dir}")
+    if training.hub_model_id and not training.push_to_hub:
+        fail("--hub_model_id needs --push_to_hub")
+    checkpoint = training.resume_from_checkpoint or "true"
+    if checkpoint.lower() != "true" and not Path(checkpoint, "trainer_state.json").exists():
+        fail(
+            f"--resume_from_checkpoint {checkpoint} is not a checkpoint; "
+            "without it the last one is used"
+        )
+
+    # Which model is the best
+    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    if metric not in BEST_MODEL_METRICS:
+        fail(
+            f"--metric_for_best_model must be one of {', '.join(BEST_MODEL_METRICS)}, not {metric}"
+        )
+    if training.do_train and training.eval_strategy == "no" and model.early_stopping_patience:
+        fail(
+            "early stopping needs evaluations; give --early_stopping_patience 0 "
+            "with --eval_strategy no"
+        )
+    saves_other_steps = (
+        training.eval_strategy == "steps"
+        and training.save_strategy == "steps"
+        and training.save_steps != training.eval_steps
+    )
+    if training.do_train and training.load_best_model_at_end and saves_other_steps:
+        fail(
+            f"--save_steps {training.save_steps:g} must equal "
+            f"--eval_steps {training.eval_steps:g}, "
+            "or the best model would not be saved; or give --save_strategy best, or "
+            "--load_best_model_at_end false"
+        )
+
+
+def check_at_least(name: str, value: float | None, least: int) -> None:
+    """Exit with status 2 if a number is smaller, infinite or NaN; None stands for a default."""
+    if value is not None and not least <= value < math.inf:
+        fail(f"--{name} must be at least {least}, not {value}")
+
+
+# 2. Texts, classes, model
+
+
+def load_config(arguments: ModelArguments) -> PretrainedConfig:
+    """Return the configuration of the model. Exit with status 2 if there is none that can be used.
+
+    No code of a model folder is run: one that needs it is refused.
+    """
+    source = arguments.model_name_or_path
+    try:
+        config = AutoConfig.from_pretrained(
+            source, revision=arguments.model_revision, trust_remote_code=False
+        )
+    except Exception as error:  # the library checks every value, and the Hub's client has its kinds
+        fail(f"cannot load model {source}: {one_line(error)}")
+    if config.is_encoder_decoder:
+        fail(
+            f"cannot load model {source}: it is an encoder-decoder model; "
+            "choose an encoder or a decoder"
+        )
+    return config
+
+
+def use_text_settings_of_run(
+    model: ModelArguments, data: DataArguments, config: PretrainedConfig, do_train: bool
+) -> None:
+    """Fill in the text settings that were not given: as in training, or a training's defaults."""
+    for name, default in TEXT_SETTINGS.items():
+        arguments = data if hasattr(data, name) else model
+        given = getattr(arguments, name)
+        if name == "text_column_names" and given is not None:
+            given = ",".join(given).split(",")
+        value = default if given is None else given
+        trained = getattr(config, name, None)
+        if not do_train and isinstance(trained, type(default)):
+            if given is None:
+                value = trained
+            elif given != trained:
+                logger.warning("--%s %r: the model was trained with %r", name, given, trained)
+        setattr(arguments, name, value)
+
+
+def has_generic_names(config: PretrainedConfig) -> bool:
+    """Return whether a model's classes are called LABEL_0, LABEL_1, ...: nobody named them."""
+    return all(re.fullmatch(r"LABEL_\d+", str(name)) for name in config.id2label.values())
+
+
+def differing_classes(source: str, theirs: Collection[str], ours: Collection[str]) -> str:
+    """Return what differs between the classes of a model (theirs) and of a dataset (ours)."""
+    parts = []
+    for owner, names in (
+        ("the dataset", [name for name in ours if name not in theirs]),
+        ("the model", [name for name in theirs if name not in ours]),
+    ):
+        if names:
+            shown = ", ".join(repr(name) for name in names[:5])
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            parts.append(f"only {owner} has {shown}{more}")
+    return f"the classes of {source} and of the dataset differ: {'; '.join(parts)}"
+
+
+# ADAPT: the classes. For regression, set config.num_labels to 1 here and leave the names alone.
+def set_classes(
+    config: PretrainedConfig,
+    source: str,
+    names: list[str],
+    label_names: list[str] | None,
+    do_train: bool,
+) -> None:
+    """Give the configuration the classes of the data (names), matched by name, never by number.
+
+    A classifier with the same classes keeps their order, and with it the rows of its head. Exits
+    with status 2 if a model that is not trained lacks a class of the data.
+    """
+    known = [config.id2label[number] for number in sorted(config.id2label)]
+    if has_generic_names(config) and label_names and len(label_names) == len(known):
+        known = list(label_names)
+    if set(known) == set(names):
+        classes = known
+    elif do_train:
+        classes = names
+        if not has_generic_names(config):
+            logger.warning(
+                "%s; the head is trained for the dataset's", differing_classes(source, known, names)
+            )
+    elif set(names) <= set(known):
+        classes = known  # the data lack a class
+    elif has_generic_names(config):
+        fail(
+            f"{differing_classes(source, known, names)}; name the model's {len(known)} classes "
+            "with --label_names, in the order of their numbers"
+        )
+    else:
+        fail(
+            f"{differing_classes(source, known, names)}; write the labels as the model does, "
+            "or train a model on these"
+        )
+    config.id2label = dict(enumerate(classes))
+    config.label2id = {name: number for number, name in enumerate(classes)}
+
+
+def forget_other_task(config: PretrainedConfig) -> None:
+    """Remove what a checkpoint's earlier task left in its configuration.
+
+    With another problem_type, for example, pipeline() would apply a sigmoid instead of a softmax.
+    """
+    config.problem_type = None
+    for name in ("task_specific_params", "finetuning_task", "thresholds", "threshold"):
+        vars(config).pop(name, None)
+
+
+def check_kind_of_classifier(config: PretrainedConfig, source: str) -> None:
+    """Exit with status 2 if a model does not choose one of several classes."""
+    problem = getattr(config, "problem_type", None)
+    if problem not in (None, "single_label_classification") or config.num_labels < 2:
+        fail(
+            f"{source} does not choose one of several classes ({problem or 'one output'}); "
+            "choose another model, or train it with --do_train"
+        )
+
+
+# ADAPT: the model and its head. For LoRA, return peft.get_peft_model(model, ...) here.
+def load_model(
+    arguments: ModelArguments, config: PretrainedConfig, do_train: bool, device: torch.device
+) -> PreTrainedModel:
+    """Return the classifier, in fp32 for mixed precision; only safetensors are read, no pickle.
+
+    Where training finds no head of the right size in the checkpoint, it is initialized at random.
+    """
+    # Its name in BERT, in newer encoders and in GPT-2
+    names = [
+        name
+        for name in ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
+        if hasattr(config, name)
+    ]
+    if arguments.attention_dropout is not None:
+        if not names:
+            fail(f"--attention_dropout is not known for models of type {config.model_type}")
+        config.update(dict.fromkeys(names, arguments.attention_dropout))
+    dropout = max((getattr(config, name) or 0 for name in names), default=0)
+    attention = arguments.attn_implementation
+    if attention is None and dropout > 0 and do_train and device.type == "cpu":
+        attention = "eager"
+        logger.info(
+            "attention: eager, which is faster than sdpa on a CPU with attention dropout %g",
+            dropout,
+        )
+    source = arguments.model_name_or_path
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(
+            source,
+            config=config,
+            revision=arguments.model_revision,
+            attn_implementation=attention,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=do_train,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        # RuntimeError: weights of another size
+        hint = ""
+        if list(Path(source).glob("pytorch_model*.bin")):
+            hint = "; its weights are a pickle, which is not loaded: convert them to safetensors"
+        fail(f"cannot load model {source}: {one_line(error)}{hint}")
+
+
+def load_tokenizer(arguments: ModelArguments, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """Return the tokenizer, checked against the model; tell the model which token is padding."""
+    source = arguments.tokenizer_name or arguments.model_name_or_path
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, revision=arguments.model_revision, trust_remote_code=False
+        )
+    except Exception as error:  # the tokenizers library raises Exception itself
+        fail(f"cannot load tokenizer {source}: {one_line(error)}")
+    # Without files transformers makes an empty tokenizer.
+    if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
+        fail(f"cannot load tokenizer {source}: it has no files; give --tokenizer_name")
+    if tokenizer.pad_token is None:
+        # GPT-2, Llama: their end-of-text token, which no text holds, as is usual
+        if tokenizer.eos_token is None:
+            fail(
+                f"cannot use tokenizer {source}: it has no padding token and no EOS token in its "
+                "place; give --tokenizer_name"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+        logger.info("no padding token: %r is used", tokenizer.eos_token)
+    # The head of a decoder reads the last token that is not padding.
+    model.config.pad_token_id = tokenizer.pad_token_id
+    # Padding on the left, as for generation, would shift the positions of a text by the length of
+    # its neighbors; XLNet's head reads the last position, which must not be padding.
+    side = "left" if model.config.model_type == "xlnet" else "right"
+    if tokenizer.padding_side != side:
+        tokenizer.padding_side = side
+        logger.info("batches are padded on the %s", side)
+    largest = max(tokenizer.get_vocab().values())
+    embeddings = model.get_input_embeddings().weight.shape[0]
+    if largest >= embeddings:
+        fail(
+            f"tokenizer {source} has tokens up to number {largest} and the model has {embeddings} "
+            "embeddings; give the model's --tokenizer_name, or resize its embeddings "
+            "(model.resize_token_embeddings) and save it"
+        )
+    return tokenizer
+
+
+def check_max_seq_length(
+    max_seq_length: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Exit with status 2 if the model has no positions for so many tokens."""
+    limits = [tokenizer.model_max_length]
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and positions > 0:  # XLNet has no limit: -1
+        # RoBERTa counts positions from padding_idx + 1, so its table is longer than its texts.
+        reserved = 0
+        for name, module in model.named_modules():
+            if name.endswith("position_embeddings") and getattr(module, "padding_idx", None):
+                reserved = max(reserved, module.padding_idx + 1)
+        limits.append(positions - reserved)
+    limit = min(limits)
+    if not 3 <= max_seq_length <= limit:
+        fail(
+            f"--max_seq_length {max_seq_length} must be between 3 and {limit}, the model's maximum"
+        )
+
+
+# ADAPT: the preprocessing, such as pairs of texts, or the end of a text instead of its start.
+def preprocess(
+    rows: dict,
+    tokenizer: PreTrainedTokenizerBase,
+    text_prefix: str,
+    max_seq_length: int,
+    labels: list[int | float],
+) -> dict:
+    """Tokenize rows of text and label; labels[n] is what the model calls class n of the dataset."""
+    texts = [text_prefix + text for text in rows["text"]]
+    encoded = dict(tokenizer(texts, truncation=True, max_length=max_seq_length))
+    encoded["labels"] = [labels[label] for label in rows["label"]]
+    encoded["length"] = [len(ids) for ids in encoded["input_ids"]]  # for batches of similar length
+    return encoded
+
+
+# 3. Loss, metrics, predictions
+
+
+def balanced_weights(labels: list[int], n_classes: int) -> torch.Tensor:
+    """Return a weight of shape (classes,): the inverse of a class's frequency, 1 on average."""
+    counts = np.bincount(labels, minlength=n_classes)
+    n_used = (counts > 0).sum()
+    return torch.tensor(counts.sum() / n_used / np.maximum(counts, 1), dtype=torch.float32)
+
+
+# ADAPT: the loss, such as a focal loss.
+def compute_loss(
+    outputs: transformers.utils.ModelOutput,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    *,
+    weight: torch.Tensor,
+    label_smoothing: float,
+) -> torch.Tensor:
+    """Return the mean cross-entropy over the documents of an optimizer step.
+
+    The loss is summed and divided by the documents of all accumulated batches. transformers 5.23
+    would count a BERT classifier's own loss, a mean over a batch, once per accumulated batch.
+    """
+    loss = torch.nn.functional.cross_entropy(
+        outputs.logits,
+        labels,
+        weight.to(outputs.logits),
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+    n_documents = len(labels) if num_items_in_batch is None else num_items_in_batch
+    return loss / n_documents
+
+
+# Copied from run_baseline.py::METRICS
+METRICS = {
+    "accuracy": "Accuracy",
+    "f1": "Macro F1",
+    "precision": "Macro precision",
+    "recall": "Macro recall",
+}
+
+
+# ADAPT: the metrics. A new one is computed in evaluate_logits and named here.
+BEST_MODEL_METRICS = ("loss", *METRICS)
+
+
+# Copied from run_baseline.py::compute_metrics
+def compute_metrics(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+    """Return accuracy and macro-averaged F1, precision and recall; undefined values count as 0."""
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        references, predictions, average="macro", zero_division=0
+    )
+    return {
+        "accuracy": float(accuracy_score(references, predictions)),
+        "f1": float(f1),
+        "precision": float(precision),
+        "recall": float(recall),
+    }
+
+
+def evaluate_logits(output: EvalPrediction) -> dict[str, float]:
+    """Return the metrics of the validation or test split."""
+    _, predictions = make_predictions(output.predictions)
+    return compute_metrics(output.label_ids, predictions)
+
+
+# ADAPT: from logits to predictions, such as a threshold.
+def make_predictions(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities and predicted classes, (documents, classes) and (documents,)."""
+    scores = torch.tensor(logits, dtype=torch.float64).softmax(dim=1).numpy()
+    return scores, scores.argmax(axis=1)
+
+
+def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> np.ndarray:
+    """Return logits of shape (documents, classes) in dataset order, and save the metrics."""
+    # Batches hold documents of similar length. The Trainer's own grouping would leave the rows in
+    # that order.
+    trainer.args.train_sampling_strategy = "random"
+    order = np.argsort(-np.array(dataset["length"]), kind="stable")
+    output = trainer.predict(dataset.select(order), metric_key_prefix=prefix)
+    logits = output.predictions[np.argsort(order)]
+    if not np.isfinite(logits).all():
+        fail(
+            f"the model gives NaN or infinite logits ({prefix}); "
+            "train it again with a lower --learning_rate"
+        )
+    metrics = output.metrics
+    metrics[f"{prefix}_samples"] = len(dataset)
+    # The Trainer's loss is a mean over batches, which depends on their size and on the number of
+    # processes.
+    outputs = transformers.utils.ModelOutput(logits=torch.tensor(output.predictions))
+    loss = trainer.compute_loss_func(outputs, torch.tensor(output.label_ids))
+    metrics[f"{prefix}_loss"] = loss.item()
+    trainer.log_metrics(prefix, metrics)
+    trainer.save_metrics(prefix, metrics)
+    return logits
+
+
+def predictions_table(test: Dataset, logits: np.ndarray, classes: list[str]) -> pd.DataFrame:
+    """Return the columns id, label, prediction and a score per class, in dataset order."""
+    names = test.features["label"].names
+    scores, predictions = make_predictions(logits)
+    table = pd.DataFrame(
+        {
+            "id": test["id"],
+            "label": [names[label] for label in test["label"]],
+            "prediction": [classes[number] for number in predictions],
+        }
+    )
+    # A class may be called label, so the columns are not assigned by name.
+    return pd.concat([table, pd.DataFrame(scores, columns=classes)], axis=1)
+
+
+def find_collapse(labels: np.ndarray, logits: np.ndarray, classes: list[str]) -> str | None:
+    """Return in words how a model has learned too little to be used, or None."""
+    _, predictions = make_predictions(logits)
+    never = sorted(set(labels.tolist()) - set(predictions.tolist()))
+    if never:
+        return f"never predicts {', '.join(repr(classes[number]) for number in never)}"
+    majority = np.full_like(labels, np.bincount(labels).argmax())
+    chance = compute_metrics(labels, majority)["f1"]
+    if compute_metrics(labels, predictions)["f1"] <= chance:
+        return f"has a macro F1 no better than always predicting one class ({100 * chance:.1f} %)"
+    return None
+
+
+# 4. Training: order of the documents, progress, checkpoints
+
+
+def choose_accumulation_steps(training: TrainingArguments, n_documents: int) -> int:
+    """Return the accumulation steps for the study's batch, fewer where documents are few.
+
+    With 512 documents per update, 320 documents would be one update per epoch, and a model would
+    learn nothing: an epoch has at least 10 updates where the batch of a step allows it.
+    """
+    per_step = training.train_batch_size * training.world_size
+    study = max(1, round(STUDY_BATCH_SIZE / per_step))
+    few = max(1, n_documents // (MIN_UPDATES_PER_EPOCH * per_step))
+    return min(study, few)
+
+
+def count_updates(training: TrainingArguments, n_documents: int) -> int:
+    """Return the number of optimizer steps of the training, as the Trainer counts them."""
+    if training.max_steps > 0:
+        return training.max_steps
+    batches = math.ceil(n_documents / (training.train_batch_size * training.world_size))
+    per_epoch = math.ceil(batches / training.gradient_accumulation_steps)
+    return math.ceil(training.num_train_epochs * per_epoch)
+
+
+def announce_training(training: TrainingArguments, n_documents: int, total_batch: int) -> None:
+    """Log how many updates there will be, and warn if these are few."""
+    updates = count_updates(training, n_documents)
+    logger.info(
+        "training: up to %d updates with an effective batch size of %d (the study: %d)",
+        updates,
+        total_batch,
+        STUDY_BATCH_SIZE,
+    )
+    if updates >= FEW_UPDATES:
+        return
+    if training.max_steps > 0:
+        remedy = "raise --max_steps"
+    elif training.gradient_accumulation_steps > 1:
+        remedy = "lower --gradient_accumulation_steps or raise --num_train_epochs"
+    else:
+        remedy = "lower --per_device_train_batch_size or raise --num_train_epochs"
+    logger.warning("%d updates are few to learn a task; %s", updates, remedy)
+
+
+def order_by_seed(dataloader: torch.utils.data.DataLoader, seed: int, epoch: int) -> None:
+    """Let the order of an epoch's documents depend on the seed and the epoch alone.
+
+    Length grouping draws from the global generator, so a run that continues within an epoch would
+    not see the documents that are left; batch_rebalance ignores the seed. accelerate's sampler for
+    "random" and the sequential one are right already.
+    """
+    batch_sampler = dataloader.batch_sampler
+    if isinstance(batch_sampler, BatchSamplerShard):  # with several processes
+        batch_sampler = batch_sampler.batch_sampler
+    if isinstance(batch_sampler, BatchRebalanceSampler):
+        batch_sampler.seed = seed
+    elif isinstance(batch_sampler.sampler, LengthGroupedSampler):
+        batch_sampler.sampler.generator = torch.Generator().manual_seed(seed + epoch)
+
+
+class RunMonitor(TrainerCallback):
+    """Orders documents by seed and epoch, shows progress, ends a run with a NaN loss (status 2)."""
+
+    def __init__(self) -> None:
+        self.progress = None  # the Trainer's own progress callback
+        self.first_step = None
+        self.first_time = None
+
+    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
+        if self.first_step is None:
+            self.first_step = state.global_step
+            self.first_time = time.time()
+        seed = args.seed if args.data_seed is None else args.data_seed
+        epoch = int((state.epoch or 0) + 1e-6)
+        order_by_seed(train_dataloader, seed, epoch)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.log_at_checkpoints(control)
+        if state.global_step == self.first_step + 10:
+            seconds = (time.time() - self.first_time) / 10
+            end = time.ctime(time.time() + seconds * (state.max_steps - state.global_step))
+            logger.info(
+                "%d updates of %.3g s: training takes until %s at most",
+                state.max_steps,
+                seconds,
+                end,
+            )
+        bar = getattr(self.progress, "training_bar", None)
+        if bar is not None:
+            self.show_losses(bar, state)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.log_at_checkpoints(control)
+
+    def log_at_checkpoints(self, control) -> None:
+        """Log the loss up to every checkpoint, so that a continued run knows it (see mean_loss)."""
+        if control.should_save or control.should_evaluate or control.should_training_stop:
+            control.should_log = True
+
+    def show_losses(self, bar, state) -> None:
+        """Show the last losses and, as of the last checkpoint, the patience that is left."""
+        shown = {}
+        for entry in state.log_history:
+            shown |= {key: value for key, value in entry.items() if key.endswith("loss")}
+        stopping = state.stateful_callbacks.get("EarlyStoppingCallback")
+        if stopping:
+            used = stopping["attributes"]["early_stopping_patience_counter"]
+            shown["patience"] = stopping["args"]["early_stopping_patience"] - used
+        bar.set_postfix(shown)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        for key in ("loss", "eval_loss"):
+            if not math.isfinite(logs.get(key, 0.0)):
+                self.progress.on_train_end(args, state, control)  # closes the bar
+                fail(f"NaN or infinite loss at step {state.global_step}; lower --learning_rate")
+
+
+def mean_loss(log_history: list[dict]) -> float | None:
+    """Return the training loss averaged over all updates, those before an interruption, too.
+
+    A checkpoint holds the log, so this is the same for an interrupted and an uninterrupted run.
+    """
+    total = 0.0
+    last_step = 0
+    for entry in log_history:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - last_step)
+            last_step = entry["step"]
+    return total / last_step if last_step else None
+
+
+@dataclass
+class Checkpoint:
+    """Where a training continues."""
+
+    path: str
+    step: int
+    is_stopped: bool  # early stopping had ended the training there
+    has_all_losses: bool  # the losses of all updates are in its log
+
+
+def read_checkpoint(path: Path, patience: int, model: torch.nn.Module) -> Checkpoint:
+    """Return what a checkpoint says. Raise OSError, ValueError or SafetensorError if it is cut off.
+
+    Exits with status 2 if its weights are those of another architecture.
+    """
+    shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    for file in path.glob("*.safetensors"):
+        # Opening it checks that the file is as long as its header says.
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118
+                shape = weights.get_slice(name).get_shape()
+                if shapes.get(name, shape) != shape:
+                    fail(
+                        f"{path} is a checkpoint of another model ({name} is {shape}, not "
+                        f"{shapes[name]}); delete the folder {path.parent}"
+                    )
+    # Is written last
+    state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+    stopping = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback", {})
+    used = stopping.get("attributes", {}).get("early_stopping_patience_counter", 0)
+    logged = [entry["step"] for entry in state["log_history"] if "loss" in entry]
+    return Checkpoint(
+        path=str(path),
+        step=state["global_step"],
+        is_stopped=0 < patience <= used,
+        has_all_losses=bool(logged) and logged[-1] == state["global_step"],
+    )
+
+
+def find_checkpoint(folder: Path, patience: int, model: torch.nn.Module) -> Checkpoint | None:
+    """Return the newest complete checkpoint of a run folder, or None."""
+    paths = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[1].isdecimal()]
+    for path in sorted(paths, key=lambda path: -int(path.name.split("-")[1])):
+        try:
+            return read_checkpoint(path, patience, model)
+        except (OSError, ValueError, KeyError, SafetensorError):
+            logger.warning("%s is incomplete; the previous checkpoint is used", path)
+    return None
+
+
+# 5. Texts and labels: dataset folders, Hub datasets and own files, checked row by row
+#
+# All scripts read data in the same way; the source of these functions is tools/common/data.py.
+
+
+# Copied from tools/common/data.py::LOAD_ERRORS
+LOAD_ERRORS = (OSError, ValueError, DatasetsError, httpx.HTTPError)
+
+
+# Copied from tools/common/data.py::LoadedData
+@dataclass
+class LoadedData:
+    """Splits with the columns id, text and label, and what the record of a run says about them."""
+
+    splits: DatasetDict  # label is the same ClassLabel in every split, matched by name
+    labels: list[str]  # names of the classes in the order of their numbers
+    fingerprints: dict[str, str]  # of each split: the rows that are used
+    commit: str | None  # of a dataset on the Hub
+
+
 # Copied from tools/common/data.py::load_splits
 def load_splits(
     arguments: DataArguments, needed: list[str], seed: int, optional: list[str] | None = None
@@ -363,6 +1096,86 @@ def load_splits(
     return LoadedData(splits, names, fingerprints, commit)
 
 
+# Copied from tools/common/data.py::read_tables
+def read_tables(
+    arguments: DataArguments, needed: list[str], optional: list[str]
+) -> tuple[dict[str, pd.DataFrame], str | None]:
+    """Return the splits that are needed or optional as tables, and the commit of a Hub dataset.
+
+    Training comes with them where a missing validation split has to be taken from it. Exits with
+    status 2 if a needed split does not exist.
+    """
+    files = {split: getattr(arguments, f"{split}_file") for split in SPLITS}
+    files = {split: file for split, file in files.items() if file}
+    if arguments.dataset_name and files:
+        fail("give either --dataset_name or files such as --train_file, not both")
+    if not arguments.dataset_name and not files:
+        fail("give either --dataset_name or --train_file, --validation_file, --test_file")
+    commit = None
+    loaded = files
+    if arguments.dataset_name:
+        loaded = load_hub_dataset(
+            arguments.dataset_name, arguments.dataset_config_name, arguments.dataset_revision
+        )
+        commit = dataset_commit(next(iter(loaded.values())))
+
+    wanted = {*needed, *optional} & {*loaded}
+    if "validation" in (*needed, *optional) and "validation" not in loaded and "train" in loaded:
+        wanted.add("train")
+    for split in needed:
+        is_taken = split == "validation" and "train" in loaded
+        if split not in loaded and not is_taken:
+            has = ", ".join(loaded)
+            if files:
+                fail(f"--{split}_file is required; the files given are those of {has}")
+            fail(f"{arguments.dataset_name} has no split {split!r}; it has {has}")
+    if not wanted:
+        fail(f"the data has none of the splits {', '.join(SPLITS)}; it has {', '.join(loaded)}")
+    tables = {}
+    for split in SPLITS:
+        if split not in wanted:
+            continue
+        if arguments.dataset_name:
+            tables[split] = to_table(loaded[split].to_pandas(), loaded[split].features)
+        else:
+            tables[split] = read_file(files[split])
+    return tables, commit
+
+
+# Copied from tools/common/data.py::load_hub_dataset
+def load_hub_dataset(name: str, config: str | None, revision: str | None) -> DatasetDict:
+    """Load a dataset folder or Hub dataset. Exit with status 2 if that fails."""
+    if Path(name, "manifest.partial.json").exists():  # its files may be of two datasets
+        fail(
+            f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
+        )
+    try:
+        return load_dataset(name, config, revision=revision)
+    except LOAD_ERRORS as error:
+        # "An error occurred while generating the dataset" has the reason in its cause.
+        reason = error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else error
+        fail(f"cannot load --dataset_name {name}: {one_line(reason)}")
+
+
+# Copied from tools/common/data.py::dataset_commit
+def dataset_commit(dataset: Dataset) -> str | None:
+    """Return the commit of the Hub dataset that a split is of; None for a local folder."""
+    files = dataset.cache_files
+    match = re.search(r"/([0-9a-f]{40})/[^/]+$", files[0]["filename"]) if files else None
+    return match and match[1]
+
+
+# Copied from tools/common/data.py::to_table
+def to_table(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
+    """Make every ClassLabel a categorical: the names in their order; -1, no label, is missing."""
+    for column, feature in features.items():
+        if isinstance(feature, ClassLabel):
+            numbers = frame[column].fillna(-1).astype(int)
+            numbers = numbers.where(numbers < feature.num_classes, -1)
+            frame[column] = pd.Categorical.from_codes(numbers, feature.names)
+    return frame
+
+
 # Copied from tools/common/data.py::read_file
 def read_file(file: str) -> pd.DataFrame:
     """Read a file by the rules of its format. Exit with status 2 if it breaks them."""
@@ -384,6 +1197,92 @@ def read_file(file: str) -> pd.DataFrame:
     except UnicodeDecodeError as error:
         fail(f"cannot load {file}: {one_line(error)}; save the file as UTF-8 (Excel: 'CSV UTF-8')")
     return read_json(file, text) if suffix.startswith(".json") else read_csv(file, text)
+
+
+# Copied from tools/common/data.py::read_parquet
+def read_parquet(file: str) -> pd.DataFrame:
+    """Read a Parquet file of datasets, with its ClassLabels, of pandas or of others."""
+    table = pyarrow.parquet.read_table(file)
+    written_by_datasets = b"huggingface" in (table.schema.metadata or {})
+    features = Features.from_arrow_schema(table.schema) if written_by_datasets else Features()
+    # Without pandas' own metadata, an index named id stays the column that it is in the file.
+    return to_table(table.to_pandas(ignore_metadata=True), features)
+
+
+# Copied from tools/common/data.py::read_csv
+def read_csv(file: str, text: str) -> pd.DataFrame:
+    """Read comma-, semicolon- or tab-separated fields; every value is a text, as the file has it.
+
+    The separator is the one that gives the header the most fields; a comma among equals.
+    """
+    csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long text
+    header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+    separator = max(",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
+    if separator != ("\t" if file.lower().endswith(".tsv") else ","):
+        logger.info("%s: fields are separated by %r", file, separator)
+    # newline="" leaves line ends inside quotes as they are.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    columns, rows, wrong = [], [], []
+    next_line = 1
+    try:
+        for row in reader:
+            line, next_line = next_line, reader.line_num + 1
+            if not row:  # a blank line
+                continue
+            if not columns:
+                columns = row
+            elif len(row) == len(columns):
+                rows.append(row)
+            else:
+                wrong.append(line)
+    except csv.Error as error:
+        fail(
+            f"cannot load {file}: the quotation marks of the row that starts in line {next_line} "
+            f"do not match ({error}); quote the whole field, and write a mark inside it twice"
+        )
+    if wrong:
+        lines = ", ".join(map(str, wrong[:3])) + (", ..." if len(wrong) > 3 else "")
+        fail(
+            f"cannot load {file}: {len(wrong)} of {len(rows) + len(wrong)} rows do not have the "
+            f"{len(columns)} fields of the header, separated by {separator!r} (line {lines}); "
+            "put fields that contain the separator into quotation marks"
+        )
+    return pd.DataFrame(rows, columns=columns, dtype=object)
+
+
+# Copied from tools/common/data.py::read_json
+def read_json(file: str, text: str) -> pd.DataFrame:
+    """Read a list of objects, an object with such a list under "data", or an object a line."""
+    line = 1
+    try:
+        content, end = json.JSONDecoder().raw_decode(text.strip())
+        if end < len(text.strip()):  # more than one value: an object a line
+            content = []
+            # A JSON string holds no line end, but it may hold U+2028, where splitlines() would cut.
+            lines = re.split(r"\r\n|\r|\n", text)
+            for line in range(1, len(lines) + 1):
+                if lines[line - 1].strip():
+                    content.append(json.loads(lines[line - 1]))
+    except json.JSONDecodeError as error:
+        line += error.lineno - 1
+        fail(f"cannot load {file}: line {line} column {error.colno} is not JSON: {error.msg}")
+    except RecursionError:
+        fail(f"cannot load {file}: a value is nested too deeply")
+    if isinstance(content, dict) and isinstance(content.get("data"), list):
+        logger.info("%s: the records are those under 'data'", file)
+        content = content["data"]
+    records = content if isinstance(content, list) else [content]
+    wrong = [place for place, record in enumerate(records) if not isinstance(record, dict)]
+    if isinstance(content, dict) and all(isinstance(value, dict) for value in content.values()):
+        wrong = [0]  # what pandas writes unless it is told otherwise
+    if wrong:
+        fail(
+            f"cannot load {file}: record {wrong[0]} is not an object of columns and values; "
+            "pandas writes such a file with to_json(file, orient='records', lines=True)"
+        )
+    columns = dict.fromkeys(column for record in records for column in record)
+    values = {column: [record.get(column) for record in records] for column in columns}
+    return pd.DataFrame(values, dtype=object)
 
 
 # Copied from tools/common/data.py::check_rows
@@ -429,31 +1328,322 @@ def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.
     return pd.DataFrame({"id": ids, "text": texts, "label": labels.reset_index(drop=True)})
 
 
-# Copied from run_baseline.py::METRICS
-METRICS = {
-    "accuracy": "Accuracy",
-    "f1": "Macro F1",
-    "precision": "Macro precision",
-    "recall": "Macro recall",
-}
+# Copied from tools/common/data.py::check_columns
+def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
+    """Exit with status 2 unless a split has every column that is needed, once."""
+    columns = list(frame.columns)
+    for column in needed:
+        if column not in columns:
+            names = ", ".join(map(repr, columns))
+            fail(
+                f"column {column!r} is not in split {split!r}; its columns are {names}: "
+                "choose --text_column_names and --label_column_name"
+            )
+        if columns.count(column) > 1:
+            fail(f"column {column!r} occurs {columns.count(column)} times in split {split!r}")
+
+
+# Copied from tools/common/data.py::is_missing
+def is_missing(value: object) -> bool:
+    """Return whether a value of a table is None, NaN, NaT or a text of white space alone."""
+    if isinstance(value, str):
+        return not value.strip()
+    return (
+        value is None
+        or value is pd.NaT
+        or value is pd.NA
+        or (isinstance(value, float) and value != value)
+    )
+
+
+# Copied from tools/common/data.py::check_texts
+def check_texts(values: list, name: str) -> None:
+    """Exit with status 2 if a column holds something other than texts. Empty ones are allowed."""
+    wrong = [
+        row
+        for row, value in enumerate(values)
+        if not isinstance(value, str) and not is_missing(value)
+    ]
+    if wrong:
+        kind = type(values[wrong[0]]).__name__
+        fail(
+            f"{name} is not text but {kind} in {len(wrong)} of {len(values)} rows, first in row "
+            f"{wrong[0]}; choose other --text_column_names or write the values as texts"
+        )
+    if all(is_missing(value) or re.fullmatch(r"\s*[\d.,+-]+\s*", value) for value in values):
+        logger.warning("%s has numbers alone, which are taken as texts", name)
+
+
+# Copied from tools/common/data.py::join_texts
+def join_texts(texts: tuple, delimiter: str) -> str:
+    """Join the texts of a row; one that is missing or empty is left out."""
+    return delimiter.join(text for text in texts if not is_missing(text))
+
+
+# Copied from tools/common/data.py::check_labels
+def check_labels(labels: pd.Series, name: str) -> None:
+    """Exit with status 2 unless the labels are all names, all integers or all truth values."""
+    values = [value for value in labels.astype(object).tolist() if not is_missing(value)]
+    kinds = sorted({type(value).__name__ for value in values})
+    if "list" in kinds or "ndarray" in kinds:
+        fail(f"{name} are lists: several labels for one document are not supported")
+    if kinds == ["float"] or (values and all(is_decimal(value) for value in values)):
+        missing = len(labels) - len(values)
+        fail(
+            f"{name} are decimal numbers such as {values[0]}, not names or integers; pandas makes "
+            f"integers decimal where one is missing ({missing} of {len(labels)} here): remove such "
+            "rows, then convert with astype(int)"
+        )
+    if len(kinds) > 1:
+        example = {type(value).__name__: value for value in reversed(values)}
+        found = ", ".join(f"{kind} such as {example[kind]!r}" for kind in kinds)
+        fail(f"{name} are of mixed kinds: {found}; write all of them in the same way")
+    if kinds and kinds[0] not in ("str", "int", "bool"):
+        fail(f"{name} must be names or integers, not {kinds[0]}")
+
+
+# Copied from tools/common/data.py::is_decimal
+def is_decimal(value: object) -> bool:
+    """Return whether a label is a text such as 1.0 or -0.5."""
+    return isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", value) is not None
+
+
+# Copied from tools/common/data.py::match_labels
+def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> list[str]:
+    """Return the names of the classes in their order; every label becomes one of them.
+
+    The order is that of --label_names, else that of the first split with a ClassLabel, else
+    alphabetical, or numerical if all are integers.
+    """
+    given = arguments.label_names
+    if given is not None and len(set(given)) < len(given):
+        fail(f"--label_names has a name twice: {quote_names(given)}")
+    ordered = None
+    for split, table in tables.items():
+        labels = table["label"]
+        if ordered is None and isinstance(labels.dtype, pd.CategoricalDtype):
+            ordered = [str(name) for name in labels.cat.categories]
+        labels = labels.astype(object).map(str)
+        if given is not None:
+            labels = name_numbers(labels, given, split)
+        table["label"] = labels
+    found = {name for table in tables.values() for name in table["label"]}
+    spellings = {}
+    for name in sorted(found):
+        other = spellings.setdefault(" ".join(name.split()), name)
+        if other != name:
+            fail(f"classes {other!r} and {name!r} differ in white space alone; write them alike")
+    if given is not None:
+        unknown = found - set(given)
+        if unknown:
+            fail(
+                f"--label_names {quote_names(given)} lacks classes of the data: "
+                f"{quote_names(unknown)}; write the names as the data does"
+            )
+        return list(given)
+    if ordered is not None:
+        # Another split may have names of its own; where training lacks them, check_classes says so.
+        return ordered + sorted(found - set(ordered))
+    if all(re.fullmatch(r"-?\d+", name) for name in found):
+        return sorted(found, key=lambda name: (int(name), name))
+    return sorted(found)
+
+
+# Copied from tools/common/data.py::name_numbers
+def name_numbers(labels: pd.Series, names: list[str], split: str) -> pd.Series:
+    """Return labels such as 0 or LABEL_0 as the names with these numbers; others as they are."""
+    numbers = labels.str.extract(r"^(?:LABEL_)?(\d+)$", expand=False)
+    if numbers.isna().any() or set(labels) <= set(names):
+        return labels
+    highest = int(numbers.astype(int).max())
+    if highest >= len(names):
+        fail(
+            f"--label_names has {len(names)} names, and split {split!r} has a label {highest}; "
+            "the first name is that of number 0"
+        )
+    return numbers.astype(int).map(dict(enumerate(names)))
+
+
+# Copied from tools/common/data.py::quote_names
+def quote_names(names: Collection[str]) -> str:
+    """Return at most six names in quotes, so that spaces are seen."""
+    shown = ", ".join(map(repr, sorted(names)[:6]))
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > 6 else shown
+
+
+# Copied from tools/common/data.py::take_validation
+def take_validation(
+    tables: dict[str, pd.DataFrame], names: list[str], fraction: float, seed: int
+) -> None:
+    """Move a stratified share of training to validation. Exit with status 2 if that cannot be."""
+    train = tables["train"]
+    counts = train["label"].value_counts()
+    single = [name for name in names if counts.get(name) == 1]
+    if single:
+        fail(
+            "cannot take --validation_fraction from training: there is only one document of "
+            f"{quote_names(single)}; give a --validation_file, or remove it"
+        )
+    # Numbers, not names: the draw depends on the order of the classes.
+    numbers = train["label"].map({name: number for number, name in enumerate(names)})
+    try:
+        tables["train"], tables["validation"] = train_test_split(
+            train, random_state=seed, test_size=fraction, stratify=numbers
+        )
+    except ValueError as error:  # fewer validation documents than classes, or a fraction of 1
+        fail(
+            f"cannot take --validation_fraction {fraction:g} from {len(train)} training documents: "
+            f"{one_line(error)}; choose another fraction or give a --validation_file"
+        )
+    logger.warning(
+        "no validation split: %d training documents are used for it", len(tables["validation"])
+    )
+
+
+# Copied from tools/common/data.py::check_classes
+def check_classes(tables: dict[str, pd.DataFrame], names: list[str]) -> None:
+    """Exit with status 2 if a split has a class that training lacks, or training has only one."""
+    if "train" not in tables:
+        return
+    trained = set(tables["train"]["label"])
+    for split, table in tables.items():
+        is_unknown = ~table["label"].isin(trained)
+        unknown = set(table["label"][is_unknown])
+        if unknown:
+            fail(
+                f"split {split!r} has {is_unknown.sum()} rows of {quote_names(unknown)}, and the "
+                f"training split only has {quote_names(trained)}; correct the names, name numbers "
+                "with --label_names, or remove the rows"
+            )
+    if len(trained) < 2:
+        fail(
+            f"all training documents are of class {quote_names(trained)}; "
+            "at least two classes are required"
+        )
+
+
+# Copied from tools/common/data.py::normalize_text
+def normalize_text(text: str) -> str:
+    """Return a text without differences of white space and case."""
+    return " ".join(text.split()).casefold()
+
+
+# Copied from tools/common/data.py::warn_about_leaks
+def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
+    """Warn about texts that stand in two splits, exactly and regardless of white space and case."""
+    texts = {split: table["text"].tolist() for split, table in tables.items()}
+    plain = {split: list(map(normalize_text, texts[split])) for split in texts}
+    for earlier, later in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        if earlier not in texts or later not in texts:
+            continue
+        seen = set(plain[earlier])
+        alike = sum(text in seen for text in plain[later])
+        if not alike:
+            continue
+        seen = set(texts[earlier])
+        same = sum(text in seen for text in texts[later])
+        logger.warning(
+            "%d of %d texts of split %r are also in split %r, regardless of white space and "
+            "case (%d to the letter): results on them are too good; "
+            "tools/prepare_dataset.py --drop_leaked removes them from %s",
+            *(alike, len(texts[later]), later, earlier, same, earlier),
+        )
+
+
+# Copied from tools/common/data.py::fingerprint
+def fingerprint(table: pd.DataFrame) -> str:
+    """Return 16 digits of the SHA-256 of the ids, texts and class names of a split, in order."""
+    digest = hashlib.sha256()
+    columns = (table[column].tolist() for column in ("id", "text", "label"))
+    for row in zip(*columns, strict=True):
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+# 6. Bookkeeping: the run's record, messages, the model card, the Hub
+
+
+# Copied from tools/common/folders.py::write
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name and rename it: readers see the old or the new file."""
+    temporary = path.with_name(path.name + ".tmp")
+    if temporary.is_symlink():  # writing would change the file that the link leads to
+        temporary.unlink()
+    temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    os.replace(temporary, path)
+
+
+# Copied from tools/common/folders.py::is_record
+def is_record(path: Path, script: str) -> bool:
+    """Return whether a file is a JSON object that names the script that wrote its folder."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("script") == script
+
+
+# Copied from tools/common/folders.py::open_output_dir
+def open_output_dir(
+    folder: Path, script: str, records: Collection[str], own_files: str | None = None
+) -> None:
+    """Make an output folder, or check that an existing one is this script's; change nothing in it.
+
+    records are paths of files inside the folder. Unless the folder is empty, one of them at least
+    must be a JSON object with ``"script": script``. own_files is a regular expression for the paths
+    of the script's files inside the folder, such as ``data/train.parquet``; with it, a folder with
+    any other file is refused. Temporary files (``*.tmp``) of these are the script's own, too.
+
+    Exits with status 2 if the folder cannot be written or is not the script's.
+    """
+    # A record that was being written first when the script was stopped is nothing yet.
+    unfinished = "|".join(re.escape(name) + r"\.tmp" for name in records)
+    try:
+        if folder.exists() and not folder.is_dir():
+            fail(f"--output_dir {folder} is a file; choose a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        is_empty = find_foreign_file(folder, unfinished) is None
+        foreign = find_foreign_file(folder, own_files) if own_files is not None else None
+    except OSError as error:
+        fail(f"cannot write into --output_dir {folder}: {error.strerror}")
+    if foreign is not None:
+        fail(
+            f"--output_dir {folder} holds {foreign!r}, which {script} did not write; "
+            "choose another folder"
+        )
+    if not is_empty and not any(is_record(folder / name, script) for name in records):
+        fail(
+            f"--output_dir {folder} is not empty and holds no {' or '.join(records)} of {script}; "
+            "choose another folder"
+        )
+    if not os.access(folder, os.W_OK):
+        fail(f"cannot write into --output_dir {folder}: it is read-only")
+
+
+# Copied from tools/common/folders.py::find_foreign_file
+def find_foreign_file(folder: Path, own_files: str) -> str | None:
+    """Return the path inside the folder of a file that does not match own_files, or None.
+
+    Folders do not count. A symbolic link counts as a file and is not followed.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        name = path.relative_to(folder).as_posix()
+        if not re.fullmatch(rf"({own_files})(\.tmp)?", name):
+            return name
+    return None
+
+
+# Copied from tools/common/text.py::escape_markdown
+def escape_markdown(text: object) -> str:
+    """Return text that Markdown shows as it is, on one line."""
+    line = " ".join(str(text).split())
+    return re.sub(r"([\\`*_\[\]|#$~])", r"\\\1", html.escape(line, quote=False))
 
 
 # Copied from run_baseline.py::NOT_UPLOADED
 NOT_UPLOADED = ["checkpoint-*", "*.tmp", "*.bin", "_*"]
-
-
-# Copied from run_baseline.py::compute_metrics
-def compute_metrics(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Return accuracy and macro-averaged F1, precision and recall; undefined values count as 0."""
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        references, predictions, average="macro", zero_division=0
-    )
-    return {
-        "accuracy": float(accuracy_score(references, predictions)),
-        "f1": float(f1),
-        "precision": float(precision),
-        "recall": float(recall),
-    }
 
 
 # Copied from run_baseline.py::save_figure
@@ -569,352 +1759,321 @@ def push_folder(
     logger.info("pushed to %s", repo_id)
 
 
-class RunMonitor(TrainerCallback):
-    """Orders documents by seed and epoch alone, shows progress, and exits with status 2 at a NaN or infinite loss."""
-
-    progress = start = None  # the Trainer's own progress callback; first step and time
-
-    def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
-        self.start = self.start or (state.global_step, time.time())
-        # Length grouping draws from the global generator, so a run that continues within an epoch would not see the
-        # documents that are left; batch_rebalance ignores the seed. With several processes the sampler lies deeper.
-        batches = getattr(train_dataloader, "batch_sampler", None)
-        batches = getattr(batches, "batch_sampler", batches)
-        sampler = getattr(batches, "sampler", batches)
-        sampler.seed = args.seed if args.data_seed is None else args.data_seed
-        sampler.generator = torch.Generator().manual_seed(
-            sampler.seed + int((state.epoch or 0) + 1e-6)
-        )
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self.start[0] + 10:
-            seconds = (time.time() - self.start[1]) / 10
-            end = time.ctime(time.time() + seconds * (state.max_steps - state.global_step))
-            logger.info(
-                "%d updates of %.3g s: training takes until %s at most",
-                state.max_steps,
-                seconds,
-                end,
-            )
-        if bar := getattr(self.progress, "training_bar", None):
-            shown = {
-                key: value
-                for row in state.log_history
-                for key, value in row.items()
-                if key.endswith("loss")
-            }
-            if stopping := state.stateful_callbacks.get(
-                "EarlyStoppingCallback"
-            ):  # as of the last checkpoint
-                used = stopping["attributes"]["early_stopping_patience_counter"]
-                shown["patience"] = stopping["args"]["early_stopping_patience"] - used
-            bar.set_postfix(shown)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if not math.isfinite(logs.get("loss", 0.0)) or not math.isfinite(
-            logs.get("eval_loss", 0.0)
-        ):
-            self.progress.on_train_end(args, state, control)  # closes the bar
-            fail(f"NaN or infinite loss at step {state.global_step}; lower --learning_rate")
+def identifying_arguments(training: TrainingArguments, *others) -> dict:
+    """Return the arguments that identify a run: all but those that cannot change its result."""
+    sanitized = training.to_sanitized_dict()  # without tokens
+    names = [item.name for item in dataclasses.fields(training) if item.init]
+    values = {name: sanitized[name] for name in names}
+    for other in others:
+        values |= asdict(other)
+    identifying = {}
+    for name, value in values.items():
+        if name not in NOT_IDENTIFYING and name not in REFUSED:
+            identifying[name] = value
+    for name in ("model_name_or_path", "tokenizer_name"):  # no path of this machine
+        if identifying[name] is not None:
+            identifying[name] = public_name(identifying[name])
+    identifying["mixed_precision"] = training.mixed_precision
+    identifying["total_train_batch_size"] = total_batch_size(training)
+    return json.loads(json.dumps(identifying))  # as a file gives them back
 
 
-def adapt_to_machine(namespace: argparse.Namespace, unknown: list[str]) -> None:
-    """Name the successor of a renamed flag, and set what depends on the machine: accumulation, no fp16 on a CPU."""
-    for name in RENAMED.keys() & {word.removeprefix("--").split("=")[0] for word in unknown}:
-        fail(f"--{name} is not an argument of this script: {RENAMED[name]}")
-    processes, devices = int(os.environ.get("WORLD_SIZE", 1)), torch.accelerator.device_count()
-    if (
-        namespace.use_cpu
-        or os.environ.get("ACCELERATE_USE_CPU") == "true"
-        or not torch.accelerator.is_available()
-    ):
-        namespace.use_cpu, namespace.dataloader_pin_memory, devices = True, False, 1
-        if namespace.fp16:
-            fail("--fp16 needs a GPU and this run has none; leave it out or give --bf16")
-        if (
-            os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp16" and not namespace.bf16
-        ):  # the launcher's
-            os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
-            if os.environ.get("RANK", "0") == "0":
-                logger.warning("fp16 needs a GPU and there is none: this run computes in fp32")
-    if (
-        not namespace.do_train
-    ):  # the study's defaults would switch evaluation on for a command that only predicts
-        namespace.eval_strategy, namespace.load_best_model_at_end = "no", False
-    if namespace.gradient_accumulation_steps is None:
-        per_step = max(1, namespace.per_device_train_batch_size) * (
-            devices if processes == 1 else processes
-        )
-        namespace.gradient_accumulation_steps = max(1, round(STUDY_BATCH_SIZE / per_step))
+def total_batch_size(training: TrainingArguments) -> int:
+    """Return the number of documents per optimizer step."""
+    return training.train_batch_size * training.gradient_accumulation_steps * training.world_size
 
 
-def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
-    """Exit with status 2 on arguments that cannot be honored or have no meaning."""
-    arguments = asdict(model) | vars(training)
-    for name in REFUSED:
-        if arguments[name] != getattr(TrainingArguments, name, []):
-            fail(
-                f"--{name} {arguments[name]} is not supported: predictions, metrics or the record would be wrong"
-            )
-    for name, least in (dict.fromkeys(AT_LEAST_1, 1) | dict.fromkeys(AT_LEAST_0, 0)).items():
-        if (value := arguments[name]) is not None and not least <= value < math.inf:
-            fail(f"--{name} must be at least {least}, not {value}")
-    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
-    checkpoint = training.resume_from_checkpoint or "true"
-    if not (training.do_train or training.do_eval or training.do_predict):
-        fail("nothing to do; give --do_train, --do_eval, --do_predict or several of them")
-    trained = training.do_train or Path(training.output_dir, "trainer_state.json").exists()
-    if (training.push_to_hub and not trained) or (
-        training.hub_model_id and not training.push_to_hub
-    ):
-        fail(
-            f"--hub_model_id needs --push_to_hub, that needs --do_train or a trained run in {training.output_dir}"
-        )
-    if not 0 <= training.label_smoothing_factor < 1 or metric not in ("loss", *METRICS):
-        fail(
-            f"--label_smoothing_factor must be in [0, 1), --metric_for_best_model in loss, {', '.join(METRICS)}"
-        )
-    if training.max_steps <= 0 and not 0 < training.num_train_epochs < math.inf:
-        fail(f"--num_train_epochs must be positive, not {training.num_train_epochs}")
-    if training.do_train and training.eval_strategy == "no" and model.early_stopping_patience:
-        fail(
-            "early stopping needs evaluations; give --early_stopping_patience 0 with --eval_strategy no"
-        )
-    if checkpoint.lower() != "true" and not Path(checkpoint, "trainer_state.json").exists():
-        fail(
-            f"--resume_from_checkpoint {checkpoint} is not a checkpoint; without it the last one is used"
-        )
+def weights_fingerprint(source: str) -> str | None:
+    """Return the first digits of the SHA-256 of a local model's weights; None for a Hub model."""
+    if not Path(source).is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(Path(source).glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
-def load_model(arguments: ModelArguments, names: list[str], training: TrainingArguments) -> tuple:
-    """Return the classifier, in fp32 for mixed precision, and its tokenizer; training sets the dataset's classes."""
-    source, revision, step = arguments.model_name_or_path, arguments.model_revision, "model"
-    try:
-        config = transformers.AutoConfig.from_pretrained(source, revision=revision)
-        if config.is_encoder_decoder:
-            raise ValueError("it is an encoder-decoder model; choose an encoder or a decoder")
-        if training.do_train:
-            config.id2label, config.label2id = (
-                dict(enumerate(names)),
-                {name: i for i, name in enumerate(names)},
-            )
-            config.text_prefix, config.max_seq_length = (
-                arguments.text_prefix,
-                arguments.max_seq_length,
-            )
-        elif unknown := set(names) - set(config.id2label.values()):
-            fail(
-                f"the dataset has classes that {source} does not know: {sorted(unknown)}, not {config.id2label}"
-            )
-        else:  # texts as in training
-            arguments.text_prefix = arguments.text_prefix or getattr(config, "text_prefix", "")
-            arguments.max_seq_length = min(
-                arguments.max_seq_length, getattr(config, "max_seq_length", math.inf)
-            )
-        keys = (
-            "attention_probs_dropout_prob",
-            "attention_dropout",
-            "attn_pdrop",
-        )  # in BERT, newer encoders, GPT-2
-        if arguments.attention_dropout is not None:
-            known = {key: arguments.attention_dropout for key in keys if hasattr(config, key)}
-            config.update(
-                known
-                or fail(f"--attention_dropout is not known for models of type {config.model_type}")
-            )
-        attention, dropout = (
-            arguments.attn_implementation,
-            max(getattr(config, key, 0) for key in keys),
-        )
-        if (
-            attention is None
-            and dropout > 0
-            and training.do_train
-            and training.device.type == "cpu"
-        ):
-            attention = "eager"
-            logger.info(
-                "attention: eager, which is faster than sdpa on a CPU with attention dropout %g",
-                dropout,
-            )
-        options = {"config": config, "revision": revision, "attn_implementation": attention}
-        model = transformers.AutoModelForSequenceClassification.from_pretrained(
-            source, dtype=torch.float32, ignore_mismatched_sizes=training.do_train, **options
-        )
-        step, source = "tokenizer", arguments.tokenizer_name or source
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, revision=revision)
-        # Without files transformers makes an empty tokenizer.
-        if tokenizer.vocab_size <= len(tokenizer.all_special_ids) or tokenizer.pad_token is None:
-            raise ValueError("it has no files or no padding token; give --tokenizer_name")
-    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
-        fail(f"cannot load {step} {source}: {one_line(error)}")
-    positions = [
-        module for name, module in model.named_modules() if name.endswith("position_embeddings")
-    ]
-    # RoBERTa counts positions from padding_idx + 1, so its table is longer than the texts that it takes.
-    reserved = max(
-        (module.padding_idx + 1 for module in positions if getattr(module, "padding_idx", None)),
-        default=0,
-    )
-    limit = min(
-        tokenizer.model_max_length, getattr(config, "max_position_embeddings", math.inf) - reserved
-    )
-    if not 2 < arguments.max_seq_length <= limit:
-        fail(
-            f"--max_seq_length {arguments.max_seq_length} is not between 3 and the {limit} positions of the model"
-        )
-    return model, tokenizer
-
-
-def find_checkpoint(folder: Path, patience: int) -> tuple[str | None, bool]:
-    """Return the newest complete checkpoint or None, and whether early stopping had ended the training there."""
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: -int(path.name.split("-")[1])):
-        try:
-            for weights in path.glob("*.safetensors"):
-                safe_open(weights, "pt")  # checks that the file is as long as its header says
-            state = json.loads(
-                (path / "trainer_state.json").read_text(encoding="utf-8")
-            )  # is written last
-            stopping = (
-                state.get("stateful_callbacks", {})
-                .get("EarlyStoppingCallback", {})
-                .get("attributes", {})
-            )
-            return str(path), 0 < patience <= stopping.get("early_stopping_patience_counter", 0)
-        except (OSError, ValueError, SafetensorError):
-            logger.warning("%s is incomplete; the previous checkpoint is used", path)
-    return None, False
-
-
-def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> np.ndarray:
-    """Return logits of shape (documents, classes) in dataset order, and save the metrics."""
-    # Batches hold documents of similar length; the Trainer's own grouping would leave the rows in that order.
-    trainer.args.train_sampling_strategy = "random"
-    order = np.argsort(-np.array(dataset["length"]), kind="stable")
-    output = trainer.predict(dataset.select(order), metric_key_prefix=prefix)
-    logits = output.predictions[np.argsort(order)]
-    if not np.isfinite(logits).all():
-        fail(
-            f"the model gives NaN or infinite logits ({prefix}); train it again with a lower --learning_rate"
-        )
-    output.metrics[f"{prefix}_samples"] = len(dataset)
-    # The Trainer's loss is a mean over batches, which depends on their size and on the number of processes.
-    outputs = transformers.utils.ModelOutput(logits=torch.tensor(output.predictions))
-    output.metrics[f"{prefix}_loss"] = trainer.compute_loss_func(
-        outputs, torch.tensor(output.label_ids)
-    ).item()
-    trainer.log_metrics(prefix, output.metrics)
-    trainer.save_metrics(prefix, output.metrics)
-    return logits
-
-
-def run_record(training: TrainingArguments, *others) -> dict:
-    """Return what identifies this run: arguments, seed and versions. It holds no token."""
-    arguments = training.to_sanitized_dict() | {
-        key: value for other in others for key, value in asdict(other).items()
-    }
-    total = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    arguments["total_train_batch_size"] = total
+def run_record(
+    model: ModelArguments,
+    data: DataArguments,
+    training: TrainingArguments,
+    loaded: LoadedData,
+    config: PretrainedConfig,
+) -> dict:
+    """Return what identifies and describes this run, without tokens and paths of the machine."""
     packages = ("torch", "transformers", "accelerate", "datasets", "scikit-learn")
+    source = data.dataset_name or data.train_file or data.test_file or data.validation_file
+    # A command that only predicts tells the training of the model that it uses.
+    trained = {} if training.do_train else read_record(Path(model.model_name_or_path)) or {}
+    is_on_gpu = training.device.type == "cuda"
     return {
-        "script": "run_classification.py",
-        "model_name_or_path": arguments["model_name_or_path"],
-        "dataset_name": arguments["dataset_name"] or arguments["train_file"],
-        "seed": training.seed,
-        "learning_rate": training.learning_rate,
-        "total_train_batch_size": total,
-        "arguments": {key: arguments[key] for key in IDENTITY},
-        "device": torch.cuda.get_device_name()
-        if training.device.type == "cuda"
-        else training.device.type,
+        "script": SCRIPT,
+        # What was trained, on what
+        "model_name_or_path": public_name(model.model_name_or_path),
+        "model_fingerprint": weights_fingerprint(model.model_name_or_path),
+        "dataset_name": public_name(source),
+        "dataset_commit": loaded.commit,
+        "data_fingerprints": loaded.fingerprints,
+        "labels": [config.id2label[number] for number in sorted(config.id2label)],
+        # How
+        "seed": trained.get("seed", training.seed),
+        "learning_rate": trained.get("learning_rate", training.learning_rate),
+        "total_train_batch_size": trained.get("total_train_batch_size", total_batch_size(training)),
+        "arguments": identifying_arguments(training, model, data),
+        # Where
+        "device": torch.cuda.get_device_name() if is_on_gpu else training.device.type,
         "processes": training.world_size,
-        "versions": {"python": sys.version.split()[0]}
-        | {package: version(package) for package in packages},
+        "versions": {
+            "python": sys.version.split()[0],
+            **{package: version(package) for package in packages},
+        },
     }
 
 
-def check_output_dir(folder: Path, record: dict, training: TrainingArguments) -> bool:
-    """Return whether the run in the folder is finished; refuse a folder that holds another run or something else."""
-    finished = "predict" if training.do_predict else "eval" if training.do_eval else "train"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(
-            folder, os.W_OK
-        ):  # no trial file: other processes are looking into the folder, too
-            raise PermissionError(None, "permission denied")
-    except OSError as error:
-        fail(f"cannot write into --output_dir {folder}: {error.strerror}")
-    if not any(folder.iterdir()) or not training.do_train:
-        return False
-    try:
-        before = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["arguments"]
-    except (OSError, ValueError, KeyError):
-        fail(
-            f"{folder} holds something other than a run of this script; choose another --output_dir"
-        )
-    for key, value in record["arguments"].items():
-        if before.get(key, value) != value:
+def read_record(folder: Path) -> dict | None:
+    """Return the record of the run in a folder, or None if it is no run folder of this script."""
+    if not is_record(folder / RUN_FILE, SCRIPT):
+        return None
+    return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+
+
+def check_same_run(
+    folder: Path, record: dict, before: dict, training: TrainingArguments, is_its_model: bool
+) -> None:
+    """Exit with status 2 if the folder holds another run (before) than this command's (record).
+
+    is_its_model: the folder's own model predicts. Nothing is written.
+    """
+    if not training.do_train and not is_its_model and "train" in before["data_fingerprints"]:
+        fail(f"{folder} holds a trained run of another model; choose another --output_dir")
+    compared = dict(record["arguments"])
+    if not training.do_train:
+        names = [*TEXT_SETTINGS, "label_column_name"]
+        if not is_its_model:
+            names += ["model_name_or_path", "tokenizer_name", "model_revision"]
+        compared = {name: compared[name] for name in names}
+    for name, value in compared.items():
+        if before["arguments"].get(name, value) != value:
             fail(
-                f"{folder} holds a run with {key} {before[key]}, not {value}; choose another --output_dir"
+                f"{folder} holds a run with {name} {before['arguments'][name]}, not {value}; "
+                "choose another --output_dir"
             )
-    return (folder / f"{finished}_results.json").exists()
+    has_other_weights = record["model_fingerprint"] != before.get("model_fingerprint")
+    if has_other_weights and (training.do_train or not is_its_model):
+        fail(
+            f"{folder} holds a run with another model {before['model_name_or_path']} "
+            "(its weights differ); choose another --output_dir"
+        )
+    for split, digest in record["data_fingerprints"].items():
+        has_result = split != "test" or (folder / "predict_results.json").exists()
+        if has_result and before["data_fingerprints"].get(split, digest) != digest:
+            fail(
+                f"{folder} holds a run with another {split} split (its rows differ); "
+                "choose another --output_dir"
+            )
+
+
+def is_finished(folder: Path, training: TrainingArguments) -> bool:
+    """Return whether the results of all steps that are asked for are there."""
+    steps = {"train": True, "eval": training.do_eval, "predict": training.do_predict}
+    for name, is_wanted in steps.items():
+        if is_wanted and not (folder / f"{name}_results.json").exists():
+            return False
+    return True
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write an object as a readable JSON file."""
+    write(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextlib.contextmanager
+def resources_explained(folder: Path) -> Iterator[None]:
+    """End with one line where memory or disk do not suffice; let every other error through."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        logger.warning(
+            "interrupted; the same command continues from the last checkpoint in %s", folder
+        )
+        raise SystemExit(130) from None
+    except (OSError, SafetensorError, MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            fail(
+                "out of memory: lower --per_device_train_batch_size (accumulation follows) "
+                "or --max_seq_length"
+            )
+        if is_unwritable(error):
+            fail(
+                f"cannot write into {folder}: {one_line(error)}; "
+                "free some space, then the same command continues"
+            )
+        raise
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory did not suffice; torch has no kind of its own for that on a CPU."""
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or "allocate memory" in str(error)
+
+
+def is_unwritable(error: Exception) -> bool:
+    """Return whether a file could not be written: full, too large, read-only or not allowed."""
+    if isinstance(error, OSError):
+        codes = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+        return error.errno in codes
+    # torch's writer of archives, and safetensors, which passes on the system's message
+    return "inline_container" in str(error) or "os error" in str(error)
+
+
+def check_packages_and_hub(
+    training: TrainingArguments, model: PreTrainedModel, repo_id: str
+) -> None:
+    """Exit with status 2 if a package for a flag is missing or the Hub refuses the repository."""
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(training, model)
+    except (ImportError, ValueError, RuntimeError) as error:
+        fail(f"cannot use --optim {training.optim}: {one_line(error)}")
+    try:
+        kinds = transformers.integrations.get_reporting_integration_callbacks(training.report_to)
+        for kind in kinds:
+            kind()
+    except (ImportError, ValueError, RuntimeError) as error:
+        fail(f"cannot use --report_to {' '.join(training.report_to)}: {one_line(error)}")
+    if training.push_to_hub and training.process_index == 0:
+        try:
+            HfApi().create_repo(repo_id, private=training.hub_private_repo, exist_ok=True)
+        except Exception as error:  # the client's kinds, those of its HTTP library, and OSError
+            fail(f"cannot push to {repo_id} (see hf auth login): {one_line(error)}")
+
+
+def warn_of_missing_processes() -> None:
+    """Warn if accelerate launch was asked for several processes and started one.
+
+    Its launcher for one process sets MASTER_ADDR only if --num_processes was larger than 1.
+    """
+    environment = os.environ
+    is_launched = "ACCELERATE_MIXED_PRECISION" in environment
+    if is_launched and "MASTER_ADDR" in environment and "WORLD_SIZE" not in environment:
+        logger.warning(
+            "accelerate launch started one process, not several: give it "
+            "--config_file configs/accelerate_multi_gpu.yaml (GPUs) or configs/accelerate_cpu.yaml"
+        )
+
+
+def describe_precision(mixed_precision: str, training: TrainingArguments) -> str:
+    """Return the arithmetic as it really ran, whatever switched it on."""
+    precision = "fp32" if mixed_precision == "no" else mixed_precision
+    if training.bf16_full_eval:
+        precision += ", evaluation in bf16"
+    if training.fp16_full_eval:
+        precision += ", evaluation in fp16"
+    return precision
+
+
+def escape(text: str) -> str:
+    """Return a name that Markdown and HTML show as it is."""
+    return re.sub(r"([\\`*_\[\]{}|~$#])", r"\\\1", html.escape(" ".join(text.split())))
+
+
+def plot_training(state: dict, best_step: int | None) -> plt.Figure:
+    """Plot the training and validation loss over the epochs."""
+    log = pd.DataFrame(state["log_history"])
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for key, label, style in (("loss", "training", "-"), ("eval_loss", "validation", "o-")):
+        if key in log:
+            rows = log.dropna(subset=key)
+            rows.plot("epoch", key, ax=axes, style=style, label=label, ylabel="loss")
+    if best_step is not None and (log["step"] == best_step).any():
+        epoch = log.loc[log["step"] == best_step, "epoch"].iloc[0]
+        axes.axvline(epoch, color="0.7", linestyle="--", label="best")
+    axes.legend()
+    return figure
 
 
 def describe_run(folder: Path, model_id: str | None) -> None:
     """Draw the pictures and write the model card from the files of a trained run."""
-    files = (RUN_FILE, "all_results.json", "trainer_state.json", "config.json")
-    record, results, state, config = (
-        json.loads((folder / name).read_text(encoding="utf-8")) for name in files
+    record, results, state = (
+        json.loads((folder / name).read_text(encoding="utf-8"))
+        for name in (RUN_FILE, "all_results.json", "trainer_state.json")
     )
-    arguments, names, best = (
-        record["arguments"],
-        list(config["id2label"].values()),
-        state["best_global_step"],
-    )
-    log, pictures = pd.DataFrame(state["log_history"]), "![training curve](training_curve.png)"
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for key, label, style in [("loss", "training", "-"), ("eval_loss", "validation", "o-")]:
-        if key in log:
-            log.dropna(subset=key).plot(
-                "epoch", key, ax=axes, style=style, label=label, ylabel="loss"
-            )
-    for epoch in log[log["step"] == best]["epoch"][:1]:
-        axes.axvline(epoch, color="0.7", linestyle="--", label="best")
-    axes.legend()
-    save_figure(figure, folder / "training_curve.png")
+    arguments = record["arguments"]
+    # Without load_best_model_at_end, the last model is kept whatever the evaluations said.
+    is_best_kept = arguments["load_best_model_at_end"] and state["best_model_checkpoint"]
+    best_step = state["best_global_step"] if is_best_kept else None
+    kept = f"best validation {arguments['metric_for_best_model']}" if is_best_kept else "last step"
+    save_figure(plot_training(state, best_step), folder / "training_curve.png")
+    pictures = "![training curve](training_curve.png)"
     if (folder / "predictions.csv").exists():
-        table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
-        save_figure(plot_confusion_matrix(table, names), folder / "confusion_matrix.png")
-        pictures = "![confusion matrix](confusion_matrix.png) " + pictures
-    base, dataset = public_name(record["model_name_or_path"]), public_name(record["dataset_name"])
-    prefix, limit = arguments["text_prefix"], arguments["max_seq_length"]
+        draw_predictions(folder, record["labels"])
+        pictures = f"![confusion matrix](confusion_matrix.png) {pictures}"
+
+    base = public_name(record["model_name_or_path"])
+    dataset = public_name(record["dataset_name"])
+    prefix = arguments["text_prefix"]
     note = f"\nIn training every text was preceded by `{prefix}`: do the same." if prefix else ""
-    metric = f"best validation {arguments['metric_for_best_model']}" if best else "last step"
-    batch, versions = (
-        record["total_train_batch_size"],
-        ", ".join(f"{k} {v}" for k, v in record["versions"].items()),
-    )
-    text = f"""`{base}`, fine-tuned to classify texts of `{dataset}` as {", ".join(names)}.{note}
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    text = f"""`{base}`, fine-tuned to classify texts of `{dataset}` as \
+{", ".join(escape(name) for name in record["labels"])}.{note}
 
 ```python
 from transformers import pipeline
-classifier = pipeline("text-classification", "{model_id or "."}")
-text = "{prefix}We classify compact manifolds whose Ricci form is positive."
-print(classifier(text, truncation=True, max_length={limit}))
+classifier = pipeline("text-classification", {json.dumps(model_id or ".")})
+text = {json.dumps(prefix + "Put a text here.", ensure_ascii=False)}
+print(classifier(text, truncation=True, max_length={arguments["max_seq_length"]}))
 ```
 
-Checkpoint: {metric}. Learning rate {record["learning_rate"]:g}, effective batch size {batch}, at most {limit} tokens,
-{record["precision"]}, seed {record["seed"]}, {record["processes"]} x {record["device"]}. Versions: {versions}.
+Checkpoint: {kept}. Learning rate {record["learning_rate"]:g}, \
+effective batch size {record["total_train_batch_size"]}, \
+at most {arguments["max_seq_length"]} tokens,
+{record["precision"]}, seed {record["seed"]}, {record["processes"]} x {record["device"]}. \
+Versions: {versions}.
 
 {pictures}"""
-    write_card(
-        folder,
-        "transformers",
-        (model_id or f"{base} on {dataset}").split("/")[-1],
-        record,
-        results,
-        text,
+    title = (model_id or f"{base} on {dataset}").split("/")[-1]
+    write_card(folder, "transformers", title, record, results, text)
+
+
+def describe_predictions(folder: Path) -> None:
+    """Draw the confusion matrix and write a card of predictions by a model of another folder."""
+    record, results = (
+        json.loads((folder / name).read_text(encoding="utf-8"))
+        for name in (RUN_FILE, "all_results.json")
     )
+    base = public_name(record["model_name_or_path"])
+    dataset = public_name(record["dataset_name"])
+    pictures = ""
+    if (folder / "predictions.csv").exists():
+        draw_predictions(folder, record["labels"])
+        pictures = "\n\n![confusion matrix](confusion_matrix.png)"
+    classes = ", ".join(escape(name) for name in record["labels"])
+    text = f"""Results of `{base}` on texts of `{dataset}`; the model itself is not in this folder.
+Classes: {classes}. At most {record["arguments"]["max_seq_length"]} tokens, \
+{record["precision"]}.{pictures}"""
+    write_card(folder, "transformers", f"{base} on {dataset}", record, results, text)
+
+
+def draw_predictions(folder: Path, names: list[str]) -> None:
+    """Draw the confusion matrix of predictions.csv."""
+    table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
+    save_figure(plot_confusion_matrix(table, names), folder / "confusion_matrix.png")
+
+
+def next_command(
+    folder: Path, model: ModelArguments, data: DataArguments, training: TrainingArguments
+) -> str:
+    """Return the command that usually comes next, as it runs."""
+    source = str(folder) if training.do_train else model.model_name_or_path
+    words = ["python", "run_attribution.py", "--model_name_or_path", source]
+    if data.dataset_name and not data.dataset_config_name and training.do_predict:
+        words += ["--dataset_name", data.dataset_name]
+        if data.dataset_revision:
+            words += ["--dataset_revision", data.dataset_revision]
+    else:  # it reads no files, and whether a test split exists is not known
+        words += ["--text", "Put a text here."]
+    words += ["--output_dir", f"{folder}-attribution"]
+    return shlex.join(words)
 
 
 def main() -> None:
@@ -922,201 +2081,207 @@ def main() -> None:
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stdout
     )
-    logging.getLogger("httpx2").setLevel(
-        logging.WARNING
-    )  # otherwise a line for every request to the Hub
-    kinds = (ModelArguments, DataArguments, TrainingArguments)
+    # Otherwise there is a line for every request to the Hub.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    # None: the text columns are the run's, see use_text_settings_of_run.
+    text_defaults = {"text_column_names": None, "text_column_delimiter": None}
     arguments, data, training = parse_arguments(
-        __doc__, *kinds, adapt=adapt_to_machine, **STUDY_DEFAULTS
+        __doc__,
+        ModelArguments,
+        DataArguments,
+        RunTrainingArguments,
+        adapt=adapt_to_machine,
+        **STUDY_DEFAULTS,
+        **text_defaults,
     )
     logger.setLevel(logging.INFO if training.should_log else logging.ERROR)
     check_arguments(arguments, training)
-    folder, push, record = (
-        Path(training.output_dir),
-        training.push_to_hub,
-        run_record(training, arguments, data),
-    )
+    warn_of_missing_processes()
+    folder = Path(training.output_dir)
     repo_id = training.hub_model_id or folder.absolute().name
-    if (
-        training.hub_token
-    ):  # otherwise the Trainer would pickle it into the run folder and upload it
-        os.environ["HF_TOKEN"], training.hub_token = training.hub_token, None
-    if check_output_dir(folder, record, training):
-        logger.info("%s is finished; delete the folder to run it again", folder)
-        if push and training.process_index == 0:
-            describe_run(folder, repo_id)
-            push_folder(folder, repo_id, training.hub_private_repo, training.hub_revision)
-        return
-    if record["total_train_batch_size"] != STUDY_BATCH_SIZE and training.do_train:
-        logger.warning(
-            "effective batch size %d (the study: %d)",
-            record["total_train_batch_size"],
-            STUDY_BATCH_SIZE,
-        )
-    transformers.set_seed(
-        training.seed
-    )  # before the model is made: its head is initialized at random
+    is_pushed = training.push_to_hub  # the Trainer's own flag is switched off after training
+    if training.hub_token:
+        # Otherwise the Trainer would pickle it into the run folder and upload it.
+        os.environ["HF_TOKEN"] = training.hub_token
+        training.hub_token = None
+    open_output_dir(folder, SCRIPT, [RUN_FILE])
+    # Before the model is made: its head is initialized at random.
+    transformers.set_seed(training.seed)
 
-    # 2. Texts and labels, model, tokens
-    wanted = (training.do_train, training.do_train or training.do_eval, training.do_predict)
-    needed = [split for split, given in zip(SPLITS, wanted, strict=True) if given]
-    splits, record["dataset_commit"] = load_splits(data, needed, training.seed)
-    names = splits[needed[0]].features["label"].names
-    model, tokenizer = load_model(arguments, names, training)
-    id2label, label2id = model.config.id2label, model.config.label2id
+    # 2. Texts and classes
+    config = load_config(arguments)
+    use_text_settings_of_run(arguments, data, config, training.do_train)
+    needed = []
+    if training.do_train:
+        needed.append("train")
+    if training.do_train or training.do_eval:
+        needed.append("validation")
+    if training.do_predict:
+        needed.append("test")
+    loaded = load_splits(data, needed, training.seed)
+    if not training.do_train:
+        check_kind_of_classifier(config, arguments.model_name_or_path)
+    set_classes(
+        config, arguments.model_name_or_path, loaded.labels, data.label_names, training.do_train
+    )
+    if training.do_train:
+        forget_other_task(config)
+        for name in TEXT_SETTINGS:
+            holder = data if hasattr(data, name) else arguments
+            setattr(config, name, getattr(holder, name))
+    if training.gradient_accumulation_steps is None:
+        n_documents = len(loaded.splits["train"]) if training.do_train else 1
+        training.gradient_accumulation_steps = choose_accumulation_steps(training, n_documents)
 
-    def preprocess(batch: dict) -> dict:
-        texts = [arguments.text_prefix + text for text in batch["text"]]
-        encoded = dict(tokenizer(texts, truncation=True, max_length=arguments.max_seq_length))
-        encoded["labels"] = [label2id[names[label]] for label in batch["label"]]
-        encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
-        return encoded
+    # 3. The run that the folder holds already
+    record = run_record(arguments, data, training, loaded, config)
+    before = read_record(folder)
+    source = Path(arguments.model_name_or_path)
+    is_its_model = source.is_dir() and source.resolve() == folder.resolve()
+    if before is not None:
+        if "data_fingerprints" not in before:
+            fail(
+                f"{folder} holds a run of an earlier version, whose data cannot be compared; "
+                "choose another --output_dir"
+            )
+        check_same_run(folder, record, before, training, is_its_model)
+        if training.do_train and is_finished(folder, training):
+            logger.info("%s is finished; delete the folder to run it again", folder)
+            if training.push_to_hub and training.process_index == 0:
+                describe_run(folder, repo_id)
+                push_folder(folder, repo_id, training.hub_private_repo, training.hub_revision)
+            return
 
-    options = {
-        "remove_columns": ["id", "text", "label"],
-        "num_proc": arguments.preprocessing_num_workers,
-    }
-    encoded = splits.map(preprocess, batched=True, desc="Tokenizing", **options)
+    # 4. Model and tokens
+    model = load_model(arguments, config, training.do_train, training.device)
+    tokenizer = load_tokenizer(arguments, model)
+    check_max_seq_length(arguments.max_seq_length, model, tokenizer)
+    encoded = loaded.splits.map(
+        preprocess,
+        batched=True,
+        desc="Tokenizing",
+        remove_columns=["id", "text", "label"],
+        num_proc=arguments.preprocessing_num_workers,
+        fn_kwargs={
+            "tokenizer": tokenizer,
+            "text_prefix": arguments.text_prefix,
+            "max_seq_length": arguments.max_seq_length,
+            "labels": [config.label2id[name] for name in loaded.labels],
+        },
+    )
     for split, part in encoded.items():
-        long = np.mean(np.array(part["length"]) >= arguments.max_seq_length)
+        is_long = np.array(part["length"]) >= arguments.max_seq_length
         logger.info(
-            "%s: %s documents, %.0f %% have the maximum length", split, f"{len(part):,}", 100 * long
+            "%s: %s documents, %.0f %% have the maximum length",
+            split,
+            f"{len(part):,}",
+            100 * is_long.mean(),
         )
 
-    # 3. Loss
-    balanced = arguments.class_weights == "balanced" and training.do_train
-    counts = (
-        np.bincount(encoded["train"]["labels"][:], minlength=len(names))
-        if balanced
-        else np.ones(len(id2label))
-    )
-    weight = torch.tensor(
-        counts.sum() / (counts > 0).sum() / np.maximum(counts, 1), dtype=torch.float32
-    )
-
-    def compute_loss(outputs, labels, num_items_in_batch=None):
-        """Return the mean cross-entropy over the documents of an optimizer step."""
-        # transformers 5.23 would count a BERT classifier's own loss, a mean over a batch, once per accumulated batch.
-        options = {"reduction": "sum", "label_smoothing": training.label_smoothing_factor}
-        loss = torch.nn.functional.cross_entropy(
-            outputs.logits, labels, weight.to(outputs.logits), **options
-        )
-        return loss / (num_items_in_batch if num_items_in_batch is not None else len(labels))
-
-    # 4. Trainer
-    callbacks = [monitor := RunMonitor()]
-    if arguments.early_stopping_patience and training.do_train:
+    # 5. Trainer
+    weight = torch.ones(config.num_labels)
+    if training.do_train and arguments.class_weights == "balanced":
+        weight = balanced_weights(encoded["train"]["labels"][:], config.num_labels)
+    monitor = RunMonitor()
+    callbacks = [monitor]
+    if training.do_train and arguments.early_stopping_patience:
         callbacks.append(transformers.EarlyStoppingCallback(arguments.early_stopping_patience))
-    multiple = arguments.pad_to_multiple_of or (None if training.mixed_precision == "no" else 8)
-    try:
-        Trainer.get_optimizer_cls_and_kwargs(training, model)  # its package may be missing
-        trainer = Trainer(
-            model=model,
-            args=training,
-            train_dataset=encoded.get("train"),
-            eval_dataset=encoded.get("validation"),
-            processing_class=tokenizer,
-            data_collator=transformers.DataCollatorWithPadding(
-                tokenizer, pad_to_multiple_of=multiple
-            ),
-            compute_metrics=lambda output: compute_metrics(
-                output.label_ids, output.predictions.argmax(axis=1)
-            ),
-            compute_loss_func=compute_loss,
-            callbacks=callbacks,
-        )
-    except (
-        Exception
-    ) as error:  # no package for --report_to, --optim or --deepspeed, no access to the Hub
-        fail(
-            f"cannot start{f' or push to {repo_id} (see hf auth login)' if push else ''}: {one_line(error)}"
-        )
-    monitor.progress = trainer.callback_handler.callbacks[
-        -1
-    ]  # the Trainer's progress bar, or its printer
-    half = ["bf16"] * training.bf16_full_eval + ["fp16"] * training.fp16_full_eval
-    record["precision"] = ", evaluation in ".join(
-        [trainer.accelerator.mixed_precision.replace("no", "fp32"), *half]
+    multiple = arguments.pad_to_multiple_of
+    if multiple is None and training.mixed_precision != "no":
+        multiple = 8  # the sizes that the units for half precision work with
+    check_packages_and_hub(training, model, repo_id)
+    trainer = Trainer(
+        model=model,
+        args=training,
+        train_dataset=encoded.get("train"),
+        eval_dataset=encoded.get("validation"),
+        processing_class=tokenizer,
+        data_collator=transformers.DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple),
+        compute_metrics=evaluate_logits,
+        compute_loss_func=functools.partial(
+            compute_loss, weight=weight, label_smoothing=training.label_smoothing_factor
+        ),
+        callbacks=callbacks,
     )
+    # The Trainer's progress bar, or its printer
+    monitor.progress = trainer.callback_handler.callbacks[-1]
+    record["precision"] = describe_precision(trainer.accelerator.mixed_precision, training)
     config_file = cached_file(
         arguments.model_name_or_path, "config.json", revision=arguments.model_revision
     )
     record["model_commit"] = extract_commit_hash(config_file, None)  # None for a local folder
+    record["pad_token"] = tokenizer.pad_token
+    if before is not None:
+        # A run that is continued, or whose own model predicts, keeps what it knows.
+        fingerprints = before["data_fingerprints"] | record["data_fingerprints"]
+        record = (before if is_its_model else record) | {"data_fingerprints": fingerprints}
+    is_main = trainer.is_world_process_zero()
+    collapsed = None
 
-    try:
-        if trainer.is_world_process_zero() and (
-            training.do_train or not (folder / RUN_FILE).exists()
-        ):
-            write(folder / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    with resources_explained(folder):
+        if is_main:
+            write_json(folder / RUN_FILE, record)
 
-        # 5. Training
+        # 6. Training
         if training.do_train:
-            checkpoint, stopped = find_checkpoint(folder, arguments.early_stopping_patience)
-            if (training.resume_from_checkpoint or "true").lower() != "true":
-                checkpoint, stopped = training.resume_from_checkpoint, False
-            if stopped:
-                trainer.args.num_train_epochs = 0  # only the best model is still to be loaded
-            result = trainer.train(resume_from_checkpoint=checkpoint)
-            trainer.args.push_to_hub = False  # stage 8 pushes the complete folder with its card
+            announce_training(training, len(encoded["train"]), record["total_train_batch_size"])
+            patience = arguments.early_stopping_patience
+            if (training.resume_from_checkpoint or "true").lower() == "true":
+                checkpoint = find_checkpoint(folder, patience, model)
+                if checkpoint is not None and checkpoint.is_stopped:
+                    trainer.args.num_train_epochs = 0  # only the best model is still to be loaded
+            else:
+                checkpoint = read_checkpoint(Path(training.resume_from_checkpoint), patience, model)
+            result = trainer.train(resume_from_checkpoint=checkpoint and checkpoint.path)
+            metrics = result.metrics | {"train_samples": len(encoded["train"])}
+            metrics["train_loss"] = mean_loss(trainer.state.log_history)
+            if checkpoint is not None:
+                # train_runtime and the rates are those since this step.
+                metrics["train_resumed_from_step"] = checkpoint.step
+                if not checkpoint.has_all_losses:
+                    del metrics["train_loss"]
+            trainer.args.push_to_hub = False  # stage 9 pushes the complete folder with its card
             trainer.save_model()
-            trainer.save_metrics("train", result.metrics | {"train_samples": len(encoded["train"])})
+            trainer.save_metrics("train", metrics)
+            if trainer.state.best_model_checkpoint:
+                # The file is published: no path of this machine
+                trainer.state.best_model_checkpoint = Path(trainer.state.best_model_checkpoint).name
             trainer.save_state()
 
-        # 6. Validation split
+        # 7. Validation split
         if training.do_eval:
-            predict_in_order(trainer, encoded["validation"], "eval")
+            logits = predict_in_order(trainer, encoded["validation"], "eval")
+            labels = np.array(encoded["validation"]["labels"])
+            collapsed = find_collapse(labels, logits, record["labels"])
 
-        # 7. Test split, once
+        # 8. Test split, once
         if training.do_predict:
             logits = predict_in_order(trainer, encoded["test"], "predict")
-            probabilities = torch.tensor(logits, dtype=torch.float64).softmax(dim=1).numpy()
-            table = (
-                splits["test"]
-                .to_pandas()[["id", "label"]]
-                .replace({"label": dict(enumerate(names))})
-            )
-            classes = [id2label[label] for label in range(len(id2label))]
-            table["prediction"] = [classes[label] for label in probabilities.argmax(axis=1)]
-            table = pd.concat(
-                [table, pd.DataFrame(probabilities, columns=classes)], axis=1
-            )  # one may be called label
-            if trainer.is_world_process_zero():
+            table = predictions_table(loaded.splits["test"], logits, record["labels"])
+            if is_main:
                 write(folder / "predictions.csv", table.to_csv(index=False, float_format="%.6f"))
-
-        # 8. Pictures, model card, Hub
-        if not trainer.is_world_process_zero():
-            return
-        (folder / "training_args.bin").unlink(
-            missing_ok=True
-        )  # a pickle of what run_arguments.json says
-        if (folder / "trainer_state.json").exists():
-            describe_run(folder, repo_id if push else None)
-    except KeyboardInterrupt:
-        logger.warning(
-            "interrupted; the same command continues from the last checkpoint in %s", folder
-        )
-        raise SystemExit(130) from None
-    except (OSError, SafetensorError, MemoryError, RuntimeError) as error:
-        # torch has no kinds of its own for a CPU without memory and for a checkpoint that cannot be written
-        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(
-            error
-        ):
-            fail(
-                "out of memory: lower --per_device_train_batch_size (accumulation follows) or --max_seq_length"
+            labels = np.array(encoded["test"]["labels"])
+            collapsed = collapsed or find_collapse(labels, logits, record["labels"])
+        if collapsed is not None:
+            logger.warning(
+                "the model %s; try more --num_train_epochs, a smaller effective batch size "
+                "(--gradient_accumulation_steps), a higher --learning_rate or "
+                "--class_weights balanced",
+                collapsed,
             )
-        if "size mismatch" in str(error):
-            fail(f"the checkpoint in {folder} is one of another model; delete the folder")
-        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-            raise
-        fail(
-            f"cannot write into {folder}: {one_line(error)}; free some space, then the same command continues"
-        )
-    if push:
+
+        # 9. Pictures, model card, Hub
+        if not is_main:
+            return
+        # A pickle of what run_arguments.json says
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        if (folder / "trainer_state.json").exists():
+            describe_run(folder, repo_id if is_pushed else None)
+        else:
+            describe_predictions(folder)
+    if is_pushed:
         push_folder(folder, repo_id, training.hub_private_repo, training.hub_revision)
-    logger.info(
-        "next: python run_attribution.py --model_name_or_path %s --output_dir attributions ...",
-        folder,
-    )
+    logger.info("next: %s", next_command(folder, arguments, data, training))
 
 
 if __name__ == "__main__":

@@ -1,28 +1,34 @@
 #!/usr/bin/env python
-"""Measure how fast an encoder is fine-tuned: the Hugging Face example's settings against run_classification.py's.
+"""Measure how fast an encoder is fine-tuned: settings of the Hugging Face example and our own.
 
     # two CPU cores, a small encoder (about eight minutes)
     python benchmarks/bench_training.py --dataset_name data/arxiv --model_name_or_path MODEL
     # one GPU, BERT-large with random weights
-    python benchmarks/bench_training.py --dataset_name data/arxiv --config bert-large --tokenizer_name MODEL \\
-        --steps 30 --output_file benchmarks/results/training_gpu.json
+    python benchmarks/bench_training.py --dataset_name data/arxiv --config bert-large \\
+        --tokenizer_name MODEL --steps 30 --output_file benchmarks/results/training_gpu.json
     # some settings only; their rows replace the ones in the file, the others stay
-    python benchmarks/bench_training.py --dataset_name data/arxiv --model_name_or_path MODEL --settings example
-    # does memory grow while lengths vary? resident memory and page faults during 200 steps, for ways to allocate
-    python benchmarks/bench_training.py --dataset_name data/arxiv --model_name_or_path MODEL --memory_steps 200 \\
-        --settings ours_fp32 huge_pages --output_file benchmarks/results/training_memory.json
-    # prediction instead of training: 1,000 documents as the example predicts them and as run_classification.py does
-    python benchmarks/bench_training.py --dataset_name data/arxiv --model_name_or_path MODEL --evaluate 1000 \\
-        --output_file benchmarks/results/evaluation.json
+    python benchmarks/bench_training.py --dataset_name data/arxiv --model_name_or_path MODEL \\
+        --settings example
+    # does memory grow while lengths vary? resident memory and page faults during 200 steps, for
+    # ways to allocate
+    python benchmarks/bench_training.py --dataset_name data/arxiv --model_name_or_path MODEL \\
+        --memory_steps 200 --settings ours_fp32 huge_pages \\
+        --output_file benchmarks/results/training_memory.json
+    # prediction instead of training: 1,000 documents as the example predicts them and as
+    # run_classification.py does
+    python benchmarks/bench_training.py --dataset_name data/arxiv --model_name_or_path MODEL \\
+        --evaluate 1000 --output_file benchmarks/results/evaluation.json
 
-Every setting trains with the Trainer in a process of its own, so that its peak memory is its own; every step updates
-the weights. The batches are those that the sampler of the setting forms of the whole training split: sorted by length
-and cut into as many parts as there are steps, and the middle batch of each part is taken. A few steps then stand for
-an epoch, padding included. With --memory_steps the batches come in the sampler's own order, as in a training.
+Every setting trains with the Trainer in a process of its own, so that its peak memory is its own;
+every step updates the weights. The batches are those that the sampler of the setting forms of the
+whole training split: sorted by length and cut into as many parts as there are steps, and the middle
+batch of each part is taken. A few steps then stand for an epoch, padding included. With
+--memory_steps the batches come in the sampler's own order, as in a training.
 
-Writes benchmarks/results/training.json: per setting documents/s, tokens/s (real ones, no padding), the share of
-padding, peak memory and model FLOPs utilisation (the share of the device's matrix-product peak that real tokens get);
-seconds of the processor in the program and in the kernel, page faults, and with --memory_steps how they grew.
+Writes benchmarks/results/training.json: per setting documents/s, tokens/s (real ones, no padding),
+the share of padding, peak memory and model FLOPs utilisation (the share of the device's
+matrix-product peak that real tokens get); seconds of the processor in the program and in the
+kernel, page faults, and with --memory_steps how they grew.
 """
 
 import argparse
@@ -64,8 +70,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 logger = logging.getLogger(__name__)
 
 STUDY_BATCH_SIZE = 512
-# What a setting changes against ours_fp32: sdpa, grouped by length, dynamic padding, fused AdamW. On a CPU,
-# run_classification.py trains a model with attention dropout as eager_attention does.
+# What a setting changes against ours_fp32: sdpa, grouped by length, dynamic padding, fused AdamW.
+# On a CPU, run_classification.py trains a model with attention dropout as eager_attention does.
 CHANGES = {
     "example": {"padding": "static", "grouped": False},
     "ours_fp32": {},
@@ -178,7 +184,7 @@ class BenchArguments:
 
 
 class Stopwatch(TrainerCallback):
-    """Takes time and memory at the end of the warm-up steps, of the last step and of every ``every``th in between."""
+    """Takes time and memory after the warm-up, after the last step and every ``every`` steps."""
 
     def __init__(self, warmup: int, every: int | None) -> None:
         self.warmup, self.every, self.looks = warmup, every, []
@@ -260,8 +266,9 @@ def load_config(arguments: BenchArguments, **changes) -> PretrainedConfig:
 def count_flops(config: PretrainedConfig, lengths: np.ndarray) -> float:
     """Floating-point operations of one training step for texts of these lengths, without padding.
 
-    Matrix products only, counted by torch on a model without storage. A text costs a quadratic function of its length
-    (linear layers and attention), so three lengths give it; the backward pass costs twice the forward one.
+    Matrix products only, counted by torch on a model without storage. A text costs a quadratic
+    function of its length (linear layers and attention), so three lengths give it; the backward
+    pass costs twice the forward one.
     """
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(
@@ -276,7 +283,7 @@ def count_flops(config: PretrainedConfig, lengths: np.ndarray) -> float:
 
 
 def measure_peak(precision: str) -> float:
-    """The most floating-point operations a second that matrix products reach on this device: best of three sizes."""
+    """Return the most FLOP/s that matrix products reach on this device: best of three sizes."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     best = 0.0
@@ -292,7 +299,7 @@ def measure_peak(precision: str) -> float:
 
 
 def order_batches(lengths: list[int], batch_size: int, grouped: bool) -> list[list[int]]:
-    """Row numbers of the batches of an epoch, in the order that the Trainer's sampler gives them."""
+    """Return the rows of the batches of an epoch, in the order of the Trainer's sampler."""
     generator = torch.Generator().manual_seed(0)
     if grouped:
         order = list(LengthGroupedSampler(STUDY_BATCH_SIZE, lengths=lengths, generator=generator))
@@ -304,7 +311,8 @@ def order_batches(lengths: list[int], batch_size: int, grouped: bool) -> list[li
 def pick_batches(lengths: list[int], batch_size: int, steps: int, grouped: bool) -> list[list[int]]:
     """Row numbers of ``steps`` batches that stand for an epoch, from the longest to the shortest.
 
-    The batches of an epoch are sorted by their longest text; the middle one of each of ``steps`` equal parts is taken.
+    The batches of an epoch are sorted by their longest text; the middle one of each of ``steps``
+    equal parts is taken.
     """
     batches = order_batches(lengths, batch_size, grouped)
     batches.sort(key=lambda batch: -max(lengths[row] for row in batch))
@@ -312,7 +320,7 @@ def pick_batches(lengths: list[int], batch_size: int, steps: int, grouped: bool)
 
 
 def pad(encoded: Dataset, tokenizer, setting: dict, max_seq_length: int) -> tuple:
-    """Return the texts and the collator: padded to the maximum beforehand, or to the longest text of a batch."""
+    """Return the texts and the collator: padded to the maximum, or to the longest of a batch."""
     if setting["padding"] != "static":
         return encoded, DataCollatorWithPadding(tokenizer, pad_to_multiple_of=setting["multiple"])
     options = {"padding": "max_length", "max_length": max_seq_length}
@@ -357,7 +365,7 @@ def peak_memory(use: dict[str, float]) -> float:
 
 
 def measure_prediction(arguments: BenchArguments, name: str) -> dict:
-    """Predict ``arguments.evaluate`` documents with one setting, after its first batch to warm up."""
+    """Predict ``arguments.evaluate`` documents with one setting, after a batch to warm up."""
     setting = DEFAULTS | EVALUATION[name]
     encoded, batch_size = load_from_disk(arguments.encoded_dir), setting["batch_size"]
     tokenizer = AutoTokenizer.from_pretrained(
@@ -406,7 +414,7 @@ def measure_prediction(arguments: BenchArguments, name: str) -> dict:
 
 
 def measure(arguments: BenchArguments, name: str) -> dict:
-    """Train some steps with one setting; documents/s, real tokens/s, peak memory in GiB and what they are made of."""
+    """Train some steps with one setting; return its row: speed, memory and their parts."""
     setting = DEFAULTS | CHANGES[name]
     encoded = load_from_disk(arguments.encoded_dir)
     tokenizer = AutoTokenizer.from_pretrained(
@@ -418,7 +426,8 @@ def measure(arguments: BenchArguments, name: str) -> dict:
         measured = [epoch[step % len(epoch)] for step in range(arguments.memory_steps)]
     else:
         measured = pick_batches(lengths, batch_size, arguments.steps, setting["grouped"])
-    # Compiling and the kernels of a new shape are not counted: the warm-up sees long, middling and short batches.
+    # Compiling and the kernels of a new shape are not counted: the warm-up sees long, middling and
+    # short batches.
     warmup = pick_batches(
         lengths, batch_size, 4 if "torch_compile" in setting else 1, setting["grouped"]
     )
@@ -434,7 +443,8 @@ def measure(arguments: BenchArguments, name: str) -> dict:
                 output_dir=scratch,
                 per_device_train_batch_size=batch_size,
                 max_steps=len(warmup) + len(measured),
-                train_sampling_strategy="sequential",  # the rows are in the order that the setting's sampler gave
+                # The rows are in the order that the setting's sampler gave.
+                train_sampling_strategy="sequential",
                 save_strategy="no",
                 logging_strategy="no",
                 disable_tqdm=True,
@@ -479,7 +489,7 @@ def measure(arguments: BenchArguments, name: str) -> dict:
 
 
 def measure_apart(name: str, encoded_dir: str, timeout_s: int) -> dict:
-    """Measure one setting in a process of its own; one that fails or takes too long is reported in its row."""
+    """Measure one setting in a process of its own; its row says if it fails or takes too long."""
     command = [
         sys.executable,
         __file__,
@@ -542,11 +552,13 @@ def main() -> None:
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         fail(
-            f"cannot read the texts or the tokenizer ({' '.join(str(error).split())[:200]}); see --help"
+            f"cannot read the texts or the tokenizer ({' '.join(str(error).split())[:200]}); "
+            "see --help"
         )
     if len(texts) < STUDY_BATCH_SIZE:
         fail(
-            f"{arguments.dataset_name} has {len(texts)} training texts; {STUDY_BATCH_SIZE} are needed"
+            f"{arguments.dataset_name} has {len(texts)} training texts; "
+            f"{STUDY_BATCH_SIZE} are needed"
         )
     start = time.perf_counter()
     encoded = dict(tokenizer(list(texts), truncation=True, max_length=arguments.max_seq_length))

@@ -1,12 +1,16 @@
-"""A small Hugging Face Hub on loopback: what huggingface_hub needs to make model and dataset repositories, to commit
-files (regular and LFS) and to list and download them again.
+"""A small Hugging Face Hub on loopback.
+
+It has what huggingface_hub needs to make model and dataset repositories, to commit files (regular
+and LFS) and to list and download them again.
 
     with hub_server() as hub:
-        subprocess.run(..., env=hub.environment(tmp_path))      # HF_ENDPOINT, HF_TOKEN, a cache of its own
+        # HF_ENDPOINT, HF_TOKEN, a cache of its own
+        subprocess.run(..., env=hub.environment(tmp_path))
     hub.files("dataset", "tester/name")                         # {path: bytes} of the main branch
 
-Repositories live in memory. Writing needs the token; names, commits and large files are checked as the Hub checks
-them. The Xet protocol is left out: environment() switches it off, and the client falls back to LFS.
+Repositories live in memory. Writing needs the token; names, commits and large files are checked as
+the Hub checks them. The Xet protocol is left out: environment() switches it off, and the client
+falls back to LFS.
 """
 
 import base64

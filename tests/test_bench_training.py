@@ -1,4 +1,4 @@
-"""The training benchmark on a tiny model: what its rows hold, that they add up, what it says to mistakes."""
+"""The training benchmark on a tiny model: rows that add up, and what it says to mistakes."""
 
 import json
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ def many_texts(tmp_path_factory):
 
 @pytest.fixture
 def bench(run, monkeypatch, many_texts, tiny_model, tmp_path):
-    """Run the benchmark with every setting in this process, which saves the imports, and a peak that is known."""
+    """Run the benchmark with every setting in this process (no imports) and a known peak."""
 
     def measure_here(name, encoded_dir, timeout_s):
         arguments = bench_training.parse_arguments()

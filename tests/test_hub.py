@@ -1,4 +1,4 @@
-"""Run folders on the Hub: pushed during training and at the end, loaded back; a failed push keeps the run.
+"""Run folders on the Hub: pushed while training and at the end; a failed push keeps the run.
 
 The real client talks to a Hub on loopback (hub_server.py).
 """
@@ -55,8 +55,9 @@ def test_pushed_while_training_and_at_the_end_and_loaded_back_by_id(
 ):
     folder = tmp_path / "run"
     result = run(
-        "run_classification", "--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, *FAST, *EVERYTHING,
-        "--output_dir", folder, "--num_train_epochs", 2, "--push_to_hub", "--hub_strategy", "every_save",
+        "run_classification", "--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset,
+        *FAST, *EVERYTHING, "--output_dir", folder, "--num_train_epochs", 2, "--push_to_hub",
+        "--hub_strategy", "every_save",
         "--hub_model_id", "tester/tiny-geometry", "--hub_token", TOKEN,
     )  # fmt: skip
     assert result.code == 0, result.err
@@ -88,7 +89,8 @@ def test_pushed_while_training_and_at_the_end_and_loaded_back_by_id(
     # A stranger, not logged in, with an empty cache.
     program = (
         "import json; from transformers import pipeline\n"
-        'print(json.dumps(pipeline("text-classification", "tester/tiny-geometry")("floer ricci compact")))'
+        'classifier = pipeline("text-classification", "tester/tiny-geometry")\n'
+        'print(json.dumps(classifier("floer ricci compact")))'
     )
     environment = hub.environment(tmp_path / "stranger", token=None)
     stranger = subprocess.run(
@@ -124,7 +126,8 @@ def test_hub_that_breaks_down_half_way_does_not_lose_the_run(
     folder = tmp_path / "run"
     arguments = (
         "--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, *FAST, *EVERYTHING,
-        "--output_dir", folder, "--num_train_epochs", 2, "--push_to_hub", "--hub_model_id", "tester/tiny",
+        "--output_dir", folder, "--num_train_epochs", 2, "--push_to_hub",
+        "--hub_model_id", "tester/tiny",
     )  # fmt: skip
     result = run("run_classification", *arguments)
     assert_user_error(result, folder, "complete", "storage quota exceeded", "hf upload tester/tiny")
@@ -154,8 +157,9 @@ def test_best_model_and_card_are_pushed_without_predictions(
 ):
     folder = tmp_path / "run"
     result = run(
-        "run_classification", "--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset, *FAST, "--do_train",
-        "--do_eval", "--output_dir", folder, "--num_train_epochs", 1, "--push_to_hub", "--hub_model_id", "tester/tiny",
+        "run_classification", "--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset,
+        *FAST, "--do_train", "--do_eval", "--output_dir", folder, "--num_train_epochs", 1,
+        "--push_to_hub", "--hub_model_id", "tester/tiny",
     )  # fmt: skip
     assert result.code == 0, result.err
     pushed = hub.files("model", "tester/tiny")
@@ -285,8 +289,8 @@ def test_revisions_are_recorded_with_their_commits(hub, tiny_model, tiny_dataset
 
     for script, more in (
         ("run_baseline", ()),
-        ("run_classification", ("--model_name_or_path", "tester/tiny", "--model_revision", commits["model"], *FAST,
-                                *EVERYTHING, "--num_train_epochs", 1)),
+        ("run_classification", ("--model_name_or_path", "tester/tiny", "--model_revision",
+                                commits["model"], *FAST, *EVERYTHING, "--num_train_epochs", 1)),
     ):  # fmt: skip
         result = call(
             script,

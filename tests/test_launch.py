@@ -1,4 +1,4 @@
-"""Training in several processes, started as on two machines: the weights and predictions are those of one process."""
+"""Training in several processes, started as on two machines, gives what one process gives."""
 
 import json
 import os
@@ -12,9 +12,11 @@ import pytest
 from conftest import LABELS, ROOT, write_tiny_model
 from safetensors.torch import load_file
 
-# The order of "group_by_length" depends on the number of accumulation steps, that of "random" does not.
+# The order of "group_by_length" depends on the number of accumulation steps, that of "random" does
+# not.
 FLAGS = (
-    "--do_train", "--do_eval", "--do_predict", "--max_seq_length", 64, "--num_train_epochs", 2, "--logging_steps", 1,
+    "--do_train", "--do_eval", "--do_predict", "--max_seq_length", 64, "--num_train_epochs", 2,
+    "--logging_steps", 1,
     "--per_device_train_batch_size", 4, "--per_device_eval_batch_size", 3, "--learning_rate", 0.003,
     "--train_sampling_strategy", "random", "--disable_tqdm", True,
 )  # fmt: skip
@@ -24,7 +26,10 @@ FLAGS = (
 def test_two_machines_with_two_processes_each_train_and_predict_as_one_process_does(
     run, tiny_dataset, tmp_path
 ):
-    """Four batches of four processes are the four accumulated batches of one. Without dropout, nothing is random."""
+    """Four batches of four processes are the four accumulated batches of one.
+
+    Without dropout, nothing is random.
+    """
     model = write_tiny_model(
         tmp_path / "model", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
     )
@@ -90,7 +95,8 @@ def test_two_machines_with_two_processes_each_train_and_predict_as_one_process_d
     np.testing.assert_allclose(losses[1], losses[0], atol=1e-4)
     one, four = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "four"))
     for name in one:
-        # A key bias shifts all scores of a query alike, so its gradient is rounding error, which Adam scales up.
+        # A key bias shifts all scores of a query alike, so its gradient is rounding error, which
+        # Adam scales up.
         tolerance = 1e-3 if name.endswith("key.bias") else 1e-5
         np.testing.assert_allclose(four[name], one[name], atol=tolerance, err_msg=name)
     one, four = (pd.read_csv(tmp_path / name / "predictions.csv") for name in ("one", "four"))

@@ -1,10 +1,11 @@
-"""Fine-tuning: what it writes, that order and metrics are right, that nothing is lost, what it says to mistakes."""
+"""Fine-tuning: its files, order and metrics, that nothing is lost, what it says to mistakes."""
 
 import json
 import multiprocessing
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -64,7 +65,7 @@ def command(model, dataset, folder, *more):
 
 
 def launch(*arguments, config, processes=1):
-    """The script in processes of its own, as ``accelerate launch`` starts them; returns the finished process.
+    """Run the script as ``accelerate launch`` starts it; return the finished process.
 
     With as many threads as this process has: sums in another order differ in the last digits.
     """
@@ -100,8 +101,9 @@ def finished(tiny_model, tiny_dataset, tmp_path_factory):
 def test_run_folder_is_complete(finished):
     names = {path.name for path in finished.iterdir() if not path.name.startswith("checkpoint-")}
     assert names == {
-        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "train_results.json",
-        "eval_results.json", "predict_results.json", "all_results.json", "trainer_state.json", "predictions.csv",
+        "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+        "train_results.json", "eval_results.json", "predict_results.json", "all_results.json",
+        "trainer_state.json", "predictions.csv",
         "confusion_matrix.png", "training_curve.png", "run_arguments.json", "README.md",
     }  # fmt: skip
     results = json.loads((finished / "predict_results.json").read_text())
@@ -240,7 +242,8 @@ def test_prediction_alone_with_a_finished_model(run, finished, tiny_dataset, tmp
         "--output_dir",
         tmp_path / "run",
     )
-    # The training chose eager attention. sdpa computes the same in another order and may differ in the last digit.
+    # The training chose eager attention. sdpa computes the same in another order and may differ in
+    # the last digit.
     arguments += ("--do_predict", "--max_seq_length", 64, "--attn_implementation", "eager")
     result = run("run_classification", *arguments)
     assert result.code == 0, result.err
@@ -292,21 +295,41 @@ def test_class_weights_change_the_loss(run, tiny_model, tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=0.3)  # weights average to 1: the same scale
 
 
-def test_accumulation_comes_near_the_studys_batch_and_says_how_near(
-    run, tiny_model, tiny_dataset, tmp_path
-):
-    arguments = [
-        *command(tiny_model, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1, *NO_TEST)
-    ]
+def test_accumulation_comes_near_the_studys_batch_and_says_how_near(run, tiny_model, tmp_path):
+    """5,120 training documents are the least that give an epoch of ten updates of 512."""
+    write_dataset(tmp_path / "data", make_records(per_class=1300))
+    arguments = [*command(tiny_model, tmp_path / "data", tmp_path / "run", *NO_TEST)]
     place = arguments.index("--gradient_accumulation_steps")
     del arguments[place : place + 2]
-    result = run("run_classification", *arguments, "--per_device_train_batch_size", 24)
+    more = ("--per_device_train_batch_size", 24, "--max_steps", 1, "--max_eval_samples", 10)
+    result = run("run_classification", *arguments, *more)
     assert result.code == 0, result.err
-    assert (
-        json.loads((tmp_path / "run" / "run_arguments.json").read_text())["total_train_batch_size"]
-        == 21 * 24
-    )
-    assert "effective batch size 504 (the study: 512)" in result.log
+    record = json.loads((tmp_path / "run" / "run_arguments.json").read_text())
+    assert record["total_train_batch_size"] == 21 * 24
+    assert "1 updates with an effective batch size of 504 (the study: 512)" in result.log
+
+
+@pytest.mark.parametrize(
+    ("documents", "per_step", "processes", "steps"),
+    [(8000, 32, 1, 16), (8000, 8, 2, 32), (320, 32, 1, 1), (2000, 32, 1, 6), (50, 64, 4, 1)],
+)
+def test_default_accumulation_gives_ten_updates_an_epoch(documents, per_step, processes, steps):
+    import run_classification
+
+    training = SimpleNamespace(train_batch_size=per_step, world_size=processes)
+    assert run_classification.choose_accumulation_steps(training, documents) == steps
+
+
+def test_few_updates_are_announced_with_a_remedy(run, tiny_model, tiny_dataset, tmp_path):
+    flags = ("--num_train_epochs", 2, *NO_TEST)
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "a", *flags))
+    assert "up to 20 updates" in result.log
+    assert "20 updates are few to learn a task; lower --per_device_train_batch_size" in result.log
+    flags = ("--num_train_epochs", 1, "--gradient_accumulation_steps", 5, *NO_TEST)
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "b", *flags))
+    assert "2 updates are few to learn a task; lower --gradient_accumulation_steps" in result.log
+    state = json.loads((tmp_path / "b" / "trainer_state.json").read_text())
+    assert state["max_steps"] == 2
 
 
 def test_attention_dropout_is_an_option_and_part_of_the_run(
@@ -340,11 +363,11 @@ def test_attention_implementation_by_device_and_dropout(
     import run_classification
 
     arguments = run_classification.ModelArguments(
-        str(tiny_model), attn_implementation=given, attention_dropout=dropout, max_seq_length=64
+        str(tiny_model), attn_implementation=given, attention_dropout=dropout
     )
-    training = SimpleNamespace(do_train=do_train, device=torch.device(device))
     caplog.set_level("INFO")
-    model, _ = run_classification.load_model(arguments, LABELS, training)
+    config = run_classification.load_config(arguments)
+    model = run_classification.load_model(arguments, config, do_train, torch.device(device))
     assert model.config._attn_implementation == chosen
     logged = (
         "attention: eager, which is faster than sdpa on a CPU with attention dropout 0.1"
@@ -430,9 +453,7 @@ def test_accelerate_launch_with_the_studys_configuration_on_a_cpu(
     ).read_bytes()
 
 
-def test_two_processes_train_the_studys_batch_and_predict_as_one_does(
-    run, tiny_model, tiny_dataset, tmp_path
-):
+def test_two_processes_predict_as_one_does(run, tiny_model, tiny_dataset, tmp_path):
     arguments = [
         "--model_name_or_path",
         tiny_model,
@@ -454,7 +475,7 @@ def test_two_processes_train_the_studys_batch_and_predict_as_one_does(
     result = launch(*arguments, config=ROOT / "configs" / "accelerate_cpu.yaml", processes=2)
     assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "two" / "run_arguments.json").read_text())
-    assert (record["processes"], record["total_train_batch_size"]) == (2, 512)
+    assert (record["processes"], record["total_train_batch_size"]) == (2, 16)
 
     arguments = (
         "--model_name_or_path",
@@ -524,7 +545,7 @@ def test_precision_that_the_launcher_switches_on_is_recorded(
 def test_fp16_has_a_gradient_scaler_and_fp32_weights(
     run, tiny_dataset, tmp_path, monkeypatch, batch_lengths
 ):
-    """The fp16 path on a CPU. Faked: that there is an accelerator, and accelerate's refusal of fp16 on a CPU.
+    """The fp16 path on a CPU, as if there were an accelerator and accelerate did not refuse.
 
     The fp16 arithmetic and the GradScaler are torch's own, on the CPU.
     """
@@ -564,18 +585,16 @@ def test_fp16_has_a_gradient_scaler_and_fp32_weights(
 
 
 def test_processes_check_the_output_folder_at_the_same_time(tmp_path):
-    """Threads stand for the processes: each finds the folder empty and writable, whatever the others do."""
+    """Threads stand for the processes: each finds the folder empty and writable."""
     import run_classification
 
-    training = SimpleNamespace(do_train=True, do_eval=False, do_predict=False)
-
     def check(number):
-        return run_classification.check_output_dir(
-            tmp_path / str(number // 8), {"arguments": {}}, training
-        )
+        folder = tmp_path / str(number // 8)
+        run_classification.open_output_dir(folder, "run_classification.py", ["run_arguments.json"])
 
     with ThreadPoolExecutor(8) as pool:
-        assert not any(pool.map(check, range(1600)))
+        list(pool.map(check, range(1600)))
+    assert len(list(tmp_path.iterdir())) == 200
 
 
 def test_error_in_two_processes_is_shown_once_and_ends_both(tiny_model, tiny_dataset, tmp_path):
@@ -598,7 +617,7 @@ def test_error_in_two_processes_is_shown_once_and_ends_both(tiny_model, tiny_dat
     ],
 )
 def test_accelerate_reads_its_configurations(name, kind, machines):
-    """Unknown keys and values are errors in accelerate's own reader and in its launcher's argument parser."""
+    """Unknown keys and values are errors in accelerate's own reader and in its launcher."""
     path = str(ROOT / "configs" / f"accelerate_{name}.yaml")
     config = load_config_from_file(path)
     assert (config.distributed_type, config.num_machines) == (kind, machines)
@@ -639,7 +658,7 @@ def call_main(arguments, output, prepare):
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """``start(arguments)`` runs the script in a process of its own, forked from one that has the imports done.
+    """``start(arguments)`` runs the script in a process forked from one with the imports done.
 
     Its file ``.output`` holds what it printed.
     """
@@ -681,7 +700,7 @@ def same_weights(one, two):
 
 @pytest.fixture(scope="module")
 def long_run(start, tiny_model, tiny_dataset, tmp_path_factory):
-    """Arguments of a run with many checkpoints, and the folder where it ran without interruption."""
+    """Arguments of a run with many checkpoints, and the folder where it ran uninterrupted."""
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     more = (
         "--num_train_epochs",
@@ -713,11 +732,28 @@ def test_run_killed_three_times_ends_with_the_same_weights(
     result = finish(start(arguments))
     assert result.code == 0, result.err
     assert same_weights(uninterrupted, tmp_path / "run")
-    losses = [
-        json.loads((folder / "eval_results.json").read_text())["eval_loss"]
+    results = [
+        json.loads((folder / "all_results.json").read_text())
         for folder in (uninterrupted, tmp_path / "run")
     ]
-    assert losses[0] == losses[1]
+    for key in ("train_loss", "eval_loss"):
+        assert results[0][key] == results[1][key]
+    assert results[1]["train_resumed_from_step"] > 0
+    assert "train_resumed_from_step" not in results[0]
+    logged = [
+        [
+            (entry["step"], entry["loss"])
+            for entry in json.loads((folder / "trainer_state.json").read_text())["log_history"]
+            if "loss" in entry
+        ]
+        for folder in (uninterrupted, tmp_path / "run")
+    ]
+    assert logged[0] == logged[1]
+    mean = sum(
+        loss * (step - before)
+        for (step, loss), (before, _) in zip(logged[0], [(0, 0), *logged[0]], strict=False)
+    )
+    assert results[0]["train_loss"] == pytest.approx(mean / logged[0][-1][0])
 
 
 def test_checkpoint_cut_off_while_written_is_passed_over(
@@ -755,7 +791,7 @@ def test_ctrl_c_says_how_to_continue(tiny_model, tiny_dataset, tmp_path, start, 
 
 
 def small_files():
-    """A disk on which nothing larger than 150 kB can be written: the weights fit, the optimizer's state does not."""
+    """Write nothing larger than 150 kB: the weights fit, the optimizer's state does not."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, resource.RLIM_INFINITY))
 
 
@@ -1030,7 +1066,7 @@ def test_recipe_file_with_flags_after_it(run, tiny_model, tiny_dataset, tmp_path
     "recipe", sorted(path.name for path in (ROOT / "configs" / "recipes").glob("*.yaml"))
 )
 def test_recipes_are_read_as_command_lines(run, tiny_dataset, tmp_path, recipe):
-    """With no Hub the model cannot be loaded: the error that names it comes after every flag has been understood."""
+    """With no Hub the model cannot be loaded: the error comes after all flags are understood."""
     arguments = ("--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
     assert_user_error(
         run("run_classification", ROOT / "configs" / "recipes" / recipe, *arguments),
@@ -1070,3 +1106,446 @@ def test_evaluation_in_bf16_is_recorded_and_leaves_the_weights_alone(
     predictions = [pd.read_csv(tmp_path / name / "predictions.csv") for name in ("fp32", "bf16")]
     change = (predictions[0][LABELS] - predictions[1][LABELS]).abs().to_numpy().max()
     assert 0 < change < 0.05
+
+
+# The record and the results belong together
+
+
+def record_of(folder):
+    return json.loads((folder / "run_arguments.json").read_text())
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def other_texts(folder):
+    """The tiny dataset with the texts of its test split changed."""
+    records = make_records()
+    for record in records[90:]:
+        record["abstract"] += " bound"
+    return write_dataset(folder, records)
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--max_predict_samples", 5], "test split"),
+        (["--dataset_name", "OTHER"], "test split"),
+        (["--max_train_samples", 70], "max_train_samples"),
+        (["--max_grad_norm", 2], "max_grad_norm"),
+        (["--gradient_accumulation_steps", 2], "total_train_batch_size"),
+        (["--bf16"], "mixed_precision"),
+        (["--full_determinism"], "full_determinism"),
+    ],
+)
+def test_finished_run_with_other_data_or_arguments_is_refused_and_keeps_its_record(
+    run, finished, tiny_model, tiny_dataset, tmp_path, flags, word
+):
+    if "OTHER" in flags:
+        flags = ["--dataset_name", other_texts(tmp_path / "data")]
+    before = contents(finished)
+    result = run("run_classification", *command(tiny_model, tiny_dataset, finished, *flags))
+    assert_user_error(result, finished, word, "--output_dir")
+    assert contents(finished) == before
+
+
+def test_arguments_that_cannot_change_the_result_leave_a_run_finished(
+    run, finished, tiny_model, tiny_dataset, tmp_path
+):
+    copy = shutil.copytree(tiny_dataset, tmp_path / "elsewhere")
+    flags = ("--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 2)
+    flags += ("--logging_steps", 3, "--per_device_eval_batch_size", 2)
+    result = run("run_classification", *command(tiny_model, copy, finished, *flags))
+    assert result.code == 0, result.err
+    assert "finished" in result.log
+
+
+def test_interrupted_run_does_not_continue_on_changed_data(
+    run, finished, tiny_model, tiny_dataset, tmp_path
+):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    for name in ("train", "eval", "predict"):
+        (folder / f"{name}_results.json").unlink()
+    records = make_records()
+    records[3]["abstract"] = records[4]["abstract"]
+    write_dataset(tmp_path / "data", records)
+    before = contents(folder)
+    result = run("run_classification", *command(tiny_model, tmp_path / "data", folder))
+    assert_user_error(result, folder, "train split", "--output_dir")
+    assert contents(folder) == before
+
+
+def test_predictions_of_other_data_go_to_another_folder_and_name_it(run, finished, tmp_path):
+    records = [record | {"abstract": "floer " + record["abstract"]} for record in make_records(4)]
+    frame = pd.DataFrame(records)
+    frame["label"] = [LABELS[label] for label in frame["label"]]
+    frame[["id", "abstract", "label"]].to_csv(tmp_path / "new.csv", index=False)
+    flags = ("--model_name_or_path", finished, "--test_file", tmp_path / "new.csv", "--do_predict")
+    before = contents(finished)
+    result = run("run_classification", *flags, "--output_dir", finished)
+    assert_user_error(result, finished, "test split", "--output_dir")
+    assert contents(finished) == before
+
+    result = run("run_classification", *flags, "--output_dir", tmp_path / "out")
+    assert result.code == 0, result.err
+    record = record_of(tmp_path / "out")
+    assert record["dataset_name"] == "new.csv"
+    assert list(record["data_fingerprints"]) == ["test"]
+    assert record["labels"] == LABELS
+    assert record["learning_rate"] == 0.003  # the model's, which this command did not train
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "new.csv" in card and "| 20 test documents |" in card
+    assert list(pd.read_csv(tmp_path / "out" / "predictions.csv")["id"]) == list(frame["id"])
+
+
+def test_base_model_does_not_predict_into_a_trained_runs_folder(
+    run, finished, tiny_model, tiny_dataset
+):
+    flags = ("--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset)
+    before = contents(finished)
+    result = run("run_classification", *flags, "--output_dir", finished, "--do_predict")
+    assert_user_error(result, finished, "another model", "--output_dir")
+    assert contents(finished) == before
+
+
+def test_published_files_have_no_path_of_the_machine(finished, tiny_model, tiny_dataset):
+    for name in ("run_arguments.json", "trainer_state.json", "config.json", "README.md"):
+        text = (finished / name).read_text()
+        for path in (finished.parent, tiny_model.parent, tiny_dataset.parent):
+            assert str(path) not in text, name
+    assert record_of(finished)["model_name_or_path"] == tiny_model.name
+    assert record_of(finished)["arguments"]["text_column_names"] == ["abstract"]
+    assert set(record_of(finished)["data_fingerprints"]) == {"train", "validation", "test"}
+
+
+# Best is best; a model that learned nothing says so
+
+
+def test_checkpoints_at_other_steps_than_the_evaluations_are_refused(
+    run, tiny_model, tiny_dataset, tmp_path
+):
+    flags = ("--eval_strategy", "steps", "--eval_steps", 4, "--save_strategy", "steps")
+    arguments = command(tiny_model, tiny_dataset, tmp_path / "run", *flags, "--save_steps", 8)
+    assert_user_error(run("run_classification", *arguments), "--save_steps 8", "--eval_steps 4")
+    assert not (tmp_path / "run").exists()
+
+
+def test_last_model_is_not_called_the_best(run, tiny_model, tiny_dataset, tmp_path):
+    flags = ("--load_best_model_at_end", "false", "--num_train_epochs", 2)
+    flags += ("--early_stopping_patience", 0)
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", *flags))
+    assert result.code == 0, result.err
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "Checkpoint: last step." in card
+    assert "best" not in card
+
+
+def test_model_that_predicts_one_class_is_warned_about_once(run, tiny_dataset, tmp_path):
+    folder = write_tiny_model(tmp_path / "model")
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    model.classifier.bias.data[2] = 100
+    model.save_pretrained(folder)
+    more = ("--learning_rate", 1e-6, "--num_train_epochs", 1)
+    result = run("run_classification", *command(folder, tiny_dataset, tmp_path / "run", *more))
+    assert result.code == 0, result.err
+    assert result.log.count("never predicts 'math.AG', 'math.CV', 'math.MG', 'math.SG'") == 1
+    assert result.log.count("--class_weights balanced") == 1
+
+
+# Class names decide
+
+
+def test_training_from_a_classifier_keeps_the_order_of_its_classes(
+    run, finished, tiny_dataset, tmp_path
+):
+    model = AutoModelForSequenceClassification.from_pretrained(finished)
+    order = [2, 0, 4, 1, 3]
+    model.classifier.weight.data = model.classifier.weight.data[order].clone()
+    model.classifier.bias.data = model.classifier.bias.data[order].clone()
+    names = [LABELS[label] for label in order]
+    model.config.id2label = dict(enumerate(names))
+    model.config.label2id = {name: number for number, name in enumerate(names)}
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(finished).save_pretrained(tmp_path / "model")
+    more = ("--learning_rate", 1e-9, "--num_train_epochs", 1)
+    arguments = command(tmp_path / "model", tiny_dataset, tmp_path / "run", *more)
+    result = run("run_classification", *arguments)
+    assert result.code == 0, result.err
+    results = json.loads((tmp_path / "run" / "predict_results.json").read_text())
+    assert results["predict_accuracy"] >= 0.8
+    assert record_of(tmp_path / "run")["labels"] == names
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    assert list(table.columns[3:]) == names
+    np.testing.assert_allclose(
+        table[LABELS], pd.read_csv(finished / "predictions.csv")[LABELS], atol=1e-4
+    )
+
+
+def test_generic_class_names_of_a_checkpoint_are_named_by_a_flag(
+    run, finished, tiny_dataset, tmp_path
+):
+    folder = shutil.copytree(finished, tmp_path / "model", ignore=lambda *_: ["run_arguments.json"])
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {str(number): f"LABEL_{number}" for number in range(5)}
+    config["label2id"] = {f"LABEL_{number}": number for number in range(5)}
+    (folder / "config.json").write_text(json.dumps(config))
+    flags = ("--model_name_or_path", folder, "--dataset_name", tiny_dataset, "--do_predict")
+    result = run("run_classification", *flags, "--output_dir", tmp_path / "a")
+    assert_user_error(result, "'LABEL_0'", "'math.AG'", "--label_names")
+    flags += ("--output_dir", tmp_path / "b", "--attn_implementation", "eager", "--label_names")
+    result = run("run_classification", *flags, *LABELS)
+    assert result.code == 0, result.err
+    predictions = (tmp_path / "b" / "predictions.csv").read_bytes()
+    assert predictions == (finished / "predictions.csv").read_bytes()
+
+
+def test_other_spelling_of_a_class_is_quoted(run, finished, tmp_path):
+    write_dataset(tmp_path / "data", make_records(), labels=[*LABELS[:4], " math.SG"])
+    flags = ("--model_name_or_path", finished, "--dataset_name", tmp_path / "data", "--do_predict")
+    result = run("run_classification", *flags, "--output_dir", tmp_path / "run")
+    assert_user_error(result, "only the dataset has ' math.SG'", "only the model has 'math.SG'")
+
+
+# What the run was trained with is what is used
+
+
+def test_predicting_with_a_run_reads_the_texts_as_training_did(
+    run, tiny_model, tiny_dataset, tmp_path
+):
+    texts = ("--text_column_names", "title,abstract", "--text_column_delimiter", " . ")
+    texts += ("--text_prefix", "bound ", "--max_seq_length", 9, "--num_train_epochs", 1)
+    trained = tmp_path / "run"
+    result = run("run_classification", *command(tiny_model, tiny_dataset, trained, *texts))
+    assert result.code == 0, result.err
+    config = json.loads((trained / "config.json").read_text())
+    assert config["text_column_names"] == ["title", "abstract"]
+    assert config["text_column_delimiter"] == " . "
+    assert (config["text_prefix"], config["max_seq_length"]) == ("bound ", 9)
+    flags = ("--model_name_or_path", trained, "--dataset_name", tiny_dataset, "--do_predict")
+    flags += ("--attn_implementation", "eager")
+    result = run("run_classification", *flags, "--output_dir", tmp_path / "a")
+    assert result.code == 0, result.err
+    assert "was trained with" not in result.log
+    predictions = (trained / "predictions.csv").read_bytes()
+    assert (tmp_path / "a" / "predictions.csv").read_bytes() == predictions
+    more = ("--max_seq_length", 20, "--output_dir", tmp_path / "b")
+    result = run("run_classification", *flags, *more)
+    assert result.log.count("--max_seq_length 20: the model was trained with 9") == 1
+    assert (tmp_path / "b" / "predictions.csv").read_bytes() != predictions
+    result = run("run_classification", *flags, "--max_seq_length", 20, "--output_dir", trained)
+    assert_user_error(result, trained, "max_seq_length", "--output_dir")
+
+
+def test_what_an_earlier_task_left_in_the_configuration_does_not_survive(
+    run, tiny_dataset, tmp_path
+):
+    folder = write_tiny_model(
+        tmp_path / "model",
+        problem_type="multi_label_classification",
+        thresholds=[0.3] * 5,
+        task_specific_params={"summarization": {"max_length": 20}},
+        text_prefix="query: ",
+    )
+    flags = ("--num_train_epochs", 1, *NO_TEST)
+    result = run("run_classification", *command(folder, tiny_dataset, tmp_path / "run", *flags))
+    assert result.code == 0, result.err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert not {"problem_type", "thresholds", "task_specific_params"} & set(config)
+    assert config["text_prefix"] == ""
+    answers = pipeline("text-classification", str(tmp_path / "run"), top_k=None)(["floer bound"])[0]
+    assert sum(answer["score"] for answer in answers) == pytest.approx(1)
+    flags = ("--model_name_or_path", folder, "--dataset_name", tiny_dataset, "--do_predict")
+    result = run(
+        "run_classification", *flags, "--output_dir", tmp_path / "b", "--max_seq_length", 9
+    )
+    assert_user_error(result, folder, "multi_label_classification", "--do_train")
+
+
+def test_card_has_an_example_of_no_domain_and_escaped_class_names(run, tiny_model, tmp_path):
+    names = ["<script>x</script>", "a|b", "*bold*", "two\nlines", "$x_1$"]
+    write_dataset(tmp_path / "data", make_records(), labels=names)
+    flags = ("--num_train_epochs", 1)
+    result = run(
+        "run_classification", *command(tiny_model, tmp_path / "data", tmp_path / "run", *flags)
+    )
+    assert result.code == 0, result.err
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "manifold" not in card and "Ricci" not in card
+    assert "Put a text here." in card
+    assert "<script>" not in card
+    assert r"a\|b, \*bold\*, two lines, \$x\_1\$" in card
+
+
+# Models that are common
+
+
+def small_model(kind, folder, tiny_model):
+    """A decoder or XLNet with random weights and the tiny model's vocabulary, as a base model."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    size = {"vocab_size": len(tokenizer)}
+    configs = {
+        "gpt2": transformers.GPT2Config(
+            **size, n_embd=32, n_layer=2, n_head=2, n_positions=128, bos_token_id=2, eos_token_id=3
+        ),
+        "qwen2": transformers.Qwen2Config(
+            **size, hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, intermediate_size=64, bos_token_id=2, eos_token_id=3,
+        ),
+        "xlnet": transformers.XLNetConfig(
+            **size, d_model=32, n_layer=2, n_head=2, d_inner=64, pad_token_id=0
+        ),
+    }  # fmt: skip
+    torch.manual_seed(0)
+    transformers.AutoModel.from_config(configs[kind]).save_pretrained(folder)
+    if kind != "xlnet":
+        tokenizer.pad_token = None
+        tokenizer.eos_token = "[SEP]"
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    side = "right" if kind == "xlnet" else "left"  # the wrong one, as for generation
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"padding_side": side}))
+    assert AutoTokenizer.from_pretrained(folder).padding_side == side
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen2", "xlnet"])
+def test_decoder_without_padding_token_and_model_without_positions(
+    run, tiny_model, tiny_dataset, tmp_path, kind
+):
+    """Predictions in padded batches are those of a text alone."""
+    folder = small_model(kind, tmp_path / "model", tiny_model)
+    flags = command(folder, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1)
+    result = run("run_classification", *flags)
+    assert result.code == 0, result.err
+    pad = "[PAD]" if kind == "xlnet" else "[SEP]"
+    assert record_of(tmp_path / "run")["pad_token"] == pad
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").eval()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")
+    assert model.config.pad_token_id == tokenizer.pad_token_id
+    assert tokenizer.pad_token == pad
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    texts = load_dataset(str(tiny_dataset))["test"]["abstract"]
+    lengths = set()
+    for row, text in zip(table[LABELS].to_numpy(), texts, strict=True):
+        encoded = tokenizer(text, return_tensors="pt")
+        lengths.add(encoded["input_ids"].shape[1])
+        with torch.no_grad():
+            probabilities = model(**encoded).logits.softmax(-1)[0]
+        np.testing.assert_allclose(row, probabilities, atol=1e-4)
+    assert len(lengths) > 1  # so that batches are padded
+
+
+def test_classifier_whose_configuration_has_no_padding_token(
+    run, tiny_model, tiny_dataset, tmp_path
+):
+    folder = small_model("gpt2", tmp_path / "model", tiny_model)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder,
+        id2label=dict(enumerate(LABELS)),
+        label2id={name: number for number, name in enumerate(LABELS)},
+    )
+    model.config.pad_token_id = None
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    flags = ("--model_name_or_path", folder, "--dataset_name", tiny_dataset, "--do_predict")
+    flags += ("--output_dir", tmp_path / "run", "--max_seq_length", 64)
+    result = run("run_classification", *flags)
+    assert result.code == 0, result.err
+
+
+def test_tokenizer_with_more_tokens_than_the_model_has_embeddings(run, tiny_dataset, tmp_path):
+    folder = write_tiny_model(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["cohomology"])
+    tokenizer.save_pretrained(folder)
+    result = run("run_classification", *command(folder, tiny_dataset, tmp_path / "run"))
+    assert_user_error(result, folder, "embeddings", "--tokenizer_name")
+    assert not list((tmp_path / "run").iterdir())
+
+
+# Claims about security are true
+
+
+def test_weights_as_a_pickle_are_not_loaded(run, tiny_dataset, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'executed'}",)
+
+    folder = write_tiny_model(tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    torch.save({"x": Hostile()}, folder / "pytorch_model.bin")
+    for flags in ((), ("--do_train", "false", "--do_eval", "false")):
+        arguments = command(folder, tiny_dataset, tmp_path / "run", *flags)
+        assert_user_error(run("run_classification", *arguments), folder, "pickle", "safetensors")
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_a_model_folder_is_not_run_and_nobody_is_asked(
+    run, tiny_dataset, tmp_path, monkeypatch, file
+):
+    folder = write_tiny_model(tmp_path / "model")
+    content = json.loads((folder / file).read_text())
+    if file == "config.json":
+        content |= {"auto_map": {"AutoConfig": "evil.Config"}, "model_type": "evil"}
+    else:
+        content |= {"auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}}
+        content["tokenizer_class"] = "EvilTokenizer"
+    (folder / file).write_text(json.dumps(content))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a prompt"))
+    result = run("run_classification", *command(folder, tiny_dataset, tmp_path / "run"))
+    if result.code:
+        assert_user_error(result, folder)
+    assert not (tmp_path / "executed").exists()
+
+
+# Messages
+
+
+def test_the_last_line_names_a_command_that_runs(run, finished, tiny_model, tiny_dataset, tmp_path):
+    result = run(
+        "run_classification",
+        *command(tiny_model, tiny_dataset, tmp_path / "a run", "--num_train_epochs", 1),
+    )
+    words = shlex.split(result.log.split("next: ")[1])
+    assert words[:2] == ["python", "run_attribution.py"]
+    assert str(tiny_dataset) in words
+    result = run("run_attribution", *words[2:], "--n_steps", 4, "--max_samples", 1)
+    assert result.code == 0, result.err
+    result = run(
+        "run_classification",
+        *command(tiny_model, tiny_dataset, tmp_path / "b", "--num_train_epochs", 1, *NO_TEST),
+    )
+    words = shlex.split(result.log.split("next: ")[1])
+    assert str(tiny_dataset) not in words  # it may have no test split
+    result = run("run_attribution", *words[2:], "--n_steps", 4)
+    assert result.code == 0, result.err
+
+
+def test_several_processes_that_the_launcher_did_not_start(
+    run, finished, tiny_model, tiny_dataset, monkeypatch
+):
+    """What accelerate launch --num_processes 2 sets where it starts one process."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    result = run("run_classification", *command(tiny_model, tiny_dataset, finished))
+    assert "started one process" not in result.log
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    result = run("run_classification", *command(tiny_model, tiny_dataset, finished))
+    assert result.log.count("started one process") == 1
+    assert "configs/accelerate_cpu.yaml" in result.log
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("mat1 and mat2"), FileNotFoundError(2, "no config.json"), KeyError("x")]
+)
+def test_error_of_a_copiers_loss_is_a_traceback(
+    run, tiny_model, tiny_dataset, tmp_path, monkeypatch, error
+):
+    def loss(*_, **__):
+        raise error
+
+    monkeypatch.setattr("run_classification.compute_loss", loss)
+    with pytest.raises(type(error)):
+        run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run"))

@@ -1,56 +1,58 @@
-"""Every argument of TrainingArguments: what run_classification.py does with it, and that refused ones are refused.
+"""Every argument of TrainingArguments: what run_classification.py does with it.
 
 A new version of transformers with another argument fails here, so that someone decides.
 """
 
 import dataclasses
-import importlib.util
 import json
+import sys
 
 import pytest
 from conftest import assert_user_error
 from test_run_classification import command
 from transformers import TrainingArguments
 
-import run_classification
-
 # Identifies the run: another value in the same folder is another run.
-IDENTITY = """learning_rate num_train_epochs max_steps warmup_steps weight_decay max_grad_norm lr_scheduler_type
-lr_scheduler_kwargs optim optim_args optim_target_modules adam_beta1 adam_beta2 adam_epsilon label_smoothing_factor
-neftune_noise_alpha eval_strategy eval_steps eval_delay load_best_model_at_end metric_for_best_model greater_is_better
-train_sampling_strategy seed data_seed"""
+IDENTITY = """learning_rate num_train_epochs max_steps warmup_steps weight_decay max_grad_norm
+lr_scheduler_type lr_scheduler_kwargs optim optim_args optim_target_modules adam_beta1 adam_beta2
+adam_epsilon label_smoothing_factor neftune_noise_alpha eval_strategy eval_steps eval_delay
+eval_on_start load_best_model_at_end metric_for_best_model greater_is_better
+train_sampling_strategy seed data_seed full_determinism bf16_full_eval fp16_full_eval
+average_tokens_across_devices ignore_data_skip restore_callback_states_from_checkpoint"""
 # Refused with one line; with a value to try.
 REFUSED = {
     "prediction_loss_only": "true",  # predictions and metrics need the logits
     "batch_eval_metrics": "true",  # macro F1 is not a mean over batches
     "dataloader_drop_last": "true",  # would drop documents of the validation and test splits
-    "auto_find_batch_size": "true",  # would change the effective batch size, and the record would be wrong
+    "auto_find_batch_size": "true",  # would change the batch, and the record would be wrong
     "include_for_metrics": "inputs",  # the metrics use predictions and labels only
-    "label_names": "target",  # the script makes the batches
     "use_liger_kernel": "true",  # no kernels for encoders
     "remove_unused_columns": "false",  # the length column would reach the model
     "length_column_name": "size",  # the script makes the batches
     "eval_do_concat_batches": "false",  # predictions would be lists of batches
 }
-# Honored by the Trainer as documented; changes how a run is computed, shown or stored, not which run it is.
-HONORED = """output_dir per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps
-average_tokens_across_devices bf16 fp16 bf16_full_eval fp16_full_eval tf32 activation_checkpointing
-activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs torch_compile
-torch_compile_backend torch_compile_mode torch_empty_cache_steps logging_strategy logging_steps logging_first_step
-log_on_each_node logging_nan_inf_filter include_num_input_tokens_seen log_level log_level_replica disable_tqdm
-report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id eval_on_start
-eval_use_gather_object eval_accumulation_steps save_only_model save_strategy save_steps save_on_each_node
-save_total_limit enable_jit_checkpoint push_to_hub hub_token hub_private_repo hub_model_id hub_strategy
-hub_always_push hub_revision ignore_data_skip restore_callback_states_from_checkpoint full_determinism use_cpu
-accelerator_config parallelism_config dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers
-dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order ddp_find_unused_parameters
-ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend ddp_timeout fsdp fsdp_config deepspeed debug
-skip_memory_metrics do_train do_eval do_predict resume_from_checkpoint"""
-# Without effect here, whatever the value, and without harm.
+# Honored by the Trainer as documented; changes how a run is computed, shown or stored, not which
+# run it is (bf16 and fp16 count as mixed_precision).
+HONORED = """output_dir per_device_train_batch_size per_device_eval_batch_size
+gradient_accumulation_steps bf16 fp16 tf32 activation_checkpointing activation_checkpointing_kwargs
+gradient_checkpointing gradient_checkpointing_kwargs torch_compile torch_compile_backend
+torch_compile_mode torch_empty_cache_steps logging_strategy logging_steps logging_first_step
+log_on_each_node logging_nan_inf_filter include_num_input_tokens_seen log_level log_level_replica
+disable_tqdm report_to run_name project trackio_space_id trackio_bucket_id trackio_static_space_id
+eval_use_gather_object eval_accumulation_steps save_only_model save_strategy save_steps
+save_on_each_node save_total_limit enable_jit_checkpoint push_to_hub hub_token hub_private_repo
+hub_model_id hub_strategy hub_always_push hub_revision use_cpu accelerator_config
+parallelism_config dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers
+dataloader_prefetch_factor dataloader_multiprocessing_context dataloader_in_order
+ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph ddp_backend
+ddp_timeout fsdp fsdp_config deepspeed debug skip_memory_metrics do_train do_eval do_predict
+resume_from_checkpoint"""
+# Without effect here, whatever the value, and without harm
 IRRELEVANT = {
     "use_cache": "encoders have no key-value cache",
     "liger_kernel_config": "use_liger_kernel is refused",
     "local_rank": "the launcher sets it",
+    "label_names": "the flag of this name is DataArguments': names of classes",
 }
 
 
@@ -62,9 +64,20 @@ def test_every_argument_is_in_the_table_once():
     assert len(known) == len(set(known))
 
 
-def test_identity_is_what_the_script_compares():
+def test_record_of_a_run_holds_what_identifies_it(trained):
+    """test_run_classification.py shows that another value is another run."""
+    folder = trained("run", "--num_train_epochs", 1, "--do_predict", "false")
     fields = {field.name for field in dataclasses.fields(TrainingArguments)}
-    assert fields & set(run_classification.IDENTITY) == set(IDENTITY.split())
+    recorded = json.loads((folder / "run_arguments.json").read_text())["arguments"]
+    assert fields & set(recorded) - {"label_names"} == set(IDENTITY.split())
+    own = set(recorded) - fields
+    assert own == {
+        "model_name_or_path", "tokenizer_name", "model_revision", "attn_implementation",
+        "attention_dropout", "text_prefix", "max_seq_length", "class_weights",
+        "early_stopping_patience", "dataset_config_name", "dataset_revision", "text_column_names",
+        "text_column_delimiter", "label_column_name", "validation_fraction", "max_train_samples",
+        "max_eval_samples", "mixed_precision", "total_train_batch_size",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -106,42 +119,50 @@ def test_values_without_meaning_or_without_their_package(
         *command(tiny_model, tiny_dataset, tmp_path / "run", f"--{name}", value),
     )
     words = {
-        "optim": ["bitsandbytes"],
-        "report_to": ["wandb"],
+        "optim": ["--optim", "bitsandbytes"],
+        "report_to": ["--report_to", "wandb"],
         "eval_strategy": ["--load_best_model_at_end"],
+        "metric_for_best_model": ["--metric_for_best_model", "nonsense", "accuracy"],
+        "label_smoothing_factor": ["--label_smoothing_factor must be at least 0 and below 1"],
     }
     assert_user_error(result, *words.get(name, [f"--{name}"]))
-    assert (
-        not list(tmp_path.glob("run/*_results.json"))
-        and not (tmp_path / "run" / "README.md").exists()
-    )
+    assert not list(tmp_path.glob("run/*"))
+
+
+def report(run, model, dataset, tmp_path, package):
+    flags = ("--report_to", package, "--project", "geometry", "--num_train_epochs", 1)
+    flags += ("--do_predict", "false")
+    return run("run_classification", *command(model, dataset, tmp_path / "run", *flags))
 
 
 @pytest.mark.parametrize("package", ["tensorboard", "trackio"])
-def test_reports_of_packages_that_need_not_be_installed(
+def test_report_to_a_package_that_is_not_installed(
     run, tiny_model, tiny_dataset, tmp_path, monkeypatch, package
 ):
-    """Without the package one line says so; with it, the losses are found where docs/training.md says."""
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    more = (
-        "--report_to",
-        package,
-        "--project",
-        "geometry",
-        "--num_train_epochs",
-        1,
-        "--do_predict",
-        "false",
-    )
-    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", *more))
-    if importlib.util.find_spec(package) is None:
-        assert_user_error(result, package, "installed")
-        return
+    """Where the package is installed, transformers is told that it is not."""
+    for name in (package, "tensorboardX"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in ("is_tensorboard_available", "is_trackio_available"):
+        monkeypatch.setattr(f"transformers.integrations.integration_utils.{name}", lambda: False)
+    result = report(run, tiny_model, tiny_dataset, tmp_path, package)
+    assert_user_error(result, "--report_to", package, "install")
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_report_to_tensorboard(run, tiny_model, tiny_dataset, tmp_path):
+    """The losses are found where docs/training.md says."""
+    pytest.importorskip("tensorboard")
+    result = report(run, tiny_model, tiny_dataset, tmp_path, "tensorboard")
     assert result.code == 0, result.err
-    if package == "tensorboard":
-        assert list(tmp_path.glob("run/runs/*/events.out.tfevents.*"))
-    else:
-        assert (tmp_path / "trackio" / "geometry.db").exists()
+    assert list(tmp_path.glob("run/runs/*/events.out.tfevents.*"))
+
+
+def test_report_to_trackio(run, tiny_model, tiny_dataset, tmp_path, monkeypatch):
+    pytest.importorskip("trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    result = report(run, tiny_model, tiny_dataset, tmp_path, "trackio")
+    assert result.code == 0, result.err
+    assert (tmp_path / "trackio" / "geometry.db").exists()
 
 
 @pytest.mark.parametrize(

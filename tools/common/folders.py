@@ -42,11 +42,11 @@ def open_output_dir(
 
     Exits with status 2 if the folder cannot be written or is not the script's.
     """
-    if folder.exists() and not folder.is_dir():
-        fail(f"--output_dir {folder} is a file; choose a folder")
     # A record that was being written first when the script was stopped is nothing yet.
     unfinished = "|".join(re.escape(name) + r"\.tmp" for name in records)
     try:
+        if folder.exists() and not folder.is_dir():
+            fail(f"--output_dir {folder} is a file; choose a folder")
         folder.mkdir(parents=True, exist_ok=True)
         is_empty = find_foreign_file(folder, unfinished) is None
         foreign = find_foreign_file(folder, own_files) if own_files is not None else None
