@@ -16,16 +16,16 @@
 # ]
 # ///
 # ruff: noqa: RUF009 (HfArg is dataclasses.field)
-"""Attribute a classifier's predictions to words with integrated gradients (Sundararajan et al., 2017).
+"""Attribute a classifier's predictions to words by integrated gradients (Sundararajan et al. 2017).
 
 The path leads from a baseline text, [CLS] PAD ... PAD [SEP], to the document, in the output of the
 embedding layer. F is the logit of the target class. Each document gets the number of steps from 1
 to 200 with the smallest completeness error, found with about 65 gradients instead of 20,100.
 --n_steps 50 runs captum.
 
-Laptop, one GPU: python run_attribution.py --model_name_or_path runs/minilm --dataset_name data --output_dir DIR
-Several GPUs:    accelerate launch --num_processes 4 run_attribution.py (the same flags)
-Notebook:        from run_attribution import attribute
+    python run_attribution.py --model_name_or_path runs/minilm --dataset_name data --output_dir DIR
+    accelerate launch --num_processes 4 run_attribution.py ...    # several GPUs, the same flags
+    from run_attribution import attribute                         # in a notebook
 
 Text columns, their delimiter, the prefix and the length of the texts are those of the training: the
 run folder remembers them. Writes attributions.jsonl, summary.json and figure 1 (attributions.png,
@@ -270,9 +270,10 @@ class AttributionArguments:
 
 
 def load_model(name: str, revision: str | None) -> tuple:
-    """Return model (in float32) and tokenizer. Only safetensors are read; code in a folder never runs.
+    """Return model (in float32) and tokenizer.
 
-    Raises UserError if they cannot be loaded, are incomplete, or a weight is not finite.
+    Only safetensors are read, and no code in a folder runs. Raises UserError if they
+    cannot be loaded, are incomplete, or a weight is not finite.
     """
     try:
         model, loading = AutoModelForSequenceClassification.from_pretrained(
@@ -296,7 +297,8 @@ def load_model(name: str, revision: str | None) -> tuple:
     for weight, values in model.named_parameters():
         if not values.isfinite().all():
             raise UserError(
-                f"the weights {weight} of {name} are not all finite (NaN or infinity); train it again"
+                f"the weights {weight} of {name} are not all finite (NaN or infinity); "
+                "train it again"
             )
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
@@ -341,7 +343,7 @@ def choose_columns(arguments: DataArguments, config) -> tuple[list[str], str]:
 
 
 def split_names(names: list[str] | str) -> list[str]:
-    """Return names of columns that may be joined by commas, as in ``--text_column_names title,abstract``."""
+    """Return names that may be joined by commas, as in ``--text_column_names title,abstract``."""
     return (names if isinstance(names, str) else ",".join(names)).split(",")
 
 
@@ -474,14 +476,15 @@ def check_documents(documents: list[dict], arguments: DataArguments, target: str
 
 
 def check_classes(names: list[str], labels: list[str], source: str) -> None:
-    """Compare the classes of a dataset with those of the model, by name; their order does not matter."""
+    """Compare the classes of a dataset with the model's, by name; their order does not matter."""
     unknown = [name for name in names if name not in labels]
     unused = [name for name in labels if name not in names]
     if unknown:
         raise UserError(
             f"{source} has classes that the model lacks: {examples(list(map(repr, unknown)))}; "
-            f"the model's others are {examples(list(map(repr, unused))) or 'none'}. Give the dataset "
-            "that it was trained on, spell the classes alike, or explain texts by --text_file"
+            f"the model's others are {examples(list(map(repr, unused))) or 'none'}. Give the "
+            "dataset that it was trained on, spell the classes alike, or explain texts by "
+            "--text_file"
         )
     if unused:
         logger.warning(
@@ -553,13 +556,13 @@ class PathValues:
         )
 
     def v_and_sum(self) -> np.ndarray:
-        """Return v and, as the last column, its sum over the tokens, the derivative of F: (points, tokens + 1)."""
+        """Return v and, as the last column, its sum, the derivative of F: (points, tokens + 1)."""
         return np.column_stack([self.v, self.v.sum(1)])
 
 
 @dataclass
 class Rules:
-    """The points of a level of the search, and what every quadrature rule makes of interpolants on them.
+    """The points of a level of the search, and what every rule makes of interpolants on them.
 
     The interpolants have the degree N = points - 1 in the Chebyshev polynomials T_k of the mapped
     variable. There are steps + 1 + points functionals: the rules of n points for all n that are
@@ -625,7 +628,7 @@ class Choice(Result):
     settled: bool = False
 
     def outcome(self) -> int | None:
-        """Return what other rounding errors must not change: the number of steps, if it is settled."""
+        """Return what other rounding errors must not change: the number of steps, if settled."""
         return self.n_steps if self.settled else None
 
 
@@ -645,9 +648,10 @@ def quadrature(method: str, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def chebyshev(alphas: np.ndarray, degree: int) -> np.ndarray:
-    """Return T_0(t) ... T_degree(t) of the mapped variable t in [-1, 1], (*alphas.shape, degree + 1).
+    """Return T_0(t) ... T_degree(t) of a mapped variable, (*alphas.shape, degree + 1).
 
-    alpha = (1 + arcsin(MAP t) / arcsin(MAP)) / 2 spreads the points (Kosloff and Tal-Ezer, 1993).
+    t is in [-1, 1]; alpha = (1 + arcsin(MAP t) / arcsin(MAP)) / 2 spreads the
+    points (Kosloff and Tal-Ezer, 1993).
     """
     return chebvander(np.sin((2 * alphas - 1) * np.arcsin(MAP)) / MAP, degree)
 
@@ -681,11 +685,12 @@ def search_rules(method: str, steps: tuple[int, ...], points: int) -> Rules:
 
 
 def envelope(coefficients: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return sizes, (columns,), and decay, (3 N,), whose products bound the coefficients of degree N + 1 to 4 N.
+    """Return sizes, (columns,), and decay, (3 N,), whose products bound further coefficients.
 
-    coefficients, (N + 1, columns), decay geometrically for an analytic function (Trefethen, 2013,
-    theorem 8.1), at a rate that is the same for all tokens, which share the network, and which the
-    map's singularity at t = 1 / MAP limits. Those below noise count as 0.
+    These are the coefficients of degree N + 1 to 4 N. Those given, (N + 1, columns), decay
+    geometrically for an analytic function (Trefethen, 2013, theorem 8.1), at a rate that is the
+    same for all tokens, which share the network, and which the map's singularity at t = 1 / MAP
+    limits. Those below noise count as 0.
     """
     degree = len(coefficients) - 1
     size = np.where(np.abs(coefficients) > noise, np.abs(coefficients), 0)
@@ -773,11 +778,11 @@ def find_certain(
 def pick_steps(
     gaps: np.ndarray, certain: np.ndarray, is_near: np.ndarray, noise: float, allowed: float
 ) -> int:
-    """Return the place of the number of steps with the smallest completeness error; all arrays are (steps,).
+    """Return the place of the number of steps with the smallest completeness error.
 
-    Completeness errors that differ by rounding only tie. Of those, the smallest number wins whose
-    tokens, not only their sum, are near the integral; if none is, of those that tie within what is
-    allowed; else the smallest number that ties.
+    All arrays are (steps,). Errors that differ by rounding only tie. Of those, the smallest
+    number wins whose tokens, not only their sum, are near the integral; if none is, of those that
+    tie within what is allowed; else the smallest number that ties.
     """
     candidates = certain if certain.any() else np.ones_like(certain)
     smallest = gaps[candidates].min()
@@ -847,11 +852,10 @@ def choose(arguments: AttributionArguments, values: PathValues, check_alphas: np
 def is_stable(
     arguments: AttributionArguments, values: PathValues, check_alphas: np.ndarray, choice: Choice
 ) -> bool:
-    """Return whether choose() finds the same with other rounding errors, 2.5 times those of MiniLM on a CPU."""
+    """Return whether choose() finds the same with rounding errors 2.5 times MiniLM's on a CPU."""
     rows = np.column_stack([values.f, values.scale, values.v])
-    errors = (
-        np.random.default_rng(0).normal(size=(4, *rows.shape)) * np.finfo(np.float32).eps * rows
-    )
+    noise = np.random.default_rng(0).normal(size=(4, *rows.shape))
+    errors = noise * np.finfo(np.float32).eps * rows
     # Those of v are as large as those of its summands, which may cancel.
     v_norm = max(np.linalg.norm(values.v), np.finfo(float).tiny)
     errors[:, :, 2:] *= 0.5 * np.linalg.norm(values.scale) / v_norm
@@ -869,7 +873,7 @@ def is_stable(
 
 
 class Attribution(dict):
-    """A line of attributions.jsonl, which a notebook shows as an article with the elements of attributions.html."""
+    """A line of attributions.jsonl, which a notebook shows as attributions.html does."""
 
     def _repr_html_(self) -> str:
         name = html.escape(self["id"])
@@ -913,7 +917,10 @@ class Search:
 
 @dataclass
 class Explainer:
-    """A classifier, frozen and on its device, with its tokenizer. Raises UserError if arguments do not fit them."""
+    """A classifier, frozen and on its device, with its tokenizer.
+
+    Raises UserError if the arguments do not fit them.
+    """
 
     model: transformers.PreTrainedModel
     tokenizer: transformers.PreTrainedTokenizerBase
@@ -956,7 +963,7 @@ class Explainer:
         return UserError(f"cannot attribute {name} ({type(self.model).__name__}): {reason}")
 
     def check_classes(self) -> None:
-        """Raise UserError if the model's classes cannot be told apart, or --target or --versus is none of them."""
+        """Raise UserError if classes have one name, or --target or --versus is none of them."""
         if len(self.labels) < 2:
             raise self.refusal("it has one output; a classifier has two or more classes")
         if len(set(self.labels)) < len(self.labels):
@@ -969,7 +976,7 @@ class Explainer:
             raise UserError(f"--versus {versus} is not one of {', '.join(self.labels)}")
 
     def find_baseline_token(self) -> None:
-        """Set the token of the baseline text, its id, and what it is: PAD, MASK, or EOS in place of PAD."""
+        """Set the baseline's token, its id, and its name: PAD, MASK, or EOS in place of PAD."""
         # ADAPT: baseline. Another token, such as UNK, takes two lines here.
         self.baseline_name = self.arguments.baseline.upper()
         self.baseline_token_id = getattr(
@@ -989,11 +996,11 @@ class Explainer:
         self.check_ids([self.baseline_token_id])
 
     def find_length(self) -> int:
-        """Return how many tokens of a text are used: --max_seq_length, that of the training, or 256."""
+        """Return how many tokens of a text are used: as given, as in training, or 256."""
         config = self.model.config
         given = self.arguments.max_seq_length
         positions = getattr(config, "max_position_embeddings", None) or -1
-        # Models with relative positions have no limit (None, 0 or -1), tokenizers without have 1e30.
+        # Models with relative positions have no limit (None, 0 or -1); tokenizers may have 1e30.
         longest = positions - self.first_position if positions > 0 else sys.maxsize
         longest = min(longest, self.tokenizer.model_max_length)
         shortest = self.tokenizer.num_special_tokens_to_add() + 1
@@ -1020,7 +1027,10 @@ class Explainer:
             )
 
     def clip(self, text: str) -> str:
-        """Return the beginning of a text that surely holds all tokens that are kept: a book would take minutes."""
+        """Return the beginning of a text that surely holds all tokens that are kept.
+
+        To split a whole book into tokens would take minutes.
+        """
         size = CHARACTERS_PER_TOKEN * self.max_seq_length
         while size < len(text):
             # A cut at a blank changes no token before it.
@@ -1032,7 +1042,7 @@ class Explainer:
         return text
 
     def encode(self, document: dict) -> None:
-        """Add the prefix to the text of a document, and to the document its tokens, words and their spans."""
+        """Add to a document its tokens, its words and their spans, and to its text the prefix."""
         is_fast = self.tokenizer.is_fast
         text = self.text_prefix + document["text"]
         clipped = self.clip(text)
@@ -1076,7 +1086,7 @@ class Explainer:
         )
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """Return the logits, (texts, classes), of ids, (texts, tokens). Positions are counted over PAD ids, too."""
+        """Return the logits, (texts, classes), of ids, (texts, tokens). PAD has a position, too."""
         positions = {}
         if self.first_position:
             numbers = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
@@ -1086,12 +1096,15 @@ class Explainer:
         return output.logits.float()
 
     def forward_from(self, embedded: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-        """Return the logits of texts whose output of the embedding layer is replaced, (texts, tokens, hidden)."""
+        """Return the logits of ids with an embedding layer's output, (texts, tokens, hidden)."""
         with self.embedding_layer.register_forward_hook(lambda *call: embedded):
             return self.forward(ids)
 
     def embed(self, document: dict) -> EmbeddedText:
-        """Return the ends of the path of an encoded document. Raises UserError if the model cannot be explained."""
+        """Return the ends of the path of an encoded document.
+
+        Raises UserError if the model cannot be explained.
+        """
         text = torch.tensor(document["input_ids"], device=self.model.device)
         special = torch.tensor(document["special"], device=text.device)
         ids = torch.stack([torch.where(special, text, self.baseline_token_id), text])
@@ -1150,7 +1163,10 @@ class Explainer:
         return weights
 
     def in_batches(self, compute: Callable) -> object:
-        """Return compute(internal_batch_size=...), halved until it fits in memory. Raises UserError if 1 does not."""
+        """Return compute(internal_batch_size=...), halved until it fits in memory.
+
+        Raises UserError if 1 does not.
+        """
         # accelerate's find_executable_batch_size collects garbage in every call, longer than some
         # documents take.
         while True:
@@ -1200,7 +1216,10 @@ class Explainer:
         return [PathValues(*values) for values in zip(f, scale, v, strict=True)]
 
     def run_captum(self, embedded: EmbeddedText, n: int) -> list[Result]:
-        """Return what captum finds for every target. Its trapezoid weights sum to (n - 1) / n, which is corrected."""
+        """Return what captum finds for every target.
+
+        Its trapezoid weights sum to (n - 1) / n, which is corrected.
+        """
         baseline, ids = embedded.ids.split(1)
         results = []
         for weights in embedded.weights:
@@ -1294,7 +1313,7 @@ class Explainer:
         """Return the attributions of an encoded document, a line of attributions.jsonl."""
         start = time.perf_counter()
         embedded = self.embed(document)
-        # ADAPT: method. Another attribution of the ends of the path, embedded.path, returns Results.
+        # ADAPT: method. Another one takes the ends of the path, embedded.path, and returns Results.
         if self.arguments.searches:
             results = self.search(embedded)
             forward_evaluations = 4
@@ -1364,7 +1383,7 @@ class Explainer:
 def attribute(
     model, tokenizer, texts: list[str], labels: list[str] | None = None, **arguments
 ) -> list[Attribution]:
-    """Attribute a classifier's predictions for texts; return the objects of attributions.jsonl, one per text.
+    """Attribute a classifier's predictions; return the objects of attributions.jsonl, one per text.
 
     model, a PreTrainedModel, stays as it is; labels are the true classes for target="label". The
     other arguments are those of AttributionArguments: target="math.DG", n_steps="auto", ...
@@ -1393,7 +1412,10 @@ def heading(line: dict) -> str:
 
 
 def figure_text(line: dict, level: str) -> list[tuple[str, str]]:
-    """Return tokens or words with their colors. WordPiece's marks stay; marks of blanks are replaced by the text."""
+    """Return tokens or words with their colors.
+
+    WordPiece's marks stay (##); tokens with marks of blanks (Ġ, ▁) are replaced by the text.
+    """
     texts, scores = line["tokens"], line["attributions"]
     if level == "words":
         texts, scores = line["words"], line["word_attributions"]
@@ -1408,7 +1430,7 @@ def figure_text(line: dict, level: str) -> list[tuple[str, str]]:
 
 
 def choose_figure(lines: list[dict], ids: list[str] | None) -> list[dict]:
-    """Return the documents of the figure: those of --figure_ids, or the three shortest that were not cut."""
+    """Return the documents of --figure_ids, or the three shortest that were not cut."""
     if ids is not None:
         by_id = {line["id"]: line for line in lines}
         return [by_id[name] for name in ids]
@@ -1416,7 +1438,7 @@ def choose_figure(lines: list[dict], ids: list[str] | None) -> list[dict]:
 
 
 def draw_png(lines: list[dict], level: str) -> bytes:
-    """Return a PNG of 2,000 pixels width: the documents as running text on the colors of their attributions."""
+    """Return a PNG of 2,000 pixels width: documents as running text on attributions' colors."""
     figure = Figure(figsize=(10, 1), dpi=200)
     # Coordinates are inches from the upper left corner; the picture is cut to the text at the end.
     place = functools.partial(
@@ -1515,7 +1537,7 @@ def check_output_dir(output: Path) -> None:
 
 
 def open_output(output: Path, settings: dict) -> filelock.FileLock | None:
-    """Make or open the output folder, locked until the run is finished; None if it is finished already.
+    """Make or open the output folder and lock it; return None if its run is finished already.
 
     Raises UserError if another process uses it or it holds results of other settings.
     """
@@ -1829,12 +1851,10 @@ def find_foreign_file(folder: Path, own_files: str) -> str | None:
 
 
 def run(arguments: DataArguments, settings: AttributionArguments) -> None:
-    """Attribute documents and write the output folder. Raises UserError for mistakes of the user."""
-    name, revision, output = (
-        arguments.model_name_or_path,
-        arguments.model_revision,
-        Path(arguments.output_dir),
-    )
+    """Attribute documents and write the output folder. Raises UserError on a user's mistake."""
+    name = arguments.model_name_or_path
+    revision = arguments.model_revision
+    output = Path(arguments.output_dir)
     if output.exists():
         check_output_dir(output)
 
