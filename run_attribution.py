@@ -95,6 +95,7 @@ CHECKS = 4  # random points on which the interpolant is tested
 SAFETY = 8
 
 # Of a text, at least this many characters for each token that is kept are given to the tokenizer.
+# More follow while they do not suffice, but at most 64 times as many.
 CHARACTERS_PER_TOKEN = 64
 
 RED_TO_GREEN = matplotlib.colors.LinearSegmentedColormap.from_list(
@@ -1027,19 +1028,20 @@ class Explainer:
             )
 
     def clip(self, text: str) -> str:
-        """Return the beginning of a text that surely holds all tokens that are kept.
+        """Return the beginning of a text that holds the tokens that are kept.
 
         To split a whole book into tokens would take minutes.
         """
-        size = CHARACTERS_PER_TOKEN * self.max_seq_length
-        while size < len(text):
+        first = CHARACTERS_PER_TOKEN * self.max_seq_length
+        for size in (first, 8 * first, 64 * first):
+            if len(text) <= size:
+                return text
             # A cut at a blank changes no token before it.
             end = text.rfind(" ", size // 2, size)
             beginning = text[: size if end == -1 else end]
             if len(self.tokenizer(beginning, verbose=False)["input_ids"]) > 2 * self.max_seq_length:
-                return beginning
-            size *= 4
-        return text
+                break
+        return beginning
 
     def encode(self, document: dict) -> None:
         """Add to a document its tokens, its words and their spans, and to its text the prefix."""
@@ -1074,7 +1076,7 @@ class Explainer:
         document.update(
             {
                 "text": text,
-                "truncated": len(whole) > len(ids),
+                "truncated": len(whole) > len(ids) or len(clipped) < len(text),
                 "input_ids": ids,
                 "special": special,
                 "tokens": tokens,
@@ -1530,10 +1532,13 @@ def check_settings(output: Path, recorded: dict, settings: dict) -> None:
 
 def check_output_dir(output: Path) -> None:
     """Exit with status 2 if the folder cannot be written or is not this script's."""
-    # A run that was killed before its first record leaves an empty folder or only the lock.
-    inside = {path.relative_to(output).as_posix() for path in output.rglob("*")}
-    if not (output.is_dir() and "partial" in inside and inside <= {"partial", LOCK}):
-        open_output_dir(output, SCRIPT, (SUMMARY, SETTINGS), OWN_FILES)
+    partial = output / "partial"
+    if partial.is_dir() and not partial.is_symlink():
+        # A run that was killed before its first record leaves the lock, and part of the record.
+        inside = {path.relative_to(output).as_posix() for path in output.rglob("*")}
+        if inside <= {"partial", LOCK, f"{SETTINGS}.tmp"}:
+            return
+    open_output_dir(output, SCRIPT, (SUMMARY, SETTINGS), OWN_FILES)
 
 
 def open_output(output: Path, settings: dict) -> filelock.FileLock | None:
@@ -1667,9 +1672,9 @@ def convergence_remedies(explainer: Explainer) -> str:
     if settings.baseline == "pad" and explainer.tokenizer.mask_token_id is not None:
         # Models that normalize first are steepest where the embedding of PAD is 0.
         remedies.append("--baseline mask")
+    if not remedies and settings.max_gradient_evaluations < LEVELS[-1] + CHECKS:
+        remedies.append(f"--max_gradient_evaluations {LEVELS[-1] + CHECKS}")
     if not remedies:
-        if settings.max_gradient_evaluations < LEVELS[-1] + CHECKS:
-            remedies.append(f"--max_gradient_evaluations {LEVELS[-1] + CHECKS} or more")
         remedies.append(f"--tolerance {10 * settings.tolerance:.0e}")
     return "try " + " or ".join(remedies)
 
@@ -1848,9 +1853,11 @@ def find_foreign_file(folder: Path, own_files: str) -> str | None:
 
 
 # --------------------------------------------------------------------------------------------------
+# From the command line to the output folder
+# --------------------------------------------------------------------------------------------------
 
 
-def run(arguments: DataArguments, settings: AttributionArguments) -> None:
+def explain_documents(arguments: DataArguments, settings: AttributionArguments) -> None:
     """Attribute documents and write the output folder. Raises UserError on a user's mistake."""
     name = arguments.model_name_or_path
     revision = arguments.model_revision
@@ -1862,6 +1869,8 @@ def run(arguments: DataArguments, settings: AttributionArguments) -> None:
     process = accelerate.PartialState(cpu=not torch.accelerator.is_available())
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    if not process.is_main_process:
+        logger.setLevel(logging.ERROR)  # every process would say the same
     model, tokenizer = load_model(name, revision)
     commits = {"dataset_commit": None, "model_commit": model_commit(name, revision)}
     text_format = {}
@@ -1906,10 +1915,16 @@ def run(arguments: DataArguments, settings: AttributionArguments) -> None:
     lock = open_output(output, identity) if process.is_main_process else None
     process.wait_for_everyone()
     finished = read_finished(output)
+    ids = [document["id"] for document in documents]
+    missing = [name for name in ids if name not in finished]
+    if missing and (output / SUMMARY).exists():
+        raise UserError(
+            f"attributions.jsonl in {output} lacks {len(missing)} documents ({examples(missing)}), "
+            "so it was changed; choose another --output_dir"
+        )
     logger.info("%d of %d documents are finished already", len(finished), len(documents))
 
     # 4. Attributions, each in a file of its own until all are finished
-    ids = [document["id"] for document in documents]
     mine = range(process.process_index, len(documents), process.num_processes)
     todo = [number for number in mine if ids[number] not in finished]
     for number in tqdm(
@@ -1929,12 +1944,6 @@ def run(arguments: DataArguments, settings: AttributionArguments) -> None:
     # 5. Results in the documents' order, the figure, and the summary, which marks the folder as
     # finished
     finished = read_finished(output)
-    missing = [name for name in ids if name not in finished]
-    if missing:
-        raise UserError(
-            f"attributions.jsonl in {output} lacks {len(missing)} documents ({examples(missing)}); "
-            "choose another --output_dir"
-        )
     lines = [finished[name] for name in ids]
     chosen = choose_figure(lines, arguments.figure_ids)
     figure = {
@@ -1988,7 +1997,7 @@ def main() -> None:
     )
     arguments, settings = parse_arguments(__doc__, DataArguments, AttributionArguments)
     try:
-        run(arguments, settings)
+        explain_documents(arguments, settings)
     except UserError as error:
         fail(one_line(error))
 
