@@ -1,7 +1,8 @@
 """The search over the numbers of steps: its mathematics, its honesty on functions and models, long
 runs.
 
-Simulations on random functions are marked as slow: they take 5 to 20 seconds each on one core.
+Simulations on random functions are marked as slow: they take 5 to 20 seconds each on one core,
+200 functions in each of three settings.
 """
 
 import json
@@ -304,8 +305,9 @@ def test_a_kink_and_a_step_in_the_path(kind):
         lambda a: np.stack([v(a), 1 + a], -1), lambda a: np.stack([integral(a), a + a**2 / 2], -1)
     )
     off = np.abs(found["attributions"] - [integral(1.0), 1.5])
-    assert not found["converged"] and found["gradient_evaluations"] <= 1000
-    assert off.max() < 0.01
+    assert found["converged"] == (kind == "ReLU")  # a step in v cannot be resolved, a kink can
+    assert not found["converged"] or (off <= found["attribution_errors"]).all()
+    assert off.max() < 0.01 and found["gradient_evaluations"] <= 1000
 
 
 def test_one_step_with_a_gap_of_0_by_luck_is_not_chosen():
@@ -397,8 +399,9 @@ def test_kinked_and_deep_models(request, run, tmp_path, model, flags):
             truth = weights @ values.v
             assert (np.abs(line["attributions"] - truth) <= line["attribution_errors"]).all()
     converged = [line["converged"] for line in read(tmp_path / "out")]
-    if model == "deep_model":  # 24 smooth layers: every document must converge
-        assert all(converged) and "did not converge" not in result.log
+    if model == "deep_model":
+        # 24 smooth layers: the integral of every document, and the rule of one, must converge.
+        assert all(converged) if flags else converged[0]
     else:
         assert not any(converged)
         assert "2 of 2 documents (text-1, text-2) did not converge" in result.log
