@@ -3,9 +3,6 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #     "accelerate==1.15.0",
-#     "datasets==5.2.0",
-#     "jinja2==3.1.6",
-#     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
 #     "PyYAML==6.0.3",
 #     "scipy==1.17.1",

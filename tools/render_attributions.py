@@ -2,7 +2,6 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
-#     "datasets==5.2.0",
 #     "jinja2==3.1.6",
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
