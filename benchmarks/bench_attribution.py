@@ -1,17 +1,23 @@
 #!/usr/bin/env python
-"""Measure the search over 1..200 steps against captum's loop: one process, one model, the same documents and batches.
+"""Measure the search over 1..200 steps against captum's loop: one process, one model, the same
+documents and batches.
 
     python benchmarks/bench_attribution.py --model_name_or_path runs/minilm --dataset_name data
-    python benchmarks/bench_attribution.py ... --captum_per_quartile 1 --exhaustive true    # hours on two cores
-    python benchmarks/bench_attribution.py --random_bert_large true --bf16 true ...         # speed only; a GPU's job
+    # hours on two cores
+    python benchmarks/bench_attribution.py ... --captum_per_quartile 1 --exhaustive true
+    # speed only; a GPU's job
+    python benchmarks/bench_attribution.py ... --random_bert_large true --bf16 true
 
-(a) The search of run_attribution.py on --max_samples documents, evenly over all lengths. (b) captum's
-LayerIntegratedGradients for n = 1 ... 200, on --captum_per_quartile documents of each quartile of the length: every n
-with --exhaustive, else n = 2, 50, 100, 150, 200, and the time of the loop extrapolated by a line through these.
-Agreement on captum's documents: the completeness error of captum at the n that the search chose, against the smallest
-one of captum; the attributions against Gauss-Legendre with 200 points in double precision, as a share of the stated
-error. Gradients per second and the share of a peak (--peak_teraflops) count 4 FLOP for a token and a parameter outside
-the embeddings. Writes benchmarks/results/attribution_captum.json.
+(a) The search of run_attribution.py on --max_samples documents, evenly over all lengths.
+(b) captum's LayerIntegratedGradients for n = 1 ... 200, on --captum_per_quartile documents of each
+quartile of the length: every n with --exhaustive, else n = 2, 50, 100, 150, 200, and the time of
+the loop extrapolated by a line through these.
+
+Agreement on captum's documents: the completeness error of captum at the n that the search chose,
+against the smallest one of captum; the attributions against Gauss-Legendre with 200 points in
+double precision, as a share of the stated error. Gradients per second and the share of a peak
+(--peak_teraflops) count 4 FLOP for a token and a parameter outside the embeddings. Writes
+benchmarks/results/attribution_captum.json.
 """
 
 import argparse
@@ -49,7 +55,9 @@ def synchronise() -> None:
 
 
 def documents_of_all_lengths(name: str, split: str, number: int, tokenizer) -> list[str]:
-    """Return abstracts of the split, evenly over the ranks of their length in tokens, from short to long."""
+    """Return abstracts of the split, evenly over the ranks of their length in tokens, from short to
+    long.
+    """
     texts = datasets.load_dataset(name)[split]["abstract"]
     texts = sorted(texts, key=lambda text: len(tokenizer(text)["input_ids"]))
     return [
@@ -61,7 +69,9 @@ def documents_of_all_lengths(name: str, split: str, number: int, tokenizer) -> l
 def explain(
     model, tokenizer, line: dict, n: int, method: str, size: int
 ) -> tuple[np.ndarray, float]:
-    """Return captum's attributions (tokens,) by a rule with n points, and F(x) - F(b), for a document's line."""
+    """Return captum's attributions (tokens,) by a rule with n points, and F(x) - F(b), for a
+    document's line.
+    """
     ids = torch.tensor([tokenizer.convert_tokens_to_ids(line["tokens"])], device=model.device)
     special = torch.tensor([[span is None for span in line["token_spans"]]], device=model.device)
     blank = torch.where(special, ids, tokenizer.pad_token_id)
@@ -80,7 +90,9 @@ def explain(
 
 
 def captum_loop(model, tokenizer, line: dict, every: list[int], method: str, size: int) -> dict:
-    """Time captum and note its completeness errors for the numbers of steps in every; extrapolate to 1 ... 200."""
+    """Time captum and note its completeness errors for the numbers of steps in every; extrapolate
+    to 1 ... 200.
+    """
     seconds, gaps = [], []
     for n in every:
         synchronise()
@@ -102,7 +114,9 @@ def captum_loop(model, tokenizer, line: dict, every: list[int], method: str, siz
 
 
 def agreement(model, double, tokenizer, line: dict, loop: dict, method: str, size: int) -> dict:
-    """Compare the search with captum's smallest error at captum's precision, and with the integral in float64."""
+    """Compare the search with captum's smallest error at captum's precision, and with the integral
+    in float64.
+    """
     at_ours, difference = explain(model, tokenizer, line, line["n_steps"], method, size)
     reference, _ = explain(double, tokenizer, line, 200, "gausslegendre", size)
     ours = np.array(line["attributions"])
@@ -127,7 +141,9 @@ def agreement(model, double, tokenizer, line: dict, loop: dict, method: str, siz
 def write_bert_large(
     folder: Path, tokenizer_of: str, labels: dict
 ) -> BertForSequenceClassification:
-    """Return a randomly initialized BERT of 335 M parameters with the vocabulary of another model: for speed only."""
+    """Return a randomly initialized BERT of 335 M parameters with the vocabulary of another model:
+    for speed only.
+    """
     torch.manual_seed(0)
     size = {
         "hidden_size": 1024,
@@ -136,7 +152,7 @@ def write_bert_large(
         "intermediate_size": 4096,
     }
     label2id = {name: number for number, name in labels.items()}
-    vocabulary = len(AutoTokenizer.from_pretrained(tokenizer_of))
+    vocabulary = len(AutoTokenizer.from_pretrained(tokenizer_of, trust_remote_code=False))
     return BertForSequenceClassification(
         BertConfig(vocab_size=vocabulary, id2label=labels, label2id=label2id, **size)
     )
@@ -187,10 +203,18 @@ def main() -> None:
     # 1. Model and documents
     arguments = parse_arguments()
     device, size = "cuda" if torch.cuda.is_available() else "cpu", arguments.internal_batch_size
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path)
+    tokenizer = AutoTokenizer.from_pretrained(arguments.model_name_or_path, trust_remote_code=False)
     load = AutoModelForSequenceClassification.from_pretrained
     model, double = (
-        load(arguments.model_name_or_path, dtype=dtype).eval().requires_grad_(False).to(device)
+        load(
+            arguments.model_name_or_path,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        .eval()
+        .requires_grad_(False)
+        .to(device)
         for dtype in (torch.float32, torch.float64)
     )
     if arguments.random_bert_large == "true":
@@ -252,6 +276,7 @@ def main() -> None:
     )
     tokens = sum(line["gradient_evaluations"] * len(line["tokens"]) for line in lines)
     seconds = sum(line["seconds"] for line in lines)
+    errors = [line["relative_error"] or 0.0 for line in lines]
     result = {
         "search": {
             "documents": len(lines),
@@ -261,7 +286,7 @@ def main() -> None:
                           {"median": np.median, "mean": np.mean, "largest": max}.items()}
             | {"percentile_95": float(np.percentile(evaluations, 95))},
             "not_converged": sum(not line["converged"] for line in lines),
-            "median_relative_error": float(np.median([line["relative_error"] or 0.0 for line in lines])),
+            "median_relative_error": float(np.median(errors)),
             "seconds": seconds,
             "gradients_per_second": sum(evaluations) / seconds,
             "share_of_peak": arguments.peak_teraflops

@@ -1,4 +1,7 @@
-"""A browser for the tests of pages: Debian's chromium, driven by Playwright. Skipped without them."""
+"""A browser for the tests of pages: Debian's chromium, driven by Playwright.
+
+Skipped without them.
+"""
 
 import shutil
 from contextlib import contextmanager
@@ -25,7 +28,9 @@ def browser():
 
 @contextmanager
 def open_page(browser, path, **options):
-    """Open a page of a folder; at the end it must not have complained of anything or requested anything else."""
+    """Open a page of a folder; at the end it must not have complained of anything or requested
+    anything else.
+    """
     page, trouble, address = browser.new_page(**options), [], path.as_uri()
     page.on("console", lambda message: trouble.append(message.text))
     page.on("pageerror", lambda error: trouble.append(str(error)))
@@ -38,7 +43,9 @@ def open_page(browser, path, **options):
 
 
 def check_page(browser, path):
-    """A page must fit wide and narrow windows without scrolling sideways, and change with the dark mode."""
+    """A page must fit wide and narrow windows without scrolling sideways, and change with the dark
+    mode.
+    """
     colors = set()
     for width, scheme in product((1280, 390), ("light", "dark")):
         options = {"viewport": {"width": width, "height": 800}, "color_scheme": scheme}

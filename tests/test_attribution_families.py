@@ -1,4 +1,6 @@
-"""Integrated gradients on tiny random models of every family: completeness, captum's numbers, batches, words."""
+"""Integrated gradients on tiny random models of every family: completeness, captum's numbers,
+batches, words.
+"""
 
 import json
 
@@ -86,11 +88,6 @@ REFUSED = {
     "t5": (T5Config, {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
     "canine": (CanineConfig, {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}),
     "xlnet": (XLNetConfig, {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32}),
-    "gpt2": (GPT2Config, {"n_embd": 32, "n_layer": 1, "n_head": 2}),
-    "gpt2 without pad": (
-        GPT2Config,
-        {"n_embd": 32, "n_layer": 1, "n_head": 2, "pad_token_id": None},
-    ),
 }
 
 
@@ -196,7 +193,8 @@ def test_completeness_and_words(attribute, family):
         target = LABELS.index(line["target"])
         assert line["f_input"] == pytest.approx(logits[0, target].item(), abs=1e-4)
         scale = np.abs(line["attributions"]).sum()
-        # DistilBERT has a ReLU in its head: the integrand jumps, and the integral is exact to three digits only.
+        # DistilBERT has a ReLU in its head: the integrand jumps, and the integral is exact to three
+        # digits only.
         assert (
             scale > 1e-3
             and abs(line["delta"]) < (1e-3 if name == "distilbert" else 1e-4) * scale + 1e-6
@@ -225,7 +223,9 @@ def test_completeness_and_words(attribute, family):
 
 
 def test_batches_of_one_and_of_all_agree(attribute, family):
-    """One point a batch, and all of them, for search and captum; before, decoders were wrong by up to 140 per cent."""
+    """One point a batch, and all of them, for search and captum; before, decoders were wrong by up
+    to 140 per cent.
+    """
     _, folder, model, tokenizer = family
     for steps, texts in ((["--n_steps", 9], TEXTS), (["--n_steps", "auto"], TEXTS[1:])):
         one, all_points = (
@@ -248,7 +248,10 @@ def test_batches_of_one_and_of_all_agree(attribute, family):
 
 
 def test_the_search_has_captums_numbers(attribute, family):
-    """--n_steps 50 is captum's; the search over 50 ... 50 gives the rule with 50 points from its interpolant."""
+    """--n_steps 50 is captum's; the search over 50 ...
+
+    50 gives the rule with 50 points from its interpolant.
+    """
     _, folder, _, _ = family
     fixed, searched = (
         attribute(folder, "--n_steps", 50),
@@ -279,18 +282,11 @@ def test_pad_embedding_of_zero_needs_many_gradients_and_mask_does_not(
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_models_that_are_refused(run, tmp_path, name):
-    """Encoder-decoders read a text twice, CANINE hashes characters, XLNet has another order of dimensions.
-
-    A decoder pools the last token that is not PAD: if texts do not end with a special token, that is another token in
-    the baseline. Before, such attributions were wrong without a word.
+    """Encoder-decoders read a text twice, CANINE hashes characters, XLNet has another order of
+    dimensions.
     """
     config_class, settings = REFUSED[name]
-    _, tokenizer = write_model(tmp_path / "model", config_class, settings, "metaspace")
-    if "gpt2" in name:
-        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-            single="$A", special_tokens=[]
-        )
-        tokenizer.save_pretrained(tmp_path / "model")
+    write_model(tmp_path / "model", config_class, settings, "metaspace")
     base = [
         "--model_name_or_path",
         tmp_path / "model",
@@ -307,8 +303,66 @@ def test_models_that_are_refused(run, tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("config", [{}, {"pad_token_id": None}, {"pad_token_id": 2}], ids=str)
+@pytest.mark.parametrize("pad", ["<pad>", None])
+@pytest.mark.parametrize("steps", ["auto", 40])
+def test_decoders_whose_texts_end_with_a_word(run, tmp_path, config, pad, steps):
+    """GPT-2 and Llama add no token at the end, and have no PAD: their EOS stands for it, and is
+    recorded.
+
+    A decoder pools the last token that is not PAD: in the baseline, that must be the same place.
+    """
+    settings = {"n_embd": 32, "n_layer": 1, "n_head": 2, "initializer_range": 0.12}
+    model, tokenizer = write_model(tmp_path / "model", GPT2Config, settings, "bytes")
+    single = processors.TemplateProcessing(single="$A", special_tokens=[])
+    tokenizer.backend_tokenizer.post_processor = single
+    tokenizer.pad_token = pad
+    tokenizer.eos_token = "</s>"
+    tokenizer.save_pretrained(tmp_path / "model")
+    written = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps(written | config))
+    flags = ["--model_name_or_path", tmp_path / "model", "--output_dir", tmp_path / "out"]
+    result = run("run_attribution", *flags, "--text", *TEXTS, "--n_steps", steps)
+    assert result.code == 0, result.err
+    summary = json.loads((tmp_path / "out/summary.json").read_text())
+    token = "</s>" if pad is None else "<pad>"
+    assert summary["baseline_token"] == token
+    assert summary["baseline"] == ("EOS" if pad is None else "PAD")
+    assert ("EOS '</s>'" in result.log) == (pad is None)
+    lines = (tmp_path / "out/attributions.jsonl").read_text().split("\n")[:2]
+    model.config.pad_token_id = None  # the last token is pooled
+    for line in map(json.loads, lines):
+        ids = torch.tensor([tokenizer(line["text"])["input_ids"]])
+        blank = torch.full_like(ids, tokenizer.convert_tokens_to_ids(token))
+        target = LABELS.index(line["target"])
+        assert line["f_input"] == pytest.approx(model(ids).logits[0, target].item(), abs=1e-5)
+        assert line["f_baseline"] == pytest.approx(model(blank).logits[0, target].item(), abs=1e-5)
+        assert abs(line["delta"]) < 1e-4 * np.abs(line["attributions"]).sum() + 1e-6
+
+
+def test_no_limit_of_positions(run, tmp_path):
+    """Models with relative positions: -1 stands for no limit."""
+    settings = FAMILIES["qwen2"][2] | {"max_position_embeddings": -1}
+    write_model(tmp_path / "model", Qwen2Config, settings, "bytes")
+    flags = ["--model_name_or_path", tmp_path / "model", "--output_dir", tmp_path / "out"]
+    result = run("run_attribution", *flags, "--text", TEXTS[1], "--n_steps", 5)
+    assert result.code == 0, result.err
+    assert json.loads((tmp_path / "out/summary.json").read_text())["max_seq_length"] == 256
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model(run, tmp_path):
+    _, tokenizer = write_model(tmp_path / "model", *FAMILIES["bert"][::2], "wordpiece")
+    tokenizer.add_tokens(["convexity"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    flags = ["--model_name_or_path", tmp_path / "model", "--output_dir", tmp_path / "out"]
+    result = run("run_attribution", *flags, "--text", TEXTS[1], "--max_seq_length", 128)
+    assert_user_error(result, "tokens, the model", "embeddings")
+
+
 def test_pad_baseline_does_not_shift_positions(run, tmp_path):
-    """The baseline of a RoBERTa has the positions of the text: its logit is that with explicit position ids."""
+    """The baseline of a RoBERTa has the positions of the text: its logit is that with explicit
+    position ids.
+    """
     model, tokenizer = write_model(
         tmp_path / "model", RobertaConfig, FAMILIES["roberta"][2], "bytes"
     )

@@ -17,7 +17,9 @@ HOSTILE = '<script>alert(1)</script> & "quotes"'
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """62 documents: one hostile, one wrong, one truncated, one without label, two unusual ones, the rest alike."""
+    """62 documents: one hostile, one wrong, one truncated, one without label, two unusual ones, the
+    rest alike.
+    """
     many = [document(f"1601.{number:05d}", relative_error=1e-7 * number) for number in range(56)]
     for line in many:
         line |= {
@@ -171,7 +173,8 @@ def test_printing_shows_all_chosen_documents(page):
 
 def explained_classes():
     """A document as run_attribution.py --target all writes it: the scores of every class."""
-    keys = "attributions word_attributions method n_steps relative_error f_input f_baseline gradient_evaluations"
+    keys = "attributions word_attributions method n_steps relative_error f_input f_baseline"
+    keys += " gradient_evaluations"
     classes = {
         label: {key: document()[key] for key in keys.split()}
         for label in ("math.AG", "math.DG", "math.SG")
@@ -209,7 +212,9 @@ def test_contrast_and_all_classes(run, tmp_path, browser):  # noqa: F811
     "flags", [{}, {"target": "math.DG", "versus": "math.AG"}], ids=["predicted", "versus"]
 )
 def test_a_notebook_shows_the_elements_of_the_page(run, tmp_path, tiny_model, browser, flags):  # noqa: F811
-    """Heading, classes and words of attribute()'s objects; the colors are inline, as a notebook has no style sheet."""
+    """Heading, classes and words of attribute()'s objects; the colors are inline, as a notebook has
+    no style sheet.
+    """
     text = "every kähler form <b> & convex bound ."
     words = [word for name, value in flags.items() for word in (f"--{name}", value)]
     out, steps = tmp_path / "out", ("--n_steps", 20)
@@ -287,7 +292,9 @@ def contrast(first, second):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast_of_text_is_enough_for_wcag_aa(scheme):
-    """Every color of text on every background, and the text of a document on every shade: at least 4.5."""
+    """Every color of text on every background, and the text of a document on every shade: at least
+    4.5.
+    """
     found = shades((ROOT / "tools" / "templates" / "style.css").read_text(), scheme)
     color = {name: [int(found[name][k : k + 2], 16) for k in (1, 3, 5)] for name in
              ("ink", "paper", "card", "faint", "link")}  # fmt: skip

@@ -1,4 +1,6 @@
-"""measure_faithfulness.py: the measures against their definitions, interrupted calls, the table, bad folders."""
+"""measure_faithfulness.py: the measures against their definitions, interrupted calls, the table,
+bad folders.
+"""
 
 import json
 import math
@@ -9,6 +11,7 @@ import pytest
 import scipy
 import torch
 from conftest import assert_user_error, write_tiny_model
+from safetensors.torch import load_file
 from test_render_attributions import call
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -62,7 +65,9 @@ def measured(folder):
 
 
 def test_measures_are_those_of_the_definitions(run, small_folder, steep_model):
-    """Comprehensiveness, sufficiency and tau of the first document, one text after the other through the model."""
+    """Comprehensiveness, sufficiency and tau of the first document, one text after the other
+    through the model.
+    """
     folder = small_folder
     assert run("measure_faithfulness", "--attribution_dir", folder, "--random_orders", 3).code == 0
     line = json.loads((folder / "attributions.jsonl").read_text().split("\n")[0])
@@ -97,7 +102,9 @@ def test_measures_are_those_of_the_definitions(run, small_folder, steep_model):
 
 
 def test_infidelity_is_what_the_best_scaling_leaves_unexplained():
-    """Against least squares without an intercept; 0 for scores that add up to the loss, 1 for no scores."""
+    """Against least squares without an intercept; 0 for scores that add up to the loss, 1 for no
+    scores.
+    """
     generator = np.random.default_rng(0)
     removed = generator.random((40, 6)) < 0.4
     scores, lost = generator.normal(size=6), generator.normal(size=40)
@@ -158,7 +165,9 @@ def test_table_in_summary_and_page_and_the_same_twice(run, folder):
 
 
 def test_no_interval_from_few_documents(run, small_folder):
-    """Below 10 documents a bootstrap interval means nothing: none is written or shown, and the page says why."""
+    """Below 10 documents a bootstrap interval means nothing: none is written or shown, and the page
+    says why.
+    """
     assert run("measure_faithfulness", "--attribution_dir", small_folder).code == 0
     content = measured(small_folder)
     cell = content["rankings"]["integrated gradients"]["sufficiency"]
@@ -170,7 +179,9 @@ def test_no_interval_from_few_documents(run, small_folder):
 
 
 def test_an_interrupted_measurement_continues(run, folder, monkeypatch):
-    """Stopped after three documents: the second call measures the others, and the result is the same."""
+    """Stopped after three documents: the second call measures the others, and the result is the
+    same.
+    """
     assert run("measure_faithfulness", "--attribution_dir", folder).code == 0
     whole, measure, calls = measured(folder), measure_faithfulness.measure, []
     (folder / "faithfulness.json").unlink()
@@ -193,6 +204,55 @@ def test_an_interrupted_measurement_continues(run, folder, monkeypatch):
     assert not (folder / "partial-faithfulness").exists()
 
 
+def test_hostile_model_folders(run, small_folder, steep_model, tmp_path):
+    """A pickle is not loaded, and no code of a folder runs or asks whether it may."""
+    base = ["measure_faithfulness", "--attribution_dir", small_folder, "--model_name_or_path"]
+    pickled = shutil.copytree(steep_model, tmp_path / "pickled")
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    assert_user_error(run(*base, pickled), "cannot load", "pickled")
+
+    hostile = shutil.copytree(steep_model, tmp_path / "hostile")
+    config = json.loads((hostile / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}
+    (hostile / "config.json").write_text(json.dumps(config))
+    marker = tmp_path / "marker"
+    (hostile / "evil.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    result = run(*base, hostile)
+    assert_user_error(result, "cannot load", "hostile")
+    assert not marker.exists() and "[y/N]" not in result.out
+
+
+def test_eos_where_a_tokenizer_has_no_pad(run, steep_model, tmp_path):
+    """As in run_attribution.py: EOS stands for PAD, and the note and the page say so."""
+    model = shutil.copytree(steep_model, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+    tokenizer.save_pretrained(model)
+    out = tmp_path / "out"
+    flags = ["--text", *TEXTS, "--n_steps", 30, "--disable_tqdm"]
+    call("run_attribution", "--model_name_or_path", model, "--output_dir", out, *flags)
+    assert json.loads((out / "summary.json").read_text())["baseline"] == "EOS"
+    assert run("measure_faithfulness", "--attribution_dir", out).code == 0
+    assert "replaced with EOS tokens (there is no PAD)" in measured(out)["note"]
+    assert run("render_attributions", "--attribution_dir", out).code == 0
+    assert "measured from a text of\nEOS tokens" in (out / "attributions.html").read_text()
+
+
+def test_only_own_files_are_removed(run, small_folder, tmp_path):
+    partial = small_folder / "partial-faithfulness"
+    partial.mkdir()
+    (partial / "notes.txt").write_text("mine")
+    assert run("measure_faithfulness", "--attribution_dir", small_folder).code == 0
+    assert [path.name for path in partial.iterdir()] == ["notes.txt"]
+    shutil.rmtree(partial)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/0123456789abcdef.jsonl").write_text("{}")
+    partial.symlink_to(tmp_path / "other")
+    assert_user_error(run("measure_faithfulness", "--attribution_dir", small_folder), "link")
+    assert (tmp_path / "other/0123456789abcdef.jsonl").exists()
+
+
 SMALL = {
     "vocab_size": 40,
     "hidden_size": 16,
@@ -205,7 +265,9 @@ SMALL |= {"intermediate_size": 32, "initializer_range": 0.5, "pad_token_id": 1}
 
 @pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "gpt2", "llama"])
 def test_pad_in_the_place_of_a_word_is_not_padding(family):
-    """Positions and the token that a decoder classifies stay; computed once more from the embeddings themselves."""
+    """Positions and the token that a decoder classifies stay; computed once more from the
+    embeddings themselves.
+    """
     torch.manual_seed(0)
     config = AutoConfig.for_model(family, **SMALL)
     model = AutoModelForSequenceClassification.from_config(config).eval().requires_grad_(False)

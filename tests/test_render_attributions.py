@@ -1,4 +1,6 @@
-"""render_attributions.py: the page from a folder alone, without a model; damaged and unusual folders."""
+"""render_attributions.py: the page from a folder alone, without a model; damaged and unusual
+folders.
+"""
 
 import importlib
 import json
@@ -116,7 +118,9 @@ def test_faithfulness_is_shown_only_with_its_own_run(run, tmp_path):
 
 
 def test_no_interval_from_few_documents_of_an_older_folder(run, tmp_path):
-    """Folders written before intervals of few documents were left out hold them, and the page does not show them."""
+    """Folders written before intervals of few documents were left out hold them, and the page does
+    not show them.
+    """
     folder = write_folder(tmp_path / "out", [document()])
     write_faithfulness(folder, documents=2)
     page = render(run, folder)
@@ -192,15 +196,27 @@ def test_bad_folders(run, tmp_path):
     assert_user_error(run("render_attributions", "--attribution_dir", none), "no document")
     broken = write_folder(tmp_path / "broken", [{"id": "a"}])
     for content, words in (
-        ('{"id": "a"}', ["text"]), ("{", ["again"]), ("[1]", ["again"]), ("3", ["again"]), ("\x00\xff", ["again"]),
-    ):  # fmt: skip
+        ('{"id": "a"}', ["text"]),
+        ("{", ["again"]),
+        ("[1]", ["again"]),
+        ("3", ["again"]),
+        ("\x00\xff", ["again"]),
+    ):
         (broken / "attributions.jsonl").write_text(content, encoding="latin-1")
         assert_user_error(
             run("render_attributions", "--attribution_dir", broken), "attributions.jsonl", *words
         )
     folder = write_folder(tmp_path / "out", [document()])
-    for content in ("", "{", "[]", '{"steps": 1}', '{"labels": 1}', '{"arguments": []}', '{"steps": [null, 1]}',
-                    '{"arguments": {"baseline": null}}'):  # fmt: skip
+    for content in (
+        "",
+        "{",
+        "[]",
+        '{"steps": 1}',
+        '{"labels": 1}',
+        '{"arguments": []}',
+        '{"steps": [null, 1]}',
+        '{"arguments": {"baseline": null}}',
+    ):
         (folder / "summary.json").write_text(content)
         assert_user_error(run("render_attributions", "--attribution_dir", folder), folder, "again")
     (folder / "summary.json").write_text("{}")

@@ -1,11 +1,15 @@
-"""run_attribution.py through its command line: captum's numbers, completeness, words, figure, bad input."""
+"""run_attribution.py through its command line: captum's numbers, completeness, words, figure, bad
+input.
+"""
 
+import errno
 import gc
 import json
+import os
 import shutil
 import struct
 import subprocess
-from types import SimpleNamespace
+import time
 
 import filelock
 import numpy as np
@@ -49,7 +53,9 @@ def attribute(run):
 
 @pytest.fixture(scope="session")
 def steep_model(tmp_path_factory):
-    """A random classifier with large weights: its logits move by units along a path, not by rounding errors."""
+    """A random classifier with large weights: its logits move by units along a path, not by
+    rounding errors.
+    """
     return write_tiny_model(
         tmp_path_factory.mktemp("steep"), seed=3, initializer_range=0.4, hidden_dropout_prob=0.1
     )
@@ -79,8 +85,8 @@ def captum_attributions(folder, text, target, n, method):
 )
 @pytest.mark.parametrize("n", [2, 7, 50])
 def test_same_numbers_as_captum(attribute, steep_model, tmp_path, method, n):
-    result = attribute(steep_model, tmp_path / "out",
-                 "--n_steps", n, "--method", method, "--target", "math.SG", "--disable_tqdm")  # fmt: skip
+    flags = ["--n_steps", n, "--method", method, "--target", "math.SG"]
+    result = attribute(steep_model, tmp_path / "out", *flags)
     assert result.code == 0, result.err
     (line,), _ = read(tmp_path / "out")
     expected = captum_attributions(steep_model, TEXT, 4, n, method)
@@ -90,7 +96,9 @@ def test_same_numbers_as_captum(attribute, steep_model, tmp_path, method, n):
 
 @pytest.mark.parametrize("n", [2, 3, 10, 200])
 def test_trapezoid_is_the_closed_form(n):
-    """x^2 by n points at distance h = 1/(n-1) gives 1/3 + h^2/6, and a constant is integrated exactly."""
+    """x^2 by n points at distance h = 1/(n-1) gives 1/3 + h^2/6, and a constant is integrated
+    exactly.
+    """
     alphas, weights = run_attribution.quadrature("riemann_trapezoid", n)
     assert weights.sum() == pytest.approx(1, abs=1e-14)
     assert weights @ alphas**2 == pytest.approx(1 / 3 + 1 / (6 * (n - 1) ** 2), abs=1e-14)
@@ -187,7 +195,9 @@ def test_words_as_a_mathematician_reads_them(text, words):
 
 
 def test_tokens_that_touch_two_words_join_them():
-    """'),' as one token makes one word of two; a token without characters goes to the next word; None stays."""
+    """'),' as one token makes one word of two; a token without characters goes to the next word;
+    None stays.
+    """
     words = [(0, 1), (1, 2), (2, 3), (4, 7)]  # a ) , the
     assert run_attribution.align_words(
         words, [None, (0, 1), (1, 3), (3, 3), (3, 5), (5, 7), None]
@@ -299,11 +309,18 @@ BAD_ARGUMENTS = {
     "method": (["--text", TEXT, "--method", "simpson"], ["simpson"]),
     "target": (["--text", TEXT, "--target", "math.NT"], ["math.NT", "math.AG"]),
     "label of a text": (["--text", TEXT, "--target", "label"], ["--target label"]),
-    "empty text": (["--text", "fine", "  "], ["text-2", "empty"]),
+    "empty text": (["--text", "fine", "  "], ["1 of 2", "(text-2)", "no text"]),
+    "empty texts": (["--text", *"    "], ["4 of 4", "text-1, text-2, text-3, ...", "no text"]),
     "text file": (["--text_file", "nowhere.txt"], ["nowhere.txt"]),
     "dataset": (["--dataset_name", "/nowhere/at/all"], ["/nowhere/at/all"]),
-    "too long": (["--text", TEXT, "--max_seq_length", 500], ["--max_seq_length", "128"]),
-    "too short": (["--text", TEXT, "--max_seq_length", 2], ["--max_seq_length", "from 3 to 128"]),
+    "too long": (
+        ["--text", TEXT, "--max_seq_length", 500],
+        ["--max_seq_length must be between 3 and 128, the model's maximum, not 500"],
+    ),
+    "too short": (
+        ["--text", TEXT, "--max_seq_length", 2],
+        ["--max_seq_length must be at least 3", "not 2"],
+    ),
     "Latin-1": (["--text", "K\udce4hler"], ["text-1", "UTF-8"]),
     "versus without target": (["--versus", "math.AG"], ["--versus", "--target A --versus B"]),
     "versus itself": (
@@ -354,7 +371,7 @@ def test_bad_datasets(run, tiny_model, tiny_dataset, tmp_path):
     assert_user_error(
         run(*base, "--dataset_name", write_dataset(tmp_path / "empty", records)),
         records[-1]["id"],
-        "empty",
+        "no text",
     )
 
 
@@ -362,7 +379,235 @@ def test_labels_of_model_and_dataset_differ(attribute, tiny_dataset, tmp_path):
     model = write_tiny_model(tmp_path / "model", labels=["math.AG", "math.NT"])
     result = attribute(model, tmp_path / "out", "--dataset_name",
                  tiny_dataset)  # fmt: skip
-    assert_user_error(result, "math.NT", "math.SG")
+    assert_user_error(
+        result, "'math.CV', 'math.DG', 'math.MG', ...", "the model's others are 'math.NT'"
+    )
+
+
+def test_classes_are_matched_by_name(attribute, tmp_path, tiny_dataset):
+    """The model's classes in another order and one more: labels are names, and the log says what
+    differs.
+    """
+    model = write_tiny_model(tmp_path / "model", labels=["math.NT", *reversed(LABELS)])
+    flags = ["--dataset_name", tiny_dataset, "--n_steps", 2, "--target", "label"]
+    result = attribute(model, tmp_path / "out", *flags)
+    assert result.code == 0, result.err
+    assert "lacks classes of the model: 'math.NT'" in result.log
+    lines, _ = read(tmp_path / "out")
+    records = make_records()[90:]
+    assert [line["target"] for line in lines] == [LABELS[record["label"]] for record in records]
+
+
+def test_spellings_of_classes_are_shown_with_quotes(attribute, tmp_path, tiny_dataset):
+    spelled = [" math.AG", *LABELS[1:]]
+    model = write_tiny_model(tmp_path / "model", labels=spelled)
+    result = attribute(model, tmp_path / "out", "--dataset_name", tiny_dataset)
+    assert_user_error(result, "lacks: 'math.AG';", "' math.AG'", "spell the classes alike")
+
+
+def test_a_class_that_the_model_names_twice(attribute, tmp_path):
+    model = write_tiny_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["id2label"]["1"] = "math.AG"
+    (model / "config.json").write_text(json.dumps(config))
+    assert_user_error(attribute(model, tmp_path / "out"), "twice")
+
+
+@pytest.fixture
+def trained_on_titles(tmp_path):
+    """A run of title and abstract, as run_classification.py writes its config.json and
+    run_arguments.json.
+    """
+    model = write_tiny_model(tmp_path / "run")
+    format_of_texts = {"text_column_names": ["title", "abstract"], "text_column_delimiter": " | "}
+    config = json.loads((model / "config.json").read_text()) | format_of_texts
+    (model / "config.json").write_text(json.dumps(config))
+    recorded = {"script": "run_classification.py", "arguments": format_of_texts}
+    (model / "run_arguments.json").write_text(json.dumps(recorded))
+    return model
+
+
+def texts_of(attribute, model, folder, tiny_dataset, *flags):
+    """The texts, the log and the summary of a run on the tiny dataset."""
+    base = ["--dataset_name", tiny_dataset, "--n_steps", 2, "--max_samples", 2]
+    result = attribute(model, folder, *base, *flags)
+    assert result.code == 0, result.err
+    lines, summary = read(folder)
+    return [line["text"] for line in lines], result.log, summary
+
+
+@pytest.mark.parametrize("where", ["config.json", "run_arguments.json"])
+def test_texts_are_made_as_in_training(attribute, trained_on_titles, tiny_dataset, tmp_path, where):
+    """Text columns and delimiter are those of the run; older runs have them in run_arguments.json
+    only.
+    """
+    if where == "run_arguments.json":
+        config = json.loads((trained_on_titles / "config.json").read_text())
+        del config["text_column_names"], config["text_column_delimiter"]
+        (trained_on_titles / "config.json").write_text(json.dumps(config))
+    texts, log, summary = texts_of(attribute, trained_on_titles, tmp_path / "out", tiny_dataset)
+    records = make_records()[90:92]
+    assert texts == [f"{record['title']} | {record['abstract']}" for record in records]
+    assert "WARNING" not in log
+    assert summary["text_column_names"] == ["title", "abstract"]
+    assert summary["text_column_delimiter"] == " | "
+
+
+def test_columns_that_differ_from_the_training_are_used_with_a_warning(
+    attribute, trained_on_titles, tiny_dataset, tmp_path
+):
+    flags = ["--text_column_names", "abstract,title", "--text_column_delimiter", "; "]
+    texts, log, _ = texts_of(attribute, trained_on_titles, tmp_path / "out", tiny_dataset, *flags)
+    record = make_records()[90]
+    assert texts[0] == f"{record['abstract']}; {record['title']}"
+    warnings = [line for line in log.splitlines() if "WARNING" in line]
+    assert len(warnings) == 2
+    assert "--text_column_names is ['abstract', 'title'], but the model was trained" in warnings[0]
+    assert "--text_column_delimiter is '; '" in warnings[1]
+
+
+def test_a_run_that_does_not_say_its_columns(attribute, tiny_model, tiny_dataset, tmp_path):
+    texts, log, _ = texts_of(attribute, tiny_model, tmp_path / "out", tiny_dataset)
+    assert texts[0] == make_records()[90]["abstract"]
+    assert "does not say which columns" in log
+
+
+def test_prefix_and_length_that_differ_from_the_training(attribute, tmp_path):
+    model = write_tiny_model(tmp_path / "model", text_prefix="every form ", max_seq_length=16)
+    flags = ["--n_steps", 2, "--text_prefix", "", "--max_seq_length", 32]
+    result = attribute(model, tmp_path / "out", *flags)
+    warnings = [line for line in result.log.splitlines() if "WARNING" in line]
+    assert len(warnings) == 2 and "--text_prefix is ''" in warnings[0]
+    assert "--max_seq_length is 32, but the model was trained with 16" in warnings[1]
+
+
+def test_hostile_folders(attribute, tiny_model, tmp_path):
+    """A pickle is not loaded, and code of a model's folder does not run; nothing asks whether it
+    may.
+    """
+    pickled = shutil.copytree(tiny_model, tmp_path / "pickled")
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    assert_user_error(attribute(pickled, tmp_path / "out"), "cannot load", "pickled")
+
+    marker = tmp_path / "marker"
+    code = f"open({str(marker)!r}, 'w')\nfrom transformers import BertConfig as Evil\n"
+    for name, automatic in (
+        ("config.json", {"AutoConfig": "evil.Evil"}),
+        ("tokenizer_config.json", {"AutoTokenizer": ["evil.Evil", None]}),
+    ):
+        hostile = shutil.copytree(tiny_model, tmp_path / name)
+        (hostile / "evil.py").write_text(code)
+        content = json.loads((hostile / name).read_text()) | {"auto_map": automatic}
+        if name == "config.json":
+            content |= {"model_type": "evil"}
+        else:
+            content |= {"tokenizer_class": "EvilTokenizer"}
+        (hostile / name).write_text(json.dumps(content))
+        result = attribute(hostile, tmp_path / f"out-{name}", "--n_steps", 2)
+        assert not marker.exists() and "[y/N]" not in result.out
+        if result.code:
+            assert_user_error(result, name)
+
+
+def test_a_full_and_a_read_only_disk(attribute, tiny_model, tmp_path, monkeypatch):
+    """One line that says what to do; after that, the same command continues."""
+    out = tmp_path / "out"
+    flags = ["--text", TEXT, "every form", "--n_steps", 2]
+    write = run_attribution.write
+    written = []
+
+    def fill_disk(path, content):
+        written.append(path.name)
+        if path.name == "1.jsonl":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(run_attribution, "write", fill_disk)
+    assert_user_error(attribute(tiny_model, out, *flags), "No space left", "free some space")
+    assert written == ["settings.json", "0.jsonl", "1.jsonl"]
+    monkeypatch.setattr(run_attribution, "write", write)
+    result = attribute(tiny_model, out, *flags)
+    assert result.code == 0 and "1 of 2 documents are finished already" in result.log
+
+    (tmp_path / "file").write_text("")
+    assert_user_error(attribute(tiny_model, tmp_path / "file/out"), "cannot write", "file/out")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "partial").mkdir()
+    os.symlink("/dev/full", full / "partial/settings.json.tmp")
+    assert_user_error(attribute(tiny_model, full), "No space left", "free some space")
+
+
+def test_only_own_files_are_removed(attribute, tiny_model, tmp_path):
+    """The folder of another project, links to folders, an own folder with a file of the user."""
+    other = tmp_path / "other"
+    (other / "partial").mkdir(parents=True)
+    (other / "partial/1.jsonl").write_text("{}")
+    (other / "summary.json").write_text('{"documents": 3}')
+    assert_user_error(attribute(tiny_model, other), "not empty", "another folder")
+    assert (other / "partial/1.jsonl").read_text() == "{}"
+
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/1.jsonl").write_text("{}")
+    os.symlink(tmp_path / "precious", linked / "partial")
+    assert_user_error(attribute(tiny_model, linked), "'partial'", "another folder")
+    assert (tmp_path / "precious/1.jsonl").exists()
+
+    own = tmp_path / "own"
+    flags = ["--n_steps", 2]
+    assert attribute(tiny_model, own, *flags).code == 0
+    assert json.loads((own / "summary.json").read_text())["script"] == "run_attribution.py"
+    (own / "partial").mkdir()
+    (own / "partial/notes.txt").write_text("mine")
+    assert_user_error(attribute(tiny_model, own, *flags), "partial/notes.txt")
+    assert (own / "partial/notes.txt").read_text() == "mine"
+
+
+def test_a_finished_folder_that_was_changed(attribute, tiny_model, tmp_path):
+    out = tmp_path / "out"
+    flags = ["--text", TEXT, "every form", "--n_steps", 2]
+    attribute(tiny_model, out, *flags)
+    whole = (out / "attributions.jsonl").read_text()
+    (out / "attributions.jsonl").write_text(whole.split("\n")[0] + "\n")
+    assert_user_error(attribute(tiny_model, out, *flags), "lacks 1 documents (text-2)")
+    (out / "attributions.jsonl").write_text(whole[:-20])
+    assert_user_error(attribute(tiny_model, out, *flags), "attributions.jsonl", "damaged")
+    assert not (out / "partial").exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["we prove that " * 400_000, "x" * 5_000_000], ids=["words", "one"]
+)
+def test_a_text_of_many_megabytes_is_cut_before_it_is_split(attribute, tiny_model, tmp_path, text):
+    """The same attributions as for its beginning; to split it whole would take minutes."""
+    (tmp_path / "book.txt").write_text(text + "\n")
+    flags = ["--n_steps", 2, "--max_seq_length", 16]
+    start = time.monotonic()
+    result = attribute(tiny_model, tmp_path / "out", "--text_file", tmp_path / "book.txt", *flags)
+    assert result.code == 0, result.err
+    assert time.monotonic() - start < 60
+    (line,), _ = read(tmp_path / "out")
+    assert line["truncated"] and line["text"] == text
+    attribute(tiny_model, tmp_path / "short", "--text", text[:2000], *flags)
+    (short,), _ = read(tmp_path / "short")
+    assert line["attributions"] == short["attributions"] and len(line["words"]) == len(
+        short["words"]
+    )
+    assert [word[:50] for word in line["words"]] == [word[:50] for word in short["words"]]
+
+
+def test_errors_of_a_programmer_are_tracebacks(attribute, tiny_model, tmp_path, monkeypatch):
+    """Only a user's mistake is one line: whoever adapts the script needs a traceback."""
+
+    def wrong(self, document):
+        raise ValueError("of a copier's own code")
+
+    monkeypatch.setattr(run_attribution.Explainer, "explain", wrong)
+    with pytest.raises(ValueError, match="copier"):
+        attribute(tiny_model, tmp_path / "out", "--n_steps", 2)
 
 
 def test_bad_models(attribute, tiny_model, tmp_path):
@@ -418,10 +663,15 @@ def test_a_text_without_tokens(attribute, tiny_model, tmp_path, flags):
     )
 
 
-def test_a_tokenizer_without_offsets_gives_tokens_as_words():
+def test_a_tokenizer_without_offsets_gives_tokens_as_words(tiny_model):
     document = {"text": "so 2-convex"}
-    explainer = SimpleNamespace(tokenizer=CanineTokenizer(), max_seq_length=64, text_prefix="")
-    run_attribution.Explainer.encode(explainer, document)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model)
+    model.resize_token_embeddings(2**16)  # ids are code points, those of special tokens larger
+    tokenizer = CanineTokenizer()
+    tokenizer.model_max_length = 64
+    arguments = run_attribution.AttributionArguments()
+    explainer = run_attribution.Explainer(model, tokenizer, arguments)
+    explainer.encode(document)
     assert document["token_spans"] is None and document["word_spans"] is None
     assert "".join(document["words"]) == "so 2-convex" and len(document["tokens"]) == 13
     assert document["word_ids"] == [None, *range(11), None] and not document["truncated"]
@@ -517,7 +767,9 @@ def test_colors_follow_sign_and_size():
     shutil.which("pdflatex") is None, reason="needs a TeX: article, amsmath and xcolor"
 )
 def test_latex_compiles(tmp_path):
-    """Every character that LaTeX minds, accents, Greek, letters that the fonts lack, and a line to be broken."""
+    """Every character that LaTeX minds, accents, Greek, letters that the fonts lack, and a line to
+    be broken.
+    """
     tokens = [
         "[CLS]",
         *r"# $ % & _ { } ~ ^ \ ## [ ] < > | \" ' ` - -- \alpha $L^2$ K\"ahler".split(),
@@ -601,7 +853,7 @@ def test_infinite_gradients_are_one_line(attribute, tiny_model, tmp_path):
         (["--target", "math.AG", "--versus", "math.SG"], "--target"),
         (["--baseline", "mask"], "--baseline"),
         (["--max_seq_length", 5], "--max_seq_length 128"),
-        (["--text", "every form"], "--dataset_name documents"),
+        (["--text", "every form"], "other documents"),
         (["--merge_words", "false"], "--merge_words"),
     ],
 )
@@ -671,7 +923,9 @@ def test_attribute_returns_the_objects_of_the_file(attribute, steep_model, tmp_p
 
 @pytest.mark.parametrize("flags", [{"n_steps": 5}, {"n_steps": "auto"}])
 def test_no_document_waits_for_the_garbage_collector(steep_model, monkeypatch, flags):
-    """A full collection takes longer than a short document where many objects live, as after imports in a notebook."""
+    """A full collection takes longer than a short document where many objects live, as after
+    imports in a notebook.
+    """
     tokenizer = AutoTokenizer.from_pretrained(steep_model)
     model = AutoModelForSequenceClassification.from_pretrained(steep_model, dtype=torch.float32)
     collections = []
@@ -682,10 +936,17 @@ def test_no_document_waits_for_the_garbage_collector(steep_model, monkeypatch, f
 
 @pytest.mark.parametrize("flags", [["--n_steps", 40], ["--n_steps", "auto"]])
 def test_versus_and_all_are_consistent(attribute, steep_model, tmp_path, flags):
-    """A contrast is the difference of two classes; the classes of --target all are those of single targets."""
+    """A contrast is the difference of two classes; the classes of --target all are those of single
+    targets.
+    """
     found = {}
-    for name, more in {"AG": ["--target", "math.AG"], "SG": ["--target", "math.SG"], "all": ["--target", "all"],
-                       "contrast": ["--target", "math.AG", "--versus", "math.SG"]}.items():  # fmt: skip
+    targets = {
+        "AG": ["--target", "math.AG"],
+        "SG": ["--target", "math.SG"],
+        "all": ["--target", "all"],
+        "contrast": ["--target", "math.AG", "--versus", "math.SG"],
+    }
+    for name, more in targets.items():
         result = attribute(steep_model, tmp_path / name, *flags, *more)
         assert result.code == 0, result.err
         ((found[name],), _) = read(tmp_path / name)

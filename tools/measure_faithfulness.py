@@ -3,9 +3,6 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #     "accelerate==1.15.0",
-#     "datasets==5.2.0",
-#     "jinja2==3.1.6",
-#     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
 #     "PyYAML==6.0.3",
 #     "scipy==1.17.1",
@@ -14,26 +11,33 @@
 #     "transformers==5.23.0",
 # ]
 # ///
-"""Measure whether attributions describe the model: does its prediction change without the words they rank first?
+"""Measure whether attributions describe the model: does its prediction change without the words
+they rank first?
 
     python tools/measure_faithfulness.py --attribution_dir attributions
-    python tools/measure_faithfulness.py --attribution_dir attributions --max_samples 500 --internal_batch_size 512
+    python tools/measure_faithfulness.py --attribution_dir attributions --max_samples 500 \\
+        --internal_batch_size 512
 
-Reads attributions.jsonl and summary.json of run_attribution.py, replaces words with PAD tokens and evaluates the model
-again (on one GPU where there is one). It measures for each document, as defined by ERASER (DeYoung et al., ACL 2020):
-comprehensiveness, the probability of the target class lost without the words ranked first (larger is better), and
-sufficiency, the probability lost with only these words (smaller is better), both averaged over 5, 10, 20 and 50 % of
-the words (AOPC); Kendall's tau with the loss of the logit when a single word is left out; and infidelity (Yeh et al.,
-NeurIPS 2019): how much of the loss of the logit without a random set of words the sum of their scores leaves
-unexplained. Gradient x input and random rankings are measured for comparison. Writes faithfulness.json and adds its
-table to summary.json. An interrupted measurement continues.
+Reads attributions.jsonl and summary.json of run_attribution.py, replaces words with PAD tokens and
+evaluates the model again (on one GPU where there is one). It measures for each document:
+
+- as defined by ERASER (DeYoung et al., ACL 2020), comprehensiveness, the probability of the target
+  class lost without the words ranked first (larger is better), and sufficiency, the probability
+  lost with only these words (smaller is better), both averaged over 5, 10, 20 and 50 percent of the
+  words (AOPC);
+- Kendall's tau with the loss of the logit when a single word is left out;
+- infidelity (Yeh et al., NeurIPS 2019): how much of the loss of the logit without a random set of
+  words the sum of their scores leaves unexplained.
+
+Gradient x input and random rankings are measured for comparison. Writes faithfulness.json and adds
+its table to summary.json. An interrupted measurement continues.
 """
 
 import hashlib
 import json
 import math
+import re
 import shlex
-import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -53,13 +57,15 @@ FRACTIONS = (0.05, 0.1, 0.2, 0.5)
 RANKINGS = ("integrated gradients", "gradient x input", "random")
 MEASURES = ("comprehensiveness", "sufficiency", "tau_leave_one_out", "infidelity")
 WORD_SETS = 50  # random sets of words left out, for infidelity
+MAX_CHARACTERS_PER_TOKEN = 4096  # as in run_attribution.py, of very long texts
 RESAMPLES = 2000
 NOTE = (
-    "Comprehensiveness: probability of the target class lost without the words ranked first (larger is better). "
-    "Sufficiency: probability lost with only these words (smaller is better). Both are averaged over 5, 10, 20 and "
-    "50 % of the words, replaced with PAD tokens. Tau: Kendall's rank correlation with leaving out single words. "
-    "Infidelity: the share of the change of the logit without random sets of words that the sums of their scores, "
-    "scaled to fit best, leave unexplained (0 to 1, smaller is better; random scores are positive, so their sums "
+    "Comprehensiveness: probability of the target class lost without the words ranked first "
+    "(larger is better). Sufficiency: probability lost with only these words (smaller is better). "
+    "Both are averaged over 5, 10, 20 and 50 % of the words, replaced with PAD tokens. Tau: "
+    "Kendall's rank correlation with leaving out single words. Infidelity: the share of the change "
+    "of the logit without random sets of words that the sums of their scores, scaled to fit best, "
+    "leave unexplained (0 to 1, smaller is better; random scores are positive, so their sums "
     "contain the number of words left out)."
 )
 
@@ -98,7 +104,9 @@ class FaithfulnessArguments:
 
 @dataclass
 class Evaluator:
-    """A classifier, and the number of texts that it evaluates at once."""
+    """A classifier, the token that stands in the place of a word, and the number of texts in a
+    batch.
+    """
 
     model: torch.nn.Module
     pad_token_id: int
@@ -110,12 +118,14 @@ class Evaluator:
         self.embedding_layer = getattr(base, "embeddings", None) or base.get_input_embeddings()
 
     def logits(self, ids: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """Return the logits (rows, classes) of ids (rows, tokens), which are text (tokens,) with PAD in some places.
+        """Return the logits (rows, classes) of ids (rows, tokens), which are text (tokens,) with
+        PAD in some places.
 
-        PAD stands for a word there, not for padding: only the embedding layer reads ids. Attention mask, positions and
-        the token that a decoder classifies are those of text.
+        PAD stands for a word there, not for padding: only the embedding layer reads ids. Attention
+        mask, positions and the token that a decoder classifies are those of text.
         """
-        ids, text = ids.to(self.model.device), text.to(self.model.device).expand_as(ids)
+        ids = ids.to(self.model.device)
+        text = text.to(self.model.device).expand_as(ids)
 
         def change(value):
             same = (
@@ -128,29 +138,25 @@ class Evaluator:
         def substitute(module, args, kwargs):
             return tuple(map(change, args)), {name: change(value) for name, value in kwargs.items()}
 
-        padding = getattr(
-            getattr(self.embedding_layer, "position_embeddings", None), "padding_idx", None
-        )
+        # RoBERTa and its relatives count the positions of the tokens that are not PAD.
+        position_embeddings = getattr(self.embedding_layer, "position_embeddings", None)
+        padding = getattr(position_embeddings, "padding_idx", None)
         extra = {}
-        if (
-            padding is not None
-        ):  # RoBERTa and its relatives count the positions of the tokens that are not PAD
-            extra["position_ids"] = (
-                torch.arange(len(text[0]), device=text.device) + padding + 1
-            ).expand_as(text)
+        if padding is not None:
+            positions = torch.arange(len(text[0]), device=text.device) + padding + 1
+            extra["position_ids"] = positions.expand_as(text)
         hook = self.embedding_layer.register_forward_pre_hook(substitute, with_kwargs=True)
         try:
-            return self.model(
-                input_ids=text, attention_mask=torch.ones_like(text), **extra
-            ).logits.float()
+            output = self.model(input_ids=text, attention_mask=torch.ones_like(text), **extra)
         finally:
             hook.remove()
+        return output.logits.float()
 
     def explained(self, ids: torch.Tensor, document: dict) -> torch.Tensor:
         """Return the explained logit and its probability, (rows, 2), in double precision.
 
-        With a class to compare with, they are the difference of the two logits and the probability of the target
-        among the two classes.
+        With a class to compare with, they are the difference of the two logits and the probability
+        of the target among the two classes.
         """
         logits = self.logits(ids, document["input_ids"])
         target, versus = document["target_id"], document["versus_id"]
@@ -160,7 +166,8 @@ class Evaluator:
         return torch.stack([difference, difference.sigmoid()], 1).double()
 
     def without_words(self, document: dict, removed: np.ndarray) -> np.ndarray:
-        """Return explained logit and probability, (rows, 2), without the words that removed (rows, words) marks.
+        """Return explained logit and probability, (rows, 2), without the words that removed (rows,
+        words) marks.
 
         Equal rows are evaluated once. Running out of memory halves the batch size for good.
         """
@@ -168,21 +175,23 @@ class Evaluator:
         unique, where = np.unique(removed, axis=0, return_inverse=True)
         gone = np.where(of_token >= 0, unique[:, of_token], False)
         ids = torch.where(torch.from_numpy(gone), self.pad_token_id, document["input_ids"])
-        found = []
-        while len(found) < len(ids):
-            batch = ids[len(found) : len(found) + self.batch_size]
+        values = []
+        while len(values) < len(ids):
+            batch = ids[len(values) : len(values) + self.batch_size]
             try:
                 with torch.no_grad():
-                    found += self.explained(batch, document).tolist()
-            except Exception as error:
+                    values += self.explained(batch, document).tolist()
+            except RuntimeError as error:
                 if not should_reduce_batch_size(error) or len(batch) == 1:
                     raise
                 self.batch_size = len(batch) // 2
         self.evaluations += len(ids)
-        return np.array(found)[where.ravel()]
+        return np.array(values)[where.ravel()]
 
     def gradient_times_input(self, document: dict) -> np.ndarray:
-        """Return scores (words,) of the simplest gradient method, grad F(x) * x in the embedding output."""
+        """Return scores (words,) of the simplest gradient method, grad F(x) * x in the embedding
+        output.
+        """
         captured = []
 
         def detach(module, inputs, output):
@@ -202,15 +211,16 @@ class Evaluator:
 
 
 def first_words(scores: np.ndarray) -> np.ndarray:
-    """Return for every fraction a mask of the words ranked first, at least one: (fractions, words)."""
+    """Return the words ranked first, at least one, of every fraction: (fractions, words)."""
     rank = np.empty(len(scores), int)
     rank[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
     return np.stack([rank < math.ceil(fraction * len(scores)) for fraction in FRACTIONS])
 
 
 def unexplained(scores: np.ndarray, removed: np.ndarray, lost: np.ndarray) -> float:
-    """Return the infidelity of scores (words,), normalized: the share of the squares of lost (sets,) that the sums of
-    the scores of the words in removed (sets, words), scaled to fit best, leave unexplained. NaN where nothing is lost.
+    """Return the infidelity of scores (words,), normalized: the share of the squares of lost
+    (sets,) that the sums of the scores of the words in removed (sets, words), scaled to fit best,
+    leave unexplained. NaN where nothing is lost.
     """
     sums = removed @ scores
     if not lost.any():
@@ -219,10 +229,11 @@ def unexplained(scores: np.ndarray, removed: np.ndarray, lost: np.ndarray) -> fl
 
 
 def measure(evaluator: Evaluator, document: dict, orders: np.ndarray, removed: np.ndarray) -> dict:
-    """Return the measures of every ranking of a document, {ranking: {measure: value}}; None where one is undefined.
+    """Return the measures of every ranking of a document, {ranking: {measure: value}}; None where
+    one is undefined.
 
-    orders (n, words) are the random rankings, whose measures are averaged; removed (sets, words) marks the sets of
-    words that infidelity leaves out.
+    orders (n, words) are the random rankings, whose measures are averaged; removed (sets, words)
+    marks the sets of words that infidelity leaves out.
     """
     words = len(document["words"])
     rankings = {
@@ -230,39 +241,47 @@ def measure(evaluator: Evaluator, document: dict, orders: np.ndarray, removed: n
         "gradient x input": evaluator.gradient_times_input(document)[None],
         "random": orders,
     }
-    single, whole = np.eye(words, dtype=bool), np.zeros((1, words), bool)
+
+    # Every set of words that is left out, by name, evaluated in one pass: (sets, words)
     masks = {
-        name: np.concatenate([first_words(row) for row in rows]) for name, rows in rankings.items()
+        "nothing": np.zeros((1, words), bool),
+        "single words": np.eye(words, dtype=bool),
+        "random sets": removed,
     }
-    parts = [whole, single, removed, *(np.concatenate([mask, ~mask]) for mask in masks.values())]
-    values = evaluator.without_words(document, np.concatenate(parts))
-    probability, start, found = values[0, 1], 1 + words + len(removed), {}
-    lost, lost_of_sets = np.split(values[0, 0] - values[1:start, 0], [words])
     for name, rows in rankings.items():
-        size = len(masks[name])
-        without, only = values[start : start + size, 1], values[start + size : start + 2 * size, 1]
-        start += 2 * size
-        taus = (
-            [scipy.stats.kendalltau(row, lost).statistic for row in rows]
-            if words > 1
-            else [math.nan]
-        )
+        first = np.concatenate([first_words(row) for row in rows])
+        masks[f"{name}: first words"] = first
+        masks[f"{name}: all but the first words"] = ~first
+    values = evaluator.without_words(document, np.concatenate(list(masks.values())))
+    ends = np.cumsum([len(mask) for mask in masks.values()])
+    values = dict(zip(masks, np.split(values, ends[:-1]), strict=True))
+
+    logit, probability = values["nothing"][0]
+    lost = logit - values["single words"][:, 0]
+    lost_of_sets = logit - values["random sets"][:, 0]
+    measures = {}
+    for name, rows in rankings.items():
+        without = values[f"{name}: first words"][:, 1]
+        only = values[f"{name}: all but the first words"][:, 1]
+        taus = [math.nan]  # one word has no rank correlation
+        if words > 1:
+            taus = [scipy.stats.kendalltau(row, lost).statistic for row in rows]
         infidelities = [unexplained(row, removed, lost_of_sets) for row in rows]
-        means = (
-            probability - without.mean(),
-            probability - only.mean(),
-            np.mean(taus),
-            np.mean(infidelities),
-        )
-        found[name] = {
-            key: float(mean) if math.isfinite(mean) else None
-            for key, mean in zip(MEASURES, means, strict=True)
+        means = {
+            "comprehensiveness": probability - without.mean(),
+            "sufficiency": probability - only.mean(),
+            "tau_leave_one_out": np.mean(taus),
+            "infidelity": np.mean(infidelities),
         }
-    return found
+        measures[name] = {
+            key: float(mean) if math.isfinite(mean) else None for key, mean in means.items()
+        }
+    return measures
 
 
 def interval(values: list[float | None], generator: np.random.Generator) -> dict | None:
-    """Return the mean over the documents and its 95 % percentile bootstrap interval; None without a defined value.
+    """Return the mean over the documents and its 95 % percentile bootstrap interval; None without a
+    defined value.
 
     low and high are None for fewer than MIN_INTERVAL_DOCUMENTS documents.
     """
@@ -277,32 +296,51 @@ def interval(values: list[float | None], generator: np.random.Generator) -> dict
 
 
 def load_model(name: str, revision: str | None, batch_size: int) -> tuple:
-    """Return the evaluator of a model and its tokenizer. Exit with status 2 if it cannot be loaded or has no PAD."""
+    """Return the evaluator of a model and its tokenizer.
+
+    Only safetensors are read, and no code in a folder runs. Exits with status 2 if it cannot be
+    loaded, or if the tokenizer has neither PAD nor EOS.
+    """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
         model = AutoModelForSequenceClassification.from_pretrained(
-            name, revision=revision, dtype=torch.float32
+            name,
+            revision=revision,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except Exception as error:  # OSError, ValueError, and those of the Hub and of safetensors
         fail(
-            f"cannot load the model {name} of the attributions: {one_line(error)}; give it as --model_name_or_path"
+            f"cannot load the model {name} of the attributions: {one_line(error)}; "
+            "give it as --model_name_or_path"
         )
-    if tokenizer.pad_token_id is None:
-        fail(f"the tokenizer of {name} has no PAD token to put in place of a word")
+    # GPT-2 and Llama have no PAD: EOS stands for it, as in the baseline of the attributions.
+    pad_token_id = tokenizer.pad_token_id
+    if pad_token_id is None:
+        pad_token_id = tokenizer.eos_token_id
+    if pad_token_id is None:
+        fail(f"the tokenizer of {name} has neither PAD nor EOS to put in place of a word")
     if model.config.get_text_config().pad_token_id is None:  # with None, a decoder rejects batches
         model.config.get_text_config().pad_token_id = -1
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    model = model.requires_grad_(False).eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    return Evaluator(model, tokenizer.pad_token_id, batch_size), tokenizer
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    model.requires_grad_(False)
+    model.eval()
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return Evaluator(model, pad_token_id, batch_size), tokenizer
 
 
 def prepare(document: dict, evaluator: Evaluator, tokenizer, max_length: int) -> None:
-    """Add input_ids, target_id and versus_id to the document. Exit with status 2 if it is of another model.
+    """Add input_ids, target_id and versus_id to the document. Exit with status 2 if it is of
+    another model.
 
     Raises a LookupError, TypeError or ValueError if it is damaged.
     """
-    name, label2id = evaluator.model.name_or_path, evaluator.model.config.label2id
-    scores, words = np.array(document["word_attributions"], float), len(document["words"])
+    name = evaluator.model.name_or_path
+    label2id = evaluator.model.config.label2id
+    scores = np.array(document["word_attributions"], float)
+    words = len(document["words"])
     word_ids = document["word_ids"]
     if (
         scores.shape != (words,)
@@ -314,11 +352,17 @@ def prepare(document: dict, evaluator: Evaluator, tokenizer, max_length: int) ->
         raise ValueError("words, tokens and scores do not fit together")
     for label in filter(None, (document["target"], document.get("versus"))):
         if label not in label2id:
-            fail(f"the model {name} has no class {label}; give the model of the attributions")
-    ids = tokenizer(document["text"], truncation=True, max_length=max_length)["input_ids"]
+            fail(
+                f"the model {name} has no class {label!r}, only "
+                f"{', '.join(map(repr, label2id))}; give the model of the attributions"
+            )
+    # More of a book was not given to the tokenizer by run_attribution.py, either.
+    text = document["text"][: MAX_CHARACTERS_PER_TOKEN * max_length]
+    ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
     if tokenizer.convert_ids_to_tokens(ids) != document["tokens"]:
         fail(
-            f"{name} splits document {document['id']} into other tokens than those attributed; wrong model"
+            f"{name} splits document {document['id']} into other tokens than those attributed; "
+            "wrong model"
         )
     document["input_ids"] = torch.tensor(ids)
     document["target_id"] = label2id[document["target"]]
@@ -329,28 +373,70 @@ def check_model(evaluator: Evaluator, document: dict) -> None:
     """Exit with status 2 if the model gives the document another logit than the attributed one."""
     with torch.no_grad():
         explained = evaluator.explained(document["input_ids"][None], document)[0, 0].item()
-    name, expected = evaluator.model.name_or_path, document["f_input"]
-    if not abs(explained - expected) <= 0.1 * max(
-        1, abs(expected)
-    ):  # in bfloat16 it differs by a few per cent
+    name = evaluator.model.name_or_path
+    expected = document["f_input"]
+    # In bfloat16 it differs by a few percent.
+    if not abs(explained - expected) <= 0.1 * max(1, abs(expected)):
         fail(
-            f"{name} gives document {document['id']} the logit {explained:.4g}, not {expected:.4g}; wrong model"
+            f"{name} gives document {document['id']} the logit {explained:.4g}, "
+            f"not {expected:.4g}; wrong model"
         )
 
 
 def read_results(path: Path) -> list[dict]:
-    """Return the results of an interrupted measurement; a line that was being written is left out."""
+    """Return the results of an interrupted measurement, without a line that was cut."""
+    if not path.exists():
+        return []
     results = []
-    try:
-        for line in path.read_text(encoding="utf-8").split("\n"):
-            results += [json.loads(line)] if line else []
-    except (OSError, ValueError):
-        pass
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            if line:
+                results.append(json.loads(line))
+        except ValueError:
+            break
     return results
 
 
+def append_result(path: Path, result: dict) -> None:
+    """Add the result of a document to a file. Exit with status 2 if that fails."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(result) + "\n")
+    except OSError as error:
+        fail(
+            f"cannot write {path}: {error.strerror}; free some space, then the same command "
+            "continues"
+        )
+
+
+def open_partial(folder: Path) -> None:
+    """Make the folder of an interrupted measurement.
+
+    Exit with status 2 if that fails or it is a link.
+    """
+    if folder.is_symlink():
+        fail(f"{folder} is a link to another folder; remove it")
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        fail(f"cannot write into {folder}: {error.strerror}")
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove the files of interrupted measurements, and no others."""
+    try:
+        for path in folder.iterdir():
+            if re.fullmatch(r"[0-9a-f]{16}\.jsonl(\.tmp)?", path.name):
+                path.unlink()
+        folder.rmdir()
+    except OSError:
+        pass  # the results are complete without it
+
+
 def summarize(results: list[dict], seed: int) -> dict:
-    """Return mean and interval of every measure of every ranking, and of the difference from random rankings."""
+    """Return mean and interval of every measure of every ranking, and of the difference from random
+    rankings.
+    """
     generator = np.random.default_rng(seed)
     table = {
         ranking: {
@@ -389,12 +475,16 @@ def main() -> None:
     if revision is None and arguments.model_name_or_path is None:
         revision = summary.get("model_commit") or recorded.get("model_revision")
     evaluator, tokenizer = load_model(name, revision, arguments.internal_batch_size)
+    placed = "PAD" if tokenizer.pad_token_id is not None else "EOS"
+    if placed == "EOS":
+        logger.info("the tokenizer has no PAD: its EOS %r replaces words", tokenizer.eos_token)
     for document in documents:
         try:
             prepare(document, evaluator, tokenizer, max_length)
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
             fail(
-                f"document {document['id']} of {folder} is damaged ({one_line(error)}); run run_attribution.py again"
+                f"document {document['id']} of {folder} is damaged ({one_line(error)}); "
+                "run run_attribution.py again"
             )
     check_model(evaluator, documents[0])
 
@@ -403,43 +493,44 @@ def main() -> None:
         json.dumps([run, name, revision, arguments.random_orders, arguments.seed]).encode()
     )
     partial = folder / "partial-faithfulness" / f"{key.hexdigest()[:16]}.jsonl"
+    open_partial(partial.parent)
     results = read_results(partial)[: len(documents)]
     if results:
         logger.info("%d of %d documents are measured already", len(results), len(documents))
-    progress = {"total": len(documents), "initial": len(results), "unit": "document"}
-    try:
-        partial.parent.mkdir(exist_ok=True)
-        with (
-            partial.open("w", encoding="utf-8") as file,
-            tqdm(**progress, disable=arguments.disable_tqdm) as bar,
-        ):
-            file.writelines(json.dumps(result) + "\n" for result in results)
-            for number in range(len(results), len(documents)):
-                document, start = documents[number], time.perf_counter()
-                generator = np.random.default_rng([arguments.seed, number])
-                orders = generator.random((arguments.random_orders, len(document["words"])))
-                # From almost no word to almost all: a share is drawn for each set, then its words.
-                shares = generator.random((WORD_SETS, 1))
-                removed = generator.random((WORD_SETS, len(document["words"]))) < shares
-                result = measure(evaluator, document, orders, removed)
-                result |= {
-                    "forward_evaluations": evaluator.evaluations,
-                    "seconds": time.perf_counter() - start,
-                }
-                evaluator.evaluations = 0
-                results.append(result)
-                file.write(json.dumps(result) + "\n")
-                file.flush()
-                bar.update()
-    except OSError as error:
-        fail(f"cannot write into {folder}: {error.strerror}; the same command continues")
+    # Without the line that was being written when the call was interrupted
+    kept = "".join(json.dumps(result) + "\n" for result in results)
+    write_files(partial.parent, {partial.name: kept})
+    for number in tqdm(
+        range(len(results), len(documents)),
+        total=len(documents),
+        initial=len(results),
+        unit="document",
+        disable=arguments.disable_tqdm,
+    ):
+        start = time.perf_counter()
+        document = documents[number]
+        words = len(document["words"])
+        generator = np.random.default_rng([arguments.seed, number])
+        orders = generator.random((arguments.random_orders, words))
+        # From almost no word to almost all: a share is drawn for each set, then its words.
+        shares = generator.random((WORD_SETS, 1))
+        removed = generator.random((WORD_SETS, words)) < shares
+        evaluator.evaluations = 0
+        result = measure(evaluator, document, orders, removed)
+        result["forward_evaluations"] = evaluator.evaluations
+        result["seconds"] = time.perf_counter() - start
+        results.append(result)
+        append_result(partial, result)
 
     # 4. Means and intervals
     table = summarize(results, arguments.seed)
     few = len(results) < MIN_INTERVAL_DOCUMENTS
+    intervals = "" if few else " with 95 % bootstrap intervals"
+    note = NOTE if placed == "PAD" else NOTE.replace("PAD tokens", "EOS tokens (there is no PAD)")
     content = {
+        "script": Path(__file__).name,
         "rankings": table,
-        "note": f"Means over {len(results)} documents{'' if few else ' with 95 % bootstrap intervals'}. {NOTE}",
+        "note": f"Means over {len(results)} documents{intervals}. {note}",
         "per_document": [
             {"id": document["id"], "target": document["target"]}
             | {name: result[name] for name in RANKINGS}
@@ -460,7 +551,7 @@ def main() -> None:
         for file, part in parts.items()
     }
     write_files(folder, {file: text + "\n" for file, text in texts.items()})
-    shutil.rmtree(partial.parent, ignore_errors=True)
+    remove_partial(partial.parent)
     for ranking, cells in table.items():
         shown = ", ".join(
             f"{measure} {cell['mean']:.3f}" for measure, cell in cells.items() if cell

@@ -2,7 +2,6 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
-#     "datasets==5.2.0",
 #     "jinja2==3.1.6",
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
@@ -11,14 +10,15 @@
 #     "transformers==5.23.0",
 # ]
 # ///
-"""Render an attribution folder as a page: every document with its scores, word by word. Needs no model.
+"""Render an attribution folder as a page: every document with its scores, word by word. Needs no
+model.
 
     python tools/render_attributions.py --attribution_dir attributions
 
-Reads what run_attribution.py wrote into the folder (attributions.jsonl, summary.json) and, where it exists,
-faithfulness.json of tools/measure_faithfulness.py. Writes attributions.html into the same folder: one self-contained
-file that requests nothing from elsewhere. It shows words or subword tokens, filters, searches and sorts the documents,
-and prints.
+Reads what run_attribution.py wrote into the folder (attributions.jsonl, summary.json) and, where it
+exists, faithfulness.json of tools/measure_faithfulness.py. Writes attributions.html into the same
+folder: one self-contained file that requests nothing from elsewhere. It shows words or subword
+tokens, filters, searches and sorts the documents, and prints.
 """
 
 import json
@@ -38,6 +38,7 @@ FACTS = {
     "max_relative_error": "largest relative error",
     "truncated": "truncated documents",
     "not_converged": "documents that did not converge",
+    "text_column_names": "text columns",
 }  # keys of summary.json as the page names them
 
 
@@ -51,7 +52,8 @@ class RenderArguments:
 def shown_tokens(document: dict) -> list[str]:
     """Return the subword tokens as a page shows them.
 
-    WordPiece tokens stay as they are (ka ##hler); where a mark stands for a blank, the text itself is shown.
+    WordPiece tokens stay as they are (ka ##hler); where a mark stands for a blank, the text itself
+    is shown.
     """
     tokens, spans = document["tokens"], document.get("token_spans")
     if spans is None or not any(token[:1] in {"Ġ", "▁"} for token in tokens):
@@ -63,7 +65,7 @@ def shown_tokens(document: dict) -> list[str]:
 
 
 def short(value: float) -> float:
-    """Return a value with four significant digits, so that the page of 500 documents stays small."""
+    """Return a value with four significant digits: a page of 500 documents stays small."""
     return float(f"{value:.4g}")
 
 
@@ -84,7 +86,9 @@ def page_explanation(found: dict) -> dict:
 
 
 def page_document(document: dict, labels: list[str]) -> dict:
-    """Return what the page needs of a document, with an explanation for each class that was explained."""
+    """Return what the page needs of a document, with an explanation for each class that was
+    explained.
+    """
     if not all(isinstance(document[name], str) for name in ("id", "text", "prediction", "target")):
         raise TypeError(
             f"id, text, prediction or target of document {document['id']} is not a text"
@@ -121,14 +125,19 @@ def page_document(document: dict, labels: list[str]) -> dict:
 
 def page_facts(summary: dict) -> list[tuple[str, object]]:
     """Return the names and values of what the page says about the whole folder."""
-    facts = [(text, summary[name]) for name, text in FACTS.items() if summary.get(name) is not None]
-    facts = [(name, f"{value:.1e}" if isinstance(value, float) else value) for name, value in facts]
+    facts = []
+    for name, text in FACTS.items():
+        value = summary.get(name)
+        if isinstance(value, float):
+            value = f"{value:.1e}"
+        if isinstance(value, list):
+            value = ", ".join(value)
+        if value is not None:
+            facts.append((text, value))
     model = summary.get("arguments", {}).get("model_name_or_path")
-    return (
-        [*facts, ("model", short_path(model) if model.startswith("/") else model)]
-        if model
-        else facts
-    )
+    if model:
+        facts.append(("model", short_path(model) if model.startswith("/") else model))
+    return facts
 
 
 def main() -> None:
@@ -143,8 +152,11 @@ def main() -> None:
     try:
         labels = summary.get("labels") or sorted({document["prediction"] for document in documents})
         low, high = summary.get("steps", [1, 1])
-        searched, facts = low < high, page_facts(summary)
-        baseline = summary.get("arguments", {}).get("baseline", "pad").upper()
+        searched = low < high
+        facts = page_facts(summary)
+        # Older folders have the flag only; EOS stands for PAD where a tokenizer has none.
+        baseline = summary.get("baseline") or summary.get("arguments", {}).get("baseline", "pad")
+        baseline = baseline.upper()
         shown = [page_document(document, labels) for document in documents]
         data = {"labels": labels, "steps": [low, high], "documents": shown}
         # NaN and infinite scores raise a ValueError: JSON does not have them.
@@ -152,7 +164,8 @@ def main() -> None:
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else one_line(error)
         fail(
-            f"attributions.jsonl or summary.json in {folder} is damaged ({reason}); run run_attribution.py again"
+            f"attributions.jsonl or summary.json in {folder} is damaged ({reason}); "
+            "run run_attribution.py again"
         )
 
     # 3. The page
