@@ -105,16 +105,25 @@ launch=("${words[@]}")
 # ------------------------------------------------------------------------------------------------
 # One run
 
-# Read line $1 of the list into run (its arguments), folder, name, result (a file that it has when
+# Read a line of the list into run (its arguments), folder, name, result (a file that it has when
 # it is finished) and log.
-read_run() {
-    eval "run=($(sed -n "$1p" "$list"))"      # written by write_list with %q
-    [ ${#run[@]} -gt 1 ] || fail "$list has no line $1"
+parse_line() {
+    local group
+    eval "run=($1)"                           # written by write_list with %q
     folder=${run[1]}
-    name=$(basename "$(dirname "$folder")")/$(basename "$folder")
+    group=${folder%/*}
+    name=${group##*/}/${folder##*/}
     result=$folder/eval_results.json
     [ "${run[-1]}" != --do_predict ] || result=$folder/predict_results.json
     log=$logs/${name/\//-}.log
+}
+
+# Read line $1.
+read_run() {
+    local line
+    line=$(sed -n "$1p" "$list")
+    [ -n "$line" ] || fail "$list has no line $1"
+    parse_line "$line"
 }
 
 # Train the run in line $1 unless it is finished. The log is locked as long as this or the process
@@ -259,6 +268,10 @@ plan_groups() {
         [[ " ${model_name[*]} " == *" $word "* ]] ||
             fail "SIZE_MODELS has $word, which is not a model's name"
     done
+    for word in ${EXPLAIN/#default/}; do
+        [[ " ${model_name[*]} " == *" $word "* ]] ||
+            fail "EXPLAIN has $word, which is not a model's name"
+    done
     for size in $SIZES; do
         [[ $size =~ ^[1-9][0-9]*$ ]] ||
             fail "SIZES has '$size', which is not a number of documents"
@@ -397,8 +410,8 @@ add_run() {
     [ ! -e "configs/recipes/$model.yaml" ] || source=(--config "configs/recipes/$model.yaml")
     ! is_shallow "$model" || source=(--model_name_or_path "$OUTPUT_DIR/models/seed-$3/$model")
     words+=(--learning_rate "$2" --seed "$3" "${@:4}")
-    if [ "${*: -1}" = --do_predict ] && is_trained "$folder"; then
-        eval "words=(${group_flags[$1]})"     # it is trained; only predictions are missing
+    if [ "${*: -1}" = --do_predict ] && lacks_predictions_only "$folder"; then
+        eval "words=(${group_flags[$1]})"
         source=(--model_name_or_path "$folder")
         words+=(--do_predict)
     fi
@@ -408,8 +421,8 @@ add_run() {
     order+=("$folder ${*: -1}")
 }
 
-is_trained() {
-    [ -e "$1/eval_results.json" ] && has_weights "$1"
+lacks_predictions_only() {
+    [ -e "$1/eval_results.json" ] && has_weights "$1" && [ ! -e "$1/predict_results.json" ]
 }
 
 has_weights() {
@@ -518,6 +531,11 @@ def same(flag, recorded, given):
         return [words.get(str(value), str(value)) for value in recorded] == given
 
 
+def fail(message):
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
 fingerprints = {}
 for line in sys.stdin:
     words = shlex.split(line)
@@ -529,7 +547,7 @@ for line in sys.stdin:
         record = json.loads((folder / "run_arguments.json").read_text())
         arguments = record["arguments"]
     except (OSError, ValueError, LookupError, TypeError):
-        sys.exit(f"error: cannot read the run_arguments.json of the finished run {folder}")
+        fail(f"cannot read the run_arguments.json of the finished run {folder}")
     flags, flag = {}, None
     for word in words:
         if word.startswith("--"):
@@ -541,8 +559,8 @@ for line in sys.stdin:
         del flags["model_name_or_path"]  # only the predictions are missing
     for flag, given in flags.items():
         if flag in arguments and given and not same(flag, arguments[flag], given):
-            sys.exit(
-                f"error: {folder} is a finished run with --{flag} {arguments[flag]}, not "
+            fail(
+                f"{folder} is a finished run with --{flag} {arguments[flag]}, not "
                 f"{' '.join(given)}; choose another OUTPUT_DIR, or move the run away"
             )
     data = [arguments.get(key) for key in ("text_column_names", "text_column_delimiter")]
@@ -551,7 +569,7 @@ for line in sys.stdin:
         key = json.dumps([flags["dataset_name"], split, limit, *data])
         other, before = fingerprints.setdefault(key, (folder, value))
         if value != before:
-            sys.exit(f"error: {folder} and {other} are runs of different data ({split} split)")
+            fail(f"{folder} and {other} are runs of different data ({split} split)")
 PYTHON
 }
 
@@ -618,7 +636,7 @@ finished = sum(state == "finished" for _, _, state, *_ in rows)
 left = duration(left / int(sys.argv[1]))
 text = f"{finished} of {len(rows)} runs are finished; about {left} left"
 if unknown:
-    text += f" without {unknown} runs of models of which none is finished"
+    text += f", without {unknown} runs of models of which no run is finished"
 print(text)
 PYTHON
 }
@@ -646,13 +664,19 @@ print_state() {
 # Print the numbers of the unfinished lines. Chosen learning rates come first, so that a model is
 # finished before the next one begins.
 list_unfinished() {
-    local number kind
-    for kind in predict_results.json eval_results.json; do
-        for number in $(seq "$(wc -l < "$list")"); do
-            read_run "$number"
-            [[ $result != */$kind || -e $result ]] || echo "$number"
-        done
-    done
+    local line number=0 others=()
+    while IFS= read -r line; do
+        number=$((number + 1))
+        parse_line "$line"
+        if [ -e "$result" ]; then
+            continue
+        elif [ "${run[-1]}" = --do_predict ]; then
+            echo "$number"
+        else
+            others+=("$number")
+        fi
+    done < "$list"
+    printf '%s\n' "${others[@]}"
 }
 
 # Train runs until none is left that this worker can train. A worker waits as long as others train,
@@ -669,7 +693,7 @@ work() {
             read_run "$number"
             [ ! -e "$2/${name/\//-}" ] || continue
             status=0
-            train "$number" 0.2 || status=$?
+            train "$number" 0.05 || status=$?
             case $status in
                 0) outcome=trained ;;
                 75) outcome=busy ;;
@@ -691,7 +715,7 @@ work() {
 # Train all runs. If some fail, the others are trained before this exits with status 1.
 workers=()
 train_all() {
-    local failures number unfinished=()
+    local failures number line unfinished=()
     failures=$(mktemp -d)
     set -m                                    # a worker is a process group, stopped as a whole
     for number in $(seq "$WORKERS"); do
@@ -702,14 +726,14 @@ train_all() {
     wait
     workers=()
     rm -r "$failures"
-    for number in $(seq "$(wc -l < "$list")"); do
-        read_run "$number"
-        if [ -e "$result" ]; then
-            ! flock --nonblock "$log" true || rm_checkpoints    # those of a call that was killed
-        else
+    while IFS= read -r line; do
+        parse_line "$line"
+        if [ ! -e "$result" ]; then
             unfinished+=("$folder")
+        elif flock --nonblock "$log" true; then
+            rm_checkpoints                    # those of a call that was killed
         fi
-    done
+    done < "$list"
     if [ ${#unfinished[@]} != 0 ]; then
         echo "error: not finished: ${unfinished[*]};" \
             "the same command continues (logs: $logs)" >&2
@@ -877,9 +901,11 @@ choose_models_to_explain() {
     models_to_explain=()
     if [ "$EXPLAIN" != default ]; then
         for name in $EXPLAIN; do
-            find_chosen "$OUTPUT_DIR/$name" ||
-                fail "EXPLAIN has $name, which is not a finished model"
-            models_to_explain+=("$name")
+            if find_chosen "$OUTPUT_DIR/$name"; then
+                models_to_explain+=("$name")
+            else
+                echo "$name is not finished; it is not explained"
+            fi
         done
         return
     fi
@@ -1018,8 +1044,7 @@ fi
 [ "$mode" != --train ] || exit 0
 
 # 4. Tables, attributions, tests of context, and one page of it all. A second process waits.
-exec 7>> "$logs/steps.lock"
-flock --nonblock 7 || { echo "Another process makes the tables; waiting for it"; flock 7; }
+lock_folder "$OUTPUT_DIR"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
 train_svms
 compare_models

@@ -72,23 +72,23 @@ set_up
 export PATH="$PWD/.venv/bin:$PATH"
 export HF_HUB_DISABLE_TELEMETRY=1
 
-# Create OUTPUT_DIR, or check that an existing folder is this script's: nothing is written into a
-# folder with other things. Runs that were copied there before the first call are accepted.
+# Create an output folder, or check that an existing one is this script's: nothing is written into
+# a folder with other things. Runs that were copied there before the first call are accepted.
 # $1: folder, $2: script, $3: its record in the folder
 open_folder() {
     local entry
     if [ -e "$1" ] && [ ! -d "$1" ]; then
-        fail "OUTPUT_DIR $1 is a file; choose a folder"
+        fail "$1 is a file; choose a folder for the output"
     fi
     if ! mkdir -p "$1" 2> /dev/null || [ ! -w "$1" ]; then
-        fail "cannot write into OUTPUT_DIR $1; choose another folder"
+        fail "cannot write into $1; choose another folder"
     fi
     if grep -qsF "\"script\": \"$2\"" "$1/$3"; then
         return
     fi
     while IFS= read -r -d '' entry; do
         if [ "${entry##*/}" != "$3.tmp" ] && ! holds_runs "$entry"; then
-            fail "OUTPUT_DIR $1 holds ${entry##*/}, which $2 did not write; choose another folder"
+            fail "$1 holds ${entry##*/}, which $2 did not write; choose another folder"
         fi
     done < <(find "$1/" -mindepth 1 -maxdepth 1 -print0)
     printf '{"script": "%s"}\n' "$2" > "$1/$3.tmp"
@@ -106,6 +106,17 @@ holds_runs() {
             *) return 1 ;;
         esac
     done
+}
+
+# Let a second process wait, so that two do not write the same files. $1: output folder
+lock_folder() {
+    mkdir -p "$1/logs"
+    exec 7>> "$1/logs/steps.lock"
+    command -v flock > /dev/null || return 0
+    if ! flock --nonblock 7; then
+        echo "Another process works in $1; waiting for it"
+        flock 7
+    fi
 }
 
 # Run a command unless its result is there and was made by the same command from the same files.
