@@ -45,7 +45,7 @@ LEARNING_RATES=${LEARNING_RATES:-1e-5 2e-5 3e-5 5e-5}
 SEEDS=${SEEDS:-42}                            # the first chooses the learning rate
 WORKERS=${WORKERS:-${LAUNCH:+1}}              # runs at a time; default: GPUs, or 1 with LAUNCH
 # Several GPUs a run: configs/accelerate_multi_gpu.yaml
-LAUNCH=${LAUNCH:-accelerate launch --config_file accelerate_config.yaml}
+LAUNCH=${LAUNCH:-accelerate launch --quiet --config_file accelerate_config.yaml}
 TRAIN_ARGUMENTS=${TRAIN_ARGUMENTS:-}          # more flags for run_classification.py
 SHALLOW_LEARNING_RATES=${SHALLOW_LEARNING_RATES:-5e-4 1e-3 3e-3}
 # After TRAIN_ARGUMENTS
@@ -676,14 +676,14 @@ list_unfinished() {
             others+=("$number")
         fi
     done < "$list"
-    printf '%s\n' "${others[@]}"
+    [ ${#others[@]} = 0 ] || printf '%s\n' "${others[@]}"
 }
 
 # Train runs until none is left that this worker can train. A worker waits as long as others train,
 # because a chosen learning rate may follow.
 # $1: number of the worker, $2: folder with a file for each run that failed
 work() {
-    local number status outcome delay=1
+    local number status outcome waits=(0.2 0.5 1 2 5 10) waited=0
     [ "$WORKERS" = 1 ] || [ ${#gpus[@]} = 0 ] ||
         export CUDA_VISIBLE_DEVICES=${gpus[$1 % ${#gpus[@]}]}
     while true; do
@@ -703,10 +703,10 @@ work() {
         done
         case $outcome in
             nothing) return ;;
-            trained) delay=1 ;;
+            trained) waited=0 ;;
             busy)
-                sleep $delay
-                delay=$((delay < 10 ? delay + 1 : 10))
+                sleep "${waits[$waited]}"
+                waited=$((waited < 5 ? waited + 1 : 5))
                 ;;
         esac
     done

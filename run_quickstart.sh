@@ -5,7 +5,7 @@
 #   bash run_quickstart.sh                      writes to quickstart/; completed steps are skipped
 #   OUTPUT_DIR=/tmp/q bash run_quickstart.sh    writes elsewhere
 #   PYTHON=python3.12 bash run_quickstart.sh    chooses the interpreter of a new .venv
-#   TRAIN_ARGUMENTS="--num_train_epochs 6" bash run_quickstart.sh    adds flags of run_classification.py
+#   TRAIN_ARGUMENTS="--num_train_epochs 6" bash run_quickstart.sh    more flags for training
 set -euo pipefail
 OUTPUT_DIR=$(realpath -m "${OUTPUT_DIR:-$(dirname "${BASH_SOURCE[0]}")/quickstart}")
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -42,7 +42,7 @@ encoder=$OUTPUT_DIR/all-MiniLM-L6-v2
 [ -L "$encoder" ] || [ ! -e "$encoder" ] || fail "$encoder is in the way; move it"
 ln -sfn "$source" "$encoder"
 step minilm "$minilm/predict_results.json" "$data/manifest.json" -- \
-    accelerate launch --config_file accelerate_config.yaml run_classification.py \
+    accelerate launch --quiet --config_file accelerate_config.yaml run_classification.py \
     --model_name_or_path "$encoder" --dataset_name "$data" --output_dir "$minilm" \
     --do_train --do_eval --do_predict --per_device_train_batch_size 8 \
     --gradient_accumulation_steps 1 --learning_rate 2e-4 --num_train_epochs 2 \
@@ -61,7 +61,7 @@ step layers-0 "$bag/predict_results.json" "$data/manifest.json" -- \
     --learning_rate 3e-3 --num_train_epochs 4
 
 # 5. Attributions, as in the study's figure 1, with their faithfulness and a page
-# $1: run, $2: attribution folder, $3: documents to explain, $4: documents to measure faithfulness on
+# $1: run, $2: attribution folder, $3: documents to explain, $4: of which faithfulness is measured
 attribute() {
     local name=${2##*/} files=("$2/attributions.jsonl")
     step "$name" "$2/summary.json" "$1/predictions.csv" -- \
@@ -100,7 +100,7 @@ split has 30 documents. Do not cite these numbers."
 cat <<END
 
 Done in $SECONDS seconds. Open in a browser:
-  $OUTPUT_DIR/report/index.html               data, training, comparison, attributions and context on one page
+  $OUTPUT_DIR/report/index.html               data, training, comparison, attributions, context
   $OUTPUT_DIR/attribution/attributions.html   the attributions, word by word
   $OUTPUT_DIR/attribution/attributions.png    the study's figure 1 for these documents
   $OUTPUT_DIR/comparison/comparison.md        the models compared, with tests
