@@ -683,10 +683,13 @@ list_unfinished() {
 # because a chosen learning rate may follow.
 # $1: number of the worker, $2: folder with a file for each run that failed
 work() {
-    local number status outcome waits=(0.2 0.5 1 2 5 10) waited=0
+    local group number status outcome waits=(0.2 0.5 1 2 5 10) waited=0
     [ "$WORKERS" = 1 ] || [ ${#gpus[@]} = 0 ] ||
         export CUDA_VISIBLE_DEVICES=${gpus[$1 % ${#gpus[@]}]}
     while true; do
+        for group in "${groups[@]}"; do
+            choose_rate "$group" || true      # here, since write_list is a process that forgets it
+        done
         write_list
         outcome=nothing
         for number in $(list_unfinished); do
@@ -928,11 +931,9 @@ find_run() {
 
 # Like step, for a step that needs the weights of $run.
 step_with_weights() {
-    if ! has_weights "$run"; then
-        [ -e "$logs/$1.made" ] && [ -e "$2" ] ||
-            fail "$1 needs the weights of $run, and there is no model.safetensors; copy it there," \
-                "move the run away to train it again, or leave the model out of EXPLAIN"
-    fi
+    is_made "$@" || has_weights "$run" ||
+        fail "$1 needs the weights of $run, and there is no model.safetensors; copy it there," \
+            "move the run away to train it again, or leave the model out of EXPLAIN"
     step "$@"
 }
 

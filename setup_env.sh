@@ -124,22 +124,29 @@ lock_folder() {
 # for the command to decide: it says so and exits with status 2 if not.
 # $1: name of the step, $2: its result, files that it depends on, --, the command
 step() {
-    local made=$OUTPUT_DIR/logs/$1.made result=$2 name=$1 text word
-    shift 2
-    text="data ${data_digest:-}"$'\n'
+    local made=$OUTPUT_DIR/logs/$1.made
+    ! is_made "$@" || return 0
     while [ "$1" != -- ]; do
-        text+="$(sha256sum < "$1")"$'\n'
         shift
     done
     shift
-    for word in "$@"; do                      # the study may be moved to another place
-        text+=${word/#"$OUTPUT_DIR"/OUTPUT_DIR}$'\n'
-    done
-    if [ -e "$result" ] && [ -e "$made" ] && [ "$text" = "$(cat "$made")"$'\n' ]; then
-        return
-    fi
     "$@" || exit
     mkdir -p "$OUTPUT_DIR/logs"
-    printf '%s' "$text" > "$made.tmp"
+    printf '%s\n' "$step_text" > "$made.tmp"
     mv "$made.tmp" "$made"
+}
+
+# Whether step has nothing to do; step_text is set to its command and the digests of its files.
+is_made() {
+    local made=$OUTPUT_DIR/logs/$1.made result=$2 word
+    shift 2
+    step_text="data ${data_digest:-}"
+    while [ "$1" != -- ]; do
+        step_text+=$'\n'$(sha256sum < "$1") || exit
+        shift
+    done
+    for word in "$@"; do
+        step_text+=$'\n'${word/#"$OUTPUT_DIR"/OUTPUT_DIR}    # it may be moved to another place
+    done
+    [ -e "$result" ] && [ -e "$made" ] && [ "$step_text" = "$(cat "$made")" ]
 }
