@@ -600,7 +600,9 @@ from pathlib import Path
 
 def duration(seconds):
     hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02} min" if seconds >= 600 else f"{round(seconds)} s"
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min" if minutes >= 10 else f"{round(seconds)} s"
 
 
 rows, times = [], {}

@@ -333,6 +333,11 @@ def events(folder, kind="start"):
     return [(run, gpu) for what, run, gpu in lines if what == kind]
 
 
+def calls(folder):
+    """The command lines of all calls, in order."""
+    return (folder / "events.txt.calls").read_text().splitlines()
+
+
 def script(folder, name, text):
     (folder / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
     (folder / "bin" / name).chmod(0o755)
@@ -395,15 +400,23 @@ def test_failed_run_is_named_after_the_others_have_finished(queue, tmp_path, wor
     seconds = 200 // workers  # two runs of alpha are left, and its others took 100 s each
     assert f"6 of 9 runs are finished; about {seconds} s left, without 1 runs" in status
 
+    if workers == 1:  # tables of what is finished, without training another encoder
+        result = finish(start("--tables", **queue))
+        assert result.returncode == 0, result.stderr
+        assert "alpha is not finished; the tables are without it" in result.stdout
+        call = next(call for call in calls(tmp_path) if call.startswith("tools/compare_runs.py"))
+        assert "beta/lr-1e-5-seed-2" in call and "alpha" not in call
+        assert [run for run, _ in events(tmp_path)][8:] == ["svm"]
+
     assert finish(start("--train", **queue)).returncode == 0
-    assert [run for run, _ in events(tmp_path)][8] == "alpha/lr-2e-5-seed-1"
-    assert len(events(tmp_path)) == 8 + 1 + 2
+    trained = [run for run, _ in events(tmp_path) if run != "svm"]
+    assert trained[8] == "alpha/lr-2e-5-seed-1" and len(trained) == 8 + 1 + 2
     # A checkpoint of somebody else stays, and so does one behind a link.
     (failed / "checkpoint-best").mkdir()
     (failed / "checkpoint-7").symlink_to(tmp_path / "bin")
     (failed / "checkpoint-8").mkdir()
     assert finish(start("--train", **queue)).returncode == 0
-    assert len(events(tmp_path)) == 8 + 1 + 2
+    assert [run for run, _ in events(tmp_path) if run != "svm"] == trained
     assert {path.name for path in failed.glob("checkpoint*")} == {"checkpoint-best", "checkpoint-7"}
 
 
@@ -447,13 +460,13 @@ layers-0    |           | 5   |\r
     assert "--max_train_samples" in arguments["alpha-500"]
     shuffled = str(paper / "data-shuffled-alpha")
     assert shuffled in arguments["alpha-shuffled"] and shuffled not in arguments["alpha-500"]
-    calls = (tmp_path / "events.txt.calls").read_text()
-    assert "data-shuffled-alpha --tokenizer_name user/alpha --max_seq_length 64\n" in calls
-    assert "data-shuffled-layers-0 --tokenizer_name user/alpha --max_seq_length 256\n" in calls
-    assert "data-shuffled\n" in calls  # the SVM reads whole texts
+    commands = "\n".join(calls(tmp_path)) + "\n"
+    assert "data-shuffled-alpha --tokenizer_name user/alpha --max_seq_length 64\n" in commands
+    assert "data-shuffled-layers-0 --tokenizer_name user/alpha --max_seq_length 256\n" in commands
+    assert "data-shuffled\n" in commands  # the SVM reads whole texts
     for name in ("", "-order-svm", "-order-alpha", "-order-layers-0", "-size-500"):
         assert (paper / f"comparison{name}" / "comparison.json").exists()
-    assert calls.count("compare_runs.py") == calls.count("--margin 1") == 5
+    assert commands.count("compare_runs.py") == commands.count("--margin 1") == 5
     assert (paper / "context-alpha" / "context.json").exists()
     order = [run for run, _ in events(tmp_path)]
     assert order.index("alpha-500/lr-1e-5-seed-4") < order.index("layers-0/lr-1e-3-seed-5")
@@ -461,9 +474,9 @@ layers-0    |           | 5   |\r
     # Nothing is repeated, also without weights, until a flag changes.
     for path in paper.rglob("model.safetensors"):
         path.unlink()
-    before = len(calls.splitlines())
+    before = len(calls(tmp_path))
     assert finish(start(**queue)).returncode == 0
-    again = (tmp_path / "events.txt.calls").read_text().splitlines()[before:]
+    again = calls(tmp_path)[before:]
     assert [call.split()[0] for call in again] == ["tools/make_report.py"]
     result = finish(start(**queue, CONTEXT_ARGUMENTS="--n_shuffles 1"))
     assert result.returncode == 2 and "context-alpha needs the weights of" in result.stderr
