@@ -831,13 +831,13 @@ compare_models() {
     [ ${#runs[@]} = 1 ] || compare comparison "${runs[@]}" --paper
 
     if [ -n "$SHUFFLED" ]; then
-        compare comparison-order-svm "$svm" "$svm-shuffled" --reference "$svm"
+        compare comparison-order-svm "$svm" "$svm-shuffled" --reference "$svm" --allow_other_texts
         for name in "${model_name[@]}"; do
             find_chosen "$OUTPUT_DIR/$name" || continue
             local ordered=("${chosen[@]}")
             find_chosen "$OUTPUT_DIR/$name-shuffled" || continue
             compare "comparison-order-$name" "${ordered[@]}" "${chosen[@]}" \
-                --reference "${ordered[0]}"
+                --reference "${ordered[0]}" --allow_other_texts
         done
     fi
     for size in $SIZES; do
