@@ -129,11 +129,13 @@ read_run() {
 # Train the run in line $1 unless it is finished. The log is locked as long as this or the process
 # that it started lives.
 # $2: seconds to wait for another process that trains the run; empty: until it ends
+# $3: a file that marks a run that failed in this call
 # Exit status: 0 it is finished, 1 it failed, 75 another process trains it
 train() (
     read_run "$1"
     exec 9>> "$log"
     flock ${2:+--wait "$2"} 9 || exit 75
+    [ ! -e "${3:-}" ] || exit 1
     if [ ! -e "$result" ]; then
         SECONDS=0
         touch "$log.started"
@@ -141,13 +143,20 @@ train() (
         echo "$(date +%H:%M:%S) Run $1 of $(wc -l < "$list")$gpu: $name (log: $log)"
         # accelerate launch gives a process one CPU thread by default
         export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > WORKERS ? cores / WORKERS : 1))}
-        show() { cat >> "$log"; }
-        [ "$WORKERS" != 1 ] || show() { tee -ia "$log"; }
+        command=("${launch[@]}" run_classification.py "${run[@]}")
         status=0
-        "${launch[@]}" run_classification.py "${run[@]}" > >(exec 9>&-; show) 2>&1 || status=$?
+        if [ "$WORKERS" = 1 ]; then
+            set +e
+            "${command[@]}" 2>&1 | tee -ia "$log" 9>&-
+            status=${PIPESTATUS[0]}
+            set -e
+        else
+            "${command[@]}" >&9 2>&9 || status=$?
+        fi
         if [ "$status" != 0 ] || [ ! -e "$result" ]; then
             reason=$(tail -n 50 "$log" | grep '^error: ' | tail -n 1 || true)
             echo "Run $1 failed: $name (${reason:-exit status $status}; log: $log)" >&2
+            [ -z "${3:-}" ] || touch "$3"     # before another worker gets the lock
             exit 1
         fi
         echo "$(date +%H:%M:%S) Run $1 finished in $SECONDS s: $name$(validation_loss)"
@@ -698,11 +707,10 @@ work() {
             read_run "$number"
             [ ! -e "$2/${name/\//-}" ] || continue
             status=0
-            train "$number" 0.05 || status=$?
+            train "$number" 0.05 "$2/${name/\//-}" || status=$?
             case $status in
                 0) outcome=trained ;;
                 75) outcome=busy ;;
-                *) touch "$2/${name/\//-}" ;;
             esac
             [ $outcome != trained ] || break
         done
