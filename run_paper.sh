@@ -1,81 +1,184 @@
 #!/usr/bin/env bash
-# The study in one command: fetch, baseline, seven encoders with several learning rates, a bag-of-embeddings classifier,
-# table 2, figure 1, tests of context, and a page of it all. Completed steps are skipped, so call it again after an
-# interruption. Environment variables override everything:
+# The study in one command: fetch, baseline, seven encoders with several learning rates each, a
+# bag-of-embeddings classifier, table 2, figure 1, tests of context, and a page of it all.
+# Completed steps are skipped, so call it again after an interruption, with the same variables.
 #   bash run_paper.sh
-#   MODELS="bge-large-en-v1.5 prajjwal1/bert-tiny" LEARNING_RATES="2e-5 5e-5" SEEDS="1 2 3" bash run_paper.sh
+#   bash run_paper.sh --status       what is finished, running and missing, and the time left
+#   bash run_paper.sh --tables       stop training here: tables and pages of the finished models
+#   MODELS="bge-large-en-v1.5 prajjwal1/bert-tiny" SEEDS="1 2 3" bash run_paper.sh
 #   DATASET=data/mine OUTPUT_DIR=runs/mine TRAIN_ARGUMENTS="--bf16" bash run_paper.sh
-#   SHALLOW="0 1 2" bash run_paper.sh         shallow networks with 0, 1 and 2 layers
-# Each GPU of the machine trains a run of its own. $OUTPUT_DIR/runs.txt lists the runs, for job arrays (configs/slurm) too:
-#   bash run_paper.sh --list                  fetch the data, write the list and stop
-#   bash run_paper.sh --run 3                 train the run in line 3 of the list, unless it is finished, and stop
-#   bash run_paper.sh --train                 train all runs and stop; several machines with the same disk share the work
+#   SHALLOW="0 1 2" bash run_paper.sh               shallow networks with 0, 1 and 2 layers
+#   SHUFFLED=1 SIZES="500 1000" bash run_paper.sh   also on shuffled words and on fewer documents
+#
+# Each model has learning rates, seeds and flags of its own with MODELS_FILE=models.txt in place of
+# MODELS and SHALLOW. A line is a model, its rates, its seeds and its flags, which come after
+# TRAIN_ARGUMENTS; an empty field is the default. Models are trained in this order:
+#   # model                | rates          | seeds     | flags
+#   bge-large-en-v1.5      | 1e-5 2e-5      | 1 2 3     | --bf16
+#   models/all-MiniLM-L6-v2| 5e-5 1e-4 2e-4 | 1 2 3     | --num_train_epochs 4
+#   layers-0               | 5e-4 1e-3 3e-3 | 1 2 3 4 5 |
+# A model is the name of a file in configs/recipes or configs/shallow, a folder or a Hub id. Once
+# its learning rates are trained with the first seed, the rate with the lowest validation loss is
+# trained with the other seeds, whether or not the other models are that far.
+#
+# Each GPU of the machine trains a run of its own. $OUTPUT_DIR/runs.txt lists the runs, for job
+# arrays (configs/slurm) too, and $OUTPUT_DIR/logs has the output of each:
+#   bash run_paper.sh --list         fetch the data, write the list and stop
+#   bash run_paper.sh --run 3        train the run in line 3 of the list, unless it is finished
+#   bash run_paper.sh --train        train all runs and stop; machines with the same disk share them
+#
+# In the variables below, quotes keep blanks: TRAIN_ARGUMENTS='--text_prefix "query: "'.
+# For the table and the comparison, a run needs its small files only (predictions.csv,
+# *_results.json, run_arguments.json); attributions and tests of context need its weights.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 OUTPUT_DIR=${OUTPUT_DIR:-paper}
-DATASET=${DATASET:-}                          # a dataset folder or Hub id; empty: fetch from arXiv into $OUTPUT_DIR/data
-FETCH_ARGUMENTS=${FETCH_ARGUMENTS:-}          # such as: --source snapshot --snapshot_file arxiv-metadata-oai-snapshot.json
-MODELS=${MODELS:-bert-large-cased e5-large-v2 bge-large-en-v1.5 gte-large mxbai-embed-large-v1 GIST-large-Embedding-v0 UAE-Large-V1}
+DATASET=${DATASET:-}                          # a folder or Hub id; empty: fetched from arXiv
+FETCH_ARGUMENTS=${FETCH_ARGUMENTS:-}          # such as: --source snapshot --snapshot_file FILE
+MODELS_FILE=${MODELS_FILE:-}
+if [ -z "$MODELS_FILE" ]; then
+    MODELS=${MODELS:-bert-large-cased e5-large-v2 bge-large-en-v1.5 gte-large mxbai-embed-large-v1
+        GIST-large-Embedding-v0 UAE-Large-V1}
+    SHALLOW=${SHALLOW-0}                      # layers of shallow networks; empty: none
+fi
 LEARNING_RATES=${LEARNING_RATES:-1e-5 2e-5 3e-5 5e-5}
-SEEDS=${SEEDS:-42}                            # the first chooses the learning rate, the others repeat it
-WORKERS=${WORKERS:-${LAUNCH:+1}}              # runs at a time; default: number of GPUs, or 1 if LAUNCH is given
-LAUNCH=${LAUNCH:-accelerate launch --config_file accelerate_config.yaml}   # several GPUs a run: configs/accelerate_multi_gpu.yaml
+SEEDS=${SEEDS:-42}                            # the first chooses the learning rate
+WORKERS=${WORKERS:-${LAUNCH:+1}}              # runs at a time; default: GPUs, or 1 with LAUNCH
+# Several GPUs a run: configs/accelerate_multi_gpu.yaml
+LAUNCH=${LAUNCH:-accelerate launch --quiet --config_file accelerate_config.yaml}
 TRAIN_ARGUMENTS=${TRAIN_ARGUMENTS:-}          # more flags for run_classification.py
-SHALLOW=${SHALLOW-0}                          # numbers of layers of shallow networks (configs/shallow); empty: none
 SHALLOW_LEARNING_RATES=${SHALLOW_LEARNING_RATES:-5e-4 1e-3 3e-3}
-SHALLOW_ARGUMENTS=${SHALLOW_ARGUMENTS:---gradient_accumulation_steps 1 --num_train_epochs 4}   # after TRAIN_ARGUMENTS
-SHALLOW_EMBEDDINGS=${SHALLOW_EMBEDDINGS:-}    # such as: --init_embeddings_from sentence-transformers/all-MiniLM-L6-v2
-ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:---max_samples 500}   # enough for words in 20 documents of a class
+# After TRAIN_ARGUMENTS
+SHALLOW_ARGUMENTS=${SHALLOW_ARGUMENTS:---gradient_accumulation_steps 1 --num_train_epochs 4}
+SHALLOW_EMBEDDINGS=${SHALLOW_EMBEDDINGS:-}    # such as: --init_embeddings_from MODEL
+SVM_ARGUMENTS=${SVM_ARGUMENTS:-}              # more flags for run_baseline.py
+SHUFFLED=${SHUFFLED:-}                        # 1: train and test all models on shuffled words, too
+SHUFFLE_ARGUMENTS=${SHUFFLE_ARGUMENTS:-}      # more flags for the prepare_dataset.py that shuffles
+SIZES=${SIZES:-}                              # numbers of training documents for a learning curve
+SIZE_MODELS=${SIZE_MODELS:-}                  # names of its models; default: all
+SIZE_SEEDS=${SIZE_SEEDS:-}                    # default: the first three of the model
+SIZE_ARGUMENTS=${SIZE_ARGUMENTS:-}            # more flags for these runs
+COMPARE_ARGUMENTS=${COMPARE_ARGUMENTS:-}      # more flags for tools/compare_runs.py
+# Names of the models to explain. Default: the encoder with the lowest validation loss and the
+# shallow networks; empty: none.
+EXPLAIN=${EXPLAIN-default}
+# Enough documents for words that are in 20 documents of a class
+ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:---max_samples 500}
 FAITHFULNESS_SAMPLES=${FAITHFULNESS_SAMPLES:-50}   # documents to measure faithfulness on; 0: none
 CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:-}      # more flags for tools/measure_context.py
 REPORT_ARGUMENTS=${REPORT_ARGUMENTS:-}        # more flags for tools/make_report.py
-mode=${1:-}
-list=$OUTPUT_DIR/runs.txt
+
 fail() {
     echo "error: $*" >&2
     exit 2
 }
+mode=${1:-}
 case "$mode $#" in
-    " 0" | "--list 1" | "--train 1" | "--run 2") ;;
-    *) fail "unknown arguments: $*; give --list, --train, --run N or none" ;;
+    " 0" | "--list 1" | "--train 1" | "--status 1" | "--tables 1" | "--run 2") ;;
+    *) fail "unknown arguments: $*; give --list, --train, --run N, --status, --tables or none" ;;
 esac
+[[ $OUTPUT_DIR != -* ]] || OUTPUT_DIR=./$OUTPUT_DIR
+OUTPUT_DIR=${OUTPUT_DIR%/}
+list=$OUTPUT_DIR/runs.txt
+logs=$OUTPUT_DIR/logs
 source ./setup_env.sh
 command -v flock > /dev/null || fail "flock is not installed; it is part of util-linux"
+export PYTHONUNBUFFERED=1                     # the log of a run shows its last line at once
 cores=$(getconf _NPROCESSORS_ONLN)
-gpus=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | grep -xE '[0-9]+' || true)}
+gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | grep -xE '[0-9]+' || true)
+gpus=${CUDA_VISIBLE_DEVICES-$gpus}
 gpus=(${gpus//,/ })
 WORKERS=${WORKERS:-$((${#gpus[@]} > 1 ? ${#gpus[@]} : 1))}
 [[ $WORKERS =~ ^[1-9][0-9]*$ ]] || fail "WORKERS must be a positive integer, not $WORKERS"
 
-# Read line $1 of the list into run (arguments), folder, result (a file that a finished run has) and log.
-read_run() {
-    eval "run=($(sed -n "$1p" "$list"))"
-    [ ${#run[@]} -gt 1 ] || fail "$list has no line $1"
+# Split a text into the array `words` as a shell does; quotes count, nothing is expanded.
+split() {
+    local text
+    text=$(xargs -r printf '%s\n' <<< "$1" 2> /dev/null && echo end) ||
+        fail "a quote is not closed in: $1"
+    mapfile -t words <<< "$text"
+    unset 'words[-1]'
+}
+split "$LAUNCH"
+launch=("${words[@]}")
+
+# ------------------------------------------------------------------------------------------------
+# One run
+
+# Read a line of the list into run (its arguments), folder, name, result (a file that it has when
+# it is finished) and log.
+parse_line() {
+    local group
+    eval "run=($1)"                           # written by write_list with %q
     folder=${run[1]}
+    group=${folder%/*}
+    name=${group##*/}/${folder##*/}
     result=$folder/eval_results.json
     [ "${run[-1]}" != --do_predict ] || result=$folder/predict_results.json
-    log=$OUTPUT_DIR/logs/$(basename "$(dirname "$folder")")-$(basename "$folder").log
+    log=$logs/${name/\//-}.log
 }
 
-# Train the run in line $1 unless it is finished. The log is locked as long as this or the started process lives.
-# $2: --nonblock to skip a run that another process trains, or empty to wait for that process
+# Read line $1.
+read_run() {
+    local line
+    line=$(sed -n "$1p" "$list")
+    [ -n "$line" ] || fail "$list has no line $1"
+    parse_line "$line"
+}
+
+# Train the run in line $1 unless it is finished. The log is locked as long as this or the process
+# that it started lives.
+# $2: seconds to wait for another process that trains the run; empty: until it ends
+# $3: a file that marks a run that failed in this call
+# Exit status: 0 it is finished, 1 it failed, 75 another process trains it
 train() (
     read_run "$1"
     exec 9>> "$log"
-    flock $2 9 || exit
+    flock ${2:+--wait "$2"} 9 || exit 75
+    [ ! -e "${3:-}" ] || exit 1
     if [ ! -e "$result" ]; then
-        echo "Run $1 of $(wc -l < "$list")${CUDA_VISIBLE_DEVICES:+ on GPU $CUDA_VISIBLE_DEVICES}: $folder"
+        SECONDS=0
+        touch "$log.started"
+        gpu=${CUDA_VISIBLE_DEVICES:+ on GPU $CUDA_VISIBLE_DEVICES}
+        echo "$(date +%H:%M:%S) Run $1 of $(wc -l < "$list")$gpu: $name (log: $log)"
         # accelerate launch gives a process one CPU thread by default
         export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > WORKERS ? cores / WORKERS : 1))}
-        output=(1 2)
-        [ "$WORKERS" = 1 ] || output=(9 9)
-        if ! $LAUNCH run_classification.py "${run[@]}" >&"${output[0]}" 2>&"${output[1]}"; then
-            echo "Run $1 failed: $folder" >&2
+        command=("${launch[@]}" run_classification.py "${run[@]}")
+        status=0
+        if [ "$WORKERS" = 1 ]; then
+            set +e
+            "${command[@]}" 2>&1 | tee -ia "$log" 9>&-
+            status=${PIPESTATUS[0]}
+            set -e
+        else
+            "${command[@]}" >&9 2>&9 || status=$?
+        fi
+        if [ "$status" != 0 ] || [ ! -e "$result" ]; then
+            reason=$(tail -n 50 "$log" | grep '^error: ' | tail -n 1 || true)
+            echo "Run $1 failed: $name (${reason:-exit status $status}; log: $log)" >&2
+            [ -z "${3:-}" ] || touch "$3"     # before another worker gets the lock
             exit 1
         fi
+        echo "$(date +%H:%M:%S) Run $1 finished in $SECONDS s: $name$(validation_loss)"
     fi
-    rm -rf "$folder"/checkpoint-*             # the best model is in the run folder itself
+    rm_checkpoints
 )
+
+validation_loss() {
+    local loss='s/.*"eval_loss": *\([^,}]*\).*/, validation loss \1/p'
+    sed -n "$loss" "$folder/eval_results.json" 2> /dev/null || true
+}
+
+# The best model is in the run folder itself.
+rm_checkpoints() {
+    local checkpoint
+    for checkpoint in "$folder"/checkpoint-*; do
+        [[ ${checkpoint##*/} =~ ^checkpoint-[0-9]+$ ]] || continue
+        if [ -d "$checkpoint" ] && [ ! -L "$checkpoint" ]; then
+            rm -rf "$checkpoint"
+        fi
+    done
+}
 if [ "$mode" = --run ]; then
     [ -e "$list" ] || fail "there is no $list; write it with: bash run_paper.sh --list"
     [[ $2 =~ ^[1-9][0-9]*$ ]] || fail "--run takes the number of a line of $list, not $2"
@@ -84,188 +187,878 @@ if [ "$mode" = --run ]; then
     exit
 fi
 
-# 1. Data
-if [ -z "$DATASET" ]; then
-    DATASET=$OUTPUT_DIR/data
-    [ -e "$DATASET/manifest.json" ] || python fetch_arxiv.py --output_dir "$DATASET" $FETCH_ARGUMENTS
-fi
+# ------------------------------------------------------------------------------------------------
+# The plan: models, and groups of runs. A group is a model on one dataset with one number of
+# training documents; its learning rate is chosen within it.
 
-# 2. List of runs: encoders, and shallow networks with the tokenizer of the first of them
-tokenizer=${MODELS%% *}
-[ ! -e "configs/recipes/$tokenizer.yaml" ] || tokenizer=$(sed -n 's/^model_name_or_path: *//p' "configs/recipes/$tokenizer.yaml")
-shallow=${SHALLOW:+$(printf 'layers-%s ' $SHALLOW)}
-first_seed=${SEEDS%% *}
-
-# Print a line of the list: the arguments of run_classification.py.
-# $1: model (one of $shallow, the name of a file in configs/recipes, or a model), $2: learning rate, $3: seed, rest: flags
-print_run() {
-    local folder model=(--model_name_or_path "$1") more=""
-    folder=$OUTPUT_DIR/$(basename "$1")/lr-$2-seed-$3
-    [ ! -e "configs/recipes/$1.yaml" ] || model=(--config "configs/recipes/$1.yaml")
-    if [[ " $shallow" == *" $1 "* ]]; then
-        model=(--model_name_or_path "$OUTPUT_DIR/models/seed-$3/$1") more=$SHALLOW_ARGUMENTS
-        [ -e "${model[1]}/tokenizer.json" ] || python tools/make_model.py --config_name "configs/shallow/$1.json" \
-            --tokenizer_name "$tokenizer" $SHALLOW_EMBEDDINGS --seed "$3" --output_dir "${model[1]}" >&2
-    fi
-    if [ "${*: -1}" = --do_predict ] && [ -e "$folder/eval_results.json" ]; then
-        set -- --output_dir "$folder" --model_name_or_path "$folder" --dataset_name "$DATASET" $TRAIN_ARGUMENTS --do_predict
-    else
-        set -- --output_dir "$folder" "${model[@]}" --dataset_name "$DATASET" $TRAIN_ARGUMENTS $more \
-            --learning_rate "$2" --seed "$3" "${@:4}"
-    fi
-    printf '%q ' "${@:1:$#-1}"
-    printf '%q\n' "${*: -1}"
+models=() model_name=() model_rates=() model_seeds=() model_flags=()
+# $1: model, $2: learning rates, $3: seeds, $4: flags
+add_model() {
+    local name=${1%/} word
+    name=${name##*/}
+    [[ $name =~ ^[A-Za-z0-9_] ]] || fail "cannot name a folder after the model '$1'; rename it"
+    case $name in
+        data* | models | logs | svm* | comparison* | attribution* | context* | report* | runs*)
+            fail "a model cannot be called $name here: this script writes files of that name" ;;
+    esac
+    for word in "${model_name[@]}"; do
+        [ "$word" != "$name" ] || fail "two models are called $name; rename the folder of one"
+    done
+    for word in $2; do
+        [[ $word =~ ^[0-9.]+([eE]-?[0-9]+)?$ ]] ||
+            fail "a learning rate of $name is '$word', not a number"
+    done
+    for word in $3; do
+        [[ $word =~ ^[0-9]+$ ]] || fail "a seed of $name is '$word', not an integer"
+    done
+    models+=("$1")
+    model_name+=("$name")
+    model_rates+=("$2")
+    model_seeds+=("$3")
+    model_flags+=("$4")
 }
 
-# Print the learning rate with the lowest validation loss; the test split has not been looked at.
-# $1: folder, rest: learning rates
+is_shallow() {
+    [ -e "configs/shallow/$1.json" ]
+}
+
+# Read the lines of MODELS_FILE, or else MODELS and SHALLOW.
+read_models() {
+    local model rates seeds flags
+    if [ -z "$MODELS_FILE" ]; then
+        for model in $MODELS; do
+            add_model "$model" "$LEARNING_RATES" "$SEEDS" "$TRAIN_ARGUMENTS"
+        done
+        for model in ${SHALLOW:+$(printf 'layers-%s ' $SHALLOW)}; do
+            is_shallow "$model" ||
+                fail "SHALLOW has ${model#layers-}, and there is no configs/shallow/$model.json"
+            flags="$TRAIN_ARGUMENTS $SHALLOW_ARGUMENTS"
+            add_model "$model" "$SHALLOW_LEARNING_RATES" "$SEEDS" "$flags"
+        done
+        return
+    fi
+    [ -z "${MODELS:-}${SHALLOW:-}" ] || fail "give either MODELS_FILE or MODELS and SHALLOW"
+    [ -r "$MODELS_FILE" ] || fail "cannot read MODELS_FILE $MODELS_FILE"
+    while IFS='|' read -r model rates seeds flags || [ -n "$model" ]; do
+        read -r model <<< "${model%$'\r'}"    # without the blanks around it
+        [[ -n $model && $model != "#"* ]] || continue
+        read -r rates <<< "${rates%$'\r'}"
+        read -r seeds <<< "${seeds%$'\r'}"
+        flags=${flags%$'\r'}
+        if is_shallow "$model"; then
+            rates=${rates:-$SHALLOW_LEARNING_RATES}
+            flags="$SHALLOW_ARGUMENTS $flags"
+        fi
+        flags="$TRAIN_ARGUMENTS $flags"
+        add_model "$model" "${rates:-$LEARNING_RATES}" "${seeds:-$SEEDS}" "$flags"
+    done < "$MODELS_FILE"
+    [ ${#models[@]} != 0 ] || fail "MODELS_FILE $MODELS_FILE has no models"
+}
+
+groups=()                                     # folder
+declare -A group_model group_data group_seeds group_flags
+# $1: number of the model, $2: suffix of the name, $3: dataset, $4: seeds, $5: more flags
+add_group() {
+    local group=$OUTPUT_DIR/${model_name[$1]}$2
+    if [[ -n $2 && " ${model_name[*]} " == *" ${group##*/} "* ]]; then
+        fail "a model is called ${group##*/}, as the runs of another one are; rename it"
+    fi
+    groups+=("$group")
+    group_model[$group]=$1
+    group_data[$group]=$3
+    group_seeds[$group]=$4
+    split "${model_flags[$1]} $5"
+    group_flags[$group]=${words[*]@Q}         # quoted for eval
+}
+
+plan_groups() {
+    local number size seeds word
+    for word in $SIZE_MODELS; do
+        [[ " ${model_name[*]} " == *" $word "* ]] ||
+            fail "SIZE_MODELS has $word, which is not a model's name"
+    done
+    for word in ${EXPLAIN/#default/}; do
+        [[ " ${model_name[*]} " == *" $word "* ]] ||
+            fail "EXPLAIN has $word, which is not a model's name"
+    done
+    for size in $SIZES; do
+        [[ $size =~ ^[1-9][0-9]*$ ]] ||
+            fail "SIZES has '$size', which is not a number of documents"
+    done
+    for number in "${!models[@]}"; do
+        add_group "$number" "" "$DATASET" "${model_seeds[$number]}" ""
+        if [ -n "$SHUFFLED" ]; then
+            add_group "$number" -shuffled "$OUTPUT_DIR/data-shuffled-${model_name[$number]}" \
+                "${model_seeds[$number]}" ""
+        fi
+        if [[ -n $SIZE_MODELS && " $SIZE_MODELS " != *" ${model_name[$number]} "* ]]; then
+            continue
+        fi
+        read -ra seeds <<< "${model_seeds[$number]}"
+        seeds=${SIZE_SEEDS:-${seeds[*]:0:3}}
+        for size in $SIZES; do
+            add_group "$number" "-$size" "$DATASET" "$seeds" \
+                "$SIZE_ARGUMENTS --max_train_samples $size"
+        done
+    done
+}
+
+# Print what a tokenizer is loaded from. $1: model
+model_source() {
+    if [ -e "configs/recipes/$1.yaml" ]; then
+        sed -n 's/^model_name_or_path: *//p' "configs/recipes/$1.yaml"
+    else
+        echo "$1"
+    fi
+}
+
+# The tokenizer of shallow networks is that of the first encoder.
+find_tokenizer() {
+    local model
+    for model in "${models[@]}"; do
+        if ! is_shallow "$model"; then
+            model_source "$model"
+            return
+        fi
+    done
+    [[ $SHALLOW_EMBEDDINGS == *--tokenizer_name* ]] ||
+        fail "shallow networks take the tokenizer of an encoder, and there is none; give" \
+            "SHALLOW_EMBEDDINGS='--tokenizer_name MODEL'"
+}
+
+# Print the maximum length in the flags of a group, or else in the recipe of its model, or else 256.
+maximum_length() {
+    local length=256 position recipe=configs/recipes/${models[${group_model[$1]}]}.yaml
+    if [ -e "$recipe" ]; then
+        length=$(sed -n 's/^max_seq_length: *//p' "$recipe")
+    fi
+    eval "words=(${group_flags[$1]})"
+    for position in "${!words[@]}"; do
+        [ "${words[$position]}" != --max_seq_length ] || length=${words[$position + 1]}
+    done
+    echo "${length:-256}"
+}
+
+# ------------------------------------------------------------------------------------------------
+# The data and the networks that the runs need
+
+# The texts of a model are cut at its maximum length before their words are shuffled, so that they
+# keep their words and lose their order only.
+prepare_data() {
+    local group tokenizer number name
+    if [ -z "$DATASET" ]; then
+        DATASET=$OUTPUT_DIR/data
+        split "$FETCH_ARGUMENTS"
+        step data "$DATASET/manifest.json" -- \
+            python fetch_arxiv.py --output_dir "$DATASET" "${words[@]}"
+    fi
+    data_digest=$(digest_of_data)
+    plan_groups
+    [ -n "$SHUFFLED" ] || return 0
+    shuffle svm data-shuffled
+    for group in "${groups[@]}"; do
+        number=${group_model[$group]}
+        name=${model_name[$number]}
+        [ "$group" = "$OUTPUT_DIR/$name-shuffled" ] || continue
+        tokenizer=$(model_source "${models[$number]}")
+        ! is_shallow "$name" || tokenizer=$shallow_tokenizer
+        shuffle "$name" "data-shuffled-$name" --tokenizer_name "$tokenizer" \
+            --max_seq_length "$(maximum_length "$group")"
+    done
+}
+
+# $1: name, $2: folder in OUTPUT_DIR, rest: more flags
+shuffle() {
+    split "$SHUFFLE_ARGUMENTS"
+    step "shuffle-$1" "$OUTPUT_DIR/$2/manifest.json" -- python tools/prepare_dataset.py \
+        --dataset_name "$DATASET" --text_column_names abstract --shuffle_words --seed 1 \
+        --output_dir "$OUTPUT_DIR/$2" "${@:3}" "${words[@]}"
+}
+
+# Print a digest of the files of a local dataset. Finished runs in OUTPUT_DIR are runs on these.
+digest_of_data() {
+    [ -d "$DATASET" ] || return 0
+    (
+        cd "$DATASET"
+        find -L . -type f ! -name '.*' ! -name README.md ! -name manifest.json -print0 |
+            LC_ALL=C sort -z | xargs -0r sha256sum | sha256sum | cut -c 1-16
+    )
+}
+
+# Refuse runs of other data in OUTPUT_DIR.
+check_data() {
+    local before
+    before=$(cat "$logs/data.sha256" 2> /dev/null || true)
+    [ -z "$before" ] || [ "$before" = "$data_digest" ] ||
+        fail "$DATASET has other data than the runs in $OUTPUT_DIR; choose another OUTPUT_DIR"
+    echo "$data_digest" > "$logs/data.sha256.tmp"
+    mv "$logs/data.sha256.tmp" "$logs/data.sha256"
+}
+
+# Make the untrained networks of a group, one for each seed.
+make_networks() {
+    local seed name=${model_name[${group_model[$1]}]} folder
+    is_shallow "$name" || return 0
+    split "$SHALLOW_EMBEDDINGS"
+    for seed in ${group_seeds[$1]}; do
+        folder=$OUTPUT_DIR/models/seed-$seed/$name
+        step "make-$name-seed-$seed" "$folder/tokenizer.json" -- python tools/make_model.py \
+            --config_name "configs/shallow/$name.json" --seed "$seed" --output_dir "$folder" \
+            ${shallow_tokenizer:+--tokenizer_name "$shallow_tokenizer"} "${words[@]}" >&2
+    done
+}
+
+# ------------------------------------------------------------------------------------------------
+# The list of runs
+
+# Add a run to wanted. $1: group, $2: learning rate, $3: seed, rest: what is done
+add_run() {
+    local folder=$1/lr-$2-seed-$3 model=${models[${group_model[$1]}]} line
+    local source=(--model_name_or_path "$model")
+    eval "words=(${group_flags[$1]})"
+    [ ! -e "configs/recipes/$model.yaml" ] || source=(--config "configs/recipes/$model.yaml")
+    ! is_shallow "$model" || source=(--model_name_or_path "$OUTPUT_DIR/models/seed-$3/$model")
+    words+=(--learning_rate "$2" --seed "$3" "${@:4}")
+    if [ "${*: -1}" = --do_predict ] && lacks_predictions_only "$folder"; then
+        eval "words=(${group_flags[$1]})"
+        source=(--model_name_or_path "$folder")
+        words+=(--do_predict)
+    fi
+    words=("${source[@]}" --dataset_name "${group_data[$1]}" "${words[@]}")
+    printf -v line '%q ' --output_dir "$folder" "${words[@]}"
+    wanted["$folder ${*: -1}"]=${line% }
+    order+=("$folder ${*: -1}")
+}
+
+lacks_predictions_only() {
+    [ -e "$1/eval_results.json" ] && has_weights "$1" && [ ! -e "$1/predict_results.json" ]
+}
+
+has_weights() {
+    [ -e "$1/model.safetensors" ] || [ -e "$1/model.safetensors.index.json" ]
+}
+
+# Print the learning rate with the lowest validation loss; nobody has looked at the test split.
+# $1: folder, $2: seed, rest: learning rates
 best_rate() {
-    python - "$1" "$first_seed" "${@:2}" <<'PYTHON'
-import json, sys
+    python - "$@" <<'PYTHON'
+import csv, json, math, os, sys
 from pathlib import Path
-import pandas as pd
 folder, seed, *rates = sys.argv[1:]
+keys = ["eval_loss", "eval_accuracy", "eval_f1", "epoch", "train_runtime"]
 rows = []
 for rate in rates:
-    results = json.loads(Path(folder, f"lr-{rate}-seed-{seed}", "all_results.json").read_text())
-    keys = ["eval_loss", "eval_accuracy", "eval_f1", "epoch", "train_runtime"]
-    rows.append({"learning_rate": rate} | {key: results[key] for key in keys})
-table = pd.DataFrame(rows).sort_values("eval_loss", kind="stable")
-table.to_csv(Path(folder, "learning_rates.csv"), index=False)
-print(table["learning_rate"].iloc[0])
+    results = {}
+    for name in ("train", "eval", "all"):
+        path = Path(folder, f"lr-{rate}-seed-{seed}", f"{name}_results.json")
+        results |= json.loads(path.read_text()) if path.exists() else {}
+    rows.append({"learning_rate": rate} | {key: results.get(key) for key in keys})
+rows.sort(key=lambda row: math.inf if math.isnan(row["eval_loss"]) else row["eval_loss"])
+path = Path(folder, "learning_rates.csv")
+with path.with_suffix(f".{os.getpid()}.tmp").open("w", newline="") as file:
+    writer = csv.DictWriter(file, ["learning_rate", *keys], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+os.replace(file.name, path)
+print(rows[0]["learning_rate"])
 PYTHON
 }
 
-# Write the list: all learning rates with the first seed and, once these are trained, the best one with all seeds.
+# Whether all learning rates of a group are trained. Sets rates, first_seed and, if they are, best.
+choose_rate() {
+    local rate
+    rates=${model_rates[${group_model[$1]}]} first_seed=${group_seeds[$1]%% *} best=""
+    for rate in $rates; do
+        [ -e "$1/lr-$rate-seed-$first_seed/eval_results.json" ] || return 1
+    done
+    best=${best_rates[$1]:-}
+    [ -n "$best" ] || best=$(best_rate "$1" "$first_seed" $rates) ||
+        fail "cannot choose a learning rate in $1, see above"
+    best_rates[$1]=$best
+}
+declare -A best_rates
+
+# Write the list: all learning rates with the first seed and, for each group where these are
+# trained, the best one with all seeds. Lines that are there keep their numbers.
 write_list() (
-    trained=1
-    declare -A rates
-    mkdir -p "$OUTPUT_DIR/logs"
-    exec 9>> "$OUTPUT_DIR/logs/runs.lock"     # another machine may write the list, too
-    flock 9
-    {
-        for model in $MODELS $shallow; do
-            rates[$model]=$LEARNING_RATES
-            [[ " $shallow" != *" $model "* ]] || rates[$model]=$SHALLOW_LEARNING_RATES
-            for rate in ${rates[$model]}; do
-                print_run "$model" "$rate" "$first_seed" --do_train --do_eval --do_predict false
-                [ -e "$OUTPUT_DIR/$(basename "$model")/lr-$rate-seed-$first_seed/eval_results.json" ] || trained=0
-            done
+    exec 8>> "$logs/runs.lock"                # another machine may write the list, too
+    flock 8
+    declare -A wanted
+    order=()
+    for group in "${groups[@]}"; do
+        first_seed=${group_seeds[$group]%% *}
+        for rate in ${model_rates[${group_model[$group]}]}; do
+            add_run "$group" "$rate" "$first_seed" --do_train --do_eval --do_predict false
         done
-        if [ $trained = 1 ]; then
-            for model in $MODELS $shallow; do
-                best=$(best_rate "$OUTPUT_DIR/$(basename "$model")" ${rates[$model]})
-                for seed in $SEEDS; do
-                    print_run "$model" "$best" "$seed" --do_train --do_eval --do_predict
-                done
-            done
+    done
+    for group in "${groups[@]}"; do
+        choose_rate "$group" || continue
+        for seed in ${group_seeds[$group]}; do
+            add_run "$group" "$best" "$seed" --do_train --do_eval --do_predict
+        done
+    done
+    {
+        if [ -e "$list" ]; then
+            while IFS= read -r line; do
+                eval "run=($line)"
+                key="${run[1]} ${run[-1]}"
+                [ -n "${wanted[$key]:-}" ] || continue
+                echo "${wanted[$key]}"
+                unset "wanted[$key]"
+            done < "$list"
         fi
+        for key in "${order[@]}"; do
+            [ -z "${wanted[$key]:-}" ] || echo "${wanted[$key]}"
+        done
     } > "$list.tmp"
     mv "$list.tmp" "$list"
 )
-if [ "$mode" = --list ]; then
-    write_list
-    unfinished=()
-    for number in $(seq "$(wc -l < "$list")"); do
-        read_run "$number"
-        [ -e "$result" ] || unfinished+=("$number")
-    done
-    echo "$list has $(wc -l < "$list") runs, ${#unfinished[@]} of them not finished"
-    next=$(IFS=,; echo "${unfinished[*]}")
-    echo "next: ${next:+sbatch --array=$next configs/slurm/runs.sbatch, or }bash run_paper.sh"
-    exit
-fi
 
-# 3. Training: each worker takes the first run that no other worker has taken
-# $1: number of the worker, $2: folder of the runs that are taken
+# Refuse a finished run whose record is not that of its line: other flags, model or data.
+check_finished() {
+    local svm
+    {
+        for svm in $(list_svms); do
+            svm_arguments "$svm"
+            echo "${words[@]@Q} --do_predict"
+        done
+        [ ! -e "$list" ] || cat "$list"
+    } | python /dev/fd/3 3<<'PYTHON'
+import json, shlex, sys
+from pathlib import Path
+
+
+def same(flag, recorded, given):
+    """Whether a flag's value in the record and its words on the command line are the same."""
+    if flag in ("model_name_or_path", "dataset_name"):  # of a local path, the name is recorded
+        return Path(str(recorded)).name == Path(given[0]).name
+    recorded = recorded if isinstance(recorded, list) else [recorded]
+    try:
+        return [float(value) for value in recorded] == [float(word) for word in given]
+    except (TypeError, ValueError):
+        words = {"True": "true", "False": "false", "None": ""}
+        return [words.get(str(value), str(value)) for value in recorded] == given
+
+
+def fail(message):
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+fingerprints = {}
+for line in sys.stdin:
+    words = shlex.split(line)
+    folder = Path(words[1])
+    part = "predict" if words[-1] == "--do_predict" else "eval"
+    if not (folder / f"{part}_results.json").exists():
+        continue
+    try:
+        record = json.loads((folder / "run_arguments.json").read_text())
+        arguments = record["arguments"]
+    except (OSError, ValueError, LookupError, TypeError):
+        fail(f"cannot read the run_arguments.json of the finished run {folder}")
+    flags, flag = {}, None
+    for word in words:
+        if word.startswith("--"):
+            flag = word[2:]
+            flags[flag] = []
+        else:
+            flags[flag].append(word)
+    if Path(flags.get("model_name_or_path", [""])[0]) == folder:
+        del flags["model_name_or_path"]  # only the predictions are missing
+    for flag, given in flags.items():
+        if flag in arguments and given and not same(flag, arguments[flag], given):
+            fail(
+                f"{folder} is a finished run with --{flag} {arguments[flag]}, not "
+                f"{' '.join(given)}; choose another OUTPUT_DIR, or move the run away"
+            )
+    data = [arguments.get(key) for key in ("text_column_names", "text_column_delimiter")]
+    for split, value in record.get("data_fingerprints", {}).items():
+        limit = arguments.get("max_predict_samples" if split == "test" else f"max_{split}_samples")
+        key = json.dumps([flags["dataset_name"], split, limit, *data])
+        other, before = fingerprints.setdefault(key, (folder, value))
+        if value != before:
+            fail(f"{folder} and {other} are runs of different data ({split} split)")
+PYTHON
+}
+
+# ------------------------------------------------------------------------------------------------
+# Status
+
+# Print what is finished, running and missing, with the time that is left.
+print_status() {
+    local svm group rate seed
+    {
+        for svm in $(list_svms); do
+            print_state "$OUTPUT_DIR" "$svm" predict
+        done
+        for group in "${groups[@]}"; do
+            choose_rate "$group" || true
+            for rate in $rates; do
+                [ "$rate" = "$best" ] || print_state "$group" "lr-$rate-seed-$first_seed" eval
+            done
+            for seed in ${group_seeds[$group]}; do
+                [[ -z $best && $seed = "$first_seed" ]] ||
+                    print_state "$group" "lr-${best:-best}-seed-$seed" predict
+            done
+        done
+    } | python /dev/fd/3 "$WORKERS" 3<<'PYTHON'
+import json, sys
+from pathlib import Path
+
+
+def duration(seconds):
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min" if minutes >= 10 else f"{round(seconds)} s"
+
+
+rows, times = [], {}
+for line in sys.stdin:
+    group, run, state, elapsed = line.rstrip("\n").split("\t")
+    results = {}
+    for part in ("train", "eval", "predict"):
+        path = Path(group, run, f"{part}_results.json")
+        results |= json.loads(path.read_text()) if path.exists() else {}
+    seconds = sum(results.get(f"{part}_runtime", 0) for part in ("train", "eval", "predict"))
+    if state in ("finished", "trained"):
+        times.setdefault(group, []).append(seconds)
+    name = run if run.startswith("svm") else f"{Path(group).name}/{run}"
+    rows.append((group, name, state, float(elapsed), seconds, results.get("eval_loss")))
+
+left = unknown = 0
+width = max(len(name) for _, name, *_ in rows)
+print(f"{'run':{width}}  state        validation loss  time")
+for group, name, state, elapsed, seconds, loss in rows:
+    time = ""
+    if state in ("finished", "trained"):
+        time = duration(seconds)
+    elif state == "running":
+        time = f"{duration(elapsed)} so far"
+    if state in ("running", "interrupted", "missing"):
+        if group in times:
+            left += max(sum(times[group]) / len(times[group]) - elapsed, 0)
+        else:
+            unknown += 1
+    loss = "" if loss is None else f"{loss:.4f}"
+    print(f"{name:{width}}  {state:11}  {loss:15}  {time}".rstrip())
+finished = sum(state == "finished" for _, _, state, *_ in rows)
+left = duration(left / int(sys.argv[1]))
+text = f"{finished} of {len(rows)} runs are finished; about {left} left"
+if unknown:
+    text += f", without {unknown} runs of models of which no run is finished"
+print(text)
+PYTHON
+}
+
+# Print folder, run, state and seconds so far. $1: folder, $2: run, $3: eval or predict
+print_state() {
+    local state=missing log=$logs/${1##*/}-$2.log elapsed=0
+    [ "$1" != "$OUTPUT_DIR" ] || log=$logs/$2.log
+    if [ -e "$1/$2/$3_results.json" ]; then
+        state=finished
+    elif [ -e "$log" ] && ! flock --shared --nonblock "$log" true; then
+        state=running
+        elapsed=$(($(date +%s) - $(stat -c %Y "$log.started")))
+    elif [ -e "$1/$2/eval_results.json" ]; then
+        state=trained                         # the predictions are missing
+    elif [ -d "$1/$2" ]; then
+        state=interrupted
+    fi
+    printf '%s\t%s\t%s\t%s\n' "$1" "$2" "$state" "$elapsed"
+}
+
+# ------------------------------------------------------------------------------------------------
+# Training
+
+# Print the numbers of the unfinished lines. Chosen learning rates come first, so that a model is
+# finished before the next one begins.
+list_unfinished() {
+    local line number=0 others=()
+    while IFS= read -r line; do
+        number=$((number + 1))
+        parse_line "$line"
+        if [ -e "$result" ]; then
+            continue
+        elif [ "${run[-1]}" = --do_predict ]; then
+            echo "$number"
+        else
+            others+=("$number")
+        fi
+    done < "$list"
+    [ ${#others[@]} = 0 ] || printf '%s\n' "${others[@]}"
+}
+
+# Train runs until none is left that this worker can train. A worker waits as long as others train,
+# because a chosen learning rate may follow.
+# $1: number of the worker, $2: folder with a file for each run that failed
 work() {
-    [ "$WORKERS" = 1 ] || [ ${#gpus[@]} = 0 ] || export CUDA_VISIBLE_DEVICES=${gpus[$1 % ${#gpus[@]}]}
-    for number in $(seq "$(wc -l < "$list")"); do
-        ! mkdir "$2/$number" 2> /dev/null || train "$number" --nonblock || true
+    local group number status outcome waits=(0.2 0.5 1 2 5 10) waited=0
+    [ "$WORKERS" = 1 ] || [ ${#gpus[@]} = 0 ] ||
+        export CUDA_VISIBLE_DEVICES=${gpus[$1 % ${#gpus[@]}]}
+    while true; do
+        for group in "${groups[@]}"; do
+            choose_rate "$group" || true      # here, since write_list is a process that forgets it
+        done
+        write_list
+        outcome=nothing
+        for number in $(list_unfinished); do
+            read_run "$number"
+            [ ! -e "$2/${name/\//-}" ] || continue
+            status=0
+            train "$number" 0.05 "$2/${name/\//-}" || status=$?
+            case $status in
+                0) outcome=trained ;;
+                75) outcome=busy ;;
+            esac
+            [ $outcome != trained ] || break
+        done
+        case $outcome in
+            nothing) return ;;
+            trained) waited=0 ;;
+            busy)
+                sleep "${waits[$waited]}"
+                waited=$((waited < 5 ? waited + 1 : 5))
+                ;;
+        esac
     done
 }
 
-# Train all runs of the list. If some fail, the others are trained before this exits with status 1.
-train_list() {
-    local taken number failed=()
-    taken=$(mktemp -d)
-    set -m                                    # a worker is a process group, which can be stopped as a whole
+# Train all runs. If some fail, the others are trained before this exits with status 1.
+workers=()
+train_all() {
+    local failures number line unfinished=()
+    failures=$(mktemp -d)
+    set -m                                    # a worker is a process group, stopped as a whole
     for number in $(seq "$WORKERS"); do
-        work "$number" "$taken" &
+        work "$number" "$failures" &
         workers+=($!)
     done
     set +m
     wait
     workers=()
-    rm -r "$taken"
-    for number in $(seq "$(wc -l < "$list")"); do
-        read_run "$number"
-        [ -e "$result" ] || flock "$log" true # another machine may be training it
-        [ -e "$result" ] || failed+=("$folder")
-    done
-    if [ ${#failed[@]} != 0 ]; then
-        echo "error: not finished: ${failed[*]}; the same command continues (logs: $OUTPUT_DIR/logs)" >&2
+    rm -r "$failures"
+    while IFS= read -r line; do
+        parse_line "$line"
+        if [ ! -e "$result" ]; then
+            unfinished+=("$folder")
+        elif flock --nonblock "$log" true; then
+            rm_checkpoints                    # those of a call that was killed
+        fi
+    done < "$list"
+    if [ ${#unfinished[@]} != 0 ]; then
+        echo "error: not finished: ${unfinished[*]};" \
+            "the same command continues (logs: $logs)" >&2
         exit 1
     fi
 }
-workers=()
-trap 'for worker in "${workers[@]}"; do kill -- "-$worker" || true; done' EXIT
-write_list
-train_list                                    # all learning rates
-write_list
-train_list                                    # the best one with all seeds, and predictions
-[ "$mode" != --train ] || exit 0
 
-# 4. TF-IDF + linear SVM
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
-[ -e "$OUTPUT_DIR/svm/predict_results.json" ] || python run_baseline.py --dataset_name "$DATASET" --output_dir "$OUTPUT_DIR/svm"
+# Print the names of the SVMs: on the data, on shuffled words, on fewer documents.
+list_svms() {
+    echo svm ${SHUFFLED:+svm-shuffled} ${SIZES:+$(printf 'svm-%s ' $SIZES)}
+}
 
-# 5. Table 2, with tests
-encoders=() networks=()
-for number in $(seq "$(wc -l < "$list")"); do
-    read_run "$number"
-    [[ $result == */predict_results.json ]] || continue
-    if [[ " $shallow" == *" $(basename "$(dirname "$folder")") "* ]]; then networks+=("$folder"); else encoders+=("$folder"); fi
-done
-runs=("$OUTPUT_DIR/svm" "${encoders[@]}" "${networks[@]}")
-categories=(--dataset_name "$DATASET")        # to find cross-listed documents; own data has no categories
-! grep -qs '"script": "prepare_dataset.py"' "$DATASET/manifest.json" || categories=()
-python tools/compare_runs.py "${runs[@]}" "${categories[@]}" --output_dir "$OUTPUT_DIR/comparison" --paper
+# Set the array `words` to the arguments of an SVM. $1: its name
+svm_arguments() {
+    local data=$DATASET size=()
+    case $1 in
+        svm) ;;
+        svm-shuffled) data=$OUTPUT_DIR/data-shuffled ;;
+        *) size=(--max_train_samples "${1#svm-}") ;;
+    esac
+    split "$SVM_ARGUMENTS"
+    words=(--output_dir "$OUTPUT_DIR/$1" --dataset_name "$data" "${size[@]}" "${words[@]}")
+}
 
-# 6. Figure 1, from the encoder with the lowest validation loss, and the same of the shallow networks
-best=$(python - "${encoders[@]}" <<'PYTHON'
+train_svms() {
+    local svm
+    for svm in $(list_svms); do
+        [ ! -e "$OUTPUT_DIR/$svm/predict_results.json" ] || continue
+        (
+            exec 9>> "$logs/$svm.log"
+            flock 9
+            [ ! -e "$OUTPUT_DIR/$svm/predict_results.json" ] || exit 0
+            SECONDS=0
+            touch "$logs/$svm.log.started"
+            echo "$(date +%H:%M:%S) $svm (log: $logs/$svm.log)"
+            svm_arguments "$svm"
+            export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
+            python run_baseline.py "${words[@]}" > >(exec 9>&-; tee -ia "$logs/$svm.log")
+            echo "$(date +%H:%M:%S) $svm finished in $SECONDS s"
+        )
+    done
+}
+
+# ------------------------------------------------------------------------------------------------
+# Tables, figures, pages
+
+# Set chosen to the runs of a group with its best learning rate. Fails if one is not finished.
+find_chosen() {
+    local seed
+    chosen=()
+    [ -n "${group_model[$1]:-}" ] && choose_rate "$1" || return 1
+    for seed in ${group_seeds[$1]}; do
+        [ -e "$1/lr-$best-seed-$seed/predict_results.json" ] || return 1
+        chosen+=("$1/lr-$best-seed-$seed")
+    done
+}
+
+# Compare runs. $1: folder in OUTPUT_DIR, rest: runs and flags
+compare() {
+    local run files=()
+    for run in "${@:2}"; do
+        if [ -e "$run/predictions.csv" ]; then
+            files+=("$run/predictions.csv" "$run/run_arguments.json")
+        fi
+    done
+    split "$COMPARE_ARGUMENTS"
+    step "$1" "$OUTPUT_DIR/$1/comparison.json" "${files[@]}" -- \
+        python tools/compare_runs.py "${@:2}" "${categories[@]}" --output_dir "$OUTPUT_DIR/$1" \
+        "${words[@]}"
+}
+
+# Table 2 with tests; what the order of words is worth; the table for each number of documents
+compare_models() {
+    local group name size svm=$OUTPUT_DIR/svm
+    encoders=() networks=() first_runs=()
+    for name in "${model_name[@]}"; do
+        if ! find_chosen "$OUTPUT_DIR/$name"; then
+            echo "$name is not finished; the tables are without it"
+        elif is_shallow "$name"; then
+            networks+=("${chosen[@]}")
+        else
+            encoders+=("${chosen[@]}")
+            first_runs+=("${chosen[0]}")
+        fi
+    done
+    runs=("$svm" "${encoders[@]}" "${networks[@]}")
+    # To find cross-listed documents; own data has no categories.
+    categories=(--dataset_name "$DATASET")
+    ! grep -qs '"script": "prepare_dataset.py"' "$DATASET/manifest.json" || categories=()
+    [ ${#runs[@]} = 1 ] || compare comparison "${runs[@]}" --paper
+
+    if [ -n "$SHUFFLED" ]; then
+        compare comparison-order-svm "$svm" "$svm-shuffled" --reference "$svm" --allow_other_texts
+        for name in "${model_name[@]}"; do
+            find_chosen "$OUTPUT_DIR/$name" || continue
+            local ordered=("${chosen[@]}")
+            find_chosen "$OUTPUT_DIR/$name-shuffled" || continue
+            compare "comparison-order-$name" "${ordered[@]}" "${chosen[@]}" \
+                --reference "${ordered[0]}" --allow_other_texts
+        done
+    fi
+    for size in $SIZES; do
+        local sized=("$svm-$size")
+        for name in "${model_name[@]}"; do
+            ! find_chosen "$OUTPUT_DIR/$name-$size" || sized+=("${chosen[@]}")
+        done
+        [ ${#sized[@]} = 1 ] ||
+            compare "comparison-size-$size" "${sized[@]}" --reference "$svm-$size"
+    done
+}
+
+# Write $OUTPUT_DIR/runs.csv, a row for each finished run: all groups, all learning rates.
+write_runs() {
+    python - "$OUTPUT_DIR" $(list_svms) "${groups[@]##*/}" <<'PYTHON'
+import csv, json, os, sys
+from pathlib import Path
+output, *groups = sys.argv[1:]
+metrics = ["eval_loss", "eval_accuracy", "eval_f1"]
+metrics += ["predict_loss", "predict_accuracy", "predict_f1"]
+metrics += ["train_samples", "epoch", "train_runtime", "eval_runtime", "predict_runtime"]
+packages = ["torch", "transformers", "scikit-learn"]
+rows = []
+for group in groups:
+    folders = [Path(output, group), *sorted(Path(output, group).glob("lr-*-seed-*"))]
+    for folder in folders:
+        results = {}
+        for part in ("train", "eval", "predict"):
+            path = folder / f"{part}_results.json"
+            results |= json.loads(path.read_text()) if path.exists() else {}
+        if not results:
+            continue
+        record = json.loads((folder / "run_arguments.json").read_text())
+        row = {"run": folder.relative_to(output).as_posix()}
+        row |= {key: record.get(key) for key in ("learning_rate", "seed", "device")}
+        row |= {key: results.get(key) for key in metrics}
+        rows.append(row | {key: record["versions"].get(key) for key in packages})
+path = Path(output, "runs.csv")
+with path.with_suffix(".tmp").open("w", newline="") as file:
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+os.replace(file.name, path)
+PYTHON
+}
+
+# Print the encoder with the lowest validation loss among the given runs.
+best_run() {
+    python - "$@" <<'PYTHON'
 import json, sys
 from pathlib import Path
-print(min(sys.argv[1:], key=lambda run: json.loads(Path(run, "eval_results.json").read_text())["eval_loss"]))
+
+
+def loss(run):
+    return json.loads(Path(run, "eval_results.json").read_text())["eval_loss"]
+
+
+print(min(sys.argv[1:], key=loss))
 PYTHON
-)
-# $1: run, $2: folder
-attribute() {
-    [ -e "$2/summary.json" ] || $LAUNCH run_attribution.py --model_name_or_path "$1" --dataset_name "$DATASET" \
-        --split test --output_dir "$2" $ATTRIBUTION_ARGUMENTS
-    [ "$FAITHFULNESS_SAMPLES" = 0 ] || [ -e "$2/faithfulness.json" ] || python tools/measure_faithfulness.py \
-        --attribution_dir "$2" --max_samples "$FAITHFULNESS_SAMPLES"
-    [ -e "$2/attributions.html" ] || python tools/render_attributions.py --attribution_dir "$2"
 }
-attribute "$best" "$OUTPUT_DIR/attribution"
-attributions=("$OUTPUT_DIR/attribution")
-references=()
-for run in "${networks[@]}"; do
-    name=$(basename "$(dirname "$run")")
-    [[ " ${references[*]} " != *"/$name/"* ]] || continue    # one seed of each
-    references+=("$run")
-    attribute "$run" "$OUTPUT_DIR/attribution-$name"
-    attributions+=("$OUTPUT_DIR/attribution-$name")
+
+# Set models_to_explain to names of finished models.
+choose_models_to_explain() {
+    local name best_encoder
+    models_to_explain=()
+    if [ "$EXPLAIN" != default ]; then
+        for name in $EXPLAIN; do
+            if find_chosen "$OUTPUT_DIR/$name"; then
+                models_to_explain+=("$name")
+            else
+                echo "$name is not finished; it is not explained"
+            fi
+        done
+        return
+    fi
+    [ "$mode" != --tables ] || return 0
+    if [ ${#encoders[@]} != 0 ]; then
+        best_encoder=$(best_run "${first_runs[@]}")
+        models_to_explain+=("$(basename "$(dirname "$best_encoder")")")
+    fi
+    for name in "${model_name[@]}"; do
+        ! is_shallow "$name" || models_to_explain+=("$name")
+    done
+}
+
+# Set run to the run of a model that is explained: that of the first seed, whatever seeds are added.
+# $1: name
+find_run() {
+    find_chosen "$OUTPUT_DIR/$1"
+    run=${chosen[0]}
+}
+
+# Like step, for a step that needs the weights of $run.
+step_with_weights() {
+    is_made "$@" || has_weights "$run" ||
+        fail "$1 needs the weights of $run, and there is no model.safetensors; copy it there," \
+            "move the run away to train it again, or leave the model out of EXPLAIN"
+    step "$@"
+}
+
+# Attributions, their faithfulness and their page. $1: name of the model
+attribute() {
+    local output=$OUTPUT_DIR/attribution-$1 run
+    find_run "$1"
+    split "$ATTRIBUTION_ARGUMENTS"
+    step_with_weights "attribution-$1" "$output/summary.json" "$run/predictions.csv" -- \
+        "${launch[@]}" run_attribution.py --model_name_or_path "$run" --dataset_name "$DATASET" \
+        --split test --output_dir "$output" "${words[@]}"
+    if [ "$FAITHFULNESS_SAMPLES" != 0 ]; then
+        step_with_weights "faithfulness-$1" "$output/faithfulness.json" \
+            "$output/attributions.jsonl" -- \
+            python tools/measure_faithfulness.py --attribution_dir "$output" \
+            --max_samples "$FAITHFULNESS_SAMPLES"
+    fi
+    local files=("$output/attributions.jsonl")
+    [ ! -e "$output/faithfulness.json" ] || files+=("$output/faithfulness.json")
+    step "page-$1" "$output/attributions.html" "${files[@]}" -- \
+        python tools/render_attributions.py --attribution_dir "$output"
+    attributions+=("$output")
+}
+
+# Does it use context? Compared with the SVM and the shallow networks. $1: name of an encoder
+test_context() {
+    local run name references=() files=() folders=("$OUTPUT_DIR/attribution-$1")
+    for name in "${models_to_explain[@]}"; do
+        is_shallow "$name" || continue
+        find_run "$name"
+        references+=("$run")
+        files+=("$run/predictions.csv")
+        folders+=("$OUTPUT_DIR/attribution-$name")
+    done
+    find_run "$1"
+    files+=("$run/predictions.csv" "$OUTPUT_DIR/svm/predictions.csv")
+    files+=("${folders[@]/%//attributions.jsonl}")
+    split "$CONTEXT_ARGUMENTS"
+    step_with_weights "context-$1" "$OUTPUT_DIR/context-$1/context.json" "${files[@]}" -- \
+        python tools/measure_context.py --model_name_or_path "$run" --dataset_name "$DATASET" \
+        --output_dir "$OUTPUT_DIR/context-$1" --compare "$OUTPUT_DIR/svm" "${references[@]}" \
+        --attributions "${folders[@]}" "${words[@]}"
+    contexts+=("$OUTPUT_DIR/context-$1")
+}
+
+explain_models() {
+    local name
+    attributions=() contexts=()
+    choose_models_to_explain
+    for name in "${models_to_explain[@]}"; do
+        attribute "$name"
+    done
+    for name in "${models_to_explain[@]}"; do
+        is_shallow "$name" || test_context "$name"
+    done
+}
+
+# The whole study as one page. It has room for the tests of context of one model.
+report() {
+    split "$REPORT_ARGUMENTS"
+    python tools/make_report.py --output_dir "$OUTPUT_DIR/report" --dataset_name "$DATASET" \
+        --runs "${runs[@]}" --comparison_dir "$OUTPUT_DIR/comparison" \
+        ${attributions:+--attribution_dirs "${attributions[@]}"} \
+        ${contexts:+--context_dir "${contexts[0]}"} "${words[@]}"
+    echo "Done: $OUTPUT_DIR/report/index.html, the whole study as one page (see also" \
+        "$OUTPUT_DIR/comparison/comparison.md ${attributions[*]/%//attributions.html}" \
+        "${contexts[*]/%//context.html})"
+}
+
+# ------------------------------------------------------------------------------------------------
+# 1. Models and data
+read_models
+shallow_tokenizer=$(find_tokenizer)
+if [ "$mode" = --status ]; then
+    [ -d "$logs" ] || fail "nothing has been started in $OUTPUT_DIR"
+    DATASET=${DATASET:-$OUTPUT_DIR/data}
+    plan_groups
+    print_status
+    exit
+fi
+open_folder "$OUTPUT_DIR" run_paper.sh study.json
+mkdir -p "$logs"
+prepare_data
+check_data
+
+# 2. The list of runs; finished ones must be what the list says
+for group in "${groups[@]}"; do
+    make_networks "$group"
 done
+if [ "$mode" != --tables ]; then
+    write_list
+fi
+check_finished
+if [ "$mode" = --list ]; then
+    unfinished=$(list_unfinished | sort -n | paste -sd ,)
+    count=$(tr , '\n' <<< "$unfinished" | grep -c . || true)
+    echo "$list has $(wc -l < "$list") runs, $count of them not finished"
+    array=${unfinished:+sbatch --array=$unfinished configs/slurm/runs.sbatch, or }
+    echo "next: ${array}bash run_paper.sh"
+    exit
+fi
 
-# 7. Does it use context?
-[ -e "$OUTPUT_DIR/context/context.json" ] || python tools/measure_context.py --model_name_or_path "$best" --dataset_name "$DATASET" \
-    --output_dir "$OUTPUT_DIR/context" --compare "$OUTPUT_DIR/svm" "${references[@]}" \
-    --attributions "${attributions[@]}" $CONTEXT_ARGUMENTS
+# 3. Training
+trap 'for worker in "${workers[@]}"; do kill -- "-$worker" || true; done' EXIT
+if [ "$mode" != --tables ]; then
+    [ "$mode" = --train ] || train_svms
+    train_all
+fi
+[ "$mode" != --train ] || exit 0
 
-# 8. The whole study as one page
-python tools/make_report.py --output_dir "$OUTPUT_DIR/report" --dataset_name "$DATASET" --runs "${runs[@]}" \
-    --comparison_dir "$OUTPUT_DIR/comparison" --attribution_dirs "${attributions[@]}" \
-    --context_dir "$OUTPUT_DIR/context" $REPORT_ARGUMENTS
-echo "Done: $OUTPUT_DIR/report/index.html, the whole study as one page (see also $OUTPUT_DIR/comparison/comparison.md," \
-    "$OUTPUT_DIR/attribution/attributions.html, $OUTPUT_DIR/context/context.html)"
+# 4. Tables, attributions, tests of context, and one page of it all. A second process waits.
+lock_folder "$OUTPUT_DIR"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
+train_svms
+compare_models
+write_runs
+explain_models
+report

@@ -1,28 +1,152 @@
-# Sourced by run_quickstart.sh, run_paper.sh and run_tests.sh from the project's folder: makes .venv if there is none,
-# installs the pinned packages if they changed, puts it first on PATH.
-if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c '' 2>/dev/null; then
-    chosen=""
+# Sourced by run_quickstart.sh, run_paper.sh, run_findings.sh and run_tests.sh from the project's
+# folder: creates .venv if needed, installs the pinned packages if they changed, puts it first on
+# PATH. Also defines the functions that these scripts share.
+
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+# Print the first Python that is new enough; it is asked for its version, not judged by its name.
+find_python() {
+    local candidate
     for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
-        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2])' 2>/dev/null; then
-            chosen=$candidate
-            break
+        if is_new_enough "$candidate"; then
+            echo "$candidate"
+            return
         fi
     done
-    if [ -z "$chosen" ]; then
-        echo "error: no Python 3.11 or newer found (tried: ${PYTHON:-python3 python3.13 python3.12 python3.11}); install one or name it: PYTHON=/path/to/python3.12 bash $0" >&2
-        exit 2
-    fi
-    echo "Making .venv with $("$chosen" --version)"
-    rm -rf .venv
-    "$chosen" -m venv .venv
-fi
+    fail "no Python 3.11 or newer found (tried:" \
+        "${PYTHON:-python3 python3.13 python3.12 python3.11}); install one or name it:" \
+        "PYTHON=/path/to/python3.12 bash $0"
+}
 
-# The stamp holds the requirement files themselves: a changed pin installs again, anything else starts at once.
-stamp=.venv/installed-requirements.txt
-if ! cat requirements.txt requirements-dev.txt | cmp -s - "$stamp"; then
+# $1: a Python
+is_new_enough() {
+    "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2])' 2> /dev/null
+}
+
+# Create .venv. One that does not work, for example because its Python was uninstalled, is made
+# again if it is this project's; anything else under that name is left as it is.
+make_environment() {
+    local chosen
+    chosen=$(find_python) || exit
+    if [ -L .venv ]; then
+        fail ".venv is a symbolic link to something without a Python 3.11 or newer; remove the link"
+    fi
+    if [ ! -e "$mark" ] && [ ! -e "$stamp" ] && [ -e .venv ] && ! rmdir .venv 2> /dev/null; then
+        fail ".venv has no Python 3.11 or newer and is not this project's; move it away"
+    fi
+    echo "Creating .venv with $("$chosen" --version)"
+    mkdir -p .venv
+    touch "$mark"                             # by which an interrupted creation is recognized
+    find .venv -mindepth 1 ! -path "$mark" -delete
+    "$chosen" -m venv .venv || fail "cannot create .venv with $chosen, see above"
+}
+
+# Install the packages. The stamp holds the requirement files themselves: a changed pin installs
+# again, anything else starts at once.
+install_packages() {
     echo "Installing requirements-dev.txt into .venv (a few minutes the first time)"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+    .venv/bin/python -m pip --version > /dev/null 2>&1 ||
+        fail ".venv has no pip; move it away, and it is made again"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt ||
+        fail "cannot install requirements-dev.txt into .venv, see above; then run this again"
     cat requirements.txt requirements-dev.txt > "$stamp"
-fi
+}
+
+set_up() {
+    local mark=.venv/made-by-setup_env stamp=.venv/installed-requirements.txt
+    # Two scripts that start at once do not create it twice: this locks the project's folder.
+    exec 8< .
+    ! command -v flock > /dev/null || flock 8
+    if ! is_new_enough .venv/bin/python; then
+        make_environment
+    fi
+    if ! cat requirements.txt requirements-dev.txt | cmp -s - "$stamp"; then
+        install_packages
+    fi
+    exec 8<&-
+}
+set_up
 export PATH="$PWD/.venv/bin:$PATH"
 export HF_HUB_DISABLE_TELEMETRY=1
+
+# Create an output folder, or check that an existing one is this script's: nothing is written into
+# a folder with other things. Runs that were copied there before the first call are accepted.
+# $1: folder, $2: script, $3: its record in the folder
+open_folder() {
+    local entry
+    if [ -e "$1" ] && [ ! -d "$1" ]; then
+        fail "$1 is a file; choose a folder for the output"
+    fi
+    if ! mkdir -p "$1" 2> /dev/null || [ ! -w "$1" ]; then
+        fail "cannot write into $1; choose another folder"
+    fi
+    if grep -qsF "\"script\": \"$2\"" "$1/$3"; then
+        return
+    fi
+    while IFS= read -r -d '' entry; do
+        if [ "${entry##*/}" != "$3.tmp" ] && ! holds_runs "$entry"; then
+            fail "$1 holds ${entry##*/}, which $2 did not write; choose another folder"
+        fi
+    done < <(find "$1/" -mindepth 1 -maxdepth 1 -print0)
+    printf '{"script": "%s"}\n' "$2" > "$1/$3.tmp"
+    mv "$1/$3.tmp" "$1/$3"
+}
+
+# Whether a folder is a run, or holds nothing but runs of one model as run_paper.sh names them.
+holds_runs() {
+    local entry
+    [ ! -e "$1/run_arguments.json" ] || return 0
+    for entry in "$1"/*; do
+        case ${entry##*/} in
+            learning_rates.csv) ;;
+            lr-*-seed-*) [ -e "$entry/run_arguments.json" ] || return 1 ;;
+            *) return 1 ;;
+        esac
+    done
+}
+
+# Let a second process wait, so that two do not write the same files. $1: output folder
+lock_folder() {
+    mkdir -p "$1/logs"
+    exec 7>> "$1/logs/steps.lock"
+    command -v flock > /dev/null || return 0
+    if ! flock --nonblock 7; then
+        echo "Another process works in $1; waiting for it"
+        flock 7
+    fi
+}
+
+# Run a command unless its result is there and was made by the same command from the same files.
+# What was made is kept in $OUTPUT_DIR/logs. Whether a result of another command may be replaced is
+# for the command to decide: it says so and exits with status 2 if not.
+# $1: name of the step, $2: its result, files that it depends on, --, the command
+step() {
+    local made=$OUTPUT_DIR/logs/$1.made
+    ! is_made "$@" || return 0
+    while [ "$1" != -- ]; do
+        shift
+    done
+    shift
+    "$@" || exit
+    mkdir -p "$OUTPUT_DIR/logs"
+    printf '%s\n' "$step_text" > "$made.tmp"
+    mv "$made.tmp" "$made"
+}
+
+# Whether step has nothing to do; step_text is set to its command and the digests of its files.
+is_made() {
+    local made=$OUTPUT_DIR/logs/$1.made result=$2 word
+    shift 2
+    step_text="data ${data_digest:-}"
+    while [ "$1" != -- ]; do
+        step_text+=$'\n'$(sha256sum < "$1") || exit
+        shift
+    done
+    for word in "$@"; do
+        step_text+=$'\n'${word/#"$OUTPUT_DIR"/OUTPUT_DIR}    # it may be moved to another place
+    done
+    [ -e "$result" ] && [ -e "$made" ] && [ "$step_text" = "$(cat "$made")" ]
+}

@@ -1,10 +1,13 @@
-"""The study's script on a tiny dataset with two tiny models and a bag-of-embeddings classifier: what it chooses, that
-completed steps are skipped, and the page that it ends with. Its queue: several workers, failures, a job array."""
+"""The study's script on a tiny dataset with two tiny models and a bag-of-embeddings classifier:
+what it chooses, that completed steps are skipped, and the page that it ends with. Its queue:
+several workers, failures, a job array, data variants, status, what it refuses.
+"""
 
 import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -23,14 +26,14 @@ SETTINGS = {
     "SEEDS": " ".join(SEEDS),
     "LAUNCH": "python",  # saves the launcher's start
     # The colon keeps the prefix apart from the first word, whichever word a shuffle puts there.
-    "TRAIN_ARGUMENTS": "--max_seq_length 64 --per_device_train_batch_size 8 --gradient_accumulation_steps 1 "
-    "--num_train_epochs 4 --disable_tqdm True --text_prefix floer:",
+    "TRAIN_ARGUMENTS": "--max_seq_length 64 --per_device_train_batch_size 8 "
+    "--gradient_accumulation_steps 1 --num_train_epochs 4 --disable_tqdm True --text_prefix floer:",
     "SHALLOW_LEARNING_RATES": "3e-3",
     "SHALLOW_ARGUMENTS": "--num_train_epochs 2",
     "ATTRIBUTION_ARGUMENTS": "--max_samples 1 --n_steps 4 --disable_tqdm",
     "FAITHFULNESS_SAMPLES": "1",
-    "CONTEXT_ARGUMENTS": "--block_sizes 1 --window_sizes 1 --n_surrogate_documents 1 --n_shuffles 1 --n_phrases 0 "
-    "--n_resamples 100 --disable_tqdm",
+    "CONTEXT_ARGUMENTS": "--block_sizes 1 --window_sizes 1 --n_surrogate_documents 1 "
+    "--n_shuffles 1 --n_phrases 0 --n_resamples 100 --disable_tqdm",
     "REPORT_ARGUMENTS": "--title Tiny",
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
@@ -38,7 +41,7 @@ SETTINGS = {
 
 
 def start(*arguments, script=ROOT / "run_paper.sh", **settings):
-    """Start a shell script with these environment variables; returns the process, whose output can be read."""
+    """Start a shell script with these environment variables; returns the process."""
     environment = os.environ | {name: str(value) for name, value in settings.items()}
     return subprocess.Popen(
         ["bash", str(script), *map(str, arguments)],
@@ -131,17 +134,23 @@ def test_two_models_two_learning_rates_two_seeds(inputs, study, forked_python):
         record["model_name_or_path"].endswith("models/seed-1/layers-0")
         and record["num_train_epochs"] == 2
     )
+    # The encoder whose first seed has the lowest validation loss is explained.
     best = min(
-        chosen[:4], key=lambda run: json.loads((run / "eval_results.json").read_text())["eval_loss"]
+        (chosen[0], chosen[2]),
+        key=lambda run: json.loads((run / "eval_results.json").read_text())["eval_loss"],
     )
-    summary = json.loads((paper / "attribution" / "summary.json").read_text())
+    name = best.parent.name
+    summary = json.loads((paper / f"attribution-{name}" / "summary.json").read_text())
     assert str(best) in json.dumps(summary)
     summary = json.loads((paper / "attribution-layers-0" / "summary.json").read_text())
     assert summary["arguments"]["model_name_or_path"] == str(networks[0])
-    context = json.loads((paper / "context" / "context.json").read_text())
-    assert [run["name"] for run in context["order"]] == [best.parent.name, "svm", "layers-0"]
+    context = json.loads((paper / f"context-{name}" / "context.json").read_text())
+    assert [run["name"] for run in context["order"]] == [name, "svm", "layers-0"]
     assert context["order"][2]["indifferent"] is True
-    assert [model["name"] for model in context["attribution"]] == [best.parent.name, "layers-0"]
+    assert [model["name"] for model in context["attribution"]] == [name, "layers-0"]
+    table = pd.read_csv(paper / "runs.csv", index_col="run")
+    assert set(table.index) == {"svm", *(str(run.relative_to(paper)) for run in everything)}
+    assert table["predict_accuracy"].notna().sum() == 1 + len(chosen)
     page = (paper / "report" / "index.html").read_text()
     assert "<title>Tiny</title>" in page and str(paper.parent) not in page
     assert (
@@ -156,9 +165,10 @@ def test_two_models_two_learning_rates_two_seeds(inputs, study, forked_python):
     assert {line[0] for line in lines} == {"--output_dir"} and len(lines) == 5 + 6
     assert [line[1] for line in lines if line[-1] == "--do_predict"] == [str(run) for run in chosen]
 
-    # Completed steps are skipped, missing ones are made.
+    # Completed steps are skipped, missing ones are made. Weights are only needed by missing ones.
     (chosen[0] / "predict_results.json").unlink()
-    names = ("svm", "attribution", "attribution-layers-0", "context")
+    (networks[0] / "model.safetensors").unlink()
+    names = ("svm", f"attribution-{name}", "attribution-layers-0", f"context-{name}", "comparison")
     watched = [*everything, *(paper / name for name in names)]
     before = {
         path: path.stat().st_mtime_ns
@@ -173,12 +183,26 @@ def test_two_models_two_learning_rates_two_seeds(inputs, study, forked_python):
     assert (chosen[0] / "predict_results.json").exists()
     assert (chosen[0] / "predictions.csv").read_bytes() == predictions
 
+    # A step whose inputs changed is made again or refused. Here the weights are missing.
+    text = (networks[0] / "predictions.csv").read_text()
+    (networks[0] / "predictions.csv").write_text(text + "\n")
+    result = finish(start(**settings_of(inputs), **forked_python, OUTPUT_DIR=paper))
+    assert result.returncode == 2
+    assert f"attribution-layers-0 needs the weights of {networks[0]}" in result.stderr
+    # Runs of other data are not taken for finished.
+    shutil.copytree(inputs / "data", paper.parent / "data")
+    path = paper.parent / "data" / "data" / "test-00000-of-00001.parquet"
+    pd.read_parquet(path)[:-1].to_parquet(path)
+    settings = settings_of(inputs) | {"DATASET": paper.parent / "data", "OUTPUT_DIR": paper}
+    result = finish(start(**settings, **forked_python))
+    assert result.returncode == 2 and "has other data than the runs in" in result.stderr
+
 
 # The queue
 
 
 @pytest.mark.timeout(600)
-def test_killed_worker_is_replaced_by_the_next_call_and_two_workers_give_the_same_predictions(
+def test_run_of_a_killed_worker_is_continued_by_another_with_the_same_predictions(
     inputs, study, forked_python, tmp_path
 ):
     paper, _ = study
@@ -194,18 +218,9 @@ def test_killed_worker_is_replaced_by_the_next_call_and_two_workers_give_the_sam
     state = wait_for(lambda: next(folder.glob("*/lr-*/checkpoint-*/trainer_state.json"), None))
     run = state.parent.parent
     os.killpg(os.getpgid(training_process(run)), signal.SIGKILL)  # the worker and its process
-    result = finish(process)
-    assert result.returncode == 1
-    assert result.stderr.splitlines()[-1].startswith(
-        f"error: not finished: {run}; the same command continues"
-    )
-    assert not (run / "eval_results.json").exists()
-    assert len(list(folder.glob("*/lr-*/eval_results.json"))) == 1  # that of the other worker
-    assert not list(folder.glob("*/lr-*/predictions.csv"))
-
     log = folder / "logs" / f"{run.parent.name}-{run.name}.log"
     before = len(log.read_text())
-    result = finish(start("--train", **settings, **forked_python))
+    result = finish(process)
     assert result.returncode == 0, result.stderr[-3000:]
     epochs = [
         float(epoch) for epoch in re.findall(r"'epoch': '?([\d.]+)", log.read_text()[before:])
@@ -234,38 +249,72 @@ def training_process(run):
     raise AssertionError(f"nothing trains {run}")
 
 
+FAKE = r"""
+# Stands for run_classification.py, run_baseline.py and, with `python`, for the tools.
+log() { echo "$1 $name ${CUDA_VISIBLE_DEVICES-none}" >> "EVENTS"; }
+echo "$*" >> "EVENTS.calls"
+words=("$@")
+for number in "${!words[@]}"; do
+    case ${words[$number]} in
+        --output_dir | --attribution_dir) folder=${words[$number + 1]} ;;
+        --learning_rate) rate=${words[$number + 1]} ;;
+    esac
+done
+mkdir -p "$folder"
+case $1 in
+    run_classification.py | run_baseline.py) ;;
+    *)
+        for file in manifest tokenizer comparison summary context faithfulness; do
+            echo '{}' > "$folder/$file.json"
+        done
+        touch "$folder"/attributions.{jsonl,html}
+        exit
+        ;;
+esac
+name=${folder##*/}
+[ $1 = run_baseline.py ] || name=$(basename "$(dirname "$folder")")/$name
+log start
+mkdir -p "$folder/checkpoint-1"
+[[ -z ${HANG-} || $folder != *$HANG* ]] || sleep 600
+sleep 0.2
+echo "trained by $*"
+[[ -z ${FAIL-} || $folder != *$FAIL* ]] || { echo "error: it must fail"; exit 7; }
+results='{"eval_loss": 0.5, "eval_accuracy": 1, "eval_f1": 1, "epoch": 1, "train_runtime": 100}'
+if [[ $* = *--do_train* || $1 = run_baseline.py ]]; then
+    echo "{\"arguments\": {\"learning_rate\": ${rate-null}}, \"versions\": {}}" \
+        > "$folder/run_arguments.json"
+fi
+touch "$folder/model.safetensors"
+echo $results | tee "$folder/train_results.json" > "$folder/eval_results.json"
+if [[ ${@: -1} = --do_predict || $1 = run_baseline.py ]]; then
+    echo id > "$folder/predictions.csv"
+    echo $results > "$folder/predict_results.json"
+fi
+log end
+"""
+
+
 @pytest.fixture
 def queue(tmp_path):
-    """Settings of a study that is trained by a fake, which writes who trained what and when to events.txt.
+    """Settings of a study that is trained by a fake.
 
-    The runs named in $FAIL fail, and those named in $HANG do not end.
+    It writes who trained what and when to events.txt, and all calls to events.txt.calls. The runs
+    named in $FAIL fail, and those named in $HANG do not end.
     """
-    (tmp_path / "fake.sh").write_text(
-        """
-        folder=$3
-        log() { echo "$1 $(basename $(dirname $folder))/$(basename $folder) ${CUDA_VISIBLE_DEVICES-none}" >> EVENTS; }
-        log start
-        mkdir -p $folder/checkpoint-1
-        [[ -z ${HANG-} || $folder != *$HANG* ]] || sleep 600
-        sleep 0.2
-        echo "trained by $*"
-        [[ -z ${FAIL-} || $folder != *$FAIL* ]] || exit 7
-        results='{"eval_loss": 0.5, "eval_accuracy": 1, "eval_f1": 1, "epoch": 1, "train_runtime": 1}'
-        echo $results | tee $folder/all_results.json > $folder/eval_results.json
-        [[ ${@: -1} != --do_predict ]] || echo $results > $folder/predict_results.json
-        log end
-        """.replace("EVENTS", str(tmp_path / "events.txt"))
-    )
+    fake = tmp_path / "fake.sh"
+    fake.write_text(FAKE.replace("EVENTS", str(tmp_path / "events.txt")))
     (tmp_path / "bin").mkdir()
     return {
-        "OUTPUT_DIR": tmp_path / "paper",
+        "OUTPUT_DIR": tmp_path / "the paper",
         "DATASET": "user/data",
         "MODELS": "alpha user/beta",
         "LEARNING_RATES": "1e-5 2e-5 3e-5",
         "SEEDS": "1 2",
         "SHALLOW": "",
-        "LAUNCH": f"bash {tmp_path / 'fake.sh'}",
+        "LAUNCH": f"bash {fake}",
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "BASH_FUNC_python%%": f'() {{ case $1 in *.py) bash {fake} "$@" ;; '
+        '*) command python "$@" ;; esac; }',
     }
 
 
@@ -273,6 +322,11 @@ def events(folder, kind="start"):
     """The runs and GPUs of the events of a kind, in order."""
     lines = [line.split() for line in (folder / "events.txt").read_text().splitlines()]
     return [(run, gpu) for what, run, gpu in lines if what == kind]
+
+
+def calls(folder):
+    """The command lines of all calls, in order."""
+    return (folder / "events.txt.calls").read_text().splitlines()
 
 
 def script(folder, name, text):
@@ -289,7 +343,7 @@ def test_each_gpu_trains_one_run_at_a_time(queue, tmp_path):
 
     (tmp_path / "events.txt").unlink()
     (tmp_path / "accelerate.sh").write_text(
-        f'accelerate() {{ shift 3; {queue.pop("LAUNCH")} "$@"; }}'
+        f'accelerate() {{ shift 4; {queue.pop("LAUNCH")} "$@"; }}'
     )
     queue |= {"OUTPUT_DIR": tmp_path / "three", "BASH_ENV": tmp_path / "accelerate.sh"}
     result = finish(start("--train", **queue))
@@ -314,25 +368,134 @@ def test_each_gpu_trains_one_run_at_a_time(queue, tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_failed_run_is_named_after_the_others_have_finished(queue, tmp_path, workers):
+    """Its model waits for it, and the other one does not."""
     queue["WORKERS"] = workers
-    result = finish(start("--train", **queue, FAIL="lr-2e-5"))
+    paper = queue["OUTPUT_DIR"]
+    result = finish(start("--train", **queue, FAIL="alpha/lr-2e-5"))
     assert result.returncode == 1
-    failed = [str(tmp_path / "paper" / name / "lr-2e-5-seed-1") for name in ("alpha", "beta")]
-    assert f"error: not finished: {' '.join(failed)};" in result.stderr
-    assert len(events(tmp_path)) == 6 and len(events(tmp_path, "end")) == 4
-    assert (
-        len((tmp_path / "paper" / "runs.txt").read_text().splitlines()) == 6
-    )  # nothing is chosen yet
-    assert (
-        len(list((tmp_path / "paper").rglob("checkpoint-*"))) == 2
-    )  # the next call continues from them
+    failed = paper / "alpha" / "lr-2e-5-seed-1"
+    assert f"error: not finished: {failed};" in result.stderr
+    assert "Run 2 failed: alpha/lr-2e-5-seed-1 (error: it must fail; log: " in result.stderr
+    assert len(events(tmp_path)) == 6 + 2 and len(events(tmp_path, "end")) == 5 + 2
+    assert {run.parent.name for run in paper.glob("*/*/predictions.csv")} == {
+        "lr-1e-5-seed-1",
+        "lr-1e-5-seed-2",
+    }
+    assert not list(paper.glob("alpha/*/predictions.csv"))
+    assert len(list(paper.rglob("checkpoint-*"))) == 1  # the next call continues from it
+
+    status = finish(start("--status", **queue)).stdout
+    assert re.search(r"alpha/lr-2e-5-seed-1 +interrupted\n", status)
+    assert re.search(r"alpha/lr-best-seed-2 +missing\n", status)
+    assert re.search(r"beta/lr-1e-5-seed-2 +finished +0.5000 +100 s\n", status)
+    seconds = 200 // workers  # two runs of alpha are left, and its others took 100 s each
+    assert f"6 of 9 runs are finished; about {seconds} s left, without 1 runs" in status
+
+    if workers == 1:  # tables of what is finished, without training another encoder
+        result = finish(start("--tables", **queue))
+        assert result.returncode == 0, result.stderr
+        assert "alpha is not finished; the tables are without it" in result.stdout
+        call = next(call for call in calls(tmp_path) if call.startswith("tools/compare_runs.py"))
+        assert "beta/lr-1e-5-seed-2" in call and "alpha" not in call
+        assert [run for run, _ in events(tmp_path)][8:] == ["svm"]
 
     assert finish(start("--train", **queue)).returncode == 0
-    assert [run.split("-seed")[0] for run, _ in events(tmp_path)][6:8] == [
-        "alpha/lr-2e-5",
-        "beta/lr-2e-5",
-    ]
-    assert len(events(tmp_path)) == 6 + 2 + 4
+    trained = [run for run, _ in events(tmp_path) if run != "svm"]
+    assert trained[8] == "alpha/lr-2e-5-seed-1" and len(trained) == 8 + 1 + 2
+    # A checkpoint of somebody else stays, and so does one behind a link.
+    (failed / "checkpoint-best").mkdir()
+    (failed / "checkpoint-7").symlink_to(tmp_path / "bin")
+    (failed / "checkpoint-8").mkdir()
+    assert finish(start("--train", **queue)).returncode == 0
+    assert [run for run, _ in events(tmp_path) if run != "svm"] == trained
+    assert {path.name for path in failed.glob("checkpoint*")} == {"checkpoint-best", "checkpoint-7"}
+
+
+def test_models_file_shuffled_words_and_sizes(queue, tmp_path):
+    """Each model has rates, seeds and flags, on all data, shuffled words and fewer documents."""
+    del queue["MODELS"], queue["SHALLOW"]
+    paper = queue["OUTPUT_DIR"]
+    (tmp_path / "models.txt").write_text(
+        """
+# model | rates | seeds | flags
+ user/alpha | 1e-5 2e-5 | 3 4 | --text_prefix "query: " --max_seq_length 64
+layers-0    |           | 5   |\r
+"""
+    )
+    queue |= {
+        "MODELS_FILE": tmp_path / "models.txt",
+        "SHALLOW_LEARNING_RATES": "1e-3",
+        "SHALLOW_EMBEDDINGS": "--init_embeddings_from user/alpha",
+        "SHUFFLED": "1",
+        "SIZES": "500",
+        "SIZE_MODELS": "alpha",
+        "COMPARE_ARGUMENTS": "--margin 1",
+    }
+    result = finish(start(**queue))
+    assert result.returncode == 0, result.stderr
+    assert {str(path.parent.relative_to(paper)) for path in paper.rglob("predictions.csv")} == {
+        "svm",
+        "svm-shuffled",
+        "svm-500",
+        *(
+            f"alpha{kind}/lr-1e-5-seed-{seed}"
+            for kind in ("", "-shuffled", "-500")
+            for seed in (3, 4)
+        ),
+        "layers-0/lr-1e-3-seed-5",
+        "layers-0-shuffled/lr-1e-3-seed-5",
+    }
+    lines = [shlex.split(line) for line in (paper / "runs.txt").read_text().splitlines()]
+    arguments = {Path(line[1]).parent.name: line for line in lines}
+    assert "query: " in arguments["alpha"] and "query: " not in arguments["layers-0"]
+    assert "--max_train_samples" in arguments["alpha-500"]
+    shuffled = str(paper / "data-shuffled-alpha")
+    assert shuffled in arguments["alpha-shuffled"] and shuffled not in arguments["alpha-500"]
+    commands = "\n".join(calls(tmp_path)) + "\n"
+    assert "data-shuffled-alpha --tokenizer_name user/alpha --max_seq_length 64\n" in commands
+    assert "data-shuffled-layers-0 --tokenizer_name user/alpha --max_seq_length 256\n" in commands
+    assert "data-shuffled\n" in commands  # the SVM reads whole texts
+    for name in ("", "-order-svm", "-order-alpha", "-order-layers-0", "-size-500"):
+        assert (paper / f"comparison{name}" / "comparison.json").exists()
+    assert commands.count("compare_runs.py") == commands.count("--margin 1") == 5
+    assert (paper / "context-alpha" / "context.json").exists()
+    order = [run for run, _ in events(tmp_path)]
+    assert order.index("alpha-500/lr-1e-5-seed-4") < order.index("layers-0/lr-1e-3-seed-5")
+
+    # Nothing is repeated, also without weights, until a flag changes.
+    for path in paper.rglob("model.safetensors"):
+        path.unlink()
+    before = len(calls(tmp_path))
+    assert finish(start(**queue)).returncode == 0
+    again = calls(tmp_path)[before:]
+    assert [call.split()[0] for call in again] == ["tools/make_report.py"]
+    result = finish(start(**queue, CONTEXT_ARGUMENTS="--n_shuffles 1"))
+    assert result.returncode == 2 and "context-alpha needs the weights of" in result.stderr
+    # The record of a finished run is compared with its line.
+    path = paper / "alpha" / "lr-2e-5-seed-3" / "run_arguments.json"
+    path.write_text(path.read_text().replace("2e-5", "0.25"))
+    result = finish(start("--train", **queue))
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "is a finished run with --learning_rate 0.25, not 2e-5" in result.stderr
+
+
+def test_runs_from_elsewhere_are_finished(queue, tmp_path):
+    """Only their small files are here, before the first call."""
+    run = queue["OUTPUT_DIR"] / "alpha" / "lr-1e-5-seed-1"
+    run.mkdir(parents=True)
+    for name in ("train", "eval", "predict"):
+        (run / f"{name}_results.json").write_text('{"eval_loss": 0.1, "eval_runtime": 1}')
+    (run / "run_arguments.json").write_text('{"arguments": {"seed": 1}}')
+    (run / "predictions.csv").touch()
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    assert finish(start("--train", **queue)).returncode == 0
+    assert not (tmp_path / "events.txt").exists()
+    # Another one's folder is left alone.
+    for name in ("report", "logs"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+    result = finish(start("--train", **queue | {"OUTPUT_DIR": tmp_path / "mine"}))
+    assert result.returncode == 2 and "which run_paper.sh did not write" in result.stderr
+    assert sorted(path.name for path in (tmp_path / "mine").rglob("*")) == ["logs", "report"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -354,15 +517,15 @@ def test_run_that_another_process_trains_is_not_trained_twice(queue, tmp_path):
     assert len(started) == 10 and started.count("alpha/lr-1e-5-seed-1") == 2  # training, prediction
 
 
-def test_list_of_the_study(tmp_path):
-    for folder in (tmp_path / "models/seed-42/layers-0", tmp_path / "logs"):
-        folder.mkdir(parents=True)
-    (
-        tmp_path / "models/seed-42/layers-0/tokenizer.json"
-    ).touch()  # else it would be made, with a tokenizer of the Hub
-    result = finish(start("--list", OUTPUT_DIR=tmp_path, DATASET="user/data"))
+def test_list_of_the_study(queue, tmp_path):
+    for name in ("MODELS", "LEARNING_RATES", "SEEDS", "SHALLOW"):
+        del queue[name]
+    queue["OUTPUT_DIR"] = tmp_path / "paper"
+    result = finish(start("--list", **queue))
     assert result.returncode == 0, result.stderr
-    lines = [shlex.split(line) for line in (tmp_path / "runs.txt").read_text().splitlines()]
+    lines = [
+        shlex.split(line) for line in (tmp_path / "paper" / "runs.txt").read_text().splitlines()
+    ]
     recipes = {path.stem for path in (ROOT / "configs/recipes").glob("*.yaml")} - {
         "ModernBERT-large"
     }
@@ -380,7 +543,7 @@ def test_list_of_the_study(tmp_path):
 
 
 def test_job_array(queue, tmp_path):
-    """The tasks of both arrays as Slurm starts them; a task that is near its time limit requeues itself."""
+    """The tasks of both arrays as Slurm starts them; near its time limit, one requeues itself."""
     task = {
         "script": ROOT / "configs/slurm/runs.sbatch",
         "SLURM_ARRAY_JOB_ID": 5,
@@ -405,7 +568,7 @@ def test_job_array(queue, tmp_path):
     result = finish(start(**queue, **task, SLURM_ARRAY_TASK_ID=2, FAIL="lr-2e-5"))
     assert (
         result.returncode != 0
-        and f"Run 2 failed: {tmp_path}/second/alpha/lr-2e-5-seed-1" in result.stderr
+        and "Run 2 failed: alpha/lr-2e-5-seed-1 (error: it must fail" in result.stderr
     )
     script(tmp_path, "scontrol", f'echo "$*" > {tmp_path}/requeued')
     process = start(**queue, **task, SLURM_ARRAY_TASK_ID=3, HANG="lr-3e-5")
@@ -427,15 +590,31 @@ def test_job_array(queue, tmp_path):
         (("--run", "x"), ["--run takes the number of a line", "x"]),
         (("--run", "7"), ["runs.txt has no line 7"]),
         (("--train", "WORKERS=0"), ["WORKERS must be a positive integer", "0"]),
+        (("--train", "MODELS=alpha user/alpha"), ["two models are called alpha"]),
+        (("--train", "MODELS=alpha /"), ["cannot name a folder after the model '/'"]),
+        (("--train", "MODELS=user/data"), ["cannot be called data"]),
+        (("--train", "LEARNING_RATES=1e-5 fast"), ["a learning rate of alpha is 'fast'"]),
+        (("--train", "SEEDS=1 -2"), ["a seed of alpha is '-2'"]),
+        (("--train", "SIZES=all"), ["SIZES has 'all'"]),
+        (("--train", "SIZE_MODELS=gamma"), ["SIZE_MODELS has gamma"]),
+        (("--train", "EXPLAIN=gamma"), ["EXPLAIN has gamma"]),
+        (("--train", "SHALLOW=9"), ["SHALLOW has 9", "configs/shallow/layers-9.json"]),
+        (("--train", "MODELS_FILE=models.txt"), ["give either MODELS_FILE or MODELS and SHALLOW"]),
+        (("--train", "TRAIN_ARGUMENTS=--text_prefix it's"), ["a quote is not closed in", "it's"]),
     ],
 )
 def test_mistakes_are_one_line(queue, arguments, words, tmp_path):
-    (tmp_path / "paper" / "logs").mkdir(parents=True)
-    (tmp_path / "paper" / "runs.txt").write_text("--output_dir x --do_predict\n")
-    settings = dict(word.split("=") for word in arguments if "=" in word)
-    result = finish(start(*(word for word in arguments if "=" not in word), **queue, **settings))
+    paper = queue["OUTPUT_DIR"]
+    (paper / "logs").mkdir(parents=True)
+    (paper / "runs.txt").write_text("--output_dir x --do_predict\n")
+    (paper / "study.json").write_text('{"script": "run_paper.sh"}\n')
+    settings = dict(word.split("=", 1) for word in arguments if "=" in word)
+    result = finish(start(*(word for word in arguments if "=" not in word), **queue | settings))
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert all(word in result.stderr for word in ["error: ", *words])
-    (tmp_path / "paper" / "runs.txt").unlink()
+    assert (paper / "runs.txt").read_text() == "--output_dir x --do_predict\n"
+
+
+def test_run_without_a_list(queue):
     result = finish(start("--run", "1", **queue))
     assert result.returncode == 2 and "bash run_paper.sh --list" in result.stderr

@@ -26,8 +26,7 @@ def test_script_is_valid_bash(script):
 
 @pytest.mark.parametrize("script", ["run_quickstart.sh", "run_tests.sh", "run_paper.sh"])
 def test_no_python_new_enough(tmp_path, script):
-    for name in (script, "setup_env.sh", "requirements.txt", "requirements-dev.txt"):
-        shutil.copy(ROOT / name, tmp_path)
+    copy_setup(tmp_path, script)
     result = bash(
         tmp_path / script, cwd="/", PYTHON="no-such-python", OUTPUT_DIR=str(tmp_path / "out")
     )
@@ -68,10 +67,15 @@ def test_quick_start_runs_the_whole_chain_and_a_second_call_repeats_nothing(
         "Do not cite these numbers" in page and "has no" not in page and str(tmp_path) not in page
     )
     names = (
-        "data/manifest.json svm/model.skops minilm/model.safetensors layers-0/model.safetensors "
+        "data/manifest.json",
+        "svm/model.skops",
+        "minilm/model.safetensors",
+        "layers-0/model.safetensors",
+        "attribution/attributions.jsonl",
+        "attribution-layers-0/attributions.jsonl",
+        "context/context.json",
     )
-    names += "attribution/attributions.jsonl attribution-layers-0/attributions.jsonl context/context.json"
-    done = [tmp_path / "q" / name for name in names.split()]
+    done = [tmp_path / "q" / name for name in names]
     before = [path.stat().st_mtime_ns for path in done]
     second = bash(ROOT / "run_quickstart.sh", cwd=tmp_path, OUTPUT_DIR="q", **settings)
     assert second.returncode == 0, second.stdout + second.stderr
@@ -81,3 +85,90 @@ def test_quick_start_runs_the_whole_chain_and_a_second_call_repeats_nothing(
     )
     assert before == [path.stat().st_mtime_ns for path in done]
     assert (tmp_path / "q" / "report" / "index.html").read_text() == page
+
+    # A run of other flags is not taken for finished, and nothing of it is replaced.
+    settings["TRAIN_ARGUMENTS"] = "--max_steps 3 --max_seq_length 32"
+    third = bash(ROOT / "run_quickstart.sh", cwd=tmp_path, OUTPUT_DIR="q", **settings)
+    assert third.returncode != 0
+    assert [line for line in third.stderr.splitlines() if line.startswith("error: ")]
+    assert before == [path.stat().st_mtime_ns for path in done]
+
+
+def copy_setup(folder, *scripts):
+    """Copy scripts and what setup_env.sh reads."""
+    for name in (*scripts, "setup_env.sh", "requirements.txt", "requirements-dev.txt"):
+        shutil.copy(ROOT / name, folder)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link"])
+def test_environment_of_somebody_else_is_left_alone(tmp_path, kind):
+    copy_setup(tmp_path, "run_tests.sh")
+    mine = tmp_path / (".venv" if kind == "folder" else "mine")
+    (mine / "bin").mkdir(parents=True)
+    (mine / "notes.txt").write_text("mine")
+    if kind == "link":
+        (tmp_path / ".venv").symlink_to(mine)
+    result = bash(tmp_path / "run_tests.sh", cwd="/")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: .venv ")
+    assert sorted(path.name for path in mine.iterdir()) == ["bin", "notes.txt"]
+
+
+def test_own_environment_that_does_not_work_is_made_again(tmp_path):
+    """Its Python is gone, or its creation was interrupted. Here venv and pip are fakes."""
+    copy_setup(tmp_path, "run_tests.sh")
+    fake = tmp_path / "python3"
+    fake.write_text(
+        """#!/bin/bash
+        case "$*" in
+            --version) echo Python 3.12.0 ;;
+            "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+        esac
+        """
+    )
+    fake.chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    for name in ("ruff", "python"):
+        (tmp_path / "bin" / name).write_text('#!/bin/bash\necho "$(basename $0) $*"\n')
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "made-by-setup_env").touch()
+    (tmp_path / ".venv" / "old").touch()
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    settings = {"PYTHON": str(fake), "PATH": path}
+    result = bash(tmp_path / "run_tests.sh", cwd="/", **settings)
+    assert result.returncode == 0, result.stderr
+    assert "Creating .venv with Python 3.12.0" in result.stdout
+    assert not (tmp_path / ".venv" / "old").exists()
+    stamp = (tmp_path / ".venv" / "installed-requirements.txt").read_text()
+    assert stamp == "".join(
+        (ROOT / name).read_text() for name in ("requirements.txt", "requirements-dev.txt")
+    )
+
+    # Nothing is made again, and arguments go to pytest as they are.
+    shutil.copy(tmp_path / "bin" / "python", tmp_path / ".venv" / "bin" / "python")
+    result = bash(tmp_path / "run_tests.sh", "-m", "not slow", "tests/x y.py", cwd="/", **settings)
+    assert result.returncode == 0 and "Creating" not in result.stdout
+    assert result.stdout.splitlines()[-1].startswith("python -m pytest --numprocesses ")
+    assert result.stdout.splitlines()[-1].endswith(" -m not slow tests/x y.py")
+
+
+@pytest.mark.skipif(
+    not (ROOT / ".venv" / "bin" / "python").exists(),
+    reason="needs the .venv that run_tests.sh makes",
+)
+@pytest.mark.parametrize("script", ["run_quickstart.sh", "run_findings.sh"])
+def test_folder_of_another_project_is_left_alone(tmp_path, script):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "all-MiniLM-L6-v2").write_text("mine")
+    result = bash(ROOT / script, cwd="/", OUTPUT_DIR=str(tmp_path), DATASET="user/data")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"error: {tmp_path} holds models, which " in result.stderr
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["all-MiniLM-L6-v2", "models"]
+
+
+def test_findings_without_records(tmp_path):
+    for settings in ({}, {"SNAPSHOT_FILE": str(tmp_path / "none.jsonl")}):
+        result = bash(ROOT / "run_findings.sh", cwd="/", OUTPUT_DIR=str(tmp_path / "f"), **settings)
+        assert result.returncode == 2 and result.stderr.count("\n") == 1
+        assert "SNAPSHOT_FILE" in result.stderr and not (tmp_path / "f").exists()
