@@ -1779,7 +1779,10 @@ def write(path: Path, content: str | bytes) -> None:
 
 # Copied from tools/common/folders.py::write_files
 def write_files(folder: Path, contents: dict[str, str | bytes | None]) -> None:
-    """Write files into a folder, each whole or not at all; None removes a file. Exit with status 2 if that fails."""
+    """Write files into a folder, each whole or not at all; None removes a file.
+
+    Exits with status 2 if the disk is full or the folder is read-only.
+    """
     try:
         for name, content in contents.items():
             if content is None:
@@ -1788,7 +1791,8 @@ def write_files(folder: Path, contents: dict[str, str | bytes | None]) -> None:
                 write(folder / name, content)
     except OSError as error:
         fail(
-            f"cannot write into {folder}: {error.strerror}; free some space and run the command again"
+            f"cannot write into {folder}: {error.strerror}; "
+            "free some space and run the command again"
         )
 
 
@@ -1806,23 +1810,23 @@ def is_record(path: Path, script: str) -> bool:
 def open_output_dir(
     folder: Path, script: str, records: Collection[str], own_files: str | None = None
 ) -> None:
-    """Make an output folder, or check that an existing one is this script's. Nothing is changed in it.
+    """Make an output folder, or check that an existing one is this script's; change nothing in it.
 
-    records are the names of files of which one at least must be a JSON object with ``"script":
-    script`` unless the folder is empty. own_files is a regular expression for the paths of the
-    script's files inside the folder, such as ``data/train.parquet``; with it, a folder with any
-    other file is refused. Temporary files (``*.tmp``) of these are the script's own, too.
+    records are paths of files inside the folder. Unless the folder is empty, one of them at least
+    must be a JSON object with ``"script": script``. own_files is a regular expression for the paths
+    of the script's files inside the folder, such as ``data/train.parquet``; with it, a folder with
+    any other file is refused. Temporary files (``*.tmp``) of these are the script's own, too.
 
     Exits with status 2 if the folder cannot be written or is not the script's.
     """
-    if folder.exists() and not folder.is_dir():
-        fail(f"--output_dir {folder} is a file; choose a folder")
+    # A record that was being written first when the script was stopped is nothing yet.
+    unfinished = "|".join(re.escape(name) + r"\.tmp" for name in records)
     try:
+        if folder.exists() and not folder.is_dir():
+            fail(f"--output_dir {folder} is a file; choose a folder")
         folder.mkdir(parents=True, exist_ok=True)
-        is_empty = next(folder.iterdir(), None) is None
-        foreign = None
-        if own_files is not None:
-            foreign = find_foreign_file(folder, own_files)
+        is_empty = find_foreign_file(folder, unfinished) is None
+        foreign = find_foreign_file(folder, own_files) if own_files is not None else None
     except OSError as error:
         fail(f"cannot write into --output_dir {folder}: {error.strerror}")
     if foreign is not None:
@@ -1843,7 +1847,7 @@ def open_output_dir(
 def find_foreign_file(folder: Path, own_files: str) -> str | None:
     """Return the path inside the folder of a file that does not match own_files, or None.
 
-    A symbolic link counts as a file and is not followed.
+    Folders do not count. A symbolic link counts as a file and is not followed.
     """
     for path in sorted(folder.rglob("*")):
         if path.is_dir() and not path.is_symlink():
