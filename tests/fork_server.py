@@ -1,9 +1,10 @@
-"""Start scripts without importing their packages again, which takes five of the seven seconds of a short run.
+"""Start scripts without importing their packages again: five of the seven seconds of a short run.
 
-``python tests/fork_server.py SOCKET`` imports the packages of all scripts and waits. With ``script.py ...`` after the
-socket, it has the server fork a process that runs the script in this folder, with this environment and these standard
-streams, and exits with its status. Tests of shell scripts put this in place of ``python``; the other tests
-start the scripts themselves. torch keeps the number of threads of the server, whatever OMP_NUM_THREADS says.
+``python tests/fork_server.py SOCKET`` imports the packages of all scripts and waits. With
+``script.py ...`` after the socket, it has the server fork a process that runs the script in this
+folder, with this environment and these standard streams, and exits with its status. Tests of shell
+scripts put this in place of ``python``; the other tests start the scripts themselves. torch keeps
+the number of threads of the server, whatever OMP_NUM_THREADS says.
 """
 
 import json
@@ -50,7 +51,7 @@ class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
 
 
 def serve(path):
-    """Import what the scripts import, but not the scripts themselves, and serve calls at this socket."""
+    """Import what the scripts import, but not the scripts, and serve calls at this socket."""
     from importlib import import_module
     from pathlib import Path
 

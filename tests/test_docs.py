@@ -1,4 +1,4 @@
-"""The documentation: its commands run; scripts, flags, files and links exist; numbers are those of the files."""
+"""The documentation: its commands run, what it names exists, its numbers are those of files."""
 
 import ast
 import csv
@@ -20,7 +20,7 @@ from scipy.stats import ttest_rel
 from transformers import TrainingArguments
 
 # In the order in which their commands build on each other
-ORDER = ("data", "training", "scaling", "attribution", "statistics", "findings", "report")
+ORDER = ("data", "label-errors", "training", "scaling", "attribution", "statistics", "findings", "report")
 PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ORDER)]
 BLOCK = re.compile(
     r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)```", re.DOTALL
@@ -58,7 +58,7 @@ def commands(code):
 
 @functools.cache
 def flags(script):
-    """The flags of a script, from its source: fields of its argument classes, or calls of add_argument.
+    """The flags of a script, from its source: fields of its argument classes, or add_argument.
 
     A tool may import its argument classes from tools/common/data.py.
     """
@@ -205,8 +205,9 @@ def test_runnable_blocks_run(tmp_path, forked_python):
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
     written = """
-        data/own/manifest.json data/sample/manifest.json data/sample-shuffled/manifest.json runs/own-svm/model.skops
-        runs/own-minilm/predictions.csv models/layers-0/model.safetensors attributions/own/attributions.html
+        data/own/manifest.json data/sample/manifest.json data/sample-shuffled/manifest.json
+        runs/own-svm/model.skops runs/own-minilm/predictions.csv models/layers-0/model.safetensors
+        attributions/own/attributions.html
         comparison/comparison.json report/index.html
     """
     assert [name for name in written.split() if not (tmp_path / name).exists()] == []
@@ -241,6 +242,12 @@ def p_value(value):
     return f"{float(value):.2g}" if float(value) < 0.995 else "1.00"
 
 
+def difference_text(column):
+    """Points with their interval."""
+    interval = f"{percent(column('low'))} to {percent(column('high'))}"
+    return f"{100 * float(column('difference')):+.2f} | {interval}"
+
+
 def model_row(text, question, model):
     """A row of accuracy with interval and macro F1."""
     column = functools.partial(from_csv, f"{question}-table2.csv", model=model, source="run")
@@ -251,37 +258,39 @@ def model_row(text, question, model):
 
 
 def pair_row(text, question, model, reference):
-    """A row of a difference of accuracy: points, interval, p after Holm and, with a margin, p of equivalence."""
+    """A difference of accuracy: points, interval, p after Holm, with a margin p of equivalence."""
     column = functools.partial(
         from_csv, f"{question}-pairs.csv", model=model, reference=reference, metric="accuracy"
     )
     seeds = f"{column('seeds')}, {column('reference_seeds')}"
-    numbers = f"{100 * float(column('difference')):+.2f} | {percent(column('low'))} to {percent(column('high'))}"
+    numbers = difference_text(column)
     with open(RESULTS / f"{question}-pairs.csv", encoding="utf-8") as file:
         has_margin = "p_equivalent_holm" in file.readline()
     equivalent = f"{p_value(column('p_equivalent_holm'))} | " if has_margin else ""
-    return f"| {text} | {seeds} | {numbers} | {p_value(column('p_holm'))} | {equivalent}`{question}-pairs.csv` |"
+    p_values = f"{p_value(column('p_holm'))} | {equivalent}"
+    return f"| {text} | {seeds} | {numbers} | {p_values}`{question}-pairs.csv` |"
 
 
 def curve_row(size):
-    """A row of the learning curve: SVM and MiniLM with so many training documents, and their difference."""
+    """A row of the learning curve: SVM and MiniLM at a size, and their difference."""
     name = f"size-{size}-pairs.csv"
     column = functools.partial(from_csv, name, model=SVM, reference=MINILM, metric="accuracy")
     accuracies = [
         percent(run_value(run, "predict_accuracy"))
         for run in (f"svm-{size}", f"minilm-{size}/seed-1")
     ]
-    numbers = f"{100 * float(column('difference')):+.2f} | {percent(column('low'))} to {percent(column('high'))}"
-    return f"| {size:,} | {' | '.join(accuracies)} | {numbers} | {p_value(column('p_holm'))} | `{name}` |"
+    numbers = difference_text(column)
+    cells = [f"{size:,}", *accuracies, numbers, p_value(column("p_holm")), f"`{name}`"]
+    return f"| {' | '.join(cells)} |"
 
 
 def slice_row(text, part, model):
     """A row of the accuracies on a part of the test split."""
     column = functools.partial(from_csv, "models-slices.csv", slice=part, model=model)
-    cells = [
-        f"{percent(column(key))} ({percent(column(f'{key}_low'))} to {percent(column(f'{key}_high'))})"
-        for key in ("accuracy", "any_listed")
-    ]
+    cells = []
+    for key in ("accuracy", "any_listed"):
+        interval = f"{percent(column(f'{key}_low'))} to {percent(column(f'{key}_high'))}"
+        cells.append(f"{percent(column(key))} ({interval})")
     return f"| {text} | {column('documents')} | {' | '.join(cells)} |"
 
 
@@ -295,7 +304,8 @@ def context_row(text, part, run, condition, **wanted):
 
 def surrogate_row(text, run):
     (found,) = [one for one in from_json("context.json", "surrogates") if one["name"] == run]
-    return f"| {text} | {found['documents']} | {found['mean']:.3f} | {found['low']:.3f} to {found['high']:.3f} |"
+    interval = f"{found['low']:.3f} to {found['high']:.3f}"
+    return f"| {text} | {found['documents']} | {found['mean']:.3f} | {interval} |"
 
 
 def probe_text(layer):
@@ -323,7 +333,10 @@ def function_words():
     mini, bag = from_json("context.json", "attribution")
     shares = [percent(one["function_share"]["mean"]) for one in (mini, bag)]
     words = percent(mini["function_share_of_words"]["mean"])
-    text = "carry {} % of the absolute attribution in MiniLM, {} % in the bag of embeddings; they are {} % of the words"
+    text = (
+        "carry {} % of the absolute attribution in MiniLM, {} % in the bag of embeddings; "
+        "they are {} % of the words"
+    )
     return text.format(*shares, words)
 
 
@@ -352,7 +365,8 @@ def faithfulness_text():
         rankings[name]["comprehensiveness"]
         for name in ("integrated gradients", "gradient x input", "random")
     )
-    text = f"by {ours['mean']:.3f} on average ({ours['low']:.3f} to {ours['high']:.3f}), with gradient x input by "
+    interval = f"{ours['low']:.3f} to {ours['high']:.3f}"
+    text = f"by {ours['mean']:.3f} on average ({interval}), with gradient x input by "
     return f"{text}{gradient['mean']:.3f}, random words by {random['mean']:.3f}"
 
 
@@ -365,7 +379,7 @@ def of_seeds(strategy, key):
 
 
 def sampling_row(strategy):
-    """A row of a sampling strategy: documents per second, validation loss, accuracy, macro F1, test of accuracy."""
+    """A sampling strategy: documents per second, validation loss, accuracy, macro F1, test."""
     rates = [4000 / seconds for seconds in of_seeds(strategy, "train_runtime")]
     numbers = f"{sum(rates) / 3:.1f} | {sum(of_seeds(strategy, 'eval_loss')) / 3:.3f}"
     column = functools.partial(
@@ -379,11 +393,12 @@ def sampling_row(strategy):
     assert from_csv("sampling-pairs.csv", "equivalent", metric="macro_f1", **models) == "True"
     column = functools.partial(from_csv, "sampling-pairs.csv", metric="accuracy", **models)
     interval = f"{percent(column('low'))} to {percent(column('high'))}"
-    return f"{row} | {100 * float(column('difference')):+.2f} | {interval} | {p_value(column('p_equivalent_holm'))} |"
+    difference = f"{100 * float(column('difference')):+.2f}"
+    return f"{row} | {difference} | {interval} | {p_value(column('p_equivalent_holm'))} |"
 
 
 def loss_p(strategy):
-    """The p-value of a paired t-test of validation losses over seeds, against documents grouped by length."""
+    """The p-value of a paired t-test of validation losses over seeds, against length grouping."""
     return ttest_rel(
         of_seeds("group_by_length", "eval_loss"), of_seeds(strategy, "eval_loss")
     ).pvalue
@@ -492,5 +507,6 @@ def test_speed_tables_are_those_of_the_files():
     text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     assert fetch["date"] in text
     for row in fetch["results"]:
-        numbers = f"{row['mb_per_second']:,.0f} | {row['times_json_loads']:.1f} | {row['peak_mib']:,.0f} MiB |"
+        rate, times = f"{row['mb_per_second']:,.0f}", f"{row['times_json_loads']:.1f}"
+        numbers = f"{rate} | {times} | {row['peak_mib']:,.0f} MiB |"
         assert f"| {row['way']} | {numbers}" in text, row["way"]

@@ -126,7 +126,7 @@ def test_requirements_are_exact_pins(name):
 
 @pytest.fixture(scope="module")
 def alone(forked_python, tmp_path_factory):
-    """``alone(name, *arguments)`` runs a copy of a script in a folder of its own, outside of the project."""
+    """``alone(name, *arguments)`` runs a copy of a script in a folder outside of the project."""
 
     def run_alone(name, *arguments):
         folder = tmp_path_factory.mktemp("alone")

@@ -28,7 +28,7 @@ COMMENT = re.compile(r"# Copied from (?P<file>[\w/.]+\.py)::(?P<name>\w+)\n")
 
 
 def definitions(code: str) -> dict[str, tuple[int, int]]:
-    """Return the first line (from 0) and the line after the last of each top-level name of a file."""
+    """Return first line (from 0) and the line after the last of each top-level name of a file."""
     found = {}
     for node in ast.parse(code).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
