@@ -541,7 +541,7 @@ def differing_classes(source: str, theirs: Collection[str], ours: Collection[str
     return f"the classes of {source} and of the dataset differ: {'; '.join(parts)}"
 
 
-# ADAPT: the classes. For regression, set config.num_labels to 1 here and leave the names alone.
+# ADAPT: the classes. A regression has none: main() then sets config.num_labels to 1 instead.
 def set_classes(
     config: PretrainedConfig,
     source: str,
