@@ -542,7 +542,7 @@ def differing_classes(source: str, theirs: Collection[str], ours: Collection[str
     return f"the classes of {source} and of the dataset differ: {'; '.join(parts)}"
 
 
-# ADAPT: the classes. For regression, set config.num_labels to 1 here and leave the names alone.
+# ADAPT: the classes. A regression has none: main() then sets config.num_labels to 1 instead.
 def set_classes(
     config: PretrainedConfig,
     source: str,
@@ -609,6 +609,7 @@ def load_model(
     """Return the classifier, in fp32 for mixed precision; only safetensors are read, no pickle.
 
     Where training finds no head of the right size in the checkpoint, it is initialized at random.
+    Exits with status 2 if a model that is not trained lacks weights.
     """
     # Its name in BERT, in newer encoders and in GPT-2
     names = [
@@ -630,7 +631,7 @@ def load_model(
         )
     source = arguments.model_name_or_path
     try:
-        return AutoModelForSequenceClassification.from_pretrained(
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
             source,
             config=config,
             revision=arguments.model_revision,
@@ -639,6 +640,7 @@ def load_model(
             ignore_mismatched_sizes=do_train,
             use_safetensors=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         # RuntimeError: weights of another size
@@ -646,6 +648,14 @@ def load_model(
         if list(Path(source).glob("pytorch_model*.bin")):
             hint = "; its weights are a pickle, which is not loaded: convert them to safetensors"
         fail(f"cannot load model {source}: {one_line(error)}{hint}")
+    missing = sorted(loading["missing_keys"])
+    if missing and not do_train:
+        fail(
+            f"{source} is not a trained classifier: it lacks {len(missing)} weights "
+            f"({', '.join(missing[:3])}); train it with --do_train, or predict with the script "
+            "that trained it"
+        )
+    return model
 
 
 def load_tokenizer(arguments: ModelArguments, model: PreTrainedModel) -> PreTrainedTokenizerBase:
