@@ -32,8 +32,10 @@ values) and confusion_matrix.png.
 """
 
 import argparse
+import contextlib
 import csv
 import difflib
+import fcntl
 import hashlib
 import html
 import io
@@ -46,7 +48,7 @@ import sys
 import time
 import traceback
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -58,9 +60,18 @@ import pandas as pd
 import pyarrow.parquet
 import skops.io
 import yaml
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_dataset_builder,
+)
 from datasets.exceptions import DatasetsError
-from huggingface_hub import EvalResult, HfApi, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCardData, try_to_load_from_cache
 from huggingface_hub.utils import httpx
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.metrics import (
@@ -69,7 +80,6 @@ from sklearn.metrics import (
     confusion_matrix,
     precision_recall_fscore_support,
 )
-from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.svm import LinearSVC
 from tqdm import tqdm
@@ -579,12 +589,71 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
         fail(
             f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
         )
+    is_local = Path(name).is_dir()
     try:
-        return load_dataset(name, config, revision=revision)
+        if is_local:
+            builder = load_dataset_builder(name, config)
+            files = builder.config.data_files or {}
+            every_file = [file for split in files for file in files[split]]
+            if not class_names_agree(every_file, builder.info.features or {}):
+                return read_each_file(files)
+        loaded = load_dataset(name, config, revision=revision)
     except LOAD_ERRORS as error:
         # "An error occurred while generating the dataset" has the reason in its cause.
         reason = error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else error
         fail(f"cannot load --dataset_name {name}: {one_line(reason)}")
+    if not is_local:
+        split = next(iter(loaded.values()))
+        if not class_names_agree(downloaded_files(split), split.features):
+            fail(
+                f"the files of {name} have the classes in different orders, so their numbers do "
+                "not mean the same; download the files and give them as --train_file, --test_file"
+            )
+    return loaded
+
+
+# Copied from tools/common/data.py::class_names_agree
+def class_names_agree(files: list[str], features: Features) -> bool:
+    """Return whether Parquet files have the same names in every ClassLabel, those of features.
+
+    If they have not, load_dataset reads the numbers of one file with the names of another.
+    """
+    known = dict(features)
+    for file in files:
+        if not file.endswith(".parquet"):
+            continue
+        own = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+        for column, feature in own.items():
+            if isinstance(feature, ClassLabel) and known.setdefault(column, feature) != feature:
+                return False
+    return True
+
+
+# Copied from tools/common/data.py::read_each_file
+def read_each_file(files: dict[str, list[str]]) -> DatasetDict:
+    """Return splits with the ClassLabels of their own Parquet files.
+
+    Raises ValueError if those of one split differ.
+    """
+    splits = DatasetDict()
+    for split in files:
+        parts = [Dataset.from_parquet(file) for file in files[split]]
+        splits[str(split)] = concatenate_datasets(parts)
+    return splits
+
+
+# Copied from tools/common/data.py::downloaded_files
+def downloaded_files(dataset: Dataset) -> list[str]:
+    """Return the files of a Hub dataset, as far as they are in the cache of the Hub."""
+    files = []
+    for url in dataset.info.download_checksums or {}:
+        match = re.fullmatch(r"hf://datasets/([^@]+)@([0-9a-f]{40})/(.+)", url)
+        if match:
+            repository, commit, path = match.groups()
+            file = try_to_load_from_cache(repository, path, revision=commit, repo_type="dataset")
+            if isinstance(file, str):
+                files.append(file)
+    return files
 
 
 # Copied from tools/common/data.py::dataset_commit
@@ -906,6 +975,9 @@ def take_validation(
     tables: dict[str, pd.DataFrame], names: list[str], fraction: float, seed: int
 ) -> None:
     """Move a stratified share of training to validation. Exit with status 2 if that cannot be."""
+    # Imported where it is used: a file with a validation split is read without waiting for it.
+    from sklearn.model_selection import train_test_split
+
     train = tables["train"]
     counts = train["label"].value_counts()
     single = [name for name in names if counts.get(name) == 1]
@@ -1065,6 +1137,28 @@ def find_foreign_file(folder: Path, own_files: str) -> str | None:
     return None
 
 
+# Copied from tools/common/folders.py::locked_folder
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes of a script out of its output folder until the block ends.
+
+    The lock is the folder's own, not a file; it ends with the process, however that ends.
+    Exits with status 2 if another process has it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        fail(f"another process is writing into --output_dir {folder}; wait until it has finished")
+    except OSError:
+        pass  # some network file systems have no locks
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 # Copied from tools/common/text.py::escape_markdown
 def escape_markdown(text: object) -> str:
     """Return text that Markdown shows as it is, on one line."""
@@ -1097,11 +1191,12 @@ def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
     return figure
 
 
+# Copied from tools/common/folders.py::public_name
 def public_name(source: str) -> str:
-    """Return a Hub id as it is and a local path as its last part: a card shows nobody's folders."""
-    if Path(source).exists():
-        return Path(source).absolute().name
-    return source if source.count("/") == 1 else Path(source).name
+    """Return a Hub id as it is and of a local path its last part: it may be published."""
+    if Path(source).exists() or source.count("/") != 1:
+        return os.path.basename(os.path.abspath(source))
+    return source
 
 
 def write_card(
@@ -1301,22 +1396,11 @@ def data_flags(arguments: DataArguments) -> str:
     return shlex.join(words)
 
 
-def main() -> None:
-    # 1. Arguments and output folder
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-        level=logging.INFO,
-        stream=sys.stdout,
-    )
-    # Otherwise there is a line for every request to the Hub.
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
-    arguments, data_arguments = parse_arguments(__doc__, BaselineArguments, DataArguments)
-    check_arguments(arguments)
-    folder = Path(arguments.output_dir)
-    open_output_dir(folder, "run_baseline.py", [RUN_FILE])
-
-    # 2. Texts and labels; a test split is predicted where there is one
+def train_and_predict(
+    folder: Path, arguments: BaselineArguments, data_arguments: DataArguments
+) -> None:
+    """Choose the setting, predict the test split and write the run folder, which is locked."""
+    # 1. Texts and labels; a test split is predicted where there is one
     data = load_splits(data_arguments, ["train", "validation"], arguments.seed, optional=["test"])
     names = data.labels
     tables = {split: part.to_pandas() for split, part in data.splits.items()}
@@ -1325,7 +1409,7 @@ def main() -> None:
     if "test" not in tables:
         logger.warning("no test split: the model is trained and saved, nothing is predicted")
 
-    # 3. The same run is not repeated, another one is not overwritten
+    # 2. The same run is not repeated, another one is not overwritten
     record = run_record(arguments, data_arguments, data)
     repo_id = arguments.hub_model_id or folder.absolute().name
     if is_finished(folder, record):
@@ -1335,7 +1419,7 @@ def main() -> None:
             push_folder(folder, repo_id, arguments.hub_private_repo)
         return
 
-    # 4. The setting with the best macro F1 on validation
+    # 3. The setting with the best macro F1 on validation
     start = time.perf_counter()
     model, rows = search(tables["train"], tables["validation"], arguments)
     best = max(rows, key=lambda row: row["eval_f1"])
@@ -1354,7 +1438,7 @@ def main() -> None:
         *(best["ngram_max"], best["sublinear_tf"], best["C"]),
     )
 
-    # 5. The test split, once
+    # 4. The test split, once
     predictions = None
     last = tables.get("test", tables["validation"])
     predicted = model.predict(last["text"])
@@ -1369,7 +1453,7 @@ def main() -> None:
         )
     warn_if_never_predicted(last["label"], predicted, names)
 
-    # 6. The run folder: first the record, which tells whose it is; the card comes last
+    # 5. The run folder: first the record, which tells whose it is; the card comes last
     words = top_words(model, names)
     state = {"best_metric": best["eval_f1"], "best_metric_name": "eval_f1", "log_history": rows}
     try:
@@ -1390,7 +1474,7 @@ def main() -> None:
             "free some space and run the command again"
         )
 
-    # 7. Hub
+    # 6. Hub
     if arguments.push_to_hub:
         push_folder(folder, repo_id, arguments.hub_private_repo)
     logger.info(
@@ -1399,6 +1483,24 @@ def main() -> None:
         " --do_predict" if "test" in tables else "",
         data_flags(data_arguments),
     )
+
+
+def main() -> None:
+    # Arguments and output folder
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        level=logging.INFO,
+        stream=sys.stdout,
+    )
+    # Otherwise there is a line for every request to the Hub.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    arguments, data_arguments = parse_arguments(__doc__, BaselineArguments, DataArguments)
+    check_arguments(arguments)
+    folder = Path(arguments.output_dir)
+    open_output_dir(folder, "run_baseline.py", [RUN_FILE])
+    with locked_folder(folder):
+        train_and_predict(folder, arguments, data_arguments)
 
 
 if __name__ == "__main__":

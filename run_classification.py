@@ -70,9 +70,18 @@ import torch
 import transformers
 import yaml
 from accelerate.data_loader import BatchSamplerShard
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_dataset_builder,
+)
 from datasets.exceptions import DatasetsError
-from huggingface_hub import EvalResult, HfApi, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCardData, try_to_load_from_cache
 from huggingface_hub.utils import httpx
 from safetensors import SafetensorError, safe_open
 from sklearn.metrics import (
@@ -81,7 +90,6 @@ from sklearn.metrics import (
     confusion_matrix,
     precision_recall_fscore_support,
 )
-from sklearn.model_selection import train_test_split
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -1149,12 +1157,71 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
         fail(
             f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
         )
+    is_local = Path(name).is_dir()
     try:
-        return load_dataset(name, config, revision=revision)
+        if is_local:
+            builder = load_dataset_builder(name, config)
+            files = builder.config.data_files or {}
+            every_file = [file for split in files for file in files[split]]
+            if not class_names_agree(every_file, builder.info.features or {}):
+                return read_each_file(files)
+        loaded = load_dataset(name, config, revision=revision)
     except LOAD_ERRORS as error:
         # "An error occurred while generating the dataset" has the reason in its cause.
         reason = error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else error
         fail(f"cannot load --dataset_name {name}: {one_line(reason)}")
+    if not is_local:
+        split = next(iter(loaded.values()))
+        if not class_names_agree(downloaded_files(split), split.features):
+            fail(
+                f"the files of {name} have the classes in different orders, so their numbers do "
+                "not mean the same; download the files and give them as --train_file, --test_file"
+            )
+    return loaded
+
+
+# Copied from tools/common/data.py::class_names_agree
+def class_names_agree(files: list[str], features: Features) -> bool:
+    """Return whether Parquet files have the same names in every ClassLabel, those of features.
+
+    If they have not, load_dataset reads the numbers of one file with the names of another.
+    """
+    known = dict(features)
+    for file in files:
+        if not file.endswith(".parquet"):
+            continue
+        own = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+        for column, feature in own.items():
+            if isinstance(feature, ClassLabel) and known.setdefault(column, feature) != feature:
+                return False
+    return True
+
+
+# Copied from tools/common/data.py::read_each_file
+def read_each_file(files: dict[str, list[str]]) -> DatasetDict:
+    """Return splits with the ClassLabels of their own Parquet files.
+
+    Raises ValueError if those of one split differ.
+    """
+    splits = DatasetDict()
+    for split in files:
+        parts = [Dataset.from_parquet(file) for file in files[split]]
+        splits[str(split)] = concatenate_datasets(parts)
+    return splits
+
+
+# Copied from tools/common/data.py::downloaded_files
+def downloaded_files(dataset: Dataset) -> list[str]:
+    """Return the files of a Hub dataset, as far as they are in the cache of the Hub."""
+    files = []
+    for url in dataset.info.download_checksums or {}:
+        match = re.fullmatch(r"hf://datasets/([^@]+)@([0-9a-f]{40})/(.+)", url)
+        if match:
+            repository, commit, path = match.groups()
+            file = try_to_load_from_cache(repository, path, revision=commit, repo_type="dataset")
+            if isinstance(file, str):
+                files.append(file)
+    return files
 
 
 # Copied from tools/common/data.py::dataset_commit
@@ -1476,6 +1543,9 @@ def take_validation(
     tables: dict[str, pd.DataFrame], names: list[str], fraction: float, seed: int
 ) -> None:
     """Move a stratified share of training to validation. Exit with status 2 if that cannot be."""
+    # Imported where it is used: a file with a validation split is read without waiting for it.
+    from sklearn.model_selection import train_test_split
+
     train = tables["train"]
     counts = train["label"].value_counts()
     single = [name for name in names if counts.get(name) == 1]
@@ -1670,12 +1740,12 @@ def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
     return figure
 
 
-# Copied from run_baseline.py::public_name
+# Copied from tools/common/folders.py::public_name
 def public_name(source: str) -> str:
-    """Return a Hub id as it is and a local path as its last part: a card shows nobody's folders."""
-    if Path(source).exists():
-        return Path(source).absolute().name
-    return source if source.count("/") == 1 else Path(source).name
+    """Return a Hub id as it is and of a local path its last part: it may be published."""
+    if Path(source).exists() or source.count("/") != 1:
+        return os.path.basename(os.path.abspath(source))
+    return source
 
 
 # Copied from run_baseline.py::write_card
