@@ -47,6 +47,7 @@ import functools
 import hashlib
 import html
 import io
+import itertools
 import json
 import logging
 import math
@@ -77,7 +78,6 @@ from datasets import (
     Features,
     Value,
     concatenate_datasets,
-    load_dataset,
     load_dataset_builder,
 )
 from datasets.exceptions import DatasetsError
@@ -1157,38 +1157,39 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
         fail(
             f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
         )
-    is_local = Path(name).is_dir()
     try:
-        if is_local:
-            builder = load_dataset_builder(name, config)
-            files = builder.config.data_files or {}
-            every_file = [file for split in files for file in files[split]]
-            if not class_names_agree(every_file, builder.info.features or {}):
-                return read_each_file(files)
-        loaded = load_dataset(name, config, revision=revision)
+        builder = load_dataset_builder(name, config, revision=revision)
+        files = builder.config.data_files or {}
+        if Path(name).is_dir() and not class_names_agree(files, builder.info.features):
+            return read_each_file(files)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset()
     except LOAD_ERRORS as error:
         # "An error occurred while generating the dataset" has the reason in its cause.
         reason = error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else error
         fail(f"cannot load --dataset_name {name}: {one_line(reason)}")
-    if not is_local:
-        split = next(iter(loaded.values()))
-        if not class_names_agree(downloaded_files(split), split.features):
-            fail(
-                f"the files of {name} have the classes in different orders, so their numbers do "
-                "not mean the same; download the files and give them as --train_file, --test_file"
-            )
+    if not class_names_agree(files, builder.info.features):
+        fail(
+            f"the files of {name} have the classes in different orders, so their numbers do not "
+            "mean the same; download the files and give them as --train_file, --test_file"
+        )
     return loaded
 
 
 # Copied from tools/common/data.py::class_names_agree
-def class_names_agree(files: list[str], features: Features) -> bool:
-    """Return whether Parquet files have the same names in every ClassLabel, those of features.
+def class_names_agree(files: dict[str, list[str]], features: Features | None) -> bool:
+    """Return whether the Parquet files of a dataset have the same names in every ClassLabel.
 
-    If they have not, load_dataset reads the numbers of one file with the names of another.
+    If not, datasets would read the numbers of one file with the names of another. Features are
+    those that the dataset itself declares. Files of the Hub count once they have been downloaded.
     """
-    known = dict(features)
-    for file in files:
-        if not file.endswith(".parquet"):
+    known = dict(features or {})
+    for file in itertools.chain.from_iterable(files.values()):
+        on_hub = re.fullmatch(r"hf://datasets/(.+)@([0-9a-f]{40})/(.+)", file)
+        if on_hub:
+            name, commit, path = on_hub.groups()
+            file = try_to_load_from_cache(name, path, revision=commit, repo_type="dataset")
+        if not isinstance(file, str) or not file.endswith(".parquet"):
             continue
         own = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
         for column, feature in own.items():
@@ -1204,24 +1205,9 @@ def read_each_file(files: dict[str, list[str]]) -> DatasetDict:
     Raises ValueError if those of one split differ.
     """
     splits = DatasetDict()
-    for split in files:
-        parts = [Dataset.from_parquet(file) for file in files[split]]
-        splits[str(split)] = concatenate_datasets(parts)
+    for split, paths in files.items():
+        splits[str(split)] = concatenate_datasets([Dataset.from_parquet(path) for path in paths])
     return splits
-
-
-# Copied from tools/common/data.py::downloaded_files
-def downloaded_files(dataset: Dataset) -> list[str]:
-    """Return the files of a Hub dataset, as far as they are in the cache of the Hub."""
-    files = []
-    for url in dataset.info.download_checksums or {}:
-        match = re.fullmatch(r"hf://datasets/([^@]+)@([0-9a-f]{40})/(.+)", url)
-        if match:
-            repository, commit, path = match.groups()
-            file = try_to_load_from_cache(repository, path, revision=commit, repo_type="dataset")
-            if isinstance(file, str):
-                files.append(file)
-    return files
 
 
 # Copied from tools/common/data.py::dataset_commit

@@ -1,13 +1,18 @@
 """Own texts become a dataset folder: columns, classes and splits as stated, every bad row named."""
 
+import fcntl
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 from conftest import (
     LABELS,
+    ROOT,
     SHARED_WORDS,
     assert_user_error,
     make_records,
@@ -15,6 +20,9 @@ from conftest import (
     write_own_files,
 )
 from datasets import ClassLabel, Dataset, load_dataset
+from hub_server import hub_server
+
+from common.data import load_split
 
 
 @pytest.fixture(autouse=True)
@@ -486,6 +494,69 @@ def test_parquet_files_with_class_labels_in_another_order(run, tmp_path):
     assert test["label"][:] == [0, 1] * 10
 
 
+def write_with_own_orders(folder, files):
+    """Write Parquet files, each with ClassLabels in its own order; texts are a or b, as labels."""
+    for name, order in files.items():
+        split = name.split("-")[0]
+        records = rows(split)
+        columns = {
+            "id": [f"{name} {row}" for row in range(len(records))],
+            "abstract": [f"{name} {record['abstract']} {record['label']}" for record in records],
+            "label": [order.index(record["label"]) for record in records],
+        }
+        table = Dataset.from_dict(columns).cast_column("label", ClassLabel(names=order))
+        table.to_parquet(folder / "data" / f"{name}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("order", [["b", "a"], ["c", "b", "a"]])
+def test_splits_of_a_folder_with_classes_in_another_order(run, tmp_path, order):
+    """datasets.load_dataset reads the numbers of the test split with the names of training."""
+    files = {"train-00000-of-00001": ["a", "b"], "test-00000-of-00001": order}
+    folder = write_with_own_orders(tmp_path / "own", files)
+    result = run("prepare_dataset", "--dataset_name", folder, "--output_dir", tmp_path / "data")
+    assert result.code == 0, result.err
+    for split, part in prepared(tmp_path / "data").items():
+        names = part.features["label"].names
+        assert names[:2] == ["a", "b"], split
+        for row in part:
+            assert row["abstract"].endswith(names[row["label"]]), split
+
+    part = load_split(str(folder), "test", ["label"])
+    assert [part.features["label"].names[number] for number in part["label"]] == ["a", "b"] * 10
+
+
+def test_files_of_one_split_with_classes_in_another_order_are_refused(run, tmp_path):
+    files = {"train-00000-of-00002": ["a", "b"], "train-00001-of-00002": ["b", "a"]}
+    folder = write_with_own_orders(tmp_path / "own", files)
+    result = run("prepare_dataset", "--dataset_name", folder, "--output_dir", tmp_path / "data")
+    assert_user_error(result, folder, "['b', 'a']", "['a', 'b']")
+
+
+def test_splits_on_the_hub_with_classes_in_another_order_are_refused(tmp_path):
+    files = {"train-00000-of-00001": ["a", "b"], "test-00000-of-00001": ["b", "a"]}
+    folder = write_with_own_orders(tmp_path / "own", files)
+    upload = (
+        "import sys, huggingface_hub; api = huggingface_hub.HfApi();"
+        "api.create_repo('tester/own', repo_type='dataset');"
+        "api.upload_folder(repo_id='tester/own', repo_type='dataset', folder_path=sys.argv[1])"
+    )
+    prepare = [ROOT / "tools/prepare_dataset.py", "--output_dir", tmp_path / "data"]
+    with hub_server() as hub:
+        # In processes of their own: the libraries read the Hub's address once.
+        environment = hub.environment(tmp_path / "home")
+        subprocess.run([sys.executable, "-c", upload, folder], env=environment, check=True)
+        done = subprocess.run(
+            [sys.executable, *prepare, "--dataset_name", "tester/own"],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "error: the files of tester/own have the classes in different orders" in done.stderr
+    assert not list((tmp_path / "data").iterdir())
+
+
 def test_integers_of_one_file_are_the_texts_of_another(own_csv, run, tmp_path):
     (tmp_path / "train.json").write_text(json.dumps(rows(labels=(0, 1))))
     pd.DataFrame(rows("test", labels=(0, 1))).to_csv(tmp_path / "test.csv", index=False)
@@ -661,6 +732,20 @@ def test_interrupted_write_is_continued(run, tmp_path, monkeypatch, fails_at):
     assert run("prepare_dataset", *flags, "--output_dir", out, "--seed", 1).code == 0
     written = {name: content for name, content in tree(out).items() if not name.endswith(".tmp")}
     assert written == tree(tmp_path / "expected")
+
+
+@pytest.mark.parametrize("script", ["prepare_dataset", "run_baseline"])
+def test_folder_that_another_process_is_writing(run, tmp_path, script):
+    flags = write_own_files(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    other = os.open(out, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    result = run(script, *flags, "--output_dir", out)
+    assert_user_error(result, "another process", out)
+    assert not list(out.iterdir())
+    os.close(other)
+    assert run(script, *flags, "--output_dir", out).code == 0
 
 
 def test_folder_of_an_interrupted_command_is_not_read(run, tmp_path):

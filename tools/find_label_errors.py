@@ -4,10 +4,12 @@
 # dependencies = [
 #     "cleanlab==2.9.0",
 #     "datasets==5.2.0",
+#     "huggingface_hub==2.4.0",
 #     "jinja2==3.1.6",
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
 #     "pandas==3.1.1",
+#     "pyarrow==26.0.1",
 #     "PyYAML==6.0.3",
 #     "scikit-learn==1.9.1",
 #     "scipy==1.17.1",
