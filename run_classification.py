@@ -57,6 +57,7 @@ import shlex
 import sys
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -1070,6 +1071,15 @@ def load_splits(
     split, a column, a text or a label is missing, an id is duplicated, or a split has a class that
     the training split lacks.
     """
+    names = arguments.text_column_names
+    if arguments.label_column_name in names:
+        fail(
+            f"--text_column_names has the --label_column_name {arguments.label_column_name!r}: "
+            "the texts would give the classes away; choose another column"
+        )
+    if len(set(names)) < len(names):
+        fail(f"--text_column_names names a column twice: {', '.join(names)}; name it once")
+
     # 1. Tables with the columns of the files; validation may have to be taken from training
     tables, commit = read_tables(arguments, needed, optional or [])
     wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
@@ -1243,8 +1253,15 @@ def read_file(file: str) -> pd.DataFrame:
         fail(f"cannot load {file}: no such file")
     except LOAD_ERRORS as error:
         fail(f"cannot load {file}: {one_line(error)}")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:1000]:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         fail(f"cannot load {file}: it is UTF-16; save it as UTF-8 (Excel: 'CSV UTF-8')")
+    if content.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+        fail(
+            f"cannot load {file}: it is compressed or an Excel workbook; unpack it, or save as CSV"
+        )
+    if b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        fail(f"cannot load {file}: line {line} has a NUL byte, as UTF-16 has; save it as UTF-8")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -1308,17 +1325,20 @@ def read_json(file: str, text: str) -> pd.DataFrame:
     """Read a list of objects, an object with such a list under "data", or an object a line."""
     line = 1
     try:
-        content, end = json.JSONDecoder().raw_decode(text.strip())
+        decoder = json.JSONDecoder(object_pairs_hook=to_record)
+        content, end = decoder.raw_decode(text.strip())
         if end < len(text.strip()):  # more than one value: an object a line
             content = []
             # A JSON string holds no line end, but it may hold U+2028, where splitlines() would cut.
             lines = re.split(r"\r\n|\r|\n", text)
             for line in range(1, len(lines) + 1):
                 if lines[line - 1].strip():
-                    content.append(json.loads(lines[line - 1]))
+                    content.append(decoder.decode(lines[line - 1]))
     except json.JSONDecodeError as error:
         line += error.lineno - 1
         fail(f"cannot load {file}: line {line} column {error.colno} is not JSON: {error.msg}")
+    except ValueError as error:  # a key twice, or a number with thousands of digits
+        fail(f"cannot load {file}: line {line} or a later one: {one_line(error)}")
     except RecursionError:
         fail(f"cannot load {file}: a value is nested too deeply")
     if isinstance(content, dict) and isinstance(content.get("data"), list):
@@ -1336,6 +1356,17 @@ def read_json(file: str, text: str) -> pd.DataFrame:
     columns = dict.fromkeys(column for record in records for column in record)
     values = {column: [record.get(column) for record in records] for column in columns}
     return pd.DataFrame(values, dtype=object)
+
+
+# Copied from tools/common/data.py::to_record
+def to_record(pairs: list[tuple[str, object]]) -> dict:
+    """Return an object of a JSON file. Raises ValueError if one of its values would be lost."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        doubled = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"an object has {doubled!r} more than once")
+    return record
 
 
 # Copied from tools/common/data.py::check_rows
@@ -1383,7 +1414,7 @@ def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.
 
 # Copied from tools/common/data.py::check_columns
 def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
-    """Exit with status 2 unless a split has every column that is needed, once."""
+    """Exit with status 2 unless a split has every column that is needed, and none of them twice."""
     columns = list(frame.columns)
     for column in needed:
         if column not in columns:
@@ -1392,6 +1423,7 @@ def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
                 f"column {column!r} is not in split {split!r}; its columns are {names}: "
                 "choose --text_column_names and --label_column_name"
             )
+    for column in (*needed, "id"):
         if columns.count(column) > 1:
             fail(f"column {column!r} occurs {columns.count(column)} times in split {split!r}")
 
@@ -1483,9 +1515,12 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
     found = {name for table in tables.values() for name in table["label"]}
     spellings = {}
     for name in sorted(found):
-        other = spellings.setdefault(" ".join(name.split()), name)
+        other = spellings.setdefault(visible_text(name), name)
         if other != name:
-            fail(f"classes {other!r} and {name!r} differ in white space alone; write them alike")
+            fail(
+                f"classes {other!a} and {name!a} differ only in white space, characters "
+                "that are not seen or the form of accents; write them alike"
+            )
     if given is not None:
         unknown = found - set(given)
         if unknown:
@@ -1500,6 +1535,14 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
     if all(re.fullmatch(r"-?\d+", name) for name in found):
         return sorted(found, key=lambda name: (int(name), name))
     return sorted(found)
+
+
+# Copied from tools/common/data.py::visible_text
+def visible_text(name: str) -> str:
+    """Return what is seen of a name, with accents in one form and single spaces."""
+    name = unicodedata.normalize("NFC", name)
+    name = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
+    return " ".join(name.split())
 
 
 # Copied from tools/common/data.py::name_numbers
