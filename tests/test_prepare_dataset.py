@@ -1,6 +1,7 @@
 """Own texts become a dataset folder: columns, classes and splits as stated, every bad row named."""
 
 import fcntl
+import gzip
 import json
 import os
 import shlex
@@ -383,11 +384,41 @@ def test_line_ends_and_marks_inside_a_text(own_csv, tmp_path, text):
         (pd.DataFrame(rows()).to_json(), ".json", ["orient='records'"]),
         ('[{"abstract": "x", "label": "a"},\n{]', ".json", ["line 2"]),
         ("[" * 100_000, ".json", ["nested too deeply"]),
+        ('{"abstract": "x", "label": %s}' % ("9" * 5000), ".json", ["line 1", "4300 digits"]),
+        ('{"abstract": "x", "abstract": "y", "label": "a"}', ".json", ["'abstract'", "once"]),
+        ('{"a": 1}\n{"b": 2}\n{"c": 3, "c": 4}\n', ".jsonl", ["line 3", "'c'"]),
+        ("id,id,abstract,label\n1,2,x,a\n", ".csv", ["column 'id' occurs 2 times"]),
+        (lines_of(rows(count=200)) + "te\0xt,a\n", ".csv", ["line 202", "NUL"]),
+        (gzip.compress(lines_of(rows()).encode()), ".csv", ["compressed", "unpack"]),
+        (b"PK\x03\x04" + bytes(99), ".csv", ["Excel workbook", "CSV"]),
         ("not json", ".json", ["line 1"]),
     ],
 )
 def test_files_that_break_the_rules_are_refused(own_csv, content, suffix, words):
     assert_user_error(own_csv(content, suffix=suffix), *words)
+
+
+@pytest.mark.parametrize("names", [("a", "a\u200b"), ("\u00e9", "e\u0301"), ("a", "a\u00a0")])
+def test_classes_that_look_alike_are_refused(own_csv, names):
+    content = json.dumps(rows(labels=names))
+    assert_user_error(own_csv(content, suffix=".json"), *map(ascii, names), "write them alike")
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (["kind"], ["--label_column_name 'kind'", "another column"]),
+        (["title,kind"], ["--label_column_name 'kind'"]),
+        (["title", "title"], ["title, title", "once"]),
+    ],
+)
+@pytest.mark.parametrize("script", ["prepare_dataset", "run_baseline"])
+def test_columns_that_cannot_be_the_text(run, tmp_path, script, columns, words):
+    """A text that holds its label would be classified without a mistake."""
+    flags = write_own_files(tmp_path)
+    result = run(script, *flags, "--text_column_names", *columns, "--output_dir", tmp_path / "out")
+    assert_user_error(result, *words)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_text_longer_than_the_default_limit_of_csv(own_csv, tmp_path):
