@@ -155,7 +155,8 @@ def fail(message: str) -> NoReturn:
         # Every process finds the same mistake. The launcher stops this one as soon as the first
         # process has exited, so the message appears once.
         time.sleep(10)
-    print(f"error: {message}", file=sys.stderr)
+    # The name of a file may have a line end.
+    print("error:", " ".join(message.splitlines()), file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -209,7 +210,8 @@ def parse_arguments(
     parser.error = fail
 
     words = sys.argv[1:]
-    if words and words[0].endswith((".json", ".yaml", ".yml")):
+    is_flag = bool(words) and words[0].startswith("-")  # such as --train_file=train.json
+    if words and not is_flag and words[0].endswith((".json", ".yaml", ".yml")):
         words.insert(0, "--config")
     if "--config" in words:
         place = words.index("--config")
@@ -599,6 +601,9 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
         fail(
             f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
         )
+    if Path(name).is_dir() and re.search(r"[*?\[\]]", str(Path(name).resolve())):
+        # datasets takes them for a pattern and would read the files of other folders, too.
+        fail(f"the path of --dataset_name {name} has one of the signs * ? [ ]; rename the folder")
     try:
         builder = load_dataset_builder(name, config, revision=revision)
         files = builder.config.data_files or {}
@@ -1323,7 +1328,9 @@ def is_finished(folder: Path, record: dict) -> bool:
     if not (folder / RUN_FILE).exists():
         return False
     before = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    arguments = before.get("arguments", {})
+    arguments = before.get("arguments")
+    if not isinstance(arguments, dict):
+        fail(f"{folder / RUN_FILE} is damaged; choose another --output_dir or delete the folder")
     for key, value in record["arguments"].items():
         if key not in NOT_IDENTITY and arguments.get(key) != value:
             fail(

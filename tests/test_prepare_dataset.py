@@ -421,6 +421,52 @@ def test_columns_that_cannot_be_the_text(run, tmp_path, script, columns, words):
     assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize("name", ["*", "dat?", "[d]ata"])
+def test_folder_whose_name_is_a_pattern_is_refused(run, tmp_path, monkeypatch, name):
+    """datasets would read the files of every folder that the pattern fits."""
+    flags = write_own_files(tmp_path)
+    for folder in ("data", name):
+        assert run("prepare_dataset", *flags, "--output_dir", tmp_path / folder).code == 0
+    result = run(
+        "run_baseline", "--dataset_name", tmp_path / name, "--output_dir", tmp_path / "svm"
+    )
+    assert_user_error(result, name, "rename the folder")
+
+
+def test_name_that_is_too_long_and_name_with_a_line_end(run, tmp_path):
+    flags = write_own_files(tmp_path)
+    result = run("prepare_dataset", *flags, "--output_dir", tmp_path / ("l" * 300))
+    assert_user_error(result, "File name too long")
+    result = run(
+        "prepare_dataset", *flags, "--train_file", "two\nlines.csv", "--output_dir", tmp_path / "o"
+    )
+    assert_user_error(result, "two lines.csv", "no such file")
+
+
+def test_record_that_was_damaged(run, tmp_path):
+    flags = write_own_files(tmp_path)
+    for script, name, content in (
+        ("prepare_dataset", "manifest.json", {"sha256": []}),
+        ("run_baseline", "run_arguments.json", {"arguments": []}),
+    ):
+        folder = tmp_path / script
+        folder.mkdir()
+        record = json.dumps(content | {"script": f"{script}.py"})
+        (folder / name).write_text(record)
+        assert_user_error(run(script, *flags, "--output_dir", folder), name, "damaged")
+        assert tree(folder) == {name: record.encode()}
+
+
+def test_flag_whose_value_ends_like_a_file_of_arguments(run, tmp_path):
+    write_own_files(tmp_path, "json")
+    words = ["--text_column_names", "title", "--label_column_name", "kind"]
+    result = run(
+        "prepare_dataset", f"--train_file={tmp_path / 'train.json'}", *words,
+        "--output_dir", tmp_path / "data",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+
+
 def test_text_longer_than_the_default_limit_of_csv(own_csv, tmp_path):
     records = [record | {"abstract": record["abstract"] + " word" * 40_000} for record in rows()]
     assert own_csv(pd.DataFrame(records)).code == 0

@@ -45,6 +45,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -127,12 +128,12 @@ def check_arguments(arguments: PrepareArguments, data: DataArguments) -> None:
         )
     if arguments.tokenizer_name and not (arguments.truncate or arguments.shuffle_words):
         fail("--tokenizer_name requires --truncate or --shuffle_words")
-    output = Path(arguments.output_dir).resolve()
-    if output.is_file():
-        fail(f"--output_dir {arguments.output_dir} is a file; choose a folder")
+    output = os.path.realpath(arguments.output_dir)
     for key in ("dataset_name", "train_file", "validation_file", "test_file"):
         source = getattr(data, key)
-        if source and Path(source).exists() and Path(source).resolve().is_relative_to(output):
+        # os.path, because no such path is too long for it.
+        is_local = source and os.path.exists(source)
+        if is_local and Path(os.path.realpath(source)).is_relative_to(output):
             fail(f"--{key} {source} is inside --output_dir; choose another --output_dir")
 
 
@@ -146,6 +147,8 @@ def digest_own_files(folder: Path) -> dict[str, str]:
         if is_record(folder / name, SCRIPT):
             record = read_json(folder / name)
             for digests in (record.get("sha256", {}), record.get("replaced_sha256", {})):
+                if not isinstance(digests, dict):
+                    fail(f"{folder / name} is damaged; choose another folder")
                 for file, digest in digests.items():
                     known.setdefault(file, set()).add(digest)
     digests = {}

@@ -207,6 +207,9 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
         fail(
             f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
         )
+    if Path(name).is_dir() and re.search(r"[*?\[\]]", str(Path(name).resolve())):
+        # datasets takes them for a pattern and would read the files of other folders, too.
+        fail(f"the path of --dataset_name {name} has one of the signs * ? [ ]; rename the folder")
     try:
         builder = load_dataset_builder(name, config, revision=revision)
         files = builder.config.data_files or {}
