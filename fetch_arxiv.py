@@ -1012,7 +1012,7 @@ def locked_folder(folder: Path) -> Iterator[Path]:
     Exits with status 2 if it is in use or not this script's. Leaves no trace in a new folder if
     nothing was written.
     """
-    is_new = not folder.exists()
+    is_new = not os.path.exists(folder)  # False also for a name that is too long
     work = folder / ".fetch"
     record = folder / WORK_RECORD
     lock = filelock.FileLock(work / "lock")
