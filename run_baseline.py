@@ -32,11 +32,14 @@ values) and confusion_matrix.png.
 """
 
 import argparse
+import contextlib
 import csv
 import difflib
+import fcntl
 import hashlib
 import html
 import io
+import itertools
 import json
 import logging
 import os
@@ -45,8 +48,9 @@ import shlex
 import sys
 import time
 import traceback
+import unicodedata
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -58,9 +62,17 @@ import pandas as pd
 import pyarrow.parquet
 import skops.io
 import yaml
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Value,
+    concatenate_datasets,
+    load_dataset_builder,
+)
 from datasets.exceptions import DatasetsError
-from huggingface_hub import EvalResult, HfApi, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCardData, try_to_load_from_cache
 from huggingface_hub.utils import httpx
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 from sklearn.metrics import (
@@ -69,7 +81,6 @@ from sklearn.metrics import (
     confusion_matrix,
     precision_recall_fscore_support,
 )
-from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 from sklearn.svm import LinearSVC
 from tqdm import tqdm
@@ -144,7 +155,8 @@ def fail(message: str) -> NoReturn:
         # Every process finds the same mistake. The launcher stops this one as soon as the first
         # process has exited, so the message appears once.
         time.sleep(10)
-    print(f"error: {message}", file=sys.stderr)
+    # The name of a file may have a line end.
+    print("error:", " ".join(message.splitlines()), file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -198,7 +210,8 @@ def parse_arguments(
     parser.error = fail
 
     words = sys.argv[1:]
-    if words and words[0].endswith((".json", ".yaml", ".yml")):
+    is_flag = bool(words) and words[0].startswith("-")  # such as --train_file=train.json
+    if words and not is_flag and words[0].endswith((".json", ".yaml", ".yml")):
         words.insert(0, "--config")
     if "--config" in words:
         place = words.index("--config")
@@ -493,6 +506,15 @@ def load_splits(
     split, a column, a text or a label is missing, an id is duplicated, or a split has a class that
     the training split lacks.
     """
+    names = arguments.text_column_names
+    if arguments.label_column_name in names:
+        fail(
+            f"--text_column_names has the --label_column_name {arguments.label_column_name!r}: "
+            "the texts would give the classes away; choose another column"
+        )
+    if len(set(names)) < len(names):
+        fail(f"--text_column_names names a column twice: {', '.join(names)}; name it once")
+
     # 1. Tables with the columns of the files; validation may have to be taken from training
     tables, commit = read_tables(arguments, needed, optional or [])
     wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
@@ -580,12 +602,60 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
         fail(
             f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
         )
+    if Path(name).is_dir() and re.search(r"[*?\[\]]", str(Path(name).resolve())):
+        # datasets takes them for a pattern and would read the files of other folders, too.
+        fail(f"the path of --dataset_name {name} has one of the signs * ? [ ]; rename the folder")
     try:
-        return load_dataset(name, config, revision=revision)
+        builder = load_dataset_builder(name, config, revision=revision)
+        files = builder.config.data_files or {}
+        if Path(name).is_dir() and not class_names_agree(files, builder.info.features):
+            return read_each_file(files)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset()
     except LOAD_ERRORS as error:
         # "An error occurred while generating the dataset" has the reason in its cause.
         reason = error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else error
         fail(f"cannot load --dataset_name {name}: {one_line(reason)}")
+    if not class_names_agree(files, builder.info.features):
+        fail(
+            f"the files of {name} have the classes in different orders, so their numbers do not "
+            "mean the same; download the files and give them as --train_file, --test_file"
+        )
+    return loaded
+
+
+# Copied from tools/common/data.py::class_names_agree
+def class_names_agree(files: dict[str, list[str]], features: Features | None) -> bool:
+    """Return whether the Parquet files of a dataset have the same names in every ClassLabel.
+
+    If not, datasets would read the numbers of one file with the names of another. Features are
+    those that the dataset itself declares. Files of the Hub count once they have been downloaded.
+    """
+    known = dict(features or {})
+    for file in itertools.chain.from_iterable(files.values()):
+        on_hub = re.fullmatch(r"hf://datasets/(.+)@([0-9a-f]{40})/(.+)", file)
+        if on_hub:
+            name, commit, path = on_hub.groups()
+            file = try_to_load_from_cache(name, path, revision=commit, repo_type="dataset")
+        if not isinstance(file, str) or not file.endswith(".parquet"):
+            continue
+        own = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+        for column, feature in own.items():
+            if isinstance(feature, ClassLabel) and known.setdefault(column, feature) != feature:
+                return False
+    return True
+
+
+# Copied from tools/common/data.py::read_each_file
+def read_each_file(files: dict[str, list[str]]) -> DatasetDict:
+    """Return splits with the ClassLabels of their own Parquet files.
+
+    Raises ValueError if those of one split differ.
+    """
+    splits = DatasetDict()
+    for split, paths in files.items():
+        splits[str(split)] = concatenate_datasets([Dataset.from_parquet(path) for path in paths])
+    return splits
 
 
 # Copied from tools/common/data.py::dataset_commit
@@ -621,8 +691,15 @@ def read_file(file: str) -> pd.DataFrame:
         fail(f"cannot load {file}: no such file")
     except LOAD_ERRORS as error:
         fail(f"cannot load {file}: {one_line(error)}")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:1000]:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         fail(f"cannot load {file}: it is UTF-16; save it as UTF-8 (Excel: 'CSV UTF-8')")
+    if content.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+        fail(
+            f"cannot load {file}: it is compressed or an Excel workbook; unpack it, or save as CSV"
+        )
+    if b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        fail(f"cannot load {file}: line {line} has a NUL byte, as UTF-16 has; save it as UTF-8")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -686,17 +763,20 @@ def read_json(file: str, text: str) -> pd.DataFrame:
     """Read a list of objects, an object with such a list under "data", or an object a line."""
     line = 1
     try:
-        content, end = json.JSONDecoder().raw_decode(text.strip())
+        decoder = json.JSONDecoder(object_pairs_hook=to_record)
+        content, end = decoder.raw_decode(text.strip())
         if end < len(text.strip()):  # more than one value: an object a line
             content = []
             # A JSON string holds no line end, but it may hold U+2028, where splitlines() would cut.
             lines = re.split(r"\r\n|\r|\n", text)
             for line in range(1, len(lines) + 1):
                 if lines[line - 1].strip():
-                    content.append(json.loads(lines[line - 1]))
+                    content.append(decoder.decode(lines[line - 1]))
     except json.JSONDecodeError as error:
         line += error.lineno - 1
         fail(f"cannot load {file}: line {line} column {error.colno} is not JSON: {error.msg}")
+    except ValueError as error:  # a key twice, or a number with thousands of digits
+        fail(f"cannot load {file}: line {line} or a later one: {one_line(error)}")
     except RecursionError:
         fail(f"cannot load {file}: a value is nested too deeply")
     if isinstance(content, dict) and isinstance(content.get("data"), list):
@@ -716,6 +796,17 @@ def read_json(file: str, text: str) -> pd.DataFrame:
     return pd.DataFrame(values, dtype=object)
 
 
+# Copied from tools/common/data.py::to_record
+def to_record(pairs: list[tuple[str, object]]) -> dict:
+    """Return an object of a JSON file. Raises ValueError if one of its values would be lost."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        doubled = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"an object has {doubled!r} more than once")
+    return record
+
+
 # Copied from tools/common/data.py::check_rows
 def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.DataFrame:
     """Return the columns id, text and label. Exit with status 2 if a row is not right."""
@@ -726,7 +817,10 @@ def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.
     columns = [frame[column].tolist() for column in arguments.text_column_names]
     for name, column in zip(arguments.text_column_names, columns, strict=True):
         check_texts(column, f"column {name!r} of split {split!r}")
-    texts = [join_texts(row, arguments.text_column_delimiter) for row in zip(*columns, strict=True)]
+    texts = []
+    for row in zip(*columns, strict=True):
+        present = [text for text in row if not is_missing(text)]
+        texts.append(arguments.text_column_delimiter.join(present))
     ids = pd.Series([f"{split}.{row}" for row in range(len(frame))])
     problems = {}
     if "id" in frame:
@@ -754,14 +848,12 @@ def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.
                 f"{len(rows)} of {len(frame)} rows of split {split!r} {verb} {problem}: {named}"
                 f"{', ...' if len(rows) > 3 else ''}; correct or remove them (rows count from 0)"
             )
-    if not isinstance(labels.dtype, pd.CategoricalDtype):
-        labels = labels.map(str)
     return pd.DataFrame({"id": ids, "text": texts, "label": labels.reset_index(drop=True)})
 
 
 # Copied from tools/common/data.py::check_columns
 def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
-    """Exit with status 2 unless a split has every column that is needed, once."""
+    """Exit with status 2 unless a split has every column that is needed, and none of them twice."""
     columns = list(frame.columns)
     for column in needed:
         if column not in columns:
@@ -770,6 +862,7 @@ def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
                 f"column {column!r} is not in split {split!r}; its columns are {names}: "
                 "choose --text_column_names and --label_column_name"
             )
+    for column in (*needed, "id"):
         if columns.count(column) > 1:
             fail(f"column {column!r} occurs {columns.count(column)} times in split {split!r}")
 
@@ -779,12 +872,7 @@ def is_missing(value: object) -> bool:
     """Return whether a value of a table is None, NaN, NaT or a text of white space alone."""
     if isinstance(value, str):
         return not value.strip()
-    return (
-        value is None
-        or value is pd.NaT
-        or value is pd.NA
-        or (isinstance(value, float) and value != value)
-    )
+    return pd.api.types.is_scalar(value) and bool(pd.isna(value))
 
 
 # Copied from tools/common/data.py::check_texts
@@ -805,12 +893,6 @@ def check_texts(values: list, name: str) -> None:
         logger.warning("%s has numbers alone, which are taken as texts", name)
 
 
-# Copied from tools/common/data.py::join_texts
-def join_texts(texts: tuple, delimiter: str) -> str:
-    """Join the texts of a row; one that is missing or empty is left out."""
-    return delimiter.join(text for text in texts if not is_missing(text))
-
-
 # Copied from tools/common/data.py::check_labels
 def check_labels(labels: pd.Series, name: str) -> None:
     """Exit with status 2 unless the labels are all names, all integers or all truth values."""
@@ -818,7 +900,9 @@ def check_labels(labels: pd.Series, name: str) -> None:
     kinds = sorted({type(value).__name__ for value in values})
     if "list" in kinds or "ndarray" in kinds:
         fail(f"{name} are lists: several labels for one document are not supported")
-    if kinds == ["float"] or (values and all(is_decimal(value) for value in values)):
+    # A CSV file has them as texts.
+    is_decimal = [re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", str(value)) for value in values]
+    if kinds == ["float"] or (values and all(is_decimal)):
         missing = len(labels) - len(values)
         fail(
             f"{name} are decimal numbers such as {values[0]}, not names or integers; pandas makes "
@@ -831,12 +915,6 @@ def check_labels(labels: pd.Series, name: str) -> None:
         fail(f"{name} are of mixed kinds: {found}; write all of them in the same way")
     if kinds and kinds[0] not in ("str", "int", "bool"):
         fail(f"{name} must be names or integers, not {kinds[0]}")
-
-
-# Copied from tools/common/data.py::is_decimal
-def is_decimal(value: object) -> bool:
-    """Return whether a label is a text such as 1.0 or -0.5."""
-    return isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", value) is not None
 
 
 # Copied from tools/common/data.py::match_labels
@@ -861,9 +939,12 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
     found = {name for table in tables.values() for name in table["label"]}
     spellings = {}
     for name in sorted(found):
-        other = spellings.setdefault(" ".join(name.split()), name)
+        other = spellings.setdefault(visible_text(name), name)
         if other != name:
-            fail(f"classes {other!r} and {name!r} differ in white space alone; write them alike")
+            fail(
+                f"classes {other!a} and {name!a} differ only in white space, characters "
+                "that are not seen or the form of accents; write them alike"
+            )
     if given is not None:
         unknown = found - set(given)
         if unknown:
@@ -878,6 +959,14 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
     if all(re.fullmatch(r"-?\d+", name) for name in found):
         return sorted(found, key=lambda name: (int(name), name))
     return sorted(found)
+
+
+# Copied from tools/common/data.py::visible_text
+def visible_text(name: str) -> str:
+    """Return what is seen of a name, with accents in one form and single spaces."""
+    name = unicodedata.normalize("NFC", name)
+    name = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
+    return " ".join(name.split())
 
 
 # Copied from tools/common/data.py::name_numbers
@@ -907,6 +996,9 @@ def take_validation(
     tables: dict[str, pd.DataFrame], names: list[str], fraction: float, seed: int
 ) -> None:
     """Move a stratified share of training to validation. Exit with status 2 if that cannot be."""
+    # Imported where it is used: a file with a validation split is read without waiting for it.
+    from sklearn.model_selection import train_test_split
+
     train = tables["train"]
     counts = train["label"].value_counts()
     single = [name for name in names if counts.get(name) == 1]
@@ -1066,6 +1158,28 @@ def find_foreign_file(folder: Path, own_files: str) -> str | None:
     return None
 
 
+# Copied from tools/common/folders.py::locked_folder
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes of a script out of its output folder until the block ends.
+
+    The lock is the folder's own, not a file; it ends with the process, however that ends.
+    Exits with status 2 if another process has it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        fail(f"another process is writing into --output_dir {folder}; wait until it has finished")
+    except OSError:
+        pass  # some network file systems have no locks
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 # Copied from tools/common/text.py::escape_markdown
 def escape_markdown(text: object) -> str:
     """Return text that Markdown shows as it is, on one line."""
@@ -1098,11 +1212,12 @@ def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
     return figure
 
 
+# Copied from tools/common/folders.py::public_name
 def public_name(source: str) -> str:
-    """Return a Hub id as it is and a local path as its last part: a card shows nobody's folders."""
-    if Path(source).exists():
-        return Path(source).absolute().name
-    return source if source.count("/") == 1 else Path(source).name
+    """Return a Hub id as it is and of a local path its last part: it may be published."""
+    if Path(source).exists() or source.count("/") != 1:
+        return os.path.basename(os.path.abspath(source))
+    return source
 
 
 def write_card(
@@ -1214,7 +1329,9 @@ def is_finished(folder: Path, record: dict) -> bool:
     if not (folder / RUN_FILE).exists():
         return False
     before = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    arguments = before.get("arguments", {})
+    arguments = before.get("arguments")
+    if not isinstance(arguments, dict):
+        fail(f"{folder / RUN_FILE} is damaged; choose another --output_dir or delete the folder")
     for key, value in record["arguments"].items():
         if key not in NOT_IDENTITY and arguments.get(key) != value:
             fail(
@@ -1302,22 +1419,11 @@ def data_flags(arguments: DataArguments) -> str:
     return shlex.join(words)
 
 
-def main() -> None:
-    # 1. Arguments and output folder
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-        level=logging.INFO,
-        stream=sys.stdout,
-    )
-    # Otherwise there is a line for every request to the Hub.
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
-    arguments, data_arguments = parse_arguments(__doc__, BaselineArguments, DataArguments)
-    check_arguments(arguments)
-    folder = Path(arguments.output_dir)
-    open_output_dir(folder, "run_baseline.py", [RUN_FILE])
-
-    # 2. Texts and labels; a test split is predicted where there is one
+def train_and_predict(
+    folder: Path, arguments: BaselineArguments, data_arguments: DataArguments
+) -> None:
+    """Choose the setting, predict the test split and write the run folder, which is locked."""
+    # 1. Texts and labels; a test split is predicted where there is one
     data = load_splits(data_arguments, ["train", "validation"], arguments.seed, optional=["test"])
     names = data.labels
     tables = {split: part.to_pandas() for split, part in data.splits.items()}
@@ -1326,7 +1432,7 @@ def main() -> None:
     if "test" not in tables:
         logger.warning("no test split: the model is trained and saved, nothing is predicted")
 
-    # 3. The same run is not repeated, another one is not overwritten
+    # 2. The same run is not repeated, another one is not overwritten
     record = run_record(arguments, data_arguments, data)
     repo_id = arguments.hub_model_id or folder.absolute().name
     if is_finished(folder, record):
@@ -1336,7 +1442,7 @@ def main() -> None:
             push_folder(folder, repo_id, arguments.hub_private_repo)
         return
 
-    # 4. The setting with the best macro F1 on validation
+    # 3. The setting with the best macro F1 on validation
     start = time.perf_counter()
     model, rows = search(tables["train"], tables["validation"], arguments)
     best = max(rows, key=lambda row: row["eval_f1"])
@@ -1355,7 +1461,7 @@ def main() -> None:
         *(best["ngram_max"], best["sublinear_tf"], best["C"]),
     )
 
-    # 5. The test split, once
+    # 4. The test split, once
     predictions = None
     last = tables.get("test", tables["validation"])
     predicted = model.predict(last["text"])
@@ -1370,7 +1476,7 @@ def main() -> None:
         )
     warn_if_never_predicted(last["label"], predicted, names)
 
-    # 6. The run folder: first the record, which tells whose it is; the card comes last
+    # 5. The run folder: first the record, which tells whose it is; the card comes last
     words = top_words(model, names)
     state = {"best_metric": best["eval_f1"], "best_metric_name": "eval_f1", "log_history": rows}
     try:
@@ -1391,7 +1497,7 @@ def main() -> None:
             "free some space and run the command again"
         )
 
-    # 7. Hub
+    # 6. Hub
     if arguments.push_to_hub:
         push_folder(folder, repo_id, arguments.hub_private_repo)
     logger.info(
@@ -1400,6 +1506,24 @@ def main() -> None:
         " --do_predict" if "test" in tables else "",
         data_flags(data_arguments),
     )
+
+
+def main() -> None:
+    # Arguments and output folder
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+        level=logging.INFO,
+        stream=sys.stdout,
+    )
+    # Otherwise there is a line for every request to the Hub.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    arguments, data_arguments = parse_arguments(__doc__, BaselineArguments, DataArguments)
+    check_arguments(arguments)
+    folder = Path(arguments.output_dir)
+    open_output_dir(folder, "run_baseline.py", [RUN_FILE])
+    with locked_folder(folder):
+        train_and_predict(folder, arguments, data_arguments)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ import functools
 import hashlib
 import html
 import io
+import itertools
 import json
 import logging
 import math
@@ -56,6 +57,7 @@ import shlex
 import sys
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -70,9 +72,17 @@ import torch
 import transformers
 import yaml
 from accelerate.data_loader import BatchSamplerShard
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Value,
+    concatenate_datasets,
+    load_dataset_builder,
+)
 from datasets.exceptions import DatasetsError
-from huggingface_hub import EvalResult, HfApi, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCardData, try_to_load_from_cache
 from huggingface_hub.utils import httpx
 from safetensors import SafetensorError, safe_open
 from sklearn.metrics import (
@@ -81,7 +91,6 @@ from sklearn.metrics import (
     confusion_matrix,
     precision_recall_fscore_support,
 )
-from sklearn.model_selection import train_test_split
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -232,7 +241,8 @@ def fail(message: str) -> NoReturn:
         # Every process finds the same mistake. The launcher stops this one as soon as the first
         # process has exited, so the message appears once.
         time.sleep(10)
-    print(f"error: {message}", file=sys.stderr)
+    # The name of a file may have a line end.
+    print("error:", " ".join(message.splitlines()), file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -286,7 +296,8 @@ def parse_arguments(
     parser.error = fail
 
     words = sys.argv[1:]
-    if words and words[0].endswith((".json", ".yaml", ".yml")):
+    is_flag = bool(words) and words[0].startswith("-")  # such as --train_file=train.json
+    if words and not is_flag and words[0].endswith((".json", ".yaml", ".yml")):
         words.insert(0, "--config")
     if "--config" in words:
         place = words.index("--config")
@@ -1073,6 +1084,15 @@ def load_splits(
     split, a column, a text or a label is missing, an id is duplicated, or a split has a class that
     the training split lacks.
     """
+    names = arguments.text_column_names
+    if arguments.label_column_name in names:
+        fail(
+            f"--text_column_names has the --label_column_name {arguments.label_column_name!r}: "
+            "the texts would give the classes away; choose another column"
+        )
+    if len(set(names)) < len(names):
+        fail(f"--text_column_names names a column twice: {', '.join(names)}; name it once")
+
     # 1. Tables with the columns of the files; validation may have to be taken from training
     tables, commit = read_tables(arguments, needed, optional or [])
     wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
@@ -1160,12 +1180,60 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
         fail(
             f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
         )
+    if Path(name).is_dir() and re.search(r"[*?\[\]]", str(Path(name).resolve())):
+        # datasets takes them for a pattern and would read the files of other folders, too.
+        fail(f"the path of --dataset_name {name} has one of the signs * ? [ ]; rename the folder")
     try:
-        return load_dataset(name, config, revision=revision)
+        builder = load_dataset_builder(name, config, revision=revision)
+        files = builder.config.data_files or {}
+        if Path(name).is_dir() and not class_names_agree(files, builder.info.features):
+            return read_each_file(files)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset()
     except LOAD_ERRORS as error:
         # "An error occurred while generating the dataset" has the reason in its cause.
         reason = error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else error
         fail(f"cannot load --dataset_name {name}: {one_line(reason)}")
+    if not class_names_agree(files, builder.info.features):
+        fail(
+            f"the files of {name} have the classes in different orders, so their numbers do not "
+            "mean the same; download the files and give them as --train_file, --test_file"
+        )
+    return loaded
+
+
+# Copied from tools/common/data.py::class_names_agree
+def class_names_agree(files: dict[str, list[str]], features: Features | None) -> bool:
+    """Return whether the Parquet files of a dataset have the same names in every ClassLabel.
+
+    If not, datasets would read the numbers of one file with the names of another. Features are
+    those that the dataset itself declares. Files of the Hub count once they have been downloaded.
+    """
+    known = dict(features or {})
+    for file in itertools.chain.from_iterable(files.values()):
+        on_hub = re.fullmatch(r"hf://datasets/(.+)@([0-9a-f]{40})/(.+)", file)
+        if on_hub:
+            name, commit, path = on_hub.groups()
+            file = try_to_load_from_cache(name, path, revision=commit, repo_type="dataset")
+        if not isinstance(file, str) or not file.endswith(".parquet"):
+            continue
+        own = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+        for column, feature in own.items():
+            if isinstance(feature, ClassLabel) and known.setdefault(column, feature) != feature:
+                return False
+    return True
+
+
+# Copied from tools/common/data.py::read_each_file
+def read_each_file(files: dict[str, list[str]]) -> DatasetDict:
+    """Return splits with the ClassLabels of their own Parquet files.
+
+    Raises ValueError if those of one split differ.
+    """
+    splits = DatasetDict()
+    for split, paths in files.items():
+        splits[str(split)] = concatenate_datasets([Dataset.from_parquet(path) for path in paths])
+    return splits
 
 
 # Copied from tools/common/data.py::dataset_commit
@@ -1201,8 +1269,15 @@ def read_file(file: str) -> pd.DataFrame:
         fail(f"cannot load {file}: no such file")
     except LOAD_ERRORS as error:
         fail(f"cannot load {file}: {one_line(error)}")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:1000]:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         fail(f"cannot load {file}: it is UTF-16; save it as UTF-8 (Excel: 'CSV UTF-8')")
+    if content.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+        fail(
+            f"cannot load {file}: it is compressed or an Excel workbook; unpack it, or save as CSV"
+        )
+    if b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        fail(f"cannot load {file}: line {line} has a NUL byte, as UTF-16 has; save it as UTF-8")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -1266,17 +1341,20 @@ def read_json(file: str, text: str) -> pd.DataFrame:
     """Read a list of objects, an object with such a list under "data", or an object a line."""
     line = 1
     try:
-        content, end = json.JSONDecoder().raw_decode(text.strip())
+        decoder = json.JSONDecoder(object_pairs_hook=to_record)
+        content, end = decoder.raw_decode(text.strip())
         if end < len(text.strip()):  # more than one value: an object a line
             content = []
             # A JSON string holds no line end, but it may hold U+2028, where splitlines() would cut.
             lines = re.split(r"\r\n|\r|\n", text)
             for line in range(1, len(lines) + 1):
                 if lines[line - 1].strip():
-                    content.append(json.loads(lines[line - 1]))
+                    content.append(decoder.decode(lines[line - 1]))
     except json.JSONDecodeError as error:
         line += error.lineno - 1
         fail(f"cannot load {file}: line {line} column {error.colno} is not JSON: {error.msg}")
+    except ValueError as error:  # a key twice, or a number with thousands of digits
+        fail(f"cannot load {file}: line {line} or a later one: {one_line(error)}")
     except RecursionError:
         fail(f"cannot load {file}: a value is nested too deeply")
     if isinstance(content, dict) and isinstance(content.get("data"), list):
@@ -1296,6 +1374,17 @@ def read_json(file: str, text: str) -> pd.DataFrame:
     return pd.DataFrame(values, dtype=object)
 
 
+# Copied from tools/common/data.py::to_record
+def to_record(pairs: list[tuple[str, object]]) -> dict:
+    """Return an object of a JSON file. Raises ValueError if one of its values would be lost."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        doubled = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"an object has {doubled!r} more than once")
+    return record
+
+
 # Copied from tools/common/data.py::check_rows
 def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.DataFrame:
     """Return the columns id, text and label. Exit with status 2 if a row is not right."""
@@ -1306,7 +1395,10 @@ def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.
     columns = [frame[column].tolist() for column in arguments.text_column_names]
     for name, column in zip(arguments.text_column_names, columns, strict=True):
         check_texts(column, f"column {name!r} of split {split!r}")
-    texts = [join_texts(row, arguments.text_column_delimiter) for row in zip(*columns, strict=True)]
+    texts = []
+    for row in zip(*columns, strict=True):
+        present = [text for text in row if not is_missing(text)]
+        texts.append(arguments.text_column_delimiter.join(present))
     ids = pd.Series([f"{split}.{row}" for row in range(len(frame))])
     problems = {}
     if "id" in frame:
@@ -1334,14 +1426,12 @@ def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.
                 f"{len(rows)} of {len(frame)} rows of split {split!r} {verb} {problem}: {named}"
                 f"{', ...' if len(rows) > 3 else ''}; correct or remove them (rows count from 0)"
             )
-    if not isinstance(labels.dtype, pd.CategoricalDtype):
-        labels = labels.map(str)
     return pd.DataFrame({"id": ids, "text": texts, "label": labels.reset_index(drop=True)})
 
 
 # Copied from tools/common/data.py::check_columns
 def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
-    """Exit with status 2 unless a split has every column that is needed, once."""
+    """Exit with status 2 unless a split has every column that is needed, and none of them twice."""
     columns = list(frame.columns)
     for column in needed:
         if column not in columns:
@@ -1350,6 +1440,7 @@ def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
                 f"column {column!r} is not in split {split!r}; its columns are {names}: "
                 "choose --text_column_names and --label_column_name"
             )
+    for column in (*needed, "id"):
         if columns.count(column) > 1:
             fail(f"column {column!r} occurs {columns.count(column)} times in split {split!r}")
 
@@ -1359,12 +1450,7 @@ def is_missing(value: object) -> bool:
     """Return whether a value of a table is None, NaN, NaT or a text of white space alone."""
     if isinstance(value, str):
         return not value.strip()
-    return (
-        value is None
-        or value is pd.NaT
-        or value is pd.NA
-        or (isinstance(value, float) and value != value)
-    )
+    return pd.api.types.is_scalar(value) and bool(pd.isna(value))
 
 
 # Copied from tools/common/data.py::check_texts
@@ -1385,12 +1471,6 @@ def check_texts(values: list, name: str) -> None:
         logger.warning("%s has numbers alone, which are taken as texts", name)
 
 
-# Copied from tools/common/data.py::join_texts
-def join_texts(texts: tuple, delimiter: str) -> str:
-    """Join the texts of a row; one that is missing or empty is left out."""
-    return delimiter.join(text for text in texts if not is_missing(text))
-
-
 # Copied from tools/common/data.py::check_labels
 def check_labels(labels: pd.Series, name: str) -> None:
     """Exit with status 2 unless the labels are all names, all integers or all truth values."""
@@ -1398,7 +1478,9 @@ def check_labels(labels: pd.Series, name: str) -> None:
     kinds = sorted({type(value).__name__ for value in values})
     if "list" in kinds or "ndarray" in kinds:
         fail(f"{name} are lists: several labels for one document are not supported")
-    if kinds == ["float"] or (values and all(is_decimal(value) for value in values)):
+    # A CSV file has them as texts.
+    is_decimal = [re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", str(value)) for value in values]
+    if kinds == ["float"] or (values and all(is_decimal)):
         missing = len(labels) - len(values)
         fail(
             f"{name} are decimal numbers such as {values[0]}, not names or integers; pandas makes "
@@ -1411,12 +1493,6 @@ def check_labels(labels: pd.Series, name: str) -> None:
         fail(f"{name} are of mixed kinds: {found}; write all of them in the same way")
     if kinds and kinds[0] not in ("str", "int", "bool"):
         fail(f"{name} must be names or integers, not {kinds[0]}")
-
-
-# Copied from tools/common/data.py::is_decimal
-def is_decimal(value: object) -> bool:
-    """Return whether a label is a text such as 1.0 or -0.5."""
-    return isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", value) is not None
 
 
 # Copied from tools/common/data.py::match_labels
@@ -1441,9 +1517,12 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
     found = {name for table in tables.values() for name in table["label"]}
     spellings = {}
     for name in sorted(found):
-        other = spellings.setdefault(" ".join(name.split()), name)
+        other = spellings.setdefault(visible_text(name), name)
         if other != name:
-            fail(f"classes {other!r} and {name!r} differ in white space alone; write them alike")
+            fail(
+                f"classes {other!a} and {name!a} differ only in white space, characters "
+                "that are not seen or the form of accents; write them alike"
+            )
     if given is not None:
         unknown = found - set(given)
         if unknown:
@@ -1458,6 +1537,14 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
     if all(re.fullmatch(r"-?\d+", name) for name in found):
         return sorted(found, key=lambda name: (int(name), name))
     return sorted(found)
+
+
+# Copied from tools/common/data.py::visible_text
+def visible_text(name: str) -> str:
+    """Return what is seen of a name, with accents in one form and single spaces."""
+    name = unicodedata.normalize("NFC", name)
+    name = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
+    return " ".join(name.split())
 
 
 # Copied from tools/common/data.py::name_numbers
@@ -1487,6 +1574,9 @@ def take_validation(
     tables: dict[str, pd.DataFrame], names: list[str], fraction: float, seed: int
 ) -> None:
     """Move a stratified share of training to validation. Exit with status 2 if that cannot be."""
+    # Imported where it is used: a file with a validation split is read without waiting for it.
+    from sklearn.model_selection import train_test_split
+
     train = tables["train"]
     counts = train["label"].value_counts()
     single = [name for name in names if counts.get(name) == 1]
@@ -1681,12 +1771,12 @@ def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
     return figure
 
 
-# Copied from run_baseline.py::public_name
+# Copied from tools/common/folders.py::public_name
 def public_name(source: str) -> str:
-    """Return a Hub id as it is and a local path as its last part: a card shows nobody's folders."""
-    if Path(source).exists():
-        return Path(source).absolute().name
-    return source if source.count("/") == 1 else Path(source).name
+    """Return a Hub id as it is and of a local path its last part: it may be published."""
+    if Path(source).exists() or source.count("/") != 1:
+        return os.path.basename(os.path.abspath(source))
+    return source
 
 
 # Copied from run_baseline.py::write_card

@@ -582,6 +582,10 @@ def test_killed_before_the_record_it_goes_on(fetch_snapshot, tmp_path, names):
     }
 
 
+def test_folder_with_a_name_that_is_too_long(fetch_snapshot, tmp_path):
+    assert_user_error(fetch_snapshot(folder=tmp_path / ("l" * 300)), "File name too long")
+
+
 def test_folder_that_cannot_be_written(fetch_snapshot, tmp_path):
     assert_user_error(fetch_snapshot(folder="/proc/dataset"), "cannot write into", "/proc/dataset")
 

@@ -374,6 +374,10 @@ def test_work_folder_of_somebody_else_is_left_alone(harvest, server, tmp_path, n
     assert not server.log
 
 
+def test_output_file_with_a_name_that_is_too_long(harvest, tmp_path):
+    assert_user_error(harvest(file=tmp_path / ("l" * 300)), "File name too long")
+
+
 def test_work_folder_that_is_a_link_is_not_emptied(harvest, server, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "oai.jsonl.gz.work").symlink_to(tmp_path / "mine")

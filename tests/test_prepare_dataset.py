@@ -1,13 +1,19 @@
 """Own texts become a dataset folder: columns, classes and splits as stated, every bad row named."""
 
+import fcntl
+import gzip
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
 from conftest import (
     LABELS,
+    ROOT,
     SHARED_WORDS,
     assert_user_error,
     make_records,
@@ -15,6 +21,9 @@ from conftest import (
     write_own_files,
 )
 from datasets import ClassLabel, Dataset, load_dataset
+from hub_server import hub_server
+
+from common.data import load_split
 
 
 @pytest.fixture(autouse=True)
@@ -375,11 +384,87 @@ def test_line_ends_and_marks_inside_a_text(own_csv, tmp_path, text):
         (pd.DataFrame(rows()).to_json(), ".json", ["orient='records'"]),
         ('[{"abstract": "x", "label": "a"},\n{]', ".json", ["line 2"]),
         ("[" * 100_000, ".json", ["nested too deeply"]),
+        ('{"abstract": "x", "label": %s}' % ("9" * 5000), ".json", ["line 1", "4300 digits"]),
+        ('{"abstract": "x", "abstract": "y", "label": "a"}', ".json", ["'abstract'", "once"]),
+        ('{"a": 1}\n{"b": 2}\n{"c": 3, "c": 4}\n', ".jsonl", ["line 3", "'c'"]),
+        ("id,id,abstract,label\n1,2,x,a\n", ".csv", ["column 'id' occurs 2 times"]),
+        (lines_of(rows(count=200)) + "te\0xt,a\n", ".csv", ["line 202", "NUL"]),
+        (gzip.compress(lines_of(rows()).encode()), ".csv", ["compressed", "unpack"]),
+        (b"PK\x03\x04" + bytes(99), ".csv", ["Excel workbook", "CSV"]),
         ("not json", ".json", ["line 1"]),
     ],
 )
 def test_files_that_break_the_rules_are_refused(own_csv, content, suffix, words):
     assert_user_error(own_csv(content, suffix=suffix), *words)
+
+
+@pytest.mark.parametrize("names", [("a", "a\u200b"), ("\u00e9", "e\u0301"), ("a", "a\u00a0")])
+def test_classes_that_look_alike_are_refused(own_csv, names):
+    content = json.dumps(rows(labels=names))
+    assert_user_error(own_csv(content, suffix=".json"), *map(ascii, names), "write them alike")
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        (["kind"], ["--label_column_name 'kind'", "another column"]),
+        (["title,kind"], ["--label_column_name 'kind'"]),
+        (["title", "title"], ["title, title", "once"]),
+    ],
+)
+@pytest.mark.parametrize("script", ["prepare_dataset", "run_baseline"])
+def test_columns_that_cannot_be_the_text(run, tmp_path, script, columns, words):
+    """A text that holds its label would be classified without a mistake."""
+    flags = write_own_files(tmp_path)
+    result = run(script, *flags, "--text_column_names", *columns, "--output_dir", tmp_path / "out")
+    assert_user_error(result, *words)
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("name", ["*", "dat?", "[d]ata"])
+def test_folder_whose_name_is_a_pattern_is_refused(run, tmp_path, monkeypatch, name):
+    """datasets would read the files of every folder that the pattern fits."""
+    flags = write_own_files(tmp_path)
+    for folder in ("data", name):
+        assert run("prepare_dataset", *flags, "--output_dir", tmp_path / folder).code == 0
+    result = run(
+        "run_baseline", "--dataset_name", tmp_path / name, "--output_dir", tmp_path / "svm"
+    )
+    assert_user_error(result, name, "rename the folder")
+
+
+def test_name_that_is_too_long_and_name_with_a_line_end(run, tmp_path):
+    flags = write_own_files(tmp_path)
+    result = run("prepare_dataset", *flags, "--output_dir", tmp_path / ("l" * 300))
+    assert_user_error(result, "File name too long")
+    result = run(
+        "prepare_dataset", *flags, "--train_file", "two\nlines.csv", "--output_dir", tmp_path / "o"
+    )
+    assert_user_error(result, "two lines.csv", "no such file")
+
+
+def test_record_that_was_damaged(run, tmp_path):
+    flags = write_own_files(tmp_path)
+    for script, name, content in (
+        ("prepare_dataset", "manifest.json", {"sha256": []}),
+        ("run_baseline", "run_arguments.json", {"arguments": []}),
+    ):
+        folder = tmp_path / script
+        folder.mkdir()
+        record = json.dumps(content | {"script": f"{script}.py"})
+        (folder / name).write_text(record)
+        assert_user_error(run(script, *flags, "--output_dir", folder), name, "damaged")
+        assert tree(folder) == {name: record.encode()}
+
+
+def test_flag_whose_value_ends_like_a_file_of_arguments(run, tmp_path):
+    write_own_files(tmp_path, "json")
+    words = ["--text_column_names", "title", "--label_column_name", "kind"]
+    result = run(
+        "prepare_dataset", f"--train_file={tmp_path / 'train.json'}", *words,
+        "--output_dir", tmp_path / "data",
+    )  # fmt: skip
+    assert result.code == 0, result.err
 
 
 def test_text_longer_than_the_default_limit_of_csv(own_csv, tmp_path):
@@ -484,6 +569,69 @@ def test_parquet_files_with_class_labels_in_another_order(run, tmp_path):
     test = prepared(tmp_path / "data")["test"]
     assert test.features["label"].names == ["a", "b"]
     assert test["label"][:] == [0, 1] * 10
+
+
+def write_with_own_orders(folder, files):
+    """Write Parquet files, each with ClassLabels in its own order; texts are a or b, as labels."""
+    for name, order in files.items():
+        split = name.split("-")[0]
+        records = rows(split)
+        columns = {
+            "id": [f"{name} {row}" for row in range(len(records))],
+            "abstract": [f"{name} {record['abstract']} {record['label']}" for record in records],
+            "label": [order.index(record["label"]) for record in records],
+        }
+        table = Dataset.from_dict(columns).cast_column("label", ClassLabel(names=order))
+        table.to_parquet(folder / "data" / f"{name}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("order", [["b", "a"], ["c", "b", "a"]])
+def test_splits_of_a_folder_with_classes_in_another_order(run, tmp_path, order):
+    """datasets.load_dataset reads the numbers of the test split with the names of training."""
+    files = {"train-00000-of-00001": ["a", "b"], "test-00000-of-00001": order}
+    folder = write_with_own_orders(tmp_path / "own", files)
+    result = run("prepare_dataset", "--dataset_name", folder, "--output_dir", tmp_path / "data")
+    assert result.code == 0, result.err
+    for split, part in prepared(tmp_path / "data").items():
+        names = part.features["label"].names
+        assert names[:2] == ["a", "b"], split
+        for row in part:
+            assert row["abstract"].endswith(names[row["label"]]), split
+
+    part = load_split(str(folder), "test", ["label"])
+    assert [part.features["label"].names[number] for number in part["label"]] == ["a", "b"] * 10
+
+
+def test_files_of_one_split_with_classes_in_another_order_are_refused(run, tmp_path):
+    files = {"train-00000-of-00002": ["a", "b"], "train-00001-of-00002": ["b", "a"]}
+    folder = write_with_own_orders(tmp_path / "own", files)
+    result = run("prepare_dataset", "--dataset_name", folder, "--output_dir", tmp_path / "data")
+    assert_user_error(result, folder, "['b', 'a']", "['a', 'b']")
+
+
+def test_splits_on_the_hub_with_classes_in_another_order_are_refused(tmp_path):
+    files = {"train-00000-of-00001": ["a", "b"], "test-00000-of-00001": ["b", "a"]}
+    folder = write_with_own_orders(tmp_path / "own", files)
+    upload = (
+        "import sys, huggingface_hub; api = huggingface_hub.HfApi();"
+        "api.create_repo('tester/own', repo_type='dataset');"
+        "api.upload_folder(repo_id='tester/own', repo_type='dataset', folder_path=sys.argv[1])"
+    )
+    prepare = [ROOT / "tools/prepare_dataset.py", "--output_dir", tmp_path / "data"]
+    with hub_server() as hub:
+        # In processes of their own: the libraries read the Hub's address once.
+        environment = hub.environment(tmp_path / "home")
+        subprocess.run([sys.executable, "-c", upload, folder], env=environment, check=True)
+        done = subprocess.run(
+            [sys.executable, *prepare, "--dataset_name", "tester/own"],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "error: the files of tester/own have the classes in different orders" in done.stderr
+    assert not list((tmp_path / "data").iterdir())
 
 
 def test_integers_of_one_file_are_the_texts_of_another(own_csv, run, tmp_path):
@@ -661,6 +809,20 @@ def test_interrupted_write_is_continued(run, tmp_path, monkeypatch, fails_at):
     assert run("prepare_dataset", *flags, "--output_dir", out, "--seed", 1).code == 0
     written = {name: content for name, content in tree(out).items() if not name.endswith(".tmp")}
     assert written == tree(tmp_path / "expected")
+
+
+@pytest.mark.parametrize("script", ["prepare_dataset", "run_baseline"])
+def test_folder_that_another_process_is_writing(run, tmp_path, script):
+    flags = write_own_files(tmp_path)
+    out = tmp_path / "out"
+    out.mkdir()
+    other = os.open(out, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    result = run(script, *flags, "--output_dir", out)
+    assert_user_error(result, "another process", out)
+    assert not list(out.iterdir())
+    os.close(other)
+    assert run(script, *flags, "--output_dir", out).code == 0
 
 
 def test_folder_of_an_interrupted_command_is_not_read(run, tmp_path):

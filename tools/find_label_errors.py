@@ -71,7 +71,7 @@ from tqdm import tqdm
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
 from common.data import SPLITS, dataset_commit, load_split
-from common.folders import open_output_dir, read_json, run_name, write_files
+from common.folders import open_output_dir, public_name, read_json, run_name, write_files
 from common.pages import render
 from common.statistics import MIN_INTERVAL_DOCUMENTS
 
@@ -765,12 +765,6 @@ def measure_noise(
 
 
 # Files
-
-
-def public_name(source: str) -> str:
-    """Return a Hub id as it is and a local path as its last part."""
-    path = Path(source)
-    return path.absolute().name if path.exists() or source.count("/") != 1 else source
 
 
 def public_arguments(arguments: LabelArguments) -> dict:

@@ -155,7 +155,7 @@ def check_arguments(arguments: HarvestArguments) -> None:
 
 def check_output(file: Path) -> None:
     """Exit with status 2 if the output file exists, or is a link to where a file may come."""
-    if file.exists() or file.is_symlink():
+    if os.path.lexists(file):
         fail(f"--output_file {file} exists; delete it, or give another name")
 
 
@@ -341,7 +341,7 @@ def load_state(folder: Path, arguments: HarvestArguments) -> State:
         name: getattr(arguments, name)
         for name in ("oai_url", "categories", "start_date", "end_date")
     }
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return State(asked)
     path = folder / STATE
     if not folder.is_dir() or folder.is_symlink():

@@ -4,14 +4,11 @@
 # dependencies = [
 #     "datasets==5.2.0",
 #     "huggingface_hub==2.4.0",
-#     "jinja2==3.1.6",
-#     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
 #     "pandas==3.1.1",
 #     "pyarrow==26.0.1",
 #     "PyYAML==6.0.3",
 #     "scikit-learn==1.9.1",
-#     "scipy==1.17.1",
 #     "transformers==5.23.0",
 # ]
 # ///
@@ -48,6 +45,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import shlex
 from collections import Counter
 from dataclasses import asdict, dataclass, field
@@ -59,8 +57,15 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
 from common.data import SPLITS, DataArguments, load_splits, normalize_text
-from common.folders import is_record, open_output_dir, read_json, write_files
-from common.pages import escape_markdown, markdown_table
+from common.folders import (
+    is_record,
+    locked_folder,
+    open_output_dir,
+    public_name,
+    read_json,
+    write_files,
+)
+from common.text import escape_markdown, markdown_table
 
 logger = logging.getLogger(__name__)
 
@@ -123,26 +128,27 @@ def check_arguments(arguments: PrepareArguments, data: DataArguments) -> None:
         )
     if arguments.tokenizer_name and not (arguments.truncate or arguments.shuffle_words):
         fail("--tokenizer_name requires --truncate or --shuffle_words")
-    output = Path(arguments.output_dir).resolve()
-    if output.is_file():
-        fail(f"--output_dir {arguments.output_dir} is a file; choose a folder")
+    output = os.path.realpath(arguments.output_dir)
     for key in ("dataset_name", "train_file", "validation_file", "test_file"):
         source = getattr(data, key)
-        if source and Path(source).exists() and Path(source).resolve().is_relative_to(output):
+        # os.path, because no such path is too long for it.
+        is_local = source and os.path.exists(source)
+        if is_local and Path(os.path.realpath(source)).is_relative_to(output):
             fail(f"--{key} {source} is inside --output_dir; choose another --output_dir")
 
 
-def open_dataset_folder(folder: Path) -> dict[str, str]:
-    """Make the output folder or check that every file in it is this tool's own.
+def digest_own_files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of the Parquet files in the output folder.
 
-    Returns the SHA-256 of its Parquet files. Exits with status 2 if one has been changed since.
+    Exits with status 2 if one of them is not as this tool wrote it.
     """
-    open_output_dir(folder, SCRIPT, ["manifest.json", PARTIAL_FILE], OWN_FILES)
     known = {}
     for name in ("manifest.json", PARTIAL_FILE):
         if is_record(folder / name, SCRIPT):
             record = read_json(folder / name)
             for digests in (record.get("sha256", {}), record.get("replaced_sha256", {})):
+                if not isinstance(digests, dict):
+                    fail(f"{folder / name} is damaged; choose another folder")
                 for file, digest in digests.items():
                     known.setdefault(file, set()).add(digest)
     digests = {}
@@ -241,11 +247,6 @@ def drop_leaked(splits: DatasetDict) -> dict[str, int]:
     return removed
 
 
-def public_name(source: str) -> str:
-    """Return a Hub id as it is and a local path as its last part."""
-    return Path(source).resolve().name if Path(source).exists() else source
-
-
 def source_digests(data: DataArguments) -> dict[str, str]:
     """Return the SHA-256 of the files that were read; those of the same name get their split's."""
     files = {}
@@ -329,19 +330,14 @@ def write_dataset(
     )
 
 
-def main() -> None:
-    # 1. Arguments and output folder
-    start_logging()
-    disable_progress_bars()
-    arguments, data = parse_arguments(__doc__, PrepareArguments, DataArguments)
-    check_arguments(arguments, data)
-    folder = Path(arguments.output_dir)
-    before = open_dataset_folder(folder)
+def prepare(folder: Path, arguments: PrepareArguments, data: DataArguments) -> None:
+    """Read, check and change the texts and write the dataset folder, which is open and locked."""
+    before = digest_own_files(folder)
     tokenizer = None
     if arguments.tokenizer_name:
         tokenizer = load_tokenizer(arguments.tokenizer_name, arguments.max_seq_length)
 
-    # 2. The splits
+    # 1. The splits
     optional = [] if arguments.splits else list(SPLITS)
     loaded = load_splits(data, arguments.splits or [], arguments.seed, optional)
     splits = loaded.splits
@@ -349,7 +345,7 @@ def main() -> None:
     for split, count in removed.items():
         logger.info("%d texts of split %r are removed: a later split has them", count, split)
 
-    # 3. Texts
+    # 2. Texts
     features = Features(
         {
             "id": Value("string"),
@@ -385,7 +381,7 @@ def main() -> None:
             "words than in the ordered texts; give --tokenizer_name and --max_seq_length"
         )
 
-    # 4. Manifest and card
+    # 3. Manifest and card
     recorded = asdict(arguments) | asdict(data)
     del recorded["output_dir"]
     for key in ("dataset_name", "tokenizer_name", "train_file", "validation_file", "test_file"):
@@ -407,7 +403,7 @@ def main() -> None:
         definition = tokenizer.backend_tokenizer.to_str()
         manifest["tokenizer_sha256"] = hashlib.sha256(definition.encode()).hexdigest()
 
-    # 5. The folder
+    # 4. The folder
     write_dataset(folder, contents, manifest, dataset_card(manifest, loaded.labels), before)
     sizes = ", ".join(f"{len(part):,} {split}" for split, part in splits.items())
     logger.info("%s documents, %d classes", sizes, len(loaded.labels))
@@ -422,6 +418,18 @@ def main() -> None:
             "--dataset_name %s --output_dir OUT --do_predict",
             name,
         )
+
+
+def main() -> None:
+    # Arguments and output folder
+    start_logging()
+    disable_progress_bars()
+    arguments, data = parse_arguments(__doc__, PrepareArguments, DataArguments)
+    check_arguments(arguments, data)
+    folder = Path(arguments.output_dir)
+    open_output_dir(folder, SCRIPT, ["manifest.json", PARTIAL_FILE], OWN_FILES)
+    with locked_folder(folder):
+        prepare(folder, arguments, data)
 
 
 if __name__ == "__main__":
