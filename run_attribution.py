@@ -8,6 +8,7 @@
 #     "filelock==4.2.12",
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
+#     "pandas==3.1.1",
 #     "pylatexenc==2.11",
 #     "PyYAML==6.0.3",
 #     "torch==2.13.0",
@@ -57,6 +58,7 @@ import datasets
 import filelock
 import matplotlib.colors
 import numpy as np
+import pandas as pd
 import torch
 import transformers
 import yaml
@@ -428,11 +430,31 @@ def read_rows(
         documents.append(
             {
                 "id": str(row["id"]),
-                "text": delimiter.join(row[column] or "" for column in columns),
+                # As in training: an empty column beside a full one leaves no delimiter.
+                "text": join_texts(tuple(row[column] for column in columns), delimiter),
                 "label": None if label is None or label < 0 else names[label],
             }
         )
     return documents
+
+
+# Copied from tools/common/data.py::is_missing
+def is_missing(value: object) -> bool:
+    """Return whether a value of a table is None, NaN, NaT or a text of white space alone."""
+    if isinstance(value, str):
+        return not value.strip()
+    return (
+        value is None
+        or value is pd.NaT
+        or value is pd.NA
+        or (isinstance(value, float) and value != value)
+    )
+
+
+# Copied from tools/common/data.py::join_texts
+def join_texts(texts: tuple, delimiter: str) -> str:
+    """Join the texts of a row; one that is missing or empty is left out."""
+    return delimiter.join(text for text in texts if not is_missing(text))
 
 
 def dataset_commit(rows: datasets.Dataset) -> str | None:

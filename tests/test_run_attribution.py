@@ -26,6 +26,7 @@ from transformers import (
 )
 
 import run_attribution
+import run_classification
 
 TEXT = "we prove that the ricci curvature of a compact polytope is convex ."
 
@@ -463,6 +464,27 @@ def test_columns_that_differ_from_the_training_are_used_with_a_warning(
     assert len(warnings) == 2
     assert "--text_column_names is ['abstract', 'title'], but the model was trained" in warnings[0]
     assert "--text_column_delimiter is '; '" in warnings[1]
+
+
+def test_an_empty_column_gives_the_text_of_the_training(
+    attribute, run, trained_on_titles, tmp_path
+):
+    """No delimiter stands for a title that is empty, blank or missing."""
+    records = make_records()
+    for record, title in zip(records[90:93], ["", " ", None], strict=True):
+        record["title"] = title
+    dataset = write_dataset(tmp_path / "data", records)
+    flags = ["--n_steps", 2, "--max_samples", 3, "--dataset_name", dataset]
+    assert attribute(trained_on_titles, tmp_path / "out", *flags).code == 0
+    explained = [line["text"] for line in read(tmp_path / "out")[0]]
+    assert explained == [record["abstract"] for record in records[90:93]]
+    data = run_classification.DataArguments(
+        dataset_name=str(dataset),
+        text_column_names=["title", "abstract"],
+        text_column_delimiter=" | ",
+    )
+    trained = run_classification.load_splits(data, ["test"], seed=1).splits["test"]
+    assert explained == trained["text"][:3]
 
 
 def test_a_run_that_does_not_say_its_columns(attribute, tiny_model, tiny_dataset, tmp_path):
