@@ -6,9 +6,11 @@
 #     "captum==0.9.0",
 #     "datasets==5.2.0",
 #     "filelock==4.2.12",
+#     "huggingface_hub==2.4.0",
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
 #     "pandas==3.1.1",
+#     "pyarrow==26.0.1",
 #     "pylatexenc==2.11",
 #     "PyYAML==6.0.3",
 #     "torch==2.13.0",
@@ -40,6 +42,7 @@ import functools
 import hashlib
 import html
 import io
+import itertools
 import json
 import logging
 import os
@@ -59,11 +62,23 @@ import filelock
 import matplotlib.colors
 import numpy as np
 import pandas as pd
+import pyarrow.parquet
 import torch
 import transformers
 import yaml
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from captum.attr import LayerIntegratedGradients
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    concatenate_datasets,
+    load_dataset_builder,
+)
+from datasets.exceptions import DatasetsError
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.utils import httpx
 from matplotlib.figure import Figure
 from matplotlib.transforms import Affine2D, Bbox
 from numpy.polynomial.chebyshev import chebvander
@@ -392,13 +407,10 @@ def read_texts(arguments: DataArguments) -> list[dict]:
     return documents[: arguments.max_samples]
 
 
-def load_rows(arguments: DataArguments, columns: list[str]) -> datasets.Dataset:
+def load_rows(arguments: DataArguments, columns: list[str]) -> Dataset:
     """Return a split that has the columns. Raises UserError if it cannot be loaded or lacks one."""
     name = arguments.dataset_name
-    try:
-        splits = datasets.load_dataset(name, revision=arguments.dataset_revision)
-    except Exception as error:  # those of datasets, of the Hub's client and of pyarrow
-        raise UserError(f"cannot load --dataset_name {name}: {one_line(error)}") from error
+    splits = load_hub_dataset(name, None, arguments.dataset_revision)
     if arguments.split not in splits:
         raise UserError(f"{name} has no split {arguments.split!r}; it has {', '.join(splits)}")
     rows = splits[arguments.split]
@@ -411,7 +423,7 @@ def load_rows(arguments: DataArguments, columns: list[str]) -> datasets.Dataset:
     for column in columns:
         if not str(getattr(rows.features[column], "dtype", "")).endswith("string"):
             raise UserError(f"column {column!r} of {name} is not text but {rows.features[column]}")
-    if not isinstance(rows.features["label"], datasets.ClassLabel):
+    if not isinstance(rows.features["label"], ClassLabel):
         raise UserError(
             f"column 'label' of {name} is not a ClassLabel; tools/prepare_dataset.py makes one"
         )
@@ -419,7 +431,7 @@ def load_rows(arguments: DataArguments, columns: list[str]) -> datasets.Dataset:
 
 
 def read_rows(
-    rows: datasets.Dataset, columns: list[str], delimiter: str, max_samples: int | None
+    rows: Dataset, columns: list[str], delimiter: str, max_samples: int | None
 ) -> list[dict]:
     """Return the documents of a split: id, text and label, the name of the class or None."""
     names = rows.features["label"].names
@@ -436,6 +448,70 @@ def read_rows(
             }
         )
     return documents
+
+
+# Copied from tools/common/data.py::LOAD_ERRORS
+LOAD_ERRORS = (OSError, ValueError, DatasetsError, httpx.HTTPError)
+
+
+# Copied from tools/common/data.py::load_hub_dataset
+def load_hub_dataset(name: str, config: str | None, revision: str | None) -> DatasetDict:
+    """Load a dataset folder or Hub dataset. Exit with status 2 if that fails."""
+    if Path(name, "manifest.partial.json").exists():  # its files may be of two datasets
+        fail(
+            f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
+        )
+    try:
+        builder = load_dataset_builder(name, config, revision=revision)
+        files = builder.config.data_files or {}
+        if Path(name).is_dir() and not class_names_agree(files, builder.info.features):
+            return read_each_file(files)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset()
+    except LOAD_ERRORS as error:
+        # "An error occurred while generating the dataset" has the reason in its cause.
+        reason = error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else error
+        fail(f"cannot load --dataset_name {name}: {one_line(reason)}")
+    if not class_names_agree(files, builder.info.features):
+        fail(
+            f"the files of {name} have the classes in different orders, so their numbers do not "
+            "mean the same; download the files and give them as --train_file, --test_file"
+        )
+    return loaded
+
+
+# Copied from tools/common/data.py::class_names_agree
+def class_names_agree(files: dict[str, list[str]], features: Features | None) -> bool:
+    """Return whether the Parquet files of a dataset have the same names in every ClassLabel.
+
+    If not, datasets would read the numbers of one file with the names of another. Features are
+    those that the dataset itself declares. Files of the Hub count once they have been downloaded.
+    """
+    known = dict(features or {})
+    for file in itertools.chain.from_iterable(files.values()):
+        on_hub = re.fullmatch(r"hf://datasets/(.+)@([0-9a-f]{40})/(.+)", file)
+        if on_hub:
+            name, commit, path = on_hub.groups()
+            file = try_to_load_from_cache(name, path, revision=commit, repo_type="dataset")
+        if not isinstance(file, str) or not file.endswith(".parquet"):
+            continue
+        own = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+        for column, feature in own.items():
+            if isinstance(feature, ClassLabel) and known.setdefault(column, feature) != feature:
+                return False
+    return True
+
+
+# Copied from tools/common/data.py::read_each_file
+def read_each_file(files: dict[str, list[str]]) -> DatasetDict:
+    """Return splits with the ClassLabels of their own Parquet files.
+
+    Raises ValueError if those of one split differ.
+    """
+    splits = DatasetDict()
+    for split, paths in files.items():
+        splits[str(split)] = concatenate_datasets([Dataset.from_parquet(path) for path in paths])
+    return splits
 
 
 # Copied from tools/common/data.py::is_missing
@@ -457,7 +533,7 @@ def join_texts(texts: tuple, delimiter: str) -> str:
     return delimiter.join(text for text in texts if not is_missing(text))
 
 
-def dataset_commit(rows: datasets.Dataset) -> str | None:
+def dataset_commit(rows: Dataset) -> str | None:
     """Return the commit of the Hub dataset that the rows are from; None for a local folder."""
     match = re.search(r"hf://[^@]+@(\w+)/", " ".join(rows.info.download_checksums or {}))
     return match and match[1]

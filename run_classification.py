@@ -43,10 +43,12 @@ import csv
 import dataclasses
 import difflib
 import errno
+import fcntl
 import functools
 import hashlib
 import html
 import io
+import itertools
 import json
 import logging
 import math
@@ -56,6 +58,7 @@ import shlex
 import sys
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -70,9 +73,17 @@ import torch
 import transformers
 import yaml
 from accelerate.data_loader import BatchSamplerShard
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Value,
+    concatenate_datasets,
+    load_dataset_builder,
+)
 from datasets.exceptions import DatasetsError
-from huggingface_hub import EvalResult, HfApi, ModelCardData
+from huggingface_hub import EvalResult, HfApi, ModelCardData, try_to_load_from_cache
 from huggingface_hub.utils import httpx
 from safetensors import SafetensorError, safe_open
 from sklearn.metrics import (
@@ -81,7 +92,6 @@ from sklearn.metrics import (
     confusion_matrix,
     precision_recall_fscore_support,
 )
-from sklearn.model_selection import train_test_split
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -371,6 +381,23 @@ class DataArguments:
 
 
 @dataclass
+class RunDataArguments(DataArguments):
+    """The same, but how a text is made of columns is None, as in training, unless it is given."""
+
+    text_column_names: list[str] | None = field(
+        default=None, metadata={"help": "Columns of text. Default: as in training, or abstract."}
+    )
+    text_column_delimiter: str | None = field(
+        default=None,
+        metadata={"help": "Text between joined columns. Default: as in training, or a space."},
+    )
+
+    def __post_init__(self):
+        if self.text_column_names is not None:
+            super().__post_init__()
+
+
+@dataclass
 class RunTrainingArguments(TrainingArguments):
     """Those of the Trainer; --label_names is DataArguments' flag, the names of the classes."""
 
@@ -510,8 +537,6 @@ def use_text_settings_of_run(
     for name, default in TEXT_SETTINGS.items():
         arguments = data if hasattr(data, name) else model
         given = getattr(arguments, name)
-        if name == "text_column_names" and given is not None:
-            given = ",".join(given).split(",")
         value = default if given is None else given
         trained = getattr(config, name, None)
         if not do_train and isinstance(trained, type(default)):
@@ -647,8 +672,13 @@ def load_model(
         fail(f"cannot load model {source}: {one_line(error)}{hint}")
 
 
-def load_tokenizer(arguments: ModelArguments, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """Return the tokenizer, checked against the model; tell the model which token is padding."""
+def load_tokenizer(
+    arguments: ModelArguments, model: PreTrainedModel, do_train: bool
+) -> PreTrainedTokenizerBase:
+    """Return the tokenizer, checked against the model; tell the model which token is padding.
+
+    For training, tokens that were added to the tokenizer get embeddings.
+    """
     source = arguments.tokenizer_name or arguments.model_name_or_path
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -676,9 +706,15 @@ def load_tokenizer(arguments: ModelArguments, model: PreTrainedModel) -> PreTrai
     if tokenizer.padding_side != side:
         tokenizer.padding_side = side
         logger.info("batches are padded on the %s", side)
-    largest = max(tokenizer.get_vocab().values())
     embeddings = model.get_input_embeddings().weight.shape[0]
-    if largest >= embeddings:
+    vocabulary = tokenizer.get_vocab()
+    largest = max(vocabulary.values())
+    unknown = {token for token, number in vocabulary.items() if number >= embeddings}
+    if unknown and do_train and unknown <= tokenizer.get_added_vocab().keys():
+        # Words that somebody added to the tokenizer of a pretrained model
+        model.resize_token_embeddings(largest + 1)
+        logger.info("%d added tokens get new embeddings", len(unknown))
+    elif unknown:
         fail(
             f"tokenizer {source} has tokens up to number {largest} and the model has {embeddings} "
             "embeddings; give the model's --tokenizer_name, or resize its embeddings "
@@ -819,8 +855,25 @@ def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> np.ndar
     loss = trainer.compute_loss_func(outputs, torch.tensor(output.label_ids))
     metrics[f"{prefix}_loss"] = loss.item()
     trainer.log_metrics(prefix, metrics)
-    trainer.save_metrics(prefix, metrics)
+    save_metrics(trainer, prefix, metrics)
     return logits
+
+
+def save_metrics(trainer: Trainer, prefix: str, metrics: dict) -> None:
+    """Write PREFIX_results.json and all_results.json as the Trainer does, but each as a whole.
+
+    The Trainer's own would be cut off in a run that is killed while it writes.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    folder = Path(trainer.args.output_dir)
+    together = folder / "all_results.json"
+    known = json.loads(together.read_text(encoding="utf-8")) if together.exists() else {}
+    for path, content in (
+        (folder / f"{prefix}_results.json", metrics),
+        (together, known | metrics),
+    ):
+        write(path, json.dumps(content, indent=4, sort_keys=True))
 
 
 def predictions_table(test: Dataset, logits: np.ndarray, classes: list[str]) -> pd.DataFrame:
@@ -1062,6 +1115,15 @@ def load_splits(
     split, a column, a text or a label is missing, an id is duplicated, or a split has a class that
     the training split lacks.
     """
+    names = arguments.text_column_names
+    if arguments.label_column_name in names:
+        fail(
+            f"--text_column_names has the --label_column_name {arguments.label_column_name!r}: "
+            "the texts would give the classes away; choose another column"
+        )
+    if len(set(names)) < len(names):
+        fail(f"--text_column_names names a column twice: {', '.join(names)}; name it once")
+
     # 1. Tables with the columns of the files; validation may have to be taken from training
     tables, commit = read_tables(arguments, needed, optional or [])
     wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
@@ -1150,11 +1212,56 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
             f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
         )
     try:
-        return load_dataset(name, config, revision=revision)
+        builder = load_dataset_builder(name, config, revision=revision)
+        files = builder.config.data_files or {}
+        if Path(name).is_dir() and not class_names_agree(files, builder.info.features):
+            return read_each_file(files)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset()
     except LOAD_ERRORS as error:
         # "An error occurred while generating the dataset" has the reason in its cause.
         reason = error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else error
         fail(f"cannot load --dataset_name {name}: {one_line(reason)}")
+    if not class_names_agree(files, builder.info.features):
+        fail(
+            f"the files of {name} have the classes in different orders, so their numbers do not "
+            "mean the same; download the files and give them as --train_file, --test_file"
+        )
+    return loaded
+
+
+# Copied from tools/common/data.py::class_names_agree
+def class_names_agree(files: dict[str, list[str]], features: Features | None) -> bool:
+    """Return whether the Parquet files of a dataset have the same names in every ClassLabel.
+
+    If not, datasets would read the numbers of one file with the names of another. Features are
+    those that the dataset itself declares. Files of the Hub count once they have been downloaded.
+    """
+    known = dict(features or {})
+    for file in itertools.chain.from_iterable(files.values()):
+        on_hub = re.fullmatch(r"hf://datasets/(.+)@([0-9a-f]{40})/(.+)", file)
+        if on_hub:
+            name, commit, path = on_hub.groups()
+            file = try_to_load_from_cache(name, path, revision=commit, repo_type="dataset")
+        if not isinstance(file, str) or not file.endswith(".parquet"):
+            continue
+        own = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+        for column, feature in own.items():
+            if isinstance(feature, ClassLabel) and known.setdefault(column, feature) != feature:
+                return False
+    return True
+
+
+# Copied from tools/common/data.py::read_each_file
+def read_each_file(files: dict[str, list[str]]) -> DatasetDict:
+    """Return splits with the ClassLabels of their own Parquet files.
+
+    Raises ValueError if those of one split differ.
+    """
+    splits = DatasetDict()
+    for split, paths in files.items():
+        splits[str(split)] = concatenate_datasets([Dataset.from_parquet(path) for path in paths])
+    return splits
 
 
 # Copied from tools/common/data.py::dataset_commit
@@ -1190,8 +1297,15 @@ def read_file(file: str) -> pd.DataFrame:
         fail(f"cannot load {file}: no such file")
     except LOAD_ERRORS as error:
         fail(f"cannot load {file}: {one_line(error)}")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:1000]:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         fail(f"cannot load {file}: it is UTF-16; save it as UTF-8 (Excel: 'CSV UTF-8')")
+    if content.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+        fail(
+            f"cannot load {file}: it is compressed or an Excel workbook; unpack it, or save as CSV"
+        )
+    if b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        fail(f"cannot load {file}: line {line} has a NUL byte, as UTF-16 has; save it as UTF-8")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -1255,17 +1369,20 @@ def read_json(file: str, text: str) -> pd.DataFrame:
     """Read a list of objects, an object with such a list under "data", or an object a line."""
     line = 1
     try:
-        content, end = json.JSONDecoder().raw_decode(text.strip())
+        decoder = json.JSONDecoder(object_pairs_hook=to_record)
+        content, end = decoder.raw_decode(text.strip())
         if end < len(text.strip()):  # more than one value: an object a line
             content = []
             # A JSON string holds no line end, but it may hold U+2028, where splitlines() would cut.
             lines = re.split(r"\r\n|\r|\n", text)
             for line in range(1, len(lines) + 1):
                 if lines[line - 1].strip():
-                    content.append(json.loads(lines[line - 1]))
+                    content.append(decoder.decode(lines[line - 1]))
     except json.JSONDecodeError as error:
         line += error.lineno - 1
         fail(f"cannot load {file}: line {line} column {error.colno} is not JSON: {error.msg}")
+    except ValueError as error:  # a key twice, or a number with thousands of digits
+        fail(f"cannot load {file}: line {line} or a later one: {one_line(error)}")
     except RecursionError:
         fail(f"cannot load {file}: a value is nested too deeply")
     if isinstance(content, dict) and isinstance(content.get("data"), list):
@@ -1283,6 +1400,17 @@ def read_json(file: str, text: str) -> pd.DataFrame:
     columns = dict.fromkeys(column for record in records for column in record)
     values = {column: [record.get(column) for record in records] for column in columns}
     return pd.DataFrame(values, dtype=object)
+
+
+# Copied from tools/common/data.py::to_record
+def to_record(pairs: list[tuple[str, object]]) -> dict:
+    """Return an object of a JSON file. Raises ValueError if one of its values would be lost."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        doubled = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"an object has {doubled!r} more than once")
+    return record
 
 
 # Copied from tools/common/data.py::check_rows
@@ -1330,7 +1458,7 @@ def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.
 
 # Copied from tools/common/data.py::check_columns
 def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
-    """Exit with status 2 unless a split has every column that is needed, once."""
+    """Exit with status 2 unless a split has every column that is needed, and none of them twice."""
     columns = list(frame.columns)
     for column in needed:
         if column not in columns:
@@ -1339,6 +1467,7 @@ def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
                 f"column {column!r} is not in split {split!r}; its columns are {names}: "
                 "choose --text_column_names and --label_column_name"
             )
+    for column in (*needed, "id"):
         if columns.count(column) > 1:
             fail(f"column {column!r} occurs {columns.count(column)} times in split {split!r}")
 
@@ -1430,9 +1559,12 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
     found = {name for table in tables.values() for name in table["label"]}
     spellings = {}
     for name in sorted(found):
-        other = spellings.setdefault(" ".join(name.split()), name)
+        other = spellings.setdefault(visible_text(name), name)
         if other != name:
-            fail(f"classes {other!r} and {name!r} differ in white space alone; write them alike")
+            fail(
+                f"classes {other!a} and {name!a} differ only in white space, characters "
+                "that are not seen or the form of accents; write them alike"
+            )
     if given is not None:
         unknown = found - set(given)
         if unknown:
@@ -1447,6 +1579,14 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
     if all(re.fullmatch(r"-?\d+", name) for name in found):
         return sorted(found, key=lambda name: (int(name), name))
     return sorted(found)
+
+
+# Copied from tools/common/data.py::visible_text
+def visible_text(name: str) -> str:
+    """Return what is seen of a name, with accents in one form and single spaces."""
+    name = unicodedata.normalize("NFC", name)
+    name = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
+    return " ".join(name.split())
 
 
 # Copied from tools/common/data.py::name_numbers
@@ -1476,6 +1616,9 @@ def take_validation(
     tables: dict[str, pd.DataFrame], names: list[str], fraction: float, seed: int
 ) -> None:
     """Move a stratified share of training to validation. Exit with status 2 if that cannot be."""
+    # Imported where it is used: a file with a validation split is read without waiting for it.
+    from sklearn.model_selection import train_test_split
+
     train = tables["train"]
     counts = train["label"].value_counts()
     single = [name for name in names if counts.get(name) == 1]
@@ -1620,6 +1763,28 @@ def open_output_dir(
         fail(f"cannot write into --output_dir {folder}: it is read-only")
 
 
+# Copied from tools/common/folders.py::locked_folder
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes of a script out of its output folder until the block ends.
+
+    The lock is the folder's own, not a file; it ends with the process, however that ends.
+    Exits with status 2 if another process has it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        fail(f"another process is writing into --output_dir {folder}; wait until it has finished")
+    except OSError:
+        pass  # some network file systems have no locks
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 # Copied from tools/common/folders.py::find_foreign_file
 def find_foreign_file(folder: Path, own_files: str) -> str | None:
     """Return the path inside the folder of a file that does not match own_files, or None.
@@ -1670,12 +1835,12 @@ def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
     return figure
 
 
-# Copied from run_baseline.py::public_name
+# Copied from tools/common/folders.py::public_name
 def public_name(source: str) -> str:
-    """Return a Hub id as it is and a local path as its last part: a card shows nobody's folders."""
-    if Path(source).exists():
-        return Path(source).absolute().name
-    return source if source.count("/") == 1 else Path(source).name
+    """Return a Hub id as it is and of a local path its last part: it may be published."""
+    if Path(source).exists() or source.count("/") != 1:
+        return os.path.basename(os.path.abspath(source))
+    return source
 
 
 # Copied from run_baseline.py::write_card
@@ -1876,11 +2041,20 @@ def check_same_run(
 
 def is_finished(folder: Path, training: TrainingArguments) -> bool:
     """Return whether the results of all steps that are asked for are there."""
-    steps = {"train": True, "eval": training.do_eval, "predict": training.do_predict}
-    for name, is_wanted in steps.items():
-        if is_wanted and not (folder / f"{name}_results.json").exists():
-            return False
-    return True
+    # What a step writes last
+    needed = ["train_results.json", "trainer_state.json"]
+    if training.do_eval:
+        needed.append("eval_results.json")
+    if training.do_predict:
+        needed += ["predict_results.json", "predictions.csv"]
+    return all((folder / name).exists() for name in needed)
+
+
+def is_described(folder: Path) -> bool:
+    """Return whether the model card, which is written last, is newer than the results."""
+    card = folder / "README.md"
+    results = folder / "all_results.json"
+    return card.exists() and card.stat().st_mtime_ns >= results.stat().st_mtime_ns
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -1972,11 +2146,6 @@ def describe_precision(mixed_precision: str, training: TrainingArguments) -> str
     return precision
 
 
-def escape(text: str) -> str:
-    """Return a name that Markdown and HTML show as it is."""
-    return re.sub(r"([\\`*_\[\]{}|~$#])", r"\\\1", html.escape(" ".join(text.split())))
-
-
 def plot_training(state: dict, best_step: int | None) -> plt.Figure:
     """Plot the training and validation loss over the epochs."""
     log = pd.DataFrame(state["log_history"])
@@ -2015,7 +2184,7 @@ def describe_run(folder: Path, model_id: str | None) -> None:
     note = f"\nIn training every text was preceded by `{prefix}`: do the same." if prefix else ""
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     text = f"""`{base}`, fine-tuned to classify texts of `{dataset}` as \
-{", ".join(escape(name) for name in record["labels"])}.{note}
+{", ".join(escape_markdown(name) for name in record["labels"])}.{note}
 
 ```python
 from transformers import pipeline
@@ -2047,7 +2216,7 @@ def describe_predictions(folder: Path) -> None:
     if (folder / "predictions.csv").exists():
         draw_predictions(folder, record["labels"])
         pictures = "\n\n![confusion matrix](confusion_matrix.png)"
-    classes = ", ".join(escape(name) for name in record["labels"])
+    classes = ", ".join(escape_markdown(name) for name in record["labels"])
     text = f"""Results of `{base}` on texts of `{dataset}`; the model itself is not in this folder.
 Classes: {classes}. At most {record["arguments"]["max_seq_length"]} tokens, \
 {record["precision"]}.{pictures}"""
@@ -2076,37 +2245,13 @@ def next_command(
     return shlex.join(words)
 
 
-def main() -> None:
-    # 1. Arguments, output folder, seed
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stdout
-    )
-    # Otherwise there is a line for every request to the Hub.
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
-    # None: the text columns are the run's, see use_text_settings_of_run.
-    text_defaults = {"text_column_names": None, "text_column_delimiter": None}
-    arguments, data, training = parse_arguments(
-        __doc__,
-        ModelArguments,
-        DataArguments,
-        RunTrainingArguments,
-        adapt=adapt_to_machine,
-        **STUDY_DEFAULTS,
-        **text_defaults,
-    )
-    logger.setLevel(logging.INFO if training.should_log else logging.ERROR)
-    check_arguments(arguments, training)
-    warn_of_missing_processes()
+def run_stages(
+    arguments: ModelArguments, data: RunDataArguments, training: RunTrainingArguments
+) -> None:
+    """Train, evaluate, predict and describe, as the flags say: stages 2 to 9, after main()'s."""
     folder = Path(training.output_dir)
     repo_id = training.hub_model_id or folder.absolute().name
     is_pushed = training.push_to_hub  # the Trainer's own flag is switched off after training
-    if training.hub_token:
-        # Otherwise the Trainer would pickle it into the run folder and upload it.
-        os.environ["HF_TOKEN"] = training.hub_token
-        training.hub_token = None
-    open_output_dir(folder, SCRIPT, [RUN_FILE])
-    # Before the model is made: its head is initialized at random.
-    transformers.set_seed(training.seed)
 
     # 2. Texts and classes
     config = load_config(arguments)
@@ -2147,14 +2292,17 @@ def main() -> None:
         check_same_run(folder, record, before, training, is_its_model)
         if training.do_train and is_finished(folder, training):
             logger.info("%s is finished; delete the folder to run it again", folder)
-            if training.push_to_hub and training.process_index == 0:
-                describe_run(folder, repo_id)
+            is_first = training.process_index == 0
+            if is_first and (is_pushed or not is_described(folder)):
+                with resources_explained(folder):
+                    describe_run(folder, repo_id if is_pushed else None)
+            if is_first and is_pushed:
                 push_folder(folder, repo_id, training.hub_private_repo, training.hub_revision)
             return
 
     # 4. Model and tokens
     model = load_model(arguments, config, training.do_train, training.device)
-    tokenizer = load_tokenizer(arguments, model)
+    tokenizer = load_tokenizer(arguments, model, training.do_train)
     check_max_seq_length(arguments.max_seq_length, model, tokenizer)
     encoded = loaded.splits.map(
         preprocess,
@@ -2242,11 +2390,13 @@ def main() -> None:
                     del metrics["train_loss"]
             trainer.args.push_to_hub = False  # stage 9 pushes the complete folder with its card
             trainer.save_model()
-            trainer.save_metrics("train", metrics)
+            save_metrics(trainer, "train", metrics)
             if trainer.state.best_model_checkpoint:
                 # The file is published: no path of this machine
                 trainer.state.best_model_checkpoint = Path(trainer.state.best_model_checkpoint).name
-            trainer.save_state()
+            if is_main:
+                trainer.state.save_to_json(str(folder / "trainer_state.json.tmp"))
+                os.replace(folder / "trainer_state.json.tmp", folder / "trainer_state.json")
 
         # 7. Validation split
         if training.do_eval:
@@ -2282,6 +2432,38 @@ def main() -> None:
     if is_pushed:
         push_folder(folder, repo_id, training.hub_private_repo, training.hub_revision)
     logger.info("next: %s", next_command(folder, arguments, data, training))
+
+
+def main() -> None:
+    # 1. Arguments, output folder, seed
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stdout
+    )
+    # Otherwise there is a line for every request to the Hub.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    arguments, data, training = parse_arguments(
+        __doc__,
+        ModelArguments,
+        RunDataArguments,
+        RunTrainingArguments,
+        adapt=adapt_to_machine,
+        **STUDY_DEFAULTS,
+    )
+    logger.setLevel(logging.INFO if training.should_log else logging.ERROR)
+    check_arguments(arguments, training)
+    warn_of_missing_processes()
+    folder = Path(training.output_dir)
+    if training.hub_token:
+        # Otherwise the Trainer would pickle it into the run folder and upload it.
+        os.environ["HF_TOKEN"] = training.hub_token
+        training.hub_token = None
+    open_output_dir(folder, SCRIPT, [RUN_FILE])
+    # Before the model is made: its head is initialized at random.
+    transformers.set_seed(training.seed)
+
+    # The first of several processes keeps other commands out of the folder.
+    with locked_folder(folder) if training.process_index == 0 else contextlib.nullcontext():
+        run_stages(arguments, data, training)
 
 
 if __name__ == "__main__":

@@ -487,6 +487,28 @@ def test_an_empty_column_gives_the_text_of_the_training(
     assert explained == trained["text"][:3]
 
 
+def test_labels_have_the_names_of_their_own_split(attribute, tiny_model, tmp_path):
+    """datasets alone would read the numbers of the test split with the names of the training."""
+    records = make_records()
+    write_dataset(tmp_path / "data", records)
+    other = LABELS[::-1]
+    turned = [record | {"label": 4 - record["label"]} for record in records]
+    write_dataset(tmp_path / "turned", turned, labels=other)
+    test_file = "data/test-00000-of-00001.parquet"
+    shutil.copyfile(tmp_path / "turned" / test_file, tmp_path / "data" / test_file)
+    flags = ["--n_steps", 2, "--max_samples", 5, "--dataset_name", tmp_path / "data"]
+    assert attribute(tiny_model, tmp_path / "out", *flags).code == 0
+    labels = [line["label"] for line in read(tmp_path / "out")[0]]
+    assert labels == [LABELS[record["label"]] for record in records[90:95]]
+
+
+def test_an_incomplete_dataset_folder_is_refused(attribute, tiny_model, tiny_dataset, tmp_path):
+    shutil.copytree(tiny_dataset, tmp_path / "data")
+    (tmp_path / "data" / "manifest.partial.json").write_text("{}")
+    flags = ["--n_steps", 2, "--dataset_name", tmp_path / "data"]
+    assert_user_error(attribute(tiny_model, tmp_path / "out", *flags), "incomplete")
+
+
 def test_a_run_that_does_not_say_its_columns(attribute, tiny_model, tiny_dataset, tmp_path):
     texts, log, _ = texts_of(attribute, tiny_model, tmp_path / "out", tiny_dataset)
     assert texts[0] == make_records()[90]["abstract"]

@@ -3,19 +3,29 @@
 import csv
 import hashlib
 import io
+import itertools
 import json
 import logging
 import re
+import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_dataset
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Value,
+    concatenate_datasets,
+    load_dataset_builder,
+)
 from datasets.exceptions import DatasetsError
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.utils import httpx
-from sklearn.model_selection import train_test_split
 
 from common.cli import fail, one_line
 
@@ -103,6 +113,15 @@ def load_splits(
     split, a column, a text or a label is missing, an id is duplicated, or a split has a class that
     the training split lacks.
     """
+    names = arguments.text_column_names
+    if arguments.label_column_name in names:
+        fail(
+            f"--text_column_names has the --label_column_name {arguments.label_column_name!r}: "
+            "the texts would give the classes away; choose another column"
+        )
+    if len(set(names)) < len(names):
+        fail(f"--text_column_names names a column twice: {', '.join(names)}; name it once")
+
     # 1. Tables with the columns of the files; validation may have to be taken from training
     tables, commit = read_tables(arguments, needed, optional or [])
     wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
@@ -189,11 +208,54 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
             f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
         )
     try:
-        return load_dataset(name, config, revision=revision)
+        builder = load_dataset_builder(name, config, revision=revision)
+        files = builder.config.data_files or {}
+        if Path(name).is_dir() and not class_names_agree(files, builder.info.features):
+            return read_each_file(files)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset()
     except LOAD_ERRORS as error:
         # "An error occurred while generating the dataset" has the reason in its cause.
         reason = error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else error
         fail(f"cannot load --dataset_name {name}: {one_line(reason)}")
+    if not class_names_agree(files, builder.info.features):
+        fail(
+            f"the files of {name} have the classes in different orders, so their numbers do not "
+            "mean the same; download the files and give them as --train_file, --test_file"
+        )
+    return loaded
+
+
+def class_names_agree(files: dict[str, list[str]], features: Features | None) -> bool:
+    """Return whether the Parquet files of a dataset have the same names in every ClassLabel.
+
+    If not, datasets would read the numbers of one file with the names of another. Features are
+    those that the dataset itself declares. Files of the Hub count once they have been downloaded.
+    """
+    known = dict(features or {})
+    for file in itertools.chain.from_iterable(files.values()):
+        on_hub = re.fullmatch(r"hf://datasets/(.+)@([0-9a-f]{40})/(.+)", file)
+        if on_hub:
+            name, commit, path = on_hub.groups()
+            file = try_to_load_from_cache(name, path, revision=commit, repo_type="dataset")
+        if not isinstance(file, str) or not file.endswith(".parquet"):
+            continue
+        own = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+        for column, feature in own.items():
+            if isinstance(feature, ClassLabel) and known.setdefault(column, feature) != feature:
+                return False
+    return True
+
+
+def read_each_file(files: dict[str, list[str]]) -> DatasetDict:
+    """Return splits with the ClassLabels of their own Parquet files.
+
+    Raises ValueError if those of one split differ.
+    """
+    splits = DatasetDict()
+    for split, paths in files.items():
+        splits[str(split)] = concatenate_datasets([Dataset.from_parquet(path) for path in paths])
+    return splits
 
 
 def dataset_commit(dataset: Dataset) -> str | None:
@@ -226,8 +288,15 @@ def read_file(file: str) -> pd.DataFrame:
         fail(f"cannot load {file}: no such file")
     except LOAD_ERRORS as error:
         fail(f"cannot load {file}: {one_line(error)}")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:1000]:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         fail(f"cannot load {file}: it is UTF-16; save it as UTF-8 (Excel: 'CSV UTF-8')")
+    if content.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+        fail(
+            f"cannot load {file}: it is compressed or an Excel workbook; unpack it, or save as CSV"
+        )
+    if b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        fail(f"cannot load {file}: line {line} has a NUL byte, as UTF-16 has; save it as UTF-8")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -288,17 +357,20 @@ def read_json(file: str, text: str) -> pd.DataFrame:
     """Read a list of objects, an object with such a list under "data", or an object a line."""
     line = 1
     try:
-        content, end = json.JSONDecoder().raw_decode(text.strip())
+        decoder = json.JSONDecoder(object_pairs_hook=to_record)
+        content, end = decoder.raw_decode(text.strip())
         if end < len(text.strip()):  # more than one value: an object a line
             content = []
             # A JSON string holds no line end, but it may hold U+2028, where splitlines() would cut.
             lines = re.split(r"\r\n|\r|\n", text)
             for line in range(1, len(lines) + 1):
                 if lines[line - 1].strip():
-                    content.append(json.loads(lines[line - 1]))
+                    content.append(decoder.decode(lines[line - 1]))
     except json.JSONDecodeError as error:
         line += error.lineno - 1
         fail(f"cannot load {file}: line {line} column {error.colno} is not JSON: {error.msg}")
+    except ValueError as error:  # a key twice, or a number with thousands of digits
+        fail(f"cannot load {file}: line {line} or a later one: {one_line(error)}")
     except RecursionError:
         fail(f"cannot load {file}: a value is nested too deeply")
     if isinstance(content, dict) and isinstance(content.get("data"), list):
@@ -316,6 +388,16 @@ def read_json(file: str, text: str) -> pd.DataFrame:
     columns = dict.fromkeys(column for record in records for column in record)
     values = {column: [record.get(column) for record in records] for column in columns}
     return pd.DataFrame(values, dtype=object)
+
+
+def to_record(pairs: list[tuple[str, object]]) -> dict:
+    """Return an object of a JSON file. Raises ValueError if one of its values would be lost."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        doubled = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"an object has {doubled!r} more than once")
+    return record
 
 
 def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.DataFrame:
@@ -361,7 +443,7 @@ def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.
 
 
 def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
-    """Exit with status 2 unless a split has every column that is needed, once."""
+    """Exit with status 2 unless a split has every column that is needed, and none of them twice."""
     columns = list(frame.columns)
     for column in needed:
         if column not in columns:
@@ -370,6 +452,7 @@ def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
                 f"column {column!r} is not in split {split!r}; its columns are {names}: "
                 "choose --text_column_names and --label_column_name"
             )
+    for column in (*needed, "id"):
         if columns.count(column) > 1:
             fail(f"column {column!r} occurs {columns.count(column)} times in split {split!r}")
 
@@ -455,9 +538,12 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
     found = {name for table in tables.values() for name in table["label"]}
     spellings = {}
     for name in sorted(found):
-        other = spellings.setdefault(" ".join(name.split()), name)
+        other = spellings.setdefault(visible_text(name), name)
         if other != name:
-            fail(f"classes {other!r} and {name!r} differ in white space alone; write them alike")
+            fail(
+                f"classes {other!a} and {name!a} differ only in white space, characters "
+                "that are not seen or the form of accents; write them alike"
+            )
     if given is not None:
         unknown = found - set(given)
         if unknown:
@@ -472,6 +558,13 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
     if all(re.fullmatch(r"-?\d+", name) for name in found):
         return sorted(found, key=lambda name: (int(name), name))
     return sorted(found)
+
+
+def visible_text(name: str) -> str:
+    """Return what is seen of a name, with accents in one form and single spaces."""
+    name = unicodedata.normalize("NFC", name)
+    name = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
+    return " ".join(name.split())
 
 
 def name_numbers(labels: pd.Series, names: list[str], split: str) -> pd.Series:
@@ -498,6 +591,9 @@ def take_validation(
     tables: dict[str, pd.DataFrame], names: list[str], fraction: float, seed: int
 ) -> None:
     """Move a stratified share of training to validation. Exit with status 2 if that cannot be."""
+    # Imported where it is used: a file with a validation split is read without waiting for it.
+    from sklearn.model_selection import train_test_split
+
     train = tables["train"]
     counts = train["label"].value_counts()
     single = [name for name in names if counts.get(name) == 1]

@@ -1,10 +1,12 @@
 """Folders that pass from one step to the next: open, read, check and write them."""
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from transformers.utils import cached_file
@@ -78,6 +80,27 @@ def find_foreign_file(folder: Path, own_files: str) -> str | None:
         if not re.fullmatch(rf"({own_files})(\.tmp)?", name):
             return name
     return None
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes of a script out of its output folder until the block ends.
+
+    The lock is the folder's own, not a file; it ends with the process, however that ends.
+    Exits with status 2 if another process has it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        fail(f"another process is writing into --output_dir {folder}; wait until it has finished")
+    except OSError:
+        pass  # some network file systems have no locks
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def write_files(folder: Path, contents: dict[str, str | bytes | None]) -> None:
@@ -158,6 +181,13 @@ def short_path(path: str) -> str:
     while len(parts) > 1 and re.fullmatch(r"model|config|checkpoint-\d+", parts[-1]):
         parts.pop()
     return parts[-1] if parts else path
+
+
+def public_name(source: str) -> str:
+    """Return a Hub id as it is and of a local path its last part: it may be published."""
+    if Path(source).exists() or source.count("/") != 1:
+        return os.path.basename(os.path.abspath(source))
+    return source
 
 
 def run_name(folder: str | Path) -> str:
