@@ -378,8 +378,8 @@ def check_weights(evaluator: Evaluator, summary: dict) -> None:
         digest.update(key.encode() + values.cpu().numpy().tobytes())
     if expected is not None and digest.hexdigest() != expected:
         fail(
-            f"{evaluator.model.name_or_path} has other weights than the model of the attributions; "
-            "give that one as --model_name_or_path, or run run_attribution.py again"
+            f"{evaluator.model.name_or_path} has other weights than the model of the attributions: "
+            "wrong model; give that one as --model_name_or_path, or run run_attribution.py again"
         )
 
 
