@@ -303,8 +303,11 @@ def load_model(name: str, revision: str | None) -> tuple:
             output_loading_info=True,
         )
     except Exception as error:  # those of transformers, of the Hub's client and of safetensors
+        reason = one_line(error)
+        if "ignore_mismatched_sizes" in reason:
+            reason = "its weights have other sizes than its config.json says"
         raise UserError(
-            f"cannot load a classifier from --model_name_or_path {name}: {one_line(error)}"
+            f"cannot load a classifier from --model_name_or_path {name}: {reason}"
         ) from error
     if loading["missing_keys"]:
         missing = examples(sorted(loading["missing_keys"]))
@@ -334,8 +337,8 @@ def choose_columns(arguments: DataArguments, config) -> tuple[list[str], str]:
 
     A run has them in config.json. Older runs have them in run_arguments.json only, or not at all.
     """
-    columns = getattr(config, "text_column_names", None)
-    delimiter = getattr(config, "text_column_delimiter", None)
+    columns = trained_setting(config, "text_column_names", list)
+    delimiter = trained_setting(config, "text_column_delimiter", str)
     if columns is None:
         recorded = read_training_arguments(arguments.model_name_or_path, arguments.model_revision)
         columns = recorded.get("text_column_names")
@@ -358,6 +361,12 @@ def choose_columns(arguments: DataArguments, config) -> tuple[list[str], str]:
         trained_columns if given_columns is None else given_columns,
         trained_delimiter if given_delimiter is None else given_delimiter,
     )
+
+
+def trained_setting(config, name: str, kind: type):
+    """Return what config.json says of the training; None if a run has another kind there."""
+    value = getattr(config, name, None)
+    return value if isinstance(value, kind) else None
 
 
 def split_names(names: list[str] | str) -> list[str]:
@@ -1052,7 +1061,7 @@ class Explainer:
         self.max_seq_length = self.find_length()
         self.text_prefix = self.arguments.text_prefix
         if self.text_prefix is None:
-            self.text_prefix = getattr(config, "text_prefix", None) or ""
+            self.text_prefix = trained_setting(config, "text_prefix", str) or ""
         default_size = {"cpu": 16, "cuda": 512}.get(self.model.device.type, 64)
         self.batch_size = self.arguments.internal_batch_size or default_size
 
@@ -1065,6 +1074,11 @@ class Explainer:
         """Raise UserError if classes have one name, or --target or --versus is none of them."""
         if len(self.labels) < 2:
             raise self.refusal("it has one output; a classifier has two or more classes")
+        problem = self.model.config.problem_type
+        if problem not in (None, "single_label_classification"):
+            raise self.refusal(
+                f"it does not choose one of several classes (its config.json says {problem})"
+            )
         if len(set(self.labels)) < len(self.labels):
             raise self.refusal(f"id2label in its config.json names a class twice: {self.labels}")
         target, versus = self.arguments.target, self.arguments.versus
@@ -1103,7 +1117,7 @@ class Explainer:
         longest = positions - self.first_position if positions > 0 else sys.maxsize
         longest = min(longest, self.tokenizer.model_max_length)
         shortest = self.tokenizer.num_special_tokens_to_add() + 1
-        trained = getattr(config, "max_seq_length", None) or 256
+        trained = trained_setting(config, "max_seq_length", int) or 256
         length = given or max(shortest, min(longest, trained))
         if length < shortest:
             raise UserError(
@@ -1991,10 +2005,12 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
 
     # 2. Tokens and words. A first document shows whether the model can be explained
     warn_if_not_as_trained(
-        "text_prefix", settings.text_prefix, getattr(model.config, "text_prefix", None)
+        "text_prefix", settings.text_prefix, trained_setting(model.config, "text_prefix", str)
     )
     warn_if_not_as_trained(
-        "max_seq_length", settings.max_seq_length, getattr(model.config, "max_seq_length", None)
+        "max_seq_length",
+        settings.max_seq_length,
+        trained_setting(model.config, "max_seq_length", int),
     )
     explainer = Explainer(model.to(process.device), tokenizer, settings)
     if rows is not None:

@@ -666,10 +666,12 @@ def load_model(
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         # RuntimeError: weights of another size
-        hint = ""
+        reason = one_line(error)
+        if "ignore_mismatched_sizes" in reason:
+            reason = "its weights have other sizes than its config.json says"
         if list(Path(source).glob("pytorch_model*.bin")):
-            hint = "; its weights are a pickle, which is not loaded: convert them to safetensors"
-        fail(f"cannot load model {source}: {one_line(error)}{hint}")
+            reason += "; its weights are a pickle, which is not loaded: convert them to safetensors"
+        fail(f"cannot load model {source}: {reason}")
 
 
 def load_tokenizer(

@@ -509,6 +509,39 @@ def test_an_incomplete_dataset_folder_is_refused(attribute, tiny_model, tiny_dat
     assert_user_error(attribute(tiny_model, tmp_path / "out", *flags), "incomplete")
 
 
+def test_settings_of_another_kind_in_the_configuration_are_not_taken(
+    attribute, tmp_path, tiny_dataset
+):
+    """A checkpoint of others may have something else under the names of this project."""
+    model = write_tiny_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config |= {"max_seq_length": "long", "text_prefix": 3, "text_column_names": 5}
+    (model / "config.json").write_text(json.dumps(config))
+    texts, _, summary = texts_of(attribute, model, tmp_path / "out", tiny_dataset)
+    assert texts[0] == make_records()[90]["abstract"]
+    assert summary["text_prefix"] == "" and summary["max_seq_length"] == 128
+
+
+@pytest.mark.parametrize("problem", ["regression", "multi_label_classification"])
+def test_a_model_that_does_not_choose_one_class_is_refused(attribute, tmp_path, problem):
+    """Its outputs are no logits of a softmax, so the probabilities would be wrong."""
+    model = write_tiny_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text()) | {"problem_type": problem}
+    (model / "config.json").write_text(json.dumps(config))
+    assert_user_error(attribute(model, tmp_path / "out"), "one of several classes", problem)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_other_sizes_than_the_configuration_says(attribute, run, tiny_dataset, tmp_path):
+    model = write_tiny_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text()) | {"intermediate_size": 32}
+    (model / "config.json").write_text(json.dumps(config))
+    assert_user_error(attribute(model, tmp_path / "out"), model, "sizes", "config.json")
+    flags = ["--dataset_name", tiny_dataset, "--do_predict", "--output_dir", tmp_path / "run"]
+    result = run("run_classification", "--model_name_or_path", model, *flags)
+    assert_user_error(result, model, "sizes", "config.json")
+
+
 def test_a_run_that_does_not_say_its_columns(attribute, tiny_model, tiny_dataset, tmp_path):
     texts, log, _ = texts_of(attribute, tiny_model, tmp_path / "out", tiny_dataset)
     assert texts[0] == make_records()[90]["abstract"]
