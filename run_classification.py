@@ -458,7 +458,9 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
             f"--label_smoothing_factor must be at least 0 and below 1, "
             f"not {training.label_smoothing_factor}"
         )
-    if training.max_steps <= 0 and not 0 < training.num_train_epochs < math.inf:
+    if training.max_steps == 0 or training.max_steps < -1:
+        fail(f"--max_steps must be at least 1, or -1 for no limit, not {training.max_steps}")
+    if training.max_steps == -1 and not 0 < training.num_train_epochs < math.inf:
         fail(f"--num_train_epochs must be positive, not {training.num_train_epochs}")
 
     # What is done
@@ -481,6 +483,12 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
     if metric not in BEST_MODEL_METRICS:
         fail(
             f"--metric_for_best_model must be one of {', '.join(BEST_MODEL_METRICS)}, not {metric}"
+        )
+    is_greater_better = metric != "loss"
+    if training.greater_is_better not in (None, is_greater_better):
+        fail(
+            f"--greater_is_better {str(not is_greater_better).lower()} would keep the model with "
+            f"the worst {metric}; leave it out"
         )
     if training.do_train and training.eval_strategy == "no" and model.early_stopping_patience:
         fail(

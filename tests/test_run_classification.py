@@ -898,6 +898,12 @@ def test_nothing_to_do(run, tiny_model, tiny_dataset, tmp_path):
         (["--train_file", "x.csv"], ["--dataset_name", "--train_file"]),
         (["--max_train_samples", "0"], ["train"]),
         (["--max_train_samples", "1"], ["training"]),
+        (["--max_steps", "0"], ["--max_steps", "at least 1"]),
+        (
+            ["--metric_for_best_model", "accuracy", "--greater_is_better", "false"],
+            ["--greater_is_better", "worst accuracy"],
+        ),
+        (["--greater_is_better", "true"], ["--greater_is_better", "worst loss"]),
     ],
 )
 def test_bad_flags(run, tiny_model, tiny_dataset, tmp_path, flags, words):

@@ -165,13 +165,7 @@ def forget_task(config: PreTrainedConfig) -> None:
     """Remove what belongs to the head and the data of a classifier; the new model has neither."""
     config.problem_type = None
     config.num_labels = 2  # the default of transformers; names its classes LABEL_0, LABEL_1
-    task_keys = (
-        "thresholds",
-        "text_column_names",
-        "text_column_delimiter",
-        "text_prefix",
-        "max_seq_length",
-    )
+    task_keys = ("thresholds", "text_column_names", "text_column_delimiter", "max_seq_length")
     for key in task_keys:
         if hasattr(config, key):
             delattr(config, key)
