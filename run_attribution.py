@@ -448,11 +448,12 @@ def read_rows(
     documents = []
     for row in rows.select(range(number)):
         label = row["label"]
+        # As in training: an empty column beside a full one leaves no delimiter.
+        present = [row[column] for column in columns if not is_missing(row[column])]
         documents.append(
             {
                 "id": str(row["id"]),
-                # As in training: an empty column beside a full one leaves no delimiter.
-                "text": join_texts(tuple(row[column] for column in columns), delimiter),
+                "text": delimiter.join(present),
                 "label": None if label is None or label < 0 else names[label],
             }
         )
@@ -470,6 +471,9 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
         fail(
             f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
         )
+    if Path(name).is_dir() and re.search(r"[*?\[\]]", str(Path(name).resolve())):
+        # datasets takes them for a pattern and would read the files of other folders, too.
+        fail(f"the path of --dataset_name {name} has one of the signs * ? [ ]; rename the folder")
     try:
         builder = load_dataset_builder(name, config, revision=revision)
         files = builder.config.data_files or {}
@@ -528,18 +532,7 @@ def is_missing(value: object) -> bool:
     """Return whether a value of a table is None, NaN, NaT or a text of white space alone."""
     if isinstance(value, str):
         return not value.strip()
-    return (
-        value is None
-        or value is pd.NaT
-        or value is pd.NA
-        or (isinstance(value, float) and value != value)
-    )
-
-
-# Copied from tools/common/data.py::join_texts
-def join_texts(texts: tuple, delimiter: str) -> str:
-    """Join the texts of a row; one that is missing or empty is left out."""
-    return delimiter.join(text for text in texts if not is_missing(text))
+    return pd.api.types.is_scalar(value) and bool(pd.isna(value))
 
 
 def dataset_commit(rows: Dataset) -> str | None:
@@ -1803,7 +1796,8 @@ def fail(message: str) -> NoReturn:
         # Every process finds the same mistake. The launcher stops this one as soon as the first
         # process has exited, so the message appears once.
         time.sleep(10)
-    print(f"error: {message}", file=sys.stderr)
+    # The name of a file may have a line end.
+    print("error:", " ".join(message.splitlines()), file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -1857,7 +1851,8 @@ def parse_arguments(
     parser.error = fail
 
     words = sys.argv[1:]
-    if words and words[0].endswith((".json", ".yaml", ".yml")):
+    is_flag = bool(words) and words[0].startswith("-")  # such as --train_file=train.json
+    if words and not is_flag and words[0].endswith((".json", ".yaml", ".yml")):
         words.insert(0, "--config")
     if "--config" in words:
         place = words.index("--config")

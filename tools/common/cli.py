@@ -27,7 +27,8 @@ def fail(message: str) -> NoReturn:
         # Every process finds the same mistake. The launcher stops this one as soon as the first
         # process has exited, so the message appears once.
         time.sleep(10)
-    print(f"error: {message}", file=sys.stderr)
+    # The name of a file may have a line end.
+    print("error:", " ".join(message.splitlines()), file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -78,7 +79,8 @@ def parse_arguments(
     parser.error = fail
 
     words = sys.argv[1:]
-    if words and words[0].endswith((".json", ".yaml", ".yml")):
+    is_flag = bool(words) and words[0].startswith("-")  # such as --train_file=train.json
+    if words and not is_flag and words[0].endswith((".json", ".yaml", ".yml")):
         words.insert(0, "--config")
     if "--config" in words:
         place = words.index("--config")

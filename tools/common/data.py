@@ -207,6 +207,9 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
         fail(
             f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
         )
+    if Path(name).is_dir() and re.search(r"[*?\[\]]", str(Path(name).resolve())):
+        # datasets takes them for a pattern and would read the files of other folders, too.
+        fail(f"the path of --dataset_name {name} has one of the signs * ? [ ]; rename the folder")
     try:
         builder = load_dataset_builder(name, config, revision=revision)
         files = builder.config.data_files or {}
@@ -409,7 +412,10 @@ def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.
     columns = [frame[column].tolist() for column in arguments.text_column_names]
     for name, column in zip(arguments.text_column_names, columns, strict=True):
         check_texts(column, f"column {name!r} of split {split!r}")
-    texts = [join_texts(row, arguments.text_column_delimiter) for row in zip(*columns, strict=True)]
+    texts = []
+    for row in zip(*columns, strict=True):
+        present = [text for text in row if not is_missing(text)]
+        texts.append(arguments.text_column_delimiter.join(present))
     ids = pd.Series([f"{split}.{row}" for row in range(len(frame))])
     problems = {}
     if "id" in frame:
@@ -437,8 +443,6 @@ def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.
                 f"{len(rows)} of {len(frame)} rows of split {split!r} {verb} {problem}: {named}"
                 f"{', ...' if len(rows) > 3 else ''}; correct or remove them (rows count from 0)"
             )
-    if not isinstance(labels.dtype, pd.CategoricalDtype):
-        labels = labels.map(str)
     return pd.DataFrame({"id": ids, "text": texts, "label": labels.reset_index(drop=True)})
 
 
@@ -461,12 +465,7 @@ def is_missing(value: object) -> bool:
     """Return whether a value of a table is None, NaN, NaT or a text of white space alone."""
     if isinstance(value, str):
         return not value.strip()
-    return (
-        value is None
-        or value is pd.NaT
-        or value is pd.NA
-        or (isinstance(value, float) and value != value)
-    )
+    return pd.api.types.is_scalar(value) and bool(pd.isna(value))
 
 
 def check_texts(values: list, name: str) -> None:
@@ -486,18 +485,15 @@ def check_texts(values: list, name: str) -> None:
         logger.warning("%s has numbers alone, which are taken as texts", name)
 
 
-def join_texts(texts: tuple, delimiter: str) -> str:
-    """Join the texts of a row; one that is missing or empty is left out."""
-    return delimiter.join(text for text in texts if not is_missing(text))
-
-
 def check_labels(labels: pd.Series, name: str) -> None:
     """Exit with status 2 unless the labels are all names, all integers or all truth values."""
     values = [value for value in labels.astype(object).tolist() if not is_missing(value)]
     kinds = sorted({type(value).__name__ for value in values})
     if "list" in kinds or "ndarray" in kinds:
         fail(f"{name} are lists: several labels for one document are not supported")
-    if kinds == ["float"] or (values and all(is_decimal(value) for value in values)):
+    # A CSV file has them as texts.
+    is_decimal = [re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", str(value)) for value in values]
+    if kinds == ["float"] or (values and all(is_decimal)):
         missing = len(labels) - len(values)
         fail(
             f"{name} are decimal numbers such as {values[0]}, not names or integers; pandas makes "
@@ -510,11 +506,6 @@ def check_labels(labels: pd.Series, name: str) -> None:
         fail(f"{name} are of mixed kinds: {found}; write all of them in the same way")
     if kinds and kinds[0] not in ("str", "int", "bool"):
         fail(f"{name} must be names or integers, not {kinds[0]}")
-
-
-def is_decimal(value: object) -> bool:
-    """Return whether a label is a text such as 1.0 or -0.5."""
-    return isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", value) is not None
 
 
 def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> list[str]:
