@@ -6,8 +6,11 @@
 #     "captum==0.9.0",
 #     "datasets==5.2.0",
 #     "filelock==4.2.12",
+#     "huggingface_hub==2.4.0",
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
+#     "pandas==3.1.1",
+#     "pyarrow==26.0.1",
 #     "pylatexenc==2.11",
 #     "PyYAML==6.0.3",
 #     "torch==2.13.0",
@@ -39,6 +42,7 @@ import functools
 import hashlib
 import html
 import io
+import itertools
 import json
 import logging
 import os
@@ -57,11 +61,24 @@ import datasets
 import filelock
 import matplotlib.colors
 import numpy as np
+import pandas as pd
+import pyarrow.parquet
 import torch
 import transformers
 import yaml
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from captum.attr import LayerIntegratedGradients
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    concatenate_datasets,
+    load_dataset_builder,
+)
+from datasets.exceptions import DatasetsError
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.utils import httpx
 from matplotlib.figure import Figure
 from matplotlib.transforms import Affine2D, Bbox
 from numpy.polynomial.chebyshev import chebvander
@@ -286,8 +303,11 @@ def load_model(name: str, revision: str | None) -> tuple:
             output_loading_info=True,
         )
     except Exception as error:  # those of transformers, of the Hub's client and of safetensors
+        reason = one_line(error)
+        if "ignore_mismatched_sizes" in reason:
+            reason = "its weights have other sizes than its config.json says"
         raise UserError(
-            f"cannot load a classifier from --model_name_or_path {name}: {one_line(error)}"
+            f"cannot load a classifier from --model_name_or_path {name}: {reason}"
         ) from error
     if loading["missing_keys"]:
         missing = examples(sorted(loading["missing_keys"]))
@@ -317,8 +337,8 @@ def choose_columns(arguments: DataArguments, config) -> tuple[list[str], str]:
 
     A run has them in config.json. Older runs have them in run_arguments.json only, or not at all.
     """
-    columns = getattr(config, "text_column_names", None)
-    delimiter = getattr(config, "text_column_delimiter", None)
+    columns = trained_setting(config, "text_column_names", list)
+    delimiter = trained_setting(config, "text_column_delimiter", str)
     if columns is None:
         recorded = read_training_arguments(arguments.model_name_or_path, arguments.model_revision)
         columns = recorded.get("text_column_names")
@@ -341,6 +361,12 @@ def choose_columns(arguments: DataArguments, config) -> tuple[list[str], str]:
         trained_columns if given_columns is None else given_columns,
         trained_delimiter if given_delimiter is None else given_delimiter,
     )
+
+
+def trained_setting(config, name: str, kind: type):
+    """Return what config.json says of the training; None if a run has another kind there."""
+    value = getattr(config, name, None)
+    return value if isinstance(value, kind) else None
 
 
 def split_names(names: list[str] | str) -> list[str]:
@@ -390,13 +416,10 @@ def read_texts(arguments: DataArguments) -> list[dict]:
     return documents[: arguments.max_samples]
 
 
-def load_rows(arguments: DataArguments, columns: list[str]) -> datasets.Dataset:
+def load_rows(arguments: DataArguments, columns: list[str]) -> Dataset:
     """Return a split that has the columns. Raises UserError if it cannot be loaded or lacks one."""
     name = arguments.dataset_name
-    try:
-        splits = datasets.load_dataset(name, revision=arguments.dataset_revision)
-    except Exception as error:  # those of datasets, of the Hub's client and of pyarrow
-        raise UserError(f"cannot load --dataset_name {name}: {one_line(error)}") from error
+    splits = load_hub_dataset(name, None, arguments.dataset_revision)
     if arguments.split not in splits:
         raise UserError(f"{name} has no split {arguments.split!r}; it has {', '.join(splits)}")
     rows = splits[arguments.split]
@@ -409,7 +432,7 @@ def load_rows(arguments: DataArguments, columns: list[str]) -> datasets.Dataset:
     for column in columns:
         if not str(getattr(rows.features[column], "dtype", "")).endswith("string"):
             raise UserError(f"column {column!r} of {name} is not text but {rows.features[column]}")
-    if not isinstance(rows.features["label"], datasets.ClassLabel):
+    if not isinstance(rows.features["label"], ClassLabel):
         raise UserError(
             f"column 'label' of {name} is not a ClassLabel; tools/prepare_dataset.py makes one"
         )
@@ -417,7 +440,7 @@ def load_rows(arguments: DataArguments, columns: list[str]) -> datasets.Dataset:
 
 
 def read_rows(
-    rows: datasets.Dataset, columns: list[str], delimiter: str, max_samples: int | None
+    rows: Dataset, columns: list[str], delimiter: str, max_samples: int | None
 ) -> list[dict]:
     """Return the documents of a split: id, text and label, the name of the class or None."""
     names = rows.features["label"].names
@@ -425,17 +448,94 @@ def read_rows(
     documents = []
     for row in rows.select(range(number)):
         label = row["label"]
+        # As in training: an empty column beside a full one leaves no delimiter.
+        present = [row[column] for column in columns if not is_missing(row[column])]
         documents.append(
             {
                 "id": str(row["id"]),
-                "text": delimiter.join(row[column] or "" for column in columns),
+                "text": delimiter.join(present),
                 "label": None if label is None or label < 0 else names[label],
             }
         )
     return documents
 
 
-def dataset_commit(rows: datasets.Dataset) -> str | None:
+# Copied from tools/common/data.py::LOAD_ERRORS
+LOAD_ERRORS = (OSError, ValueError, DatasetsError, httpx.HTTPError)
+
+
+# Copied from tools/common/data.py::load_hub_dataset
+def load_hub_dataset(name: str, config: str | None, revision: str | None) -> DatasetDict:
+    """Load a dataset folder or Hub dataset. Exit with status 2 if that fails."""
+    if Path(name, "manifest.partial.json").exists():  # its files may be of two datasets
+        fail(
+            f"{name} is incomplete; run the command of tools/prepare_dataset.py that made it again"
+        )
+    if Path(name).is_dir() and re.search(r"[*?\[\]]", str(Path(name).resolve())):
+        # datasets takes them for a pattern and would read the files of other folders, too.
+        fail(f"the path of --dataset_name {name} has one of the signs * ? [ ]; rename the folder")
+    try:
+        builder = load_dataset_builder(name, config, revision=revision)
+        files = builder.config.data_files or {}
+        if Path(name).is_dir() and not class_names_agree(files, builder.info.features):
+            return read_each_file(files)
+        builder.download_and_prepare()
+        loaded = builder.as_dataset()
+    except LOAD_ERRORS as error:
+        # "An error occurred while generating the dataset" has the reason in its cause.
+        reason = error.__cause__ if isinstance(error.__cause__, ValueError | OSError) else error
+        fail(f"cannot load --dataset_name {name}: {one_line(reason)}")
+    if not class_names_agree(files, builder.info.features):
+        fail(
+            f"the files of {name} have the classes in different orders, so their numbers do not "
+            "mean the same; download the files and give them as --train_file, --test_file"
+        )
+    return loaded
+
+
+# Copied from tools/common/data.py::class_names_agree
+def class_names_agree(files: dict[str, list[str]], features: Features | None) -> bool:
+    """Return whether the Parquet files of a dataset have the same names in every ClassLabel.
+
+    If not, datasets would read the numbers of one file with the names of another. Features are
+    those that the dataset itself declares. Files of the Hub count once they have been downloaded.
+    """
+    known = dict(features or {})
+    for file in itertools.chain.from_iterable(files.values()):
+        on_hub = re.fullmatch(r"hf://datasets/(.+)@([0-9a-f]{40})/(.+)", file)
+        if on_hub:
+            name, commit, path = on_hub.groups()
+            file = try_to_load_from_cache(name, path, revision=commit, repo_type="dataset")
+        if not isinstance(file, str) or not file.endswith(".parquet"):
+            continue
+        own = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
+        for column, feature in own.items():
+            if isinstance(feature, ClassLabel) and known.setdefault(column, feature) != feature:
+                return False
+    return True
+
+
+# Copied from tools/common/data.py::read_each_file
+def read_each_file(files: dict[str, list[str]]) -> DatasetDict:
+    """Return splits with the ClassLabels of their own Parquet files.
+
+    Raises ValueError if those of one split differ.
+    """
+    splits = DatasetDict()
+    for split, paths in files.items():
+        splits[str(split)] = concatenate_datasets([Dataset.from_parquet(path) for path in paths])
+    return splits
+
+
+# Copied from tools/common/data.py::is_missing
+def is_missing(value: object) -> bool:
+    """Return whether a value of a table is None, NaN, NaT or a text of white space alone."""
+    if isinstance(value, str):
+        return not value.strip()
+    return pd.api.types.is_scalar(value) and bool(pd.isna(value))
+
+
+def dataset_commit(rows: Dataset) -> str | None:
     """Return the commit of the Hub dataset that the rows are from; None for a local folder."""
     match = re.search(r"hf://[^@]+@(\w+)/", " ".join(rows.info.download_checksums or {}))
     return match and match[1]
@@ -954,7 +1054,7 @@ class Explainer:
         self.max_seq_length = self.find_length()
         self.text_prefix = self.arguments.text_prefix
         if self.text_prefix is None:
-            self.text_prefix = getattr(config, "text_prefix", None) or ""
+            self.text_prefix = trained_setting(config, "text_prefix", str) or ""
         default_size = {"cpu": 16, "cuda": 512}.get(self.model.device.type, 64)
         self.batch_size = self.arguments.internal_batch_size or default_size
 
@@ -967,6 +1067,11 @@ class Explainer:
         """Raise UserError if classes have one name, or --target or --versus is none of them."""
         if len(self.labels) < 2:
             raise self.refusal("it has one output; a classifier has two or more classes")
+        problem = self.model.config.problem_type
+        if problem not in (None, "single_label_classification"):
+            raise self.refusal(
+                f"it does not choose one of several classes (its config.json says {problem})"
+            )
         if len(set(self.labels)) < len(self.labels):
             raise self.refusal(f"id2label in its config.json names a class twice: {self.labels}")
         target, versus = self.arguments.target, self.arguments.versus
@@ -1005,7 +1110,7 @@ class Explainer:
         longest = positions - self.first_position if positions > 0 else sys.maxsize
         longest = min(longest, self.tokenizer.model_max_length)
         shortest = self.tokenizer.num_special_tokens_to_add() + 1
-        trained = getattr(config, "max_seq_length", None) or 256
+        trained = trained_setting(config, "max_seq_length", int) or 256
         length = given or max(shortest, min(longest, trained))
         if length < shortest:
             raise UserError(
@@ -1895,10 +2000,12 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
 
     # 2. Tokens and words. A first document shows whether the model can be explained
     warn_if_not_as_trained(
-        "text_prefix", settings.text_prefix, getattr(model.config, "text_prefix", None)
+        "text_prefix", settings.text_prefix, trained_setting(model.config, "text_prefix", str)
     )
     warn_if_not_as_trained(
-        "max_seq_length", settings.max_seq_length, getattr(model.config, "max_seq_length", None)
+        "max_seq_length",
+        settings.max_seq_length,
+        trained_setting(model.config, "max_seq_length", int),
     )
     explainer = Explainer(model.to(process.device), tokenizer, settings)
     if rows is not None:

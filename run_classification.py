@@ -43,6 +43,7 @@ import csv
 import dataclasses
 import difflib
 import errno
+import fcntl
 import functools
 import hashlib
 import html
@@ -383,6 +384,19 @@ class DataArguments:
 
 
 @dataclass
+class RunDataArguments(DataArguments):
+    """The same, but how a text is made of columns is None, as in training, unless it is given."""
+
+    text_column_names: list[str] | None = field(
+        default=None, metadata={"help": "Columns of text. Default: as in training, or abstract."}
+    )
+    text_column_delimiter: str | None = field(
+        default=None,
+        metadata={"help": "Text between joined columns. Default: as in training, or a space."},
+    )
+
+
+@dataclass
 class RunTrainingArguments(TrainingArguments):
     """Those of the Trainer; --label_names is DataArguments' flag, the names of the classes."""
 
@@ -443,7 +457,9 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
             f"--label_smoothing_factor must be at least 0 and below 1, "
             f"not {training.label_smoothing_factor}"
         )
-    if training.max_steps <= 0 and not 0 < training.num_train_epochs < math.inf:
+    if training.max_steps == 0 or training.max_steps < -1:
+        fail(f"--max_steps must be at least 1, or -1 for no limit, not {training.max_steps}")
+    if training.max_steps == -1 and not 0 < training.num_train_epochs < math.inf:
         fail(f"--num_train_epochs must be positive, not {training.num_train_epochs}")
 
     # What is done
@@ -466,6 +482,12 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
     if metric not in BEST_MODEL_METRICS:
         fail(
             f"--metric_for_best_model must be one of {', '.join(BEST_MODEL_METRICS)}, not {metric}"
+        )
+    is_greater_better = metric != "loss"
+    if training.greater_is_better not in (None, is_greater_better):
+        fail(
+            f"--greater_is_better {str(not is_greater_better).lower()} would keep the model with "
+            f"the worst {metric}; leave it out"
         )
     if training.do_train and training.eval_strategy == "no" and model.early_stopping_patience:
         fail(
@@ -522,8 +544,6 @@ def use_text_settings_of_run(
     for name, default in TEXT_SETTINGS.items():
         arguments = data if hasattr(data, name) else model
         given = getattr(arguments, name)
-        if name == "text_column_names" and given is not None:
-            given = ",".join(given).split(",")
         value = default if given is None else given
         trained = getattr(config, name, None)
         if not do_train and isinstance(trained, type(default)):
@@ -655,10 +675,12 @@ def load_model(
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         # RuntimeError: weights of another size
-        hint = ""
+        reason = one_line(error)
+        if "ignore_mismatched_sizes" in reason:
+            reason = "its weights have other sizes than its config.json says"
         if list(Path(source).glob("pytorch_model*.bin")):
-            hint = "; its weights are a pickle, which is not loaded: convert them to safetensors"
-        fail(f"cannot load model {source}: {one_line(error)}{hint}")
+            reason += "; its weights are a pickle, which is not loaded: convert them to safetensors"
+        fail(f"cannot load model {source}: {reason}")
     missing = sorted(loading["missing_keys"])
     if missing and not do_train:
         fail(
@@ -669,8 +691,13 @@ def load_model(
     return model
 
 
-def load_tokenizer(arguments: ModelArguments, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """Return the tokenizer, checked against the model; tell the model which token is padding."""
+def load_tokenizer(
+    arguments: ModelArguments, model: PreTrainedModel, do_train: bool
+) -> PreTrainedTokenizerBase:
+    """Return the tokenizer, checked against the model; tell the model which token is padding.
+
+    For training, tokens that were added to the tokenizer get embeddings.
+    """
     source = arguments.tokenizer_name or arguments.model_name_or_path
     try:
         tokenizer = AutoTokenizer.from_pretrained(
@@ -698,9 +725,15 @@ def load_tokenizer(arguments: ModelArguments, model: PreTrainedModel) -> PreTrai
     if tokenizer.padding_side != side:
         tokenizer.padding_side = side
         logger.info("batches are padded on the %s", side)
-    largest = max(tokenizer.get_vocab().values())
     embeddings = model.get_input_embeddings().weight.shape[0]
-    if largest >= embeddings:
+    vocabulary = tokenizer.get_vocab()
+    largest = max(vocabulary.values())
+    unknown = {token for token, number in vocabulary.items() if number >= embeddings}
+    if unknown and do_train and unknown <= tokenizer.get_added_vocab().keys():
+        # Words that somebody added to the tokenizer of a pretrained model
+        model.resize_token_embeddings(largest + 1)
+        logger.info("%d added tokens get new embeddings", len(unknown))
+    elif unknown:
         fail(
             f"tokenizer {source} has tokens up to number {largest} and the model has {embeddings} "
             "embeddings; give the model's --tokenizer_name, or resize its embeddings "
@@ -841,8 +874,25 @@ def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> np.ndar
     loss = trainer.compute_loss_func(outputs, torch.tensor(output.label_ids))
     metrics[f"{prefix}_loss"] = loss.item()
     trainer.log_metrics(prefix, metrics)
-    trainer.save_metrics(prefix, metrics)
+    save_metrics(trainer, prefix, metrics)
     return logits
+
+
+def save_metrics(trainer: Trainer, prefix: str, metrics: dict) -> None:
+    """Write PREFIX_results.json and all_results.json as the Trainer does, but each as a whole.
+
+    The Trainer's own would be cut off in a run that is killed while it writes.
+    """
+    if not trainer.is_world_process_zero():
+        return
+    folder = Path(trainer.args.output_dir)
+    together = folder / "all_results.json"
+    known = json.loads(together.read_text(encoding="utf-8")) if together.exists() else {}
+    for path, content in (
+        (folder / f"{prefix}_results.json", metrics),
+        (together, known | metrics),
+    ):
+        write(path, json.dumps(content, indent=4, sort_keys=True))
 
 
 def predictions_table(test: Dataset, logits: np.ndarray, classes: list[str]) -> pd.DataFrame:
@@ -1721,6 +1771,28 @@ def open_output_dir(
         fail(f"cannot write into --output_dir {folder}: it is read-only")
 
 
+# Copied from tools/common/folders.py::locked_folder
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Keep other processes of a script out of its output folder until the block ends.
+
+    The lock is the folder's own, not a file; it ends with the process, however that ends.
+    Exits with status 2 if another process has it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        fail(f"another process is writing into --output_dir {folder}; wait until it has finished")
+    except OSError:
+        pass  # some network file systems have no locks
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 # Copied from tools/common/folders.py::find_foreign_file
 def find_foreign_file(folder: Path, own_files: str) -> str | None:
     """Return the path inside the folder of a file that does not match own_files, or None.
@@ -1977,11 +2049,20 @@ def check_same_run(
 
 def is_finished(folder: Path, training: TrainingArguments) -> bool:
     """Return whether the results of all steps that are asked for are there."""
-    steps = {"train": True, "eval": training.do_eval, "predict": training.do_predict}
-    for name, is_wanted in steps.items():
-        if is_wanted and not (folder / f"{name}_results.json").exists():
-            return False
-    return True
+    # What a step writes last
+    needed = ["train_results.json", "trainer_state.json"]
+    if training.do_eval:
+        needed.append("eval_results.json")
+    if training.do_predict:
+        needed += ["predict_results.json", "predictions.csv"]
+    return all((folder / name).exists() for name in needed)
+
+
+def is_described(folder: Path) -> bool:
+    """Return whether the model card, which is written last, is newer than the results."""
+    card = folder / "README.md"
+    results = folder / "all_results.json"
+    return card.exists() and card.stat().st_mtime_ns >= results.stat().st_mtime_ns
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -2073,11 +2154,6 @@ def describe_precision(mixed_precision: str, training: TrainingArguments) -> str
     return precision
 
 
-def escape(text: str) -> str:
-    """Return a name that Markdown and HTML show as it is."""
-    return re.sub(r"([\\`*_\[\]{}|~$#])", r"\\\1", html.escape(" ".join(text.split())))
-
-
 def plot_training(state: dict, best_step: int | None) -> plt.Figure:
     """Plot the training and validation loss over the epochs."""
     log = pd.DataFrame(state["log_history"])
@@ -2116,7 +2192,7 @@ def describe_run(folder: Path, model_id: str | None) -> None:
     note = f"\nIn training every text was preceded by `{prefix}`: do the same." if prefix else ""
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     text = f"""`{base}`, fine-tuned to classify texts of `{dataset}` as \
-{", ".join(escape(name) for name in record["labels"])}.{note}
+{", ".join(escape_markdown(name) for name in record["labels"])}.{note}
 
 ```python
 from transformers import pipeline
@@ -2148,7 +2224,7 @@ def describe_predictions(folder: Path) -> None:
     if (folder / "predictions.csv").exists():
         draw_predictions(folder, record["labels"])
         pictures = "\n\n![confusion matrix](confusion_matrix.png)"
-    classes = ", ".join(escape(name) for name in record["labels"])
+    classes = ", ".join(escape_markdown(name) for name in record["labels"])
     text = f"""Results of `{base}` on texts of `{dataset}`; the model itself is not in this folder.
 Classes: {classes}. At most {record["arguments"]["max_seq_length"]} tokens, \
 {record["precision"]}.{pictures}"""
@@ -2177,37 +2253,13 @@ def next_command(
     return shlex.join(words)
 
 
-def main() -> None:
-    # 1. Arguments, output folder, seed
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stdout
-    )
-    # Otherwise there is a line for every request to the Hub.
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
-    # None: the text columns are the run's, see use_text_settings_of_run.
-    text_defaults = {"text_column_names": None, "text_column_delimiter": None}
-    arguments, data, training = parse_arguments(
-        __doc__,
-        ModelArguments,
-        DataArguments,
-        RunTrainingArguments,
-        adapt=adapt_to_machine,
-        **STUDY_DEFAULTS,
-        **text_defaults,
-    )
-    logger.setLevel(logging.INFO if training.should_log else logging.ERROR)
-    check_arguments(arguments, training)
-    warn_of_missing_processes()
+def run_stages(
+    arguments: ModelArguments, data: RunDataArguments, training: RunTrainingArguments
+) -> None:
+    """Train, evaluate, predict and describe, as the flags say: stages 2 to 9, after main()'s."""
     folder = Path(training.output_dir)
     repo_id = training.hub_model_id or folder.absolute().name
     is_pushed = training.push_to_hub  # the Trainer's own flag is switched off after training
-    if training.hub_token:
-        # Otherwise the Trainer would pickle it into the run folder and upload it.
-        os.environ["HF_TOKEN"] = training.hub_token
-        training.hub_token = None
-    open_output_dir(folder, SCRIPT, [RUN_FILE])
-    # Before the model is made: its head is initialized at random.
-    transformers.set_seed(training.seed)
 
     # 2. Texts and classes
     config = load_config(arguments)
@@ -2248,14 +2300,17 @@ def main() -> None:
         check_same_run(folder, record, before, training, is_its_model)
         if training.do_train and is_finished(folder, training):
             logger.info("%s is finished; delete the folder to run it again", folder)
-            if training.push_to_hub and training.process_index == 0:
-                describe_run(folder, repo_id)
+            is_first = training.process_index == 0
+            if is_first and (is_pushed or not is_described(folder)):
+                with resources_explained(folder):
+                    describe_run(folder, repo_id if is_pushed else None)
+            if is_first and is_pushed:
                 push_folder(folder, repo_id, training.hub_private_repo, training.hub_revision)
             return
 
     # 4. Model and tokens
     model = load_model(arguments, config, training.do_train, training.device)
-    tokenizer = load_tokenizer(arguments, model)
+    tokenizer = load_tokenizer(arguments, model, training.do_train)
     check_max_seq_length(arguments.max_seq_length, model, tokenizer)
     encoded = loaded.splits.map(
         preprocess,
@@ -2343,11 +2398,13 @@ def main() -> None:
                     del metrics["train_loss"]
             trainer.args.push_to_hub = False  # stage 9 pushes the complete folder with its card
             trainer.save_model()
-            trainer.save_metrics("train", metrics)
+            save_metrics(trainer, "train", metrics)
             if trainer.state.best_model_checkpoint:
                 # The file is published: no path of this machine
                 trainer.state.best_model_checkpoint = Path(trainer.state.best_model_checkpoint).name
-            trainer.save_state()
+            if is_main:
+                trainer.state.save_to_json(str(folder / "trainer_state.json.tmp"))
+                os.replace(folder / "trainer_state.json.tmp", folder / "trainer_state.json")
 
         # 7. Validation split
         if training.do_eval:
@@ -2383,6 +2440,38 @@ def main() -> None:
     if is_pushed:
         push_folder(folder, repo_id, training.hub_private_repo, training.hub_revision)
     logger.info("next: %s", next_command(folder, arguments, data, training))
+
+
+def main() -> None:
+    # 1. Arguments, output folder, seed
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stdout
+    )
+    # Otherwise there is a line for every request to the Hub.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    arguments, data, training = parse_arguments(
+        __doc__,
+        ModelArguments,
+        RunDataArguments,
+        RunTrainingArguments,
+        adapt=adapt_to_machine,
+        **STUDY_DEFAULTS,
+    )
+    logger.setLevel(logging.INFO if training.should_log else logging.ERROR)
+    check_arguments(arguments, training)
+    warn_of_missing_processes()
+    folder = Path(training.output_dir)
+    if training.hub_token:
+        # Otherwise the Trainer would pickle it into the run folder and upload it.
+        os.environ["HF_TOKEN"] = training.hub_token
+        training.hub_token = None
+    open_output_dir(folder, SCRIPT, [RUN_FILE])
+    # Before the model is made: its head is initialized at random.
+    transformers.set_seed(training.seed)
+
+    # The first of several processes keeps other commands out of the folder.
+    with locked_folder(folder) if training.process_index == 0 else contextlib.nullcontext():
+        run_stages(arguments, data, training)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ Everything is offline. Models are random and small unless a test says otherwise,
 seconds.
 """
 
+import contextlib
+import errno
 import hashlib
 import importlib
 import logging
@@ -74,6 +76,26 @@ def run(monkeypatch, capfd, caplog):
         return SimpleNamespace(code=code, out=captured.out, err=captured.err, log=caplog.text)
 
     return run_script
+
+
+@pytest.fixture
+def full_disk():
+    """``with full_disk("report.json"):`` the disk is full when a file of this name is written."""
+
+    @contextlib.contextmanager
+    def fill_disk_at(name):
+        write_bytes = Path.write_bytes
+
+        def write(path, content):
+            if path.name.removesuffix(".tmp") == name:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            return write_bytes(path, content)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "write_bytes", write)
+            yield
+
+    return fill_disk_at
 
 
 def pytest_configure(config):

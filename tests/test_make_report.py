@@ -487,7 +487,7 @@ def test_foreign_and_half_written_files(run, study):
     assert_user_error(run("make_report", *flags(study)), png)
 
 
-def test_bad_commands(run, study, tmp_path):
+def test_bad_commands(run, study, tmp_path, full_disk):
     assert_user_error(run("make_report"), "--output_dir")
     assert_user_error(
         run("make_report", "--output_dir", tmp_path / "r"), "--dataset_name", "--context_dir"
@@ -509,11 +509,9 @@ def test_bad_commands(run, study, tmp_path):
         arguments = ["--output_dir", study / folder, "--runs", study / "svm"]
         assert_user_error(run("make_report", *arguments), study / folder, "not empty")
         assert not (study / folder / "index.html").exists()
-    (study / "full").mkdir()
-    (study / "full" / "report.json.tmp").symlink_to("/dev/full")
-    assert_user_error(
-        run("make_report", "--output_dir", study / "full", "--runs", study / "svm"), "No space left"
-    )
+    with full_disk("report.json"):
+        arguments = ["--output_dir", study / "full", "--runs", study / "svm"]
+        assert_user_error(run("make_report", *arguments), "No space left")
     arguments = ["--output_dir", tmp_path / "file" / "report", "--runs", study / "svm"]
     assert_user_error(run("make_report", *arguments), tmp_path / "file", "--output_dir")
 

@@ -11,7 +11,7 @@ import pytest
 import scipy
 import torch
 from conftest import assert_user_error, write_tiny_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_render_attributions import call
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -202,6 +202,40 @@ def test_an_interrupted_measurement_continues(run, folder, monkeypatch):
     assert again["per_document"] == whole["per_document"] and again["rankings"] == whole["rankings"]
     assert again["forward_evaluations"] == whole["forward_evaluations"]
     assert not (folder / "partial-faithfulness").exists()
+
+
+def test_an_interrupted_measurement_of_other_scores_is_not_continued(
+    run, small_folder, monkeypatch
+):
+    """The attributions were edited in between: all of them are measured again."""
+    measure = measure_faithfulness.measure
+    calls = []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        return measure(*arguments) if len(calls) != 2 else 1 / 0
+
+    monkeypatch.setattr(measure_faithfulness, "measure", interrupted)
+    with pytest.raises(ZeroDivisionError):
+        run("measure_faithfulness", "--attribution_dir", small_folder)
+    lines = (small_folder / "attributions.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    first["word_attributions"] = first["word_attributions"][::-1]
+    lines[0] = json.dumps(first)
+    (small_folder / "attributions.jsonl").write_text("\n".join(lines) + "\n")
+    assert run("measure_faithfulness", "--attribution_dir", small_folder).code == 0
+    assert len(calls) == 2 + 2
+
+
+def test_a_model_with_almost_the_same_logits(run, small_folder, steep_model, tmp_path):
+    """Another training of the same model is not the one that was attributed."""
+    shutil.copytree(steep_model, tmp_path / "other")
+    weights = load_file(steep_model / "model.safetensors")
+    weights["classifier.bias"] += 1e-4
+    save_file(weights, tmp_path / "other" / "model.safetensors", {"format": "pt"})
+    flags = ["--attribution_dir", small_folder, "--model_name_or_path", tmp_path / "other"]
+    assert_user_error(run("measure_faithfulness", *flags), "other weights", "wrong model")
+    assert not (small_folder / "partial-faithfulness").exists()
 
 
 def test_hostile_model_folders(run, small_folder, steep_model, tmp_path):

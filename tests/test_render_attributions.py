@@ -4,7 +4,6 @@ folders.
 
 import importlib
 import json
-import os
 import re
 import sys
 
@@ -187,7 +186,7 @@ def test_damaged_values_leave_no_blank_page(run, tmp_path, changes, words):
     assert not (folder / "attributions.html").exists()
 
 
-def test_bad_folders(run, tmp_path):
+def test_bad_folders(run, tmp_path, full_disk):
     assert_user_error(
         run("render_attributions", "--attribution_dir", tmp_path), "attributions.jsonl"
     )
@@ -240,10 +239,10 @@ def test_bad_folders(run, tmp_path):
             run("render_attributions", "--attribution_dir", folder), "faithfulness.json", "again"
         )
     (folder / "faithfulness.json").unlink()
-    os.symlink("/dev/full", folder / "attributions.html.tmp")
-    assert_user_error(
-        run("render_attributions", "--attribution_dir", folder), "cannot write", folder
-    )
+    with full_disk("attributions.html"):
+        assert_user_error(
+            run("render_attributions", "--attribution_dir", folder), "cannot write", folder
+        )
     assert_user_error(
         run("render_attributions", "--attribution_dir", folder, "--figure_ids", "a"), "--figure_ids"
     )

@@ -2,7 +2,6 @@
 input.
 """
 
-import errno
 import gc
 import json
 import os
@@ -27,6 +26,7 @@ from transformers import (
 )
 
 import run_attribution
+import run_classification
 
 TEXT = "we prove that the ricci curvature of a compact polytope is convex ."
 
@@ -466,6 +466,82 @@ def test_columns_that_differ_from_the_training_are_used_with_a_warning(
     assert "--text_column_delimiter is '; '" in warnings[1]
 
 
+def test_an_empty_column_gives_the_text_of_the_training(
+    attribute, run, trained_on_titles, tmp_path
+):
+    """No delimiter stands for a title that is empty, blank or missing."""
+    records = make_records()
+    for record, title in zip(records[90:93], ["", " ", None], strict=True):
+        record["title"] = title
+    dataset = write_dataset(tmp_path / "data", records)
+    flags = ["--n_steps", 2, "--max_samples", 3, "--dataset_name", dataset]
+    assert attribute(trained_on_titles, tmp_path / "out", *flags).code == 0
+    explained = [line["text"] for line in read(tmp_path / "out")[0]]
+    assert explained == [record["abstract"] for record in records[90:93]]
+    data = run_classification.DataArguments(
+        dataset_name=str(dataset),
+        text_column_names=["title", "abstract"],
+        text_column_delimiter=" | ",
+    )
+    trained = run_classification.load_splits(data, ["test"], seed=1).splits["test"]
+    assert explained == trained["text"][:3]
+
+
+def test_labels_have_the_names_of_their_own_split(attribute, tiny_model, tmp_path):
+    """datasets alone would read the numbers of the test split with the names of the training."""
+    records = make_records()
+    write_dataset(tmp_path / "data", records)
+    other = LABELS[::-1]
+    turned = [record | {"label": 4 - record["label"]} for record in records]
+    write_dataset(tmp_path / "turned", turned, labels=other)
+    test_file = "data/test-00000-of-00001.parquet"
+    shutil.copyfile(tmp_path / "turned" / test_file, tmp_path / "data" / test_file)
+    flags = ["--n_steps", 2, "--max_samples", 5, "--dataset_name", tmp_path / "data"]
+    assert attribute(tiny_model, tmp_path / "out", *flags).code == 0
+    labels = [line["label"] for line in read(tmp_path / "out")[0]]
+    assert labels == [LABELS[record["label"]] for record in records[90:95]]
+
+
+def test_an_incomplete_dataset_folder_is_refused(attribute, tiny_model, tiny_dataset, tmp_path):
+    shutil.copytree(tiny_dataset, tmp_path / "data")
+    (tmp_path / "data" / "manifest.partial.json").write_text("{}")
+    flags = ["--n_steps", 2, "--dataset_name", tmp_path / "data"]
+    assert_user_error(attribute(tiny_model, tmp_path / "out", *flags), "incomplete")
+
+
+def test_settings_of_another_kind_in_the_configuration_are_not_taken(
+    attribute, tmp_path, tiny_dataset
+):
+    """A checkpoint of others may have something else under the names of this project."""
+    model = write_tiny_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config |= {"max_seq_length": "long", "text_prefix": 3, "text_column_names": 5}
+    (model / "config.json").write_text(json.dumps(config))
+    texts, _, summary = texts_of(attribute, model, tmp_path / "out", tiny_dataset)
+    assert texts[0] == make_records()[90]["abstract"]
+    assert summary["text_prefix"] == "" and summary["max_seq_length"] == 128
+
+
+@pytest.mark.parametrize("problem", ["regression", "multi_label_classification"])
+def test_a_model_that_does_not_choose_one_class_is_refused(attribute, tmp_path, problem):
+    """Its outputs are no logits of a softmax, so the probabilities would be wrong."""
+    model = write_tiny_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text()) | {"problem_type": problem}
+    (model / "config.json").write_text(json.dumps(config))
+    assert_user_error(attribute(model, tmp_path / "out"), "one of several classes", problem)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_other_sizes_than_the_configuration_says(attribute, run, tiny_dataset, tmp_path):
+    model = write_tiny_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text()) | {"intermediate_size": 32}
+    (model / "config.json").write_text(json.dumps(config))
+    assert_user_error(attribute(model, tmp_path / "out"), model, "sizes", "config.json")
+    flags = ["--dataset_name", tiny_dataset, "--do_predict", "--output_dir", tmp_path / "run"]
+    result = run("run_classification", "--model_name_or_path", model, *flags)
+    assert_user_error(result, model, "sizes", "config.json")
+
+
 def test_a_run_that_does_not_say_its_columns(attribute, tiny_model, tiny_dataset, tmp_path):
     texts, log, _ = texts_of(attribute, tiny_model, tmp_path / "out", tiny_dataset)
     assert texts[0] == make_records()[90]["abstract"]
@@ -510,33 +586,20 @@ def test_hostile_folders(attribute, tiny_model, tmp_path):
             assert_user_error(result, name)
 
 
-def test_a_full_and_a_read_only_disk(attribute, tiny_model, tmp_path, monkeypatch):
+def test_a_full_and_a_read_only_disk(attribute, tiny_model, tmp_path, full_disk):
     """One line that says what to do; after that, the same command continues."""
     out = tmp_path / "out"
     flags = ["--text", TEXT, "every form", "--n_steps", 2]
-    write = run_attribution.write
-    written = []
-
-    def fill_disk(path, content):
-        written.append(path.name)
-        if path.name == "1.jsonl":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(path, content)
-
-    monkeypatch.setattr(run_attribution, "write", fill_disk)
-    assert_user_error(attribute(tiny_model, out, *flags), "No space left", "free some space")
-    assert written == ["settings.json", "0.jsonl", "1.jsonl"]
-    monkeypatch.setattr(run_attribution, "write", write)
+    for name in ("settings.json", "1.jsonl", "summary.json"):
+        with full_disk(name):
+            assert_user_error(
+                attribute(tiny_model, out, *flags), "No space left", "free some space"
+            )
     result = attribute(tiny_model, out, *flags)
-    assert result.code == 0 and "1 of 2 documents are finished already" in result.log
+    assert result.code == 0 and "2 of 2 documents are finished already" in result.log
 
     (tmp_path / "file").write_text("")
     assert_user_error(attribute(tiny_model, tmp_path / "file/out"), "cannot write", "file/out")
-    full = tmp_path / "full"
-    full.mkdir()
-    (full / "partial").mkdir()
-    os.symlink("/dev/full", full / "partial/settings.json.tmp")
-    assert_user_error(attribute(tiny_model, full), "No space left", "free some space")
 
 
 def test_only_own_files_are_removed(attribute, tiny_model, tmp_path):

@@ -180,6 +180,44 @@ def test_finished_run_is_not_run_again_and_another_one_not_mixed_in(
     assert before == {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
 
 
+@pytest.mark.parametrize(
+    "missing", ["README.md", "predictions.csv", "trainer_state.json", "all_results.json"]
+)
+def test_run_killed_after_a_file_was_due_is_completed(
+    run, finished, tiny_model, tiny_dataset, tmp_path, missing
+):
+    """A run is not called finished before its predictions, its state and its card are there."""
+    folder = tmp_path / finished.name
+    shutil.copytree(finished, folder)
+    later = {"README.md", "training_curve.png", "confusion_matrix.png", missing}
+    if missing == "trainer_state.json":
+        later |= {"eval_results.json", "predict_results.json", "predictions.csv"}
+    if missing == "all_results.json":  # the card is older than the results
+        later = set()
+        os.utime(folder / "README.md", (0, 0))
+        (folder / "README.md").write_text("an older card")
+        os.utime(folder / "README.md", (0, 0))
+    for name in later:
+        (folder / name).unlink()
+    result = run("run_classification", *command(tiny_model, tiny_dataset, folder))
+    assert result.code == 0, result.err
+    for name in ("README.md", "predictions.csv", "model.safetensors", "confusion_matrix.png"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
+    assert (folder / "trainer_state.json").exists()
+
+
+def test_two_commands_in_one_folder(run, tiny_model, tiny_dataset, tmp_path):
+    """The second one is refused while the first one runs, and changes nothing."""
+    import run_classification
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with run_classification.locked_folder(folder):
+        result = run("run_classification", *command(tiny_model, tiny_dataset, folder))
+    assert_user_error(result, folder, "another process")
+    assert not list(folder.iterdir())
+
+
 def test_early_stopping_after_three_evaluations_without_a_better_loss(
     run, tiny_model, tiny_dataset, tmp_path
 ):
@@ -860,6 +898,12 @@ def test_nothing_to_do(run, tiny_model, tiny_dataset, tmp_path):
         (["--train_file", "x.csv"], ["--dataset_name", "--train_file"]),
         (["--max_train_samples", "0"], ["train"]),
         (["--max_train_samples", "1"], ["training"]),
+        (["--max_steps", "0"], ["--max_steps", "at least 1"]),
+        (
+            ["--metric_for_best_model", "accuracy", "--greater_is_better", "false"],
+            ["--greater_is_better", "worst accuracy"],
+        ),
+        (["--greater_is_better", "true"], ["--greater_is_better", "worst loss"]),
     ],
 )
 def test_bad_flags(run, tiny_model, tiny_dataset, tmp_path, flags, words):
@@ -1363,7 +1407,7 @@ def test_what_an_earlier_task_left_in_the_configuration_does_not_survive(
 
 
 def test_card_has_an_example_of_no_domain_and_escaped_class_names(run, tiny_model, tmp_path):
-    names = ["<script>x</script>", "a|b", "*bold*", "two\nlines", "$x_1$"]
+    names = ["<script>x</script>", "a|b", "*bold*", "two\nlines", "$x_1$ isn't"]
     write_dataset(tmp_path / "data", make_records(), labels=names)
     flags = ("--num_train_epochs", 1)
     result = run(
@@ -1374,7 +1418,7 @@ def test_card_has_an_example_of_no_domain_and_escaped_class_names(run, tiny_mode
     assert "manifold" not in card and "Ricci" not in card
     assert "Put a text here." in card
     assert "<script>" not in card
-    assert r"a\|b, \*bold\*, two lines, \$x\_1\$" in card
+    assert r"a\|b, \*bold\*, two lines, \$x\_1\$ isn't" in card
 
 
 # Models that are common
@@ -1457,11 +1501,32 @@ def test_classifier_whose_configuration_has_no_padding_token(
 def test_tokenizer_with_more_tokens_than_the_model_has_embeddings(run, tiny_dataset, tmp_path):
     folder = write_tiny_model(tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens(["cohomology"])
-    tokenizer.save_pretrained(folder)
+    vocabulary = tokenizer.get_vocab() | {"cohomology": len(tokenizer)}
+    transformers.BertTokenizer(vocab=vocabulary).save_pretrained(folder)
     result = run("run_classification", *command(folder, tiny_dataset, tmp_path / "run"))
     assert_user_error(result, folder, "embeddings", "--tokenizer_name")
     assert not list((tmp_path / "run").iterdir())
+
+
+def test_tokens_that_were_added_to_the_tokenizer_get_embeddings(run, tiny_dataset, tmp_path):
+    """For training; a classifier that only predicts was never trained on them."""
+    folder = write_tiny_model(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    size = len(tokenizer)
+    tokenizer.add_tokens(["cohomology", "polytopes"])
+    tokenizer.save_pretrained(folder)
+    flags = ["--dataset_name", tiny_dataset, "--do_predict", "--output_dir", tmp_path / "out"]
+    result = run("run_classification", "--model_name_or_path", folder, *flags)
+    assert_user_error(result, folder, "embeddings", "--tokenizer_name")
+    flags = ["--max_steps", 2, "--num_train_epochs", 1]
+    result = run("run_classification", *command(folder, tiny_dataset, tmp_path / "run", *flags))
+    assert result.code == 0, result.err
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["vocab_size"] == size + 2
+    flags = ["--dataset_name", tiny_dataset, "--do_predict", "--output_dir", tmp_path / "again"]
+    assert run("run_classification", "--model_name_or_path", tmp_path / "run", *flags).code == 0
+    first, second = (pd.read_csv(tmp_path / name / "predictions.csv") for name in ("run", "again"))
+    pd.testing.assert_frame_equal(first, second, atol=1e-5)
 
 
 # Claims about security are true

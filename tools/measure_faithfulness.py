@@ -369,6 +369,20 @@ def prepare(document: dict, evaluator: Evaluator, tokenizer, max_length: int) ->
     document["versus_id"] = label2id.get(document.get("versus"))
 
 
+def check_weights(evaluator: Evaluator, summary: dict) -> None:
+    """Exit with status 2 if the model has other weights than the one that was attributed."""
+    settings = summary.get("settings")
+    expected = settings.get("weights_sha256") if isinstance(settings, dict) else None
+    digest = hashlib.sha256()  # as in run_attribution.py
+    for key, values in evaluator.model.state_dict().items():
+        digest.update(key.encode() + values.cpu().numpy().tobytes())
+    if expected is not None and digest.hexdigest() != expected:
+        fail(
+            f"{evaluator.model.name_or_path} has other weights than the model of the attributions: "
+            "wrong model; give that one as --model_name_or_path, or run run_attribution.py again"
+        )
+
+
 def check_model(evaluator: Evaluator, document: dict) -> None:
     """Exit with status 2 if the model gives the document another logit than the attributed one."""
     with torch.no_grad():
@@ -486,12 +500,14 @@ def main() -> None:
                 f"document {document['id']} of {folder} is damaged ({one_line(error)}); "
                 "run run_attribution.py again"
             )
+    check_weights(evaluator, summary)
     check_model(evaluator, documents[0])
 
     # 3. Measures of every document; those that an interrupted call measured are kept
-    key = hashlib.sha256(
-        json.dumps([run, name, revision, arguments.random_orders, arguments.seed]).encode()
-    )
+    # The name of their file stands for all that they depend on.
+    scores = [[document["id"], document["word_attributions"]] for document in documents]
+    basis = [run, name, revision, arguments.random_orders, arguments.seed, scores]
+    key = hashlib.sha256(json.dumps(basis).encode())
     partial = folder / "partial-faithfulness" / f"{key.hexdigest()[:16]}.jsonl"
     open_partial(partial.parent)
     results = read_results(partial)[: len(documents)]

@@ -135,17 +135,28 @@ def text_arguments(config: PreTrainedConfig, arguments: ProbeArguments) -> TextA
         "text_column_names": arguments.text_column_name and arguments.text_column_name.split(","),
         "max_seq_length": arguments.max_seq_length,
     }
+    kinds = {
+        "text_column_names": list,
+        "text_column_delimiter": str,
+        "text_prefix": str,
+        "max_seq_length": int,
+    }
+    recorded = {}
+    for name, kind in kinds.items():
+        value = getattr(config, name, None)
+        # A checkpoint of others may have something else under the same name.
+        recorded[name] = value if isinstance(value, kind) else None
     for name, value in asked.items():
-        trained = getattr(config, name, None)
+        trained = recorded[name]
         if value is not None and trained is not None and value != trained:
             logger.warning("%s is %s, but the model was trained with %s", name, value, trained)
-    columns = asked["text_column_names"] or getattr(config, "text_column_names", None)
-    delimiter = getattr(config, "text_column_delimiter", None)
+    columns = asked["text_column_names"] or recorded["text_column_names"]
+    delimiter = recorded["text_column_delimiter"]
     return TextArguments(
         text_column_names=columns or ["abstract"],
         text_column_delimiter=" " if delimiter is None else delimiter,
-        text_prefix=getattr(config, "text_prefix", None) or "",
-        max_seq_length=asked["max_seq_length"] or getattr(config, "max_seq_length", None) or 256,
+        text_prefix=recorded["text_prefix"] or "",
+        max_seq_length=asked["max_seq_length"] or recorded["max_seq_length"] or 256,
     )
 
 
