@@ -70,7 +70,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 from tqdm import tqdm
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
-from common.data import SPLITS, dataset_commit, load_split
+from common.data import SPLITS, dataset_commit, fingerprint, join_texts, load_split
 from common.folders import open_output_dir, read_json, run_name, write_files
 from common.pages import render
 from common.statistics import MIN_INTERVAL_DOCUMENTS
@@ -330,7 +330,8 @@ def read_documents(arguments: LabelArguments) -> Documents:
         documents.ids += ids
         documents.splits += [split] * len(part)
         documents.texts += texts
-        documents.fingerprints[split] = fingerprint(ids, texts, names)
+        table = pd.DataFrame({"id": ids, "text": texts, "label": names})
+        documents.fingerprints[split] = fingerprint(table)
         label_names += names
         has_categories = "categories" in part.column_names
         categories += part["categories"] if has_categories else [None] * len(part)
@@ -394,9 +395,9 @@ def read_texts(
     for name in arguments.text_column_names:
         if not str(getattr(part.features[name], "dtype", "")).endswith("string"):
             fail(f"column {name!r} of split {split!r} is not text but {part.features[name]}")
-        columns.append([value or "" for value in part[name]])
+        columns.append(part[name])
     delimiter = arguments.text_column_delimiter
-    texts = [delimiter.join(text for text in row if text) for row in zip(*columns, strict=True)]
+    texts = [join_texts(row, delimiter) for row in zip(*columns, strict=True)]
     empty = [row for row, text in enumerate(texts) if not text.strip()]
     if empty:
         fail(f"split {split!r} has {first_rows(ids, empty)} without text; remove them")
@@ -421,14 +422,6 @@ def read_labels(part: datasets.Dataset, ids: list[str], split: str, column: str)
             "remove them, or name the other splits in --splits"
         )
     return [feature.names[value] if is_numbered else str(value) for value in values]
-
-
-def fingerprint(ids: list[str], texts: list[str], names: list[str]) -> str:
-    """Return 16 digits of the SHA-256 of the ids, texts and class names of a split, in order."""
-    digest = hashlib.sha256()
-    for row in zip(ids, texts, names, strict=True):
-        digest.update(json.dumps(row).encode() + b"\n")
-    return digest.hexdigest()[:16]
 
 
 # Out-of-sample probabilities

@@ -54,7 +54,13 @@ from common.folders import (
     write_files,
 )
 from common.pages import data_url, faithfulness_table, percent, render
-from comparison.runs import contradiction, has_other_data, read_predictions, test_fingerprint
+from comparison.runs import (
+    class_contradiction,
+    contradiction,
+    has_other_data,
+    read_predictions,
+    test_fingerprint,
+)
 
 SCRIPT = "make_report.py"
 # What the project's scripts write. Anything else, such as a tag, a link or an image, is shown as
@@ -332,8 +338,8 @@ def run_part(folder: Path, name: str, embedded: bool, page: Page) -> dict | None
     # 1. Results that the predictions do not show are not printed
     predictions = None
     if "predict_accuracy" in results and (folder / "predictions.csv").is_file():
-        predictions, _ = read_predictions(folder / "predictions.csv")
-        found = contradiction(folder, predictions)
+        predictions, scores = read_predictions(folder / "predictions.csv")
+        found = contradiction(folder, predictions) or class_contradiction(record, scores)
         if found is not None:
             page.left_out.append(
                 f"Training: {name} is left out, it is damaged or mixes two runs: {found}; "
@@ -607,7 +613,7 @@ def context_part(folder: Path, page: Page) -> dict:
         )
     with reading(folder / "context.md", "tools/measure_context.py"):
         text = markdown((folder / "context.md").read_text(encoding="utf-8"), fold=True)
-    alt = "The six tests of context in six panels; the text below describes them"
+    alt = "A panel for each test of context; the text below describes them"
     path = folder / "context.html"
     return {
         "intro": intro,
