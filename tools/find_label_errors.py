@@ -71,7 +71,14 @@ from tqdm import tqdm
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
 from common.data import SPLITS, dataset_commit, fingerprint, join_texts, load_split
-from common.folders import open_output_dir, read_json, run_name, write_files
+from common.folders import (
+    check_names,
+    lock_output_dir,
+    open_output_dir,
+    read_json,
+    run_name,
+    write_files,
+)
 from common.pages import render
 from common.statistics import MIN_INTERVAL_DOCUMENTS
 
@@ -955,9 +962,11 @@ def main() -> None:
     # 1. Arguments and output folder
     start_logging()
     (arguments,) = parse_arguments(__doc__, LabelArguments)
+    check_names(arguments)
     complete_arguments(arguments)
     folder = Path(arguments.output_dir)
     open_output_dir(folder, SCRIPT, [RECORD], OWN_FILES)
+    lock_output_dir(folder)
 
     # 2. Documents, and the runs that predicted them
     documents = read_documents(arguments)

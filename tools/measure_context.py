@@ -55,7 +55,15 @@ import numpy as np
 from transformers.hf_argparser import HfArg
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
-from common.folders import hide_paths, open_output_dir, run_name, write_files
+from common.folders import (
+    check_names,
+    digests,
+    hide_paths,
+    lock_output_dir,
+    open_output_dir,
+    run_name,
+    write_files,
+)
 from common.pages import data_url, escape_markdown, markdown_table, png, render
 from context import EXPERIMENTS
 from context.attributions import warn_of_another_model
@@ -502,10 +510,12 @@ def main() -> None:
     # 1. Arguments and output folder
     start_logging()
     arguments = read_arguments()
+    check_names(arguments)
     check_inputs(arguments)
     warn_of_another_model(arguments)
     output = Path(arguments.output_dir)
     open_output_dir(output, SCRIPT, ("context.json", "evaluations/index.json"), OWN_FILES)
+    lock_output_dir(output)
 
     # 2. Logits of all models
     if not arguments.statistics_only:
@@ -520,15 +530,13 @@ def main() -> None:
     sections = [section for section in sections if section.sentences]
     picture = draw(result)
     page = render("context.html", result=result, sections=sections, picture=data_url(picture))
-    write_files(
-        output,
-        {
-            "context.json": to_json(result),
-            "context.png": picture,
-            "context.html": page,
-            "context.md": markdown(result, sections),
-        },
-    )
+    files = {
+        "context.png": picture,
+        "context.html": page,
+        "context.md": markdown(result, sections),
+    }
+    result["files"] = digests(files)
+    write_files(output, {"context.json": to_json(result)} | files)
     for section in sections:
         for sentence in section.sentences:
             logger.info(sentence)

@@ -1,10 +1,12 @@
 """Folders that pass from one step to the next: open, read, check and write them."""
 
+import fcntl
 import hashlib
 import json
 import os
 import re
 from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 
 from transformers.utils import cached_file
@@ -76,6 +78,72 @@ def find_foreign_file(folder: Path, own_files: str) -> str | None:
             continue
         name = path.relative_to(folder).as_posix()
         if not re.fullmatch(rf"({own_files})(\.tmp)?", name):
+            return name
+    return None
+
+
+# The descriptors of the folders that this process has locked, by device and inode. Closing one
+# would unlock its folder.
+LOCKED: dict[tuple[int, int], int] = {}
+
+
+def lock_output_dir(folder: Path) -> None:
+    """Let no other process write into an output folder until this one ends.
+
+    Nothing is written: the folder itself is locked. Exits with status 2 if another process has
+    locked it. Where the file system cannot lock a folder, nothing happens.
+    """
+    status = folder.stat()
+    key = (status.st_dev, status.st_ino)
+    if key in LOCKED:
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        fail(
+            f"another process writes into --output_dir {folder}; "
+            "wait until it has ended, or choose another folder"
+        )
+    except OSError:  # some network disks
+        os.close(descriptor)
+        return
+    LOCKED[key] = descriptor
+
+
+def check_names(arguments: object) -> None:
+    """Exit with status 2 if a text on the command line is not UTF-8: no file could record it."""
+    for flag, value in asdict(arguments).items():
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str):
+                continue
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                fail(f"--{flag} {text!a} is not UTF-8; rename it")
+
+
+def digests(contents: dict[str, str | bytes | None]) -> dict[str, str]:
+    """Return 16 digits of the SHA-256 of each file, for the record of the folder."""
+    found = {}
+    for name, content in contents.items():
+        if content is not None:
+            data = content if isinstance(content, bytes) else content.encode("utf-8")
+            found[name] = hashlib.sha256(data).hexdigest()[:16]
+    return found
+
+
+def find_changed_file(folder: Path, record: dict) -> str | None:
+    """Return a file of the folder that is not the one of its record's ``files``, or None.
+
+    It was edited, or the script was stopped while it replaced an earlier result. Files that are not
+    there do not count; records of earlier versions have no digests.
+    """
+    recorded = record.get("files")
+    for name, digest in recorded.items() if isinstance(recorded, dict) else ():
+        path = folder / name
+        if path.is_file() and digests({name: path.read_bytes()})[name] != digest:
             return name
     return None
 

@@ -1,5 +1,7 @@
 """Run folders: read them, check them against each other, pool the seeds of a model."""
 
+import hashlib
+import json
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -272,6 +274,14 @@ def read_run(folder: str, label: str) -> Run:
         scores=scores,
         has_probabilities=are_probabilities(folder, scores),
     )
+
+
+def digest_of_predictions(table: pd.DataFrame) -> str:
+    """Return 16 digits of the SHA-256 of ids, labels and predictions, sorted; no scores."""
+    digest = hashlib.sha256()
+    for row in table[["label", "prediction"]].sort_index().itertuples():
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 def are_probabilities(folder: str, scores: pd.DataFrame | None) -> bool:
