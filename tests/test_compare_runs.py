@@ -530,7 +530,7 @@ def test_scores_that_are_not_those_of_the_predictions(pair, run):
     assert run("compare_runs", *flags).code == 0
     result = results_of(output)
     assert list(result["calibration"]) == ["good"]
-    reason = "for bad: the prediction of 16 documents is not the class with the highest probability"
+    reason = "for bad: the prediction of 24 documents is not the class with the highest probability"
     assert any(reason in note for note in result["notes"])
 
 

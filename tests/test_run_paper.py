@@ -280,7 +280,9 @@ echo "trained by $*"
 [[ -z ${FAIL-} || $folder != *$FAIL* ]] || { echo "error: it must fail"; exit 7; }
 results='{"eval_loss": 0.5, "eval_accuracy": 1, "eval_f1": 1, "epoch": 1, "train_runtime": 100}'
 if [[ $* = *--do_train* || $1 = run_baseline.py ]]; then
-    echo "{\"arguments\": {\"learning_rate\": ${rate-null}}, \"versions\": {}}" \
+    # Of a path, the last part is recorded.
+    echo "{\"arguments\": {\"output_dir\": \"${folder##*/}\", \"learning_rate\": ${rate-null}}," \
+        "\"versions\": {}}" \
         > "$folder/run_arguments.json"
 fi
 touch "$folder/model.safetensors"
