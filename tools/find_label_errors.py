@@ -81,6 +81,7 @@ from common.folders import (
 )
 from common.pages import render
 from common.statistics import MIN_INTERVAL_DOCUMENTS
+from comparison.runs import contradiction, contradiction_message
 
 logger = logging.getLogger(__name__)
 
@@ -267,12 +268,32 @@ def read_svm_setting(folder: Path) -> dict:
             "sublinear_tf": int(best["sublinear_tf"]),
             "C": float(best["C"]),
         }
+        if not (setting["ngram_max"] >= 1 and 0 < setting["C"] < math.inf):
+            raise ValueError(f"n-grams up to {setting['ngram_max']}, C {setting['C']}")
     except (LookupError, TypeError, ValueError) as error:
         fail(f"{folder / 'trainer_state.json'} is damaged ({one_line(error)}); train again")
-    arguments = record.get("arguments", {})
-    for name in ("min_df", "class_weight", *RUN_DEFAULTS):
-        if name in arguments:
-            setting[name] = arguments[name]
+    return setting | read_setting(folder, ("min_df", "class_weight", *RUN_DEFAULTS))
+
+
+def read_setting(folder: Path, names: tuple[str, ...]) -> dict:
+    """Return those of the flags that a run records. Exit with status 2 if one is damaged."""
+    path = folder / "run_arguments.json"
+    arguments = read_json(path).get("arguments", {})
+    if not isinstance(arguments, dict):
+        fail(f"{path} is damaged: 'arguments' is not an object; train again")
+    setting = {}
+    for name in names:
+        value = arguments.get(name)
+        if value is None:
+            continue
+        if name == "text_column_names":
+            columns = value if isinstance(value, list) else [value]
+            is_right = all(isinstance(column, str) for column in columns)
+        else:
+            is_right = type(value) is (int if name == "min_df" else str)
+        if not is_right:
+            fail(f"{path} is damaged: {name} is {value!r:.80}; train again")
+        setting[name] = value
     return setting
 
 
@@ -284,8 +305,7 @@ def complete_arguments(arguments: LabelArguments) -> None:
         recorded = read_svm_setting(Path(arguments.svm_run))
     elif arguments.runs and Path(arguments.runs[0], "run_arguments.json").exists():
         source = arguments.runs[0]
-        of_run = read_json(Path(source, "run_arguments.json")).get("arguments", {})
-        recorded = {name: of_run[name] for name in RUN_DEFAULTS if of_run.get(name) is not None}
+        recorded = read_setting(Path(source), tuple(RUN_DEFAULTS))
     if "text_column_names" in recorded:
         recorded["text_column_names"] = split_names(recorded["text_column_names"])
     if arguments.text_column_names is not None:
@@ -532,17 +552,27 @@ def read_predictions(folder: Path, names: list[str]) -> tuple[list[str], list[st
     if not path.exists():
         fail(f"--runs: {folder} has no predictions.csv; give runs of run_classification.py")
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+        with open(path, newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
+            lines = [row for row in csv.reader(file) if row]
+    except (OSError, ValueError, csv.Error) as error:
+        fail(f"cannot read {path}: {one_line(error)}; predict again with run_classification.py")
+    if len(lines) < 2:
+        fail(f"{path} has no rows; predict again with run_classification.py")
+    header, *rows = lines
+    cut = [row[0] for row in rows if len(row) != len(header)]
+    if cut:
+        fail(
+            f"{path} has {first_rows(cut, list(range(len(cut))))} with more or fewer values than "
+            "its header; predict again with run_classification.py"
+        )
+    try:
         n_fixed = 3 if header[:3] == ["id", "label", "prediction"] else 2
         classes = header[n_fixed:]
         scores = np.array([row[n_fixed:] for row in rows], dtype=float)
-    except (OSError, ValueError, csv.Error) as error:
+    except ValueError as error:
         fail(f"cannot read {path}: {one_line(error)}; predict again with run_classification.py")
     if n_fixed == 2 and header[:2] != ["id", "prediction"]:
         fail(f"{path} does not start with the columns id, label, prediction; predict again")
-    if not rows:
-        fail(f"{path} has no rows; predict again with run_classification.py")
     if sorted(classes) != sorted(names):
         only_run = sorted(set(classes) - set(names))
         only_data = sorted(set(names) - set(classes))
@@ -556,6 +586,19 @@ def read_predictions(folder: Path, names: list[str]) -> tuple[list[str], list[st
         )
     ids = [row[0] for row in rows]
     labels = [row[1] for row in rows] if n_fixed == 3 else []
+    predicted = [row[n_fixed - 1] for row in rows]
+    if labels:
+        found = contradiction(folder, pd.DataFrame({"label": labels, "prediction": predicted}))
+        if found is not None:
+            fail(contradiction_message(folder, found))
+    best = [classes[column] for column in scores.argmax(axis=1)]
+    others = sum(name != prediction for name, prediction in zip(best, predicted, strict=True))
+    if others > 0:
+        logger.warning(
+            "%s: the prediction of %d of %d documents is not the class with the highest "
+            "probability; check that its columns are not mixed up",
+            *(path, others, len(rows)),
+        )
     columns = [classes.index(name) for name in names]
     return ids, labels, scores[:, columns] / sums[:, None]
 
