@@ -58,6 +58,7 @@ from common.cli import fail, one_line, parse_arguments, start_logging, versions
 from common.folders import (
     check_names,
     digests,
+    find_changed_file,
     hide_paths,
     lock_output_dir,
     open_output_dir,
@@ -292,9 +293,17 @@ def evaluate_models(arguments: ContextArguments, folder: Path) -> None:
             logits[f"{name}/{key}"] = values
     buffer = io.BytesIO()
     np.savez(buffer, **logits)
+    index["files"] = digests({"logits.npz": buffer.getvalue()})
+    index["digest"] = index_digest(index)
     # A file of the old and one of the new evaluations never stand together as complete.
     write_files(folder, {"index.json": to_json({"script": SCRIPT})})
     write_files(folder, {"logits.npz": buffer.getvalue(), "index.json": to_json(index)})
+
+
+def index_digest(index: dict) -> str:
+    """Return a digest of all that index.json holds, by which an edited one is recognized."""
+    content = {name: value for name, value in index.items() if name != "digest"}
+    return digests({"index.json": json.dumps(content)})["index.json"]
 
 
 def start_folder(folder: Path) -> None:
@@ -348,6 +357,15 @@ def read_index(folder: Path) -> dict:
     if missing:
         fail(
             f"{folder} has no complete evaluations/ of tools/{SCRIPT}: {min(missing)} is missing; "
+            "run it without --statistics_only"
+        )
+    # Evaluations of earlier versions have no digests.
+    changed = find_changed_file(folder / "evaluations", index)
+    if index.get("digest", index_digest(index)) != index_digest(index):
+        changed = "index.json"
+    if changed is not None:
+        fail(
+            f"{folder / 'evaluations' / changed} is not the file that {SCRIPT} wrote; "
             "run it without --statistics_only"
         )
     return index
