@@ -38,6 +38,7 @@ attributions.tex). An interrupted run continues; a finished one only draws its f
 import argparse
 import copy
 import difflib
+import errno
 import functools
 import hashlib
 import html
@@ -1897,10 +1898,10 @@ def write_files(folder: Path, contents: dict[str, str | bytes | None]) -> None:
             else:
                 write(folder / name, content)
     except OSError as error:
-        fail(
-            f"cannot write into {folder}: {error.strerror}; "
-            "free some space and run the command again"
-        )
+        remedy = "run the command again"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space and run the command again"
+        fail(f"cannot write into {folder}: {error.strerror}; {remedy}")
 
 
 # Copied from tools/common/folders.py::is_record

@@ -530,6 +530,8 @@ from pathlib import Path
 
 def same(flag, recorded, given):
     """Whether a flag's value in the record and its words on the command line are the same."""
+    if flag == "output_dir":  # the folder may have been moved
+        return True
     if flag in ("model_name_or_path", "dataset_name"):  # of a local path, the name is recorded
         return Path(str(recorded)).name == Path(given[0]).name
     recorded = recorded if isinstance(recorded, list) else [recorded]
@@ -537,7 +539,8 @@ def same(flag, recorded, given):
         return [float(value) for value in recorded] == [float(word) for word in given]
     except (TypeError, ValueError):
         words = {"True": "true", "False": "false", "None": ""}
-        return [words.get(str(value), str(value)) for value in recorded] == given
+        texts = [words.get(str(value), str(value)) for value in recorded]
+        return texts == given or texts == [Path(word).name for word in given]
 
 
 def fail(message):

@@ -1,5 +1,7 @@
 """tools/compare_runs.py: the command, what it writes, its flags and its output folder."""
 
+import fcntl
+import json
 import os
 import re
 import shlex
@@ -14,6 +16,7 @@ import pytest
 from compared_runs import (
     draw_predictions,
     edit,
+    edit_bytes,
     results_of,
     truth_and_predictions,
     write_pair,
@@ -516,3 +519,55 @@ def test_own_data_and_the_command_that_comes_next(pair, run, tmp_path, monkeypat
     table[["id"]][:30].to_parquet("own/data/test-00000-of-00001.parquet")
     result = run(*call, "--dataset_name", "own")
     assert_user_error(result, "lacks 10", "'doc0030', 'doc0031', 'doc0032'")
+
+
+def test_scores_that_are_not_those_of_the_predictions(pair, run):
+    """The names of two columns of scores are exchanged: nothing else in the file says so."""
+    good, bad, output = pair
+    flags = [good, bad, "--output_dir", output, "--n_resamples", 200]
+    edit_bytes(bad / "predictions.csv", lambda text: text.replace(b"math.DG,math.MG", b"X,Y", 1))
+    edit_bytes(bad / "predictions.csv", lambda text: text.replace(b"X,Y", b"math.MG,math.DG", 1))
+    assert run("compare_runs", *flags).code == 0
+    result = results_of(output)
+    assert list(result["calibration"]) == ["good"]
+    reason = "for bad: the prediction of 24 documents is not the class with the highest probability"
+    assert any(reason in note for note in result["notes"])
+
+
+def test_record_of_other_classes(pair, run):
+    good, bad, output = pair
+    (bad / "run_arguments.json").write_text(json.dumps({"labels": [*LABELS[:4], "math.GT"]}))
+    result = run("compare_runs", good, bad, "--output_dir", output)
+    assert_user_error(result, bad, "'math.SG'", "only in run_arguments.json: 'math.GT'")
+    (bad / "run_arguments.json").write_text(json.dumps({"labels": LABELS[::-1]}))  # by name
+    assert run("compare_runs", good, bad, "--output_dir", output, "--n_resamples", 100).code == 0
+
+
+def test_number_with_hundreds_of_digits(pair, run):
+    good, bad, output = pair
+    (bad / "run_arguments.json").write_text('{"seed": 1' + 400 * "0" + "}")
+    assert_user_error(run("compare_runs", good, bad, "--output_dir", output), bad, "seed")
+
+
+def test_output_folder_whose_name_is_not_utf8(pair, run, tmp_path):
+    good, bad, _ = pair
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    result = run("compare_runs", good, bad, "--output_dir", folder, "--n_resamples", 100)
+    assert_user_error(result, "--output_dir", "is not UTF-8")
+    assert not folder.exists()
+
+
+def test_second_process_does_not_write_into_the_same_folder(pair, run):
+    good, bad, output = pair
+    flags = [good, bad, "--output_dir", output, "--n_resamples", 100]
+    assert run("compare_runs", *flags).code == 0
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+    shutil.copytree(output, output.with_name("other"))
+    descriptor = os.open(output.with_name("other"), os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # as another process does
+    flags[3] = output.with_name("other")
+    result = run("compare_runs", bad, good, *flags[2:])
+    assert_user_error(result, "another process is writing into", flags[3])
+    assert {path.name: path.read_bytes() for path in flags[3].iterdir()} == before
+    os.close(descriptor)
+    assert run("compare_runs", bad, good, *flags[2:]).code == 0

@@ -421,9 +421,41 @@ def test_runs_of_other_data_are_refused(find, dataset, tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     assert_user_error(find(dataset, *flags), "cannot read")
     path.write_text(",".join(["id", "label", "prediction", *LABELS]) + "\n1,math.AG,math.AG,x\n")
-    assert_user_error(find(dataset, *flags), "cannot read")
+    assert_user_error(find(dataset, *flags), "more or fewer values than its header")
     path.write_text("")
-    assert_user_error(find(dataset, *flags), "cannot read")
+    assert_user_error(find(dataset, *flags), "no rows")
+
+
+def test_predictions_that_were_edited_are_refused_or_named(find, dataset, tmp_path):
+    write_run(tmp_path / "run", dataset)
+    path = tmp_path / "run" / "predictions.csv"
+    flags = ["--runs", tmp_path / "run", "--max_shown", 1]
+    content = path.read_text()
+    path.write_bytes(b"\xef\xbb\xbf" + content.replace("\n", "\r\n").encode())  # by Excel
+    result = find(dataset, *flags)
+    assert result.code == 0 and "highest probability" not in result.log
+    header = content.split("\n")[0]
+    names = header.split(",")
+    names[3:5] = names[4], names[3]
+    path.write_text(content.replace(header, ",".join(names), 1))
+    result = find(dataset, *flags, "--seed", 1, out="mixed")
+    assert result.code == 0 and "is not the class with the highest probability" in result.log
+    path.write_text(content + "x\n")
+    assert_user_error(find(dataset, *flags, out="o"), path, "1 document (x)", "values")
+    path.write_text(content)
+    (tmp_path / "run" / "predict_results.json").write_text('{"predict_accuracy": 0.01}')
+    result = find(dataset, *flags, out="o")
+    assert_user_error(result, "mixes two runs", "predict_accuracy")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[1], {"text_column_names": 3}, {"text_column_delimiter": ["x"]}]
+)
+def test_damaged_record_of_a_run(find, dataset, tmp_path, arguments):
+    write_run(tmp_path / "run", dataset)
+    path = tmp_path / "run" / "run_arguments.json"
+    path.write_text(json.dumps({"arguments": arguments}))
+    assert_user_error(find(dataset, "--runs", tmp_path / "run"), path, "damaged")
 
 
 def test_svm_runs_are_refused_where_they_do_not_belong(find, tiny_dataset, tmp_path, svm_run):

@@ -426,6 +426,10 @@ def test_many_runs_are_linked_instead_of_embedded(run, study, monkeypatch):
 
 def make_hostile(study):
     """Put markup into every name and sentence that a file can bring."""
+    path = study / "comparison" / "comparison.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["files"]  # as in comparisons of earlier versions, of which edits are not seen
+    write_json(path, record)
     for path in [*study.rglob("*.json"), *study.rglob("*.md"), *study.rglob("*.csv")]:
         text = path.read_text(encoding="utf-8")
         for name in (
@@ -485,6 +489,55 @@ def test_foreign_and_half_written_files(run, study):
     png = study / "comparison" / "table2.png"
     png.write_bytes(png.read_bytes()[:1000])
     assert_user_error(run("make_report", *flags(study)), png)
+
+
+@pytest.mark.parametrize("name", ["comparison.md", "table2.png", "pairs.csv"])
+def test_comparison_with_a_file_of_another_one_is_refused(run, study, name):
+    """compare_runs.py was stopped while it replaced an earlier comparison, or it is edited."""
+    path = study / "comparison" / name
+    path.write_bytes(path.read_bytes() + b"\n")
+    result = run("make_report", *flags(study))
+    assert_user_error(result, path, "tools/compare_runs.py", "run")
+    assert not (study / "report" / "index.html").exists()
+    path.unlink()  # only small files were copied
+    if name != "comparison.md":
+        assert run("make_report", *flags(study)).code == 0
+
+
+def test_context_with_a_text_of_another_one_is_refused(run, study):
+    record = json.loads((study / "context" / "context.json").read_text())
+    write_json(study / "context" / "context.json", record | {"files": {"context.md": "0123"}})
+    result = run("make_report", *flags(study))
+    assert_user_error(result, study / "context" / "context.md", "tools/measure_context.py")
+
+
+def test_comparison_of_earlier_predictions_is_named(run, study):
+    assert "other predictions" not in text_of(render(run, study))
+    path = study / "svm" / "predictions.csv"
+    table = pd.read_csv(path)
+    table["prediction"] = table["label"]
+    table.to_csv(path, index=False)
+    results = json.loads((study / "svm" / "all_results.json").read_text())
+    ones = {"predict_accuracy": 1.0, "predict_f1": 1.0}
+    write_json(study / "svm" / "all_results.json", results | ones)
+    page = text_of(render(run, study))
+    assert "Comparison: svm has other predictions now than those that were compared" in page
+    assert page.count("other predictions now") == 1
+
+
+def test_run_with_scores_of_other_classes_is_left_out(run, study):
+    path = study / "svm" / "run_arguments.json"
+    write_json(path, json.loads(path.read_text()) | {"labels": ["math.AG", "cs.AI"]})
+    page = text_of(render(run, study))
+    assert "Training: svm is left out" in page
+    assert "only in run_arguments.json: 'cs.AI'" in page.replace("&#39;", "'")
+
+
+def test_data_that_changed_since_its_manifest_are_named(run, study):
+    path = study / "data" / "data" / "test-00000-of-00001.parquet"
+    pd.read_parquet(path)[:-1].to_parquet(path)
+    page = text_of(render(run, study))
+    assert "Data: data/test-00000-of-00001.parquet is not the file of manifest.json" in page
 
 
 def test_bad_commands(run, study, tmp_path, full_disk):

@@ -130,10 +130,7 @@ def test_two_models_two_learning_rates_two_seeds(inputs, study, forked_python):
     comparison = (paper / "comparison" / "comparison.md").read_text()
     assert "alpha" in comparison and "beta" in comparison
     record = json.loads((networks[0] / "run_arguments.json").read_text())["arguments"]
-    assert (
-        record["model_name_or_path"].endswith("models/seed-1/layers-0")
-        and record["num_train_epochs"] == 2
-    )
+    assert record["model_name_or_path"] == "layers-0" and record["num_train_epochs"] == 2
     # The encoder whose first seed has the lowest validation loss is explained.
     best = min(
         (chosen[0], chosen[2]),
@@ -164,6 +161,8 @@ def test_two_models_two_learning_rates_two_seeds(inputs, study, forked_python):
     lines = [shlex.split(line) for line in (paper / "runs.txt").read_text().splitlines()]
     assert {line[0] for line in lines} == {"--output_dir"} and len(lines) == 5 + 6
     assert [line[1] for line in lines if line[-1] == "--do_predict"] == [str(run) for run in chosen]
+    models = {line[3] for line in lines if line[1] == str(networks[1])}
+    assert models == {str(paper / "models" / "seed-2" / "layers-0")}
 
     # Completed steps are skipped, missing ones are made. Weights are only needed by missing ones.
     (chosen[0] / "predict_results.json").unlink()
@@ -281,7 +280,9 @@ echo "trained by $*"
 [[ -z ${FAIL-} || $folder != *$FAIL* ]] || { echo "error: it must fail"; exit 7; }
 results='{"eval_loss": 0.5, "eval_accuracy": 1, "eval_f1": 1, "epoch": 1, "train_runtime": 100}'
 if [[ $* = *--do_train* || $1 = run_baseline.py ]]; then
-    echo "{\"arguments\": {\"learning_rate\": ${rate-null}}, \"versions\": {}}" \
+    # Of a path, the last part is recorded.
+    echo "{\"arguments\": {\"output_dir\": \"${folder##*/}\", \"learning_rate\": ${rate-null}}," \
+        "\"versions\": {}}" \
         > "$folder/run_arguments.json"
 fi
 touch "$folder/model.safetensors"

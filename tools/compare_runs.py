@@ -56,7 +56,14 @@ from pathlib import Path
 import pandas as pd
 
 from common.cli import fail, parse_arguments, start_logging, versions
-from common.folders import open_output_dir, short_path, write_files
+from common.folders import (
+    check_names,
+    digests,
+    lock_output_dir,
+    open_output_dir,
+    short_path,
+    write_files,
+)
 from common.text import percent
 from comparison.calibration import calibrate, plot_calibration
 from comparison.metrics import (
@@ -68,7 +75,7 @@ from comparison.metrics import (
 )
 from comparison.page import comparison_page, plot_table, table_csv, table_latex, table_markdown
 from comparison.paired_tests import detectable_sentence, pair_sentence, run_tests
-from comparison.runs import Run, find_reference, pool_runs, read_runs
+from comparison.runs import Run, digest_of_predictions, find_reference, pool_runs, read_runs
 from comparison.slices import hard_documents, hard_summary, load_categories, slices_table
 from comparison.study_table import study_result, study_rows
 
@@ -213,6 +220,7 @@ def main() -> None:
             f"{SCRIPT} RUN RUN --output_dir DIR"
         )
     runs = read_runs(arguments.runs, arguments.allow_other_texts)
+    check_names(arguments)
     truth = runs[0].table["label"]
     categories, commit = None, None
     if arguments.dataset_name:
@@ -225,6 +233,7 @@ def main() -> None:
         reference = find_reference(arguments.reference, models, runs)
     output = Path(arguments.output_dir)
     open_output_dir(output, SCRIPT, ["comparison.json"], OWN_FILES)
+    lock_output_dir(output)
 
     # 2. A row of table 2 for every model
     evaluation = evaluate(runs, arguments.n_resamples, arguments.seed)
@@ -256,9 +265,11 @@ def main() -> None:
             "which only arXiv records have."
         )
     notes += calibration_notes
+    predictions = {run.label: digest_of_predictions(run.table) for run in runs}
     result = {
         "script": SCRIPT,
         "arguments": published_arguments(arguments, runs),
+        "predictions": predictions,
         "dataset_commit": commit,
         "versions": versions("numpy", "scipy", "statsmodels", "scikit-learn", "pandas"),
         "documents": evaluation.documents,
@@ -282,11 +293,10 @@ def main() -> None:
         study = study_result(arguments.disagreement_rate, median_disagreement)
     table = table_markdown(table_rows, evaluation.documents)
 
-    # 6. The folder, comparison.json first, which makes it ours; files of an earlier comparison that
-    #    this one does not have are removed
+    # 6. The folder, comparison.json first, which makes it ours and has the digests of the others;
+    #    files of an earlier comparison that this one does not have are removed
     csv = {"index": False, "float_format": "%.8g"}
     outputs = {
-        "comparison.json": json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False) + "\n",
         "pairs.csv": pd.DataFrame(pairs).to_csv(**csv) if pairs else None,
         "per_class_f1.csv": per_class.to_csv(**csv),
         "agreement.csv": agreement.to_csv(**csv),
@@ -300,6 +310,9 @@ def main() -> None:
         "calibration.png": plot_calibration(calibrations) if calibrations else None,
         "comparison.md": comparison_page(result, table, study["sentences"] if study else [], hard),
     }
+    result["files"] = digests(outputs)
+    record = json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    outputs = {"comparison.json": record} | outputs
     write_files(output, outputs)
 
     # 7. What was found

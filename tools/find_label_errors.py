@@ -70,10 +70,19 @@ from statsmodels.stats.weightstats import DescrStatsW
 from tqdm import tqdm
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
-from common.data import SPLITS, dataset_commit, load_split
-from common.folders import open_output_dir, public_name, read_json, run_name, write_files
+from common.data import SPLITS, dataset_commit, fingerprint, join_texts, load_split
+from common.folders import (
+    check_names,
+    lock_output_dir,
+    open_output_dir,
+    public_name,
+    read_json,
+    run_name,
+    write_files,
+)
 from common.pages import render
 from common.statistics import MIN_INTERVAL_DOCUMENTS
+from comparison.runs import contradiction, contradiction_message
 
 logger = logging.getLogger(__name__)
 
@@ -260,12 +269,32 @@ def read_svm_setting(folder: Path) -> dict:
             "sublinear_tf": int(best["sublinear_tf"]),
             "C": float(best["C"]),
         }
+        if not (setting["ngram_max"] >= 1 and 0 < setting["C"] < math.inf):
+            raise ValueError(f"n-grams up to {setting['ngram_max']}, C {setting['C']}")
     except (LookupError, TypeError, ValueError) as error:
         fail(f"{folder / 'trainer_state.json'} is damaged ({one_line(error)}); train again")
-    arguments = record.get("arguments", {})
-    for name in ("min_df", "class_weight", *RUN_DEFAULTS):
-        if name in arguments:
-            setting[name] = arguments[name]
+    return setting | read_setting(folder, ("min_df", "class_weight", *RUN_DEFAULTS))
+
+
+def read_setting(folder: Path, names: tuple[str, ...]) -> dict:
+    """Return those of the flags that a run records. Exit with status 2 if one is damaged."""
+    path = folder / "run_arguments.json"
+    arguments = read_json(path).get("arguments", {})
+    if not isinstance(arguments, dict):
+        fail(f"{path} is damaged: 'arguments' is not an object; train again")
+    setting = {}
+    for name in names:
+        value = arguments.get(name)
+        if value is None:
+            continue
+        if name == "text_column_names":
+            columns = value if isinstance(value, list) else [value]
+            is_right = all(isinstance(column, str) for column in columns)
+        else:
+            is_right = type(value) is (int if name == "min_df" else str)
+        if not is_right:
+            fail(f"{path} is damaged: {name} is {value!r:.80}; train again")
+        setting[name] = value
     return setting
 
 
@@ -277,8 +306,7 @@ def complete_arguments(arguments: LabelArguments) -> None:
         recorded = read_svm_setting(Path(arguments.svm_run))
     elif arguments.runs and Path(arguments.runs[0], "run_arguments.json").exists():
         source = arguments.runs[0]
-        of_run = read_json(Path(source, "run_arguments.json")).get("arguments", {})
-        recorded = {name: of_run[name] for name in RUN_DEFAULTS if of_run.get(name) is not None}
+        recorded = read_setting(Path(source), tuple(RUN_DEFAULTS))
     if "text_column_names" in recorded:
         recorded["text_column_names"] = split_names(recorded["text_column_names"])
     if arguments.text_column_names is not None:
@@ -330,7 +358,8 @@ def read_documents(arguments: LabelArguments) -> Documents:
         documents.ids += ids
         documents.splits += [split] * len(part)
         documents.texts += texts
-        documents.fingerprints[split] = fingerprint(ids, texts, names)
+        table = pd.DataFrame({"id": ids, "text": texts, "label": names})
+        documents.fingerprints[split] = fingerprint(table)
         label_names += names
         has_categories = "categories" in part.column_names
         categories += part["categories"] if has_categories else [None] * len(part)
@@ -394,9 +423,9 @@ def read_texts(
     for name in arguments.text_column_names:
         if not str(getattr(part.features[name], "dtype", "")).endswith("string"):
             fail(f"column {name!r} of split {split!r} is not text but {part.features[name]}")
-        columns.append([value or "" for value in part[name]])
+        columns.append(part[name])
     delimiter = arguments.text_column_delimiter
-    texts = [delimiter.join(text for text in row if text) for row in zip(*columns, strict=True)]
+    texts = [join_texts(row, delimiter) for row in zip(*columns, strict=True)]
     empty = [row for row, text in enumerate(texts) if not text.strip()]
     if empty:
         fail(f"split {split!r} has {first_rows(ids, empty)} without text; remove them")
@@ -421,14 +450,6 @@ def read_labels(part: datasets.Dataset, ids: list[str], split: str, column: str)
             "remove them, or name the other splits in --splits"
         )
     return [feature.names[value] if is_numbered else str(value) for value in values]
-
-
-def fingerprint(ids: list[str], texts: list[str], names: list[str]) -> str:
-    """Return 16 digits of the SHA-256 of the ids, texts and class names of a split, in order."""
-    digest = hashlib.sha256()
-    for row in zip(ids, texts, names, strict=True):
-        digest.update(json.dumps(row).encode() + b"\n")
-    return digest.hexdigest()[:16]
 
 
 # Out-of-sample probabilities
@@ -532,17 +553,27 @@ def read_predictions(folder: Path, names: list[str]) -> tuple[list[str], list[st
     if not path.exists():
         fail(f"--runs: {folder} has no predictions.csv; give runs of run_classification.py")
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+        with open(path, newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
+            lines = [row for row in csv.reader(file) if row]
+    except (OSError, ValueError, csv.Error) as error:
+        fail(f"cannot read {path}: {one_line(error)}; predict again with run_classification.py")
+    if len(lines) < 2:
+        fail(f"{path} has no rows; predict again with run_classification.py")
+    header, *rows = lines
+    cut = [row[0] for row in rows if len(row) != len(header)]
+    if cut:
+        fail(
+            f"{path} has {first_rows(cut, list(range(len(cut))))} with more or fewer values than "
+            "its header; predict again with run_classification.py"
+        )
+    try:
         n_fixed = 3 if header[:3] == ["id", "label", "prediction"] else 2
         classes = header[n_fixed:]
         scores = np.array([row[n_fixed:] for row in rows], dtype=float)
-    except (OSError, ValueError, csv.Error) as error:
+    except ValueError as error:
         fail(f"cannot read {path}: {one_line(error)}; predict again with run_classification.py")
     if n_fixed == 2 and header[:2] != ["id", "prediction"]:
         fail(f"{path} does not start with the columns id, label, prediction; predict again")
-    if not rows:
-        fail(f"{path} has no rows; predict again with run_classification.py")
     if sorted(classes) != sorted(names):
         only_run = sorted(set(classes) - set(names))
         only_data = sorted(set(names) - set(classes))
@@ -556,6 +587,19 @@ def read_predictions(folder: Path, names: list[str]) -> tuple[list[str], list[st
         )
     ids = [row[0] for row in rows]
     labels = [row[1] for row in rows] if n_fixed == 3 else []
+    predicted = [row[n_fixed - 1] for row in rows]
+    if labels:
+        found = contradiction(folder, pd.DataFrame({"label": labels, "prediction": predicted}))
+        if found is not None:
+            fail(contradiction_message(folder, found))
+    best = [classes[column] for column in scores.argmax(axis=1)]
+    others = sum(name != prediction for name, prediction in zip(best, predicted, strict=True))
+    if others > 0:
+        logger.warning(
+            "%s: the prediction of %d of %d documents is not the class with the highest "
+            "probability; check that its columns are not mixed up",
+            *(path, others, len(rows)),
+        )
     columns = [classes.index(name) for name in names]
     return ids, labels, scores[:, columns] / sums[:, None]
 
@@ -956,9 +1000,11 @@ def main() -> None:
     # 1. Arguments and output folder
     start_logging()
     (arguments,) = parse_arguments(__doc__, LabelArguments)
+    check_names(arguments)
     complete_arguments(arguments)
     folder = Path(arguments.output_dir)
     open_output_dir(folder, SCRIPT, [RECORD], OWN_FILES)
+    lock_output_dir(folder)
 
     # 2. Documents, and the runs that predicted them
     documents = read_documents(arguments)

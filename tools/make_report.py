@@ -28,6 +28,7 @@ byte.
 """
 
 import csv
+import hashlib
 import html
 import json
 import os
@@ -46,7 +47,9 @@ from markdown_it.token import Token
 from common.cli import fail, one_line, parse_arguments, start_logging
 from common.folders import (
     attributions_digest,
+    find_changed_file,
     hide_paths,
+    lock_output_dir,
     open_output_dir,
     read_json,
     run_name,
@@ -54,7 +57,14 @@ from common.folders import (
     write_files,
 )
 from common.pages import data_url, faithfulness_table, percent, render
-from comparison.runs import contradiction, has_other_data, read_predictions, test_fingerprint
+from comparison.runs import (
+    class_contradiction,
+    contradiction,
+    digest_of_predictions,
+    has_other_data,
+    read_predictions,
+    test_fingerprint,
+)
 
 SCRIPT = "make_report.py"
 # What the project's scripts write. Anything else, such as a tag, a link or an image, is shown as
@@ -255,6 +265,7 @@ def data_part(folder: Path, page: Page) -> dict:
         for reason, number in manifest.get("dropped", {}).items():
             dropped.append([reason, f"{number:,}"])
         checksums = [list(pair) for pair in manifest["sha256"].items()]
+        page.warnings += changed_data_warnings(folder, manifest["sha256"])
         tables = [
             (
                 "Documents by class and split",
@@ -289,6 +300,19 @@ def data_part(folder: Path, page: Page) -> dict:
             card = card.replace(section[0], "")
         card = markdown(card)
     return {"facts": facts, "tables": tables, "card": card, "limits": limits}
+
+
+def changed_data_warnings(folder: Path, checksums: dict[str, str]) -> list[str]:
+    """Return a sentence on each file of a dataset folder that is not the one of its manifest."""
+    sentences = []
+    for name, checksum in checksums.items():
+        file = folder / name
+        if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != checksum:
+            sentences.append(
+                f"Data: {name} is not the file of manifest.json, so the numbers of documents can "
+                "be wrong; make the dataset again."
+            )
+    return sentences
 
 
 def count_rows(counts: dict[str, dict], labels: list[str], total: int) -> list[list[str]]:
@@ -330,16 +354,17 @@ def run_part(folder: Path, name: str, embedded: bool, page: Page) -> dict | None
     record, results = read_json(path), read_json(folder / "all_results.json")
 
     # 1. Results that the predictions do not show are not printed
-    predictions = None
+    predictions = digest = None
     if "predict_accuracy" in results and (folder / "predictions.csv").is_file():
-        predictions, _ = read_predictions(folder / "predictions.csv")
-        found = contradiction(folder, predictions)
+        predictions, scores = read_predictions(folder / "predictions.csv")
+        found = contradiction(folder, predictions) or class_contradiction(record, scores)
         if found is not None:
             page.left_out.append(
                 f"Training: {name} is left out, it is damaged or mixes two runs: {found}; "
                 "make the run again."
             )
             return None
+        digest = digest_of_predictions(predictions)
 
     # 2. Setting and results
     with reading(path, "the training script"):
@@ -403,6 +428,8 @@ def run_part(folder: Path, name: str, embedded: bool, page: Page) -> dict | None
         "pictures": shown,
         "links": linked,
         "test_fingerprint": test_fingerprint(record),
+        "folder": folder,
+        "predictions_digest": digest,
     }
 
 
@@ -493,10 +520,41 @@ def learning_rates(path: Path) -> tuple[str, list, list]:
     return caption, header, rows
 
 
-def comparison_part(folder: Path, page: Page) -> dict:
+def check_files(folder: Path, record: dict, script: str) -> None:
+    """Exit with status 2 if a file of a folder is not the one that its record names."""
+    changed = find_changed_file(folder, record)
+    if changed is not None:
+        fail(
+            f"{folder / changed} is not the file that {script} wrote with its record "
+            f"(edited, or {script} was stopped); run {script} again"
+        )
+
+
+def stale_comparison_warnings(result: dict, runs: list[dict]) -> list[str]:
+    """Return a sentence on each run that has other predictions than those that were compared.
+
+    Comparisons of earlier versions do not record them.
+    """
+    compared = result.get("predictions")
+    sentences = []
+    for label, digest in compared.items() if isinstance(compared, dict) else ():
+        parts = tuple(label.split("/"))
+        for run in runs:
+            is_compared = run["folder"].resolve().parts[-len(parts) :] == parts
+            if is_compared and run["predictions_digest"] not in (None, digest):
+                sentences.append(
+                    f"Comparison: {run['name']} has other predictions now than those that were "
+                    "compared; run tools/compare_runs.py again."
+                )
+    return sentences
+
+
+def comparison_part(folder: Path, runs: list[dict], page: Page) -> dict:
     """Return table 2 and its tests, as tools/compare_runs.py describes them, with its pictures."""
     path = folder / "comparison.json"
     result = read_json(path)
+    check_files(folder, result, "tools/compare_runs.py")
+    page.warnings += stale_comparison_warnings(result, runs)
     with reading(path, "tools/compare_runs.py"):
         page.versions["comparison"] = dict(result["versions"])
         page.commands.append(recorded("compare_runs.py", result["arguments"]))
@@ -596,6 +654,7 @@ def context_part(folder: Path, page: Page) -> dict:
     """Return the tests of context: picture, sentences, tables."""
     path = folder / "context.json"
     result = read_json(path)
+    check_files(folder, result, "tools/measure_context.py")
     with reading(path, "tools/measure_context.py"):
         arguments = result["arguments"]
         page.versions["context"] = dict(result["versions"])
@@ -607,7 +666,7 @@ def context_part(folder: Path, page: Page) -> dict:
         )
     with reading(folder / "context.md", "tools/measure_context.py"):
         text = markdown((folder / "context.md").read_text(encoding="utf-8"), fold=True)
-    alt = "The six tests of context in six panels; the text below describes them"
+    alt = "A panel for each test of context; the text below describes them"
     path = folder / "context.html"
     return {
         "intro": intro,
@@ -678,6 +737,11 @@ def published_arguments(arguments: ReportArguments) -> dict:
     return record
 
 
+def printable(text: str) -> str:
+    """Return a text with a question mark for what is not UTF-8, as names of folders may be."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def main() -> None:
     # 1. Arguments; the parts that exist
     logger = start_logging()
@@ -691,6 +755,7 @@ def main() -> None:
             "--attribution_dirs or --context_dir with folders that the other scripts wrote"
         )
     open_output_dir(output, SCRIPT, ["report.json"])
+    lock_output_dir(output)
 
     # 2. The parts, in the order in which they were made
     data = [data_part(folder, page) for folder in folders["data"]]
@@ -698,7 +763,9 @@ def main() -> None:
     tried = dict.fromkeys(
         folder.resolve().parent / "learning_rates.csv" for folder in folders["training"]
     )
-    comparison = [comparison_part(folder, page) for folder in folders["comparison"]]
+    comparison = []
+    for folder in folders["comparison"]:
+        comparison.append(comparison_part(folder, runs, page))
     attributions = [attribution_part(folder, page) for folder in folders["attributions"]]
     of_model = Counter(part["name"] for part in attributions)
     for part in attributions:
@@ -740,8 +807,8 @@ def main() -> None:
         },
     )
     for line in [*page.left_out, *page.warnings]:
-        logger.warning(line)
-    path = output / "index.html"
+        logger.warning(printable(line))
+    path = printable(str(output / "index.html"))
     logger.info("wrote %s (%.1f MB); open it in a browser", path, len(content) / 1e6)
 
 

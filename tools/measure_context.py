@@ -55,7 +55,16 @@ import numpy as np
 from transformers.hf_argparser import HfArg
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
-from common.folders import hide_paths, open_output_dir, run_name, write_files
+from common.folders import (
+    check_names,
+    digests,
+    find_changed_file,
+    hide_paths,
+    lock_output_dir,
+    open_output_dir,
+    run_name,
+    write_files,
+)
 from common.pages import data_url, escape_markdown, markdown_table, png, render
 from context import EXPERIMENTS
 from context.attributions import warn_of_another_model
@@ -284,9 +293,17 @@ def evaluate_models(arguments: ContextArguments, folder: Path) -> None:
             logits[f"{name}/{key}"] = values
     buffer = io.BytesIO()
     np.savez(buffer, **logits)
+    index["files"] = digests({"logits.npz": buffer.getvalue()})
+    index["digest"] = index_digest(index)
     # A file of the old and one of the new evaluations never stand together as complete.
     write_files(folder, {"index.json": to_json({"script": SCRIPT})})
     write_files(folder, {"logits.npz": buffer.getvalue(), "index.json": to_json(index)})
+
+
+def index_digest(index: dict) -> str:
+    """Return a digest of all that index.json holds, by which an edited one is recognized."""
+    content = {name: value for name, value in index.items() if name != "digest"}
+    return digests({"index.json": json.dumps(content)})["index.json"]
 
 
 def start_folder(folder: Path) -> None:
@@ -340,6 +357,15 @@ def read_index(folder: Path) -> dict:
     if missing:
         fail(
             f"{folder} has no complete evaluations/ of tools/{SCRIPT}: {min(missing)} is missing; "
+            "run it without --statistics_only"
+        )
+    # Evaluations of earlier versions have no digests.
+    changed = find_changed_file(folder / "evaluations", index)
+    if index.get("digest", index_digest(index)) != index_digest(index):
+        changed = "index.json"
+    if changed is not None:
+        fail(
+            f"{folder / 'evaluations' / changed} is not the file that {SCRIPT} wrote; "
             "run it without --statistics_only"
         )
     return index
@@ -502,10 +528,12 @@ def main() -> None:
     # 1. Arguments and output folder
     start_logging()
     arguments = read_arguments()
+    check_names(arguments)
     check_inputs(arguments)
     warn_of_another_model(arguments)
     output = Path(arguments.output_dir)
     open_output_dir(output, SCRIPT, ("context.json", "evaluations/index.json"), OWN_FILES)
+    lock_output_dir(output)
 
     # 2. Logits of all models
     if not arguments.statistics_only:
@@ -520,15 +548,13 @@ def main() -> None:
     sections = [section for section in sections if section.sentences]
     picture = draw(result)
     page = render("context.html", result=result, sections=sections, picture=data_url(picture))
-    write_files(
-        output,
-        {
-            "context.json": to_json(result),
-            "context.png": picture,
-            "context.html": page,
-            "context.md": markdown(result, sections),
-        },
-    )
+    files = {
+        "context.png": picture,
+        "context.html": page,
+        "context.md": markdown(result, sections),
+    }
+    result["files"] = digests(files)
+    write_files(output, {"context.json": to_json(result)} | files)
     for section in sections:
         for sentence in section.sentences:
             logger.info(sentence)

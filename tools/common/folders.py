@@ -1,12 +1,14 @@
 """Folders that pass from one step to the next: open, read, check and write them."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from transformers.utils import cached_file
@@ -103,6 +105,58 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+# The folders that this process has locked, and what unlocks them at its end.
+LOCKED: set[Path] = set()
+UNTIL_EXIT = contextlib.ExitStack()
+
+
+def lock_output_dir(folder: Path) -> None:
+    """Keep other processes of a script out of its output folder until this process ends.
+
+    Exits with status 2 if another process has locked it.
+    """
+    path = folder.resolve()
+    if path not in LOCKED:
+        UNTIL_EXIT.enter_context(locked_folder(path))
+        LOCKED.add(path)
+
+
+def check_names(arguments: object) -> None:
+    """Exit with status 2 if a text on the command line is not UTF-8: no file could record it."""
+    for flag, value in asdict(arguments).items():
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str):
+                continue
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                fail(f"--{flag} {text!a} is not UTF-8; rename it")
+
+
+def digests(contents: dict[str, str | bytes | None]) -> dict[str, str]:
+    """Return 16 digits of the SHA-256 of each file, for the record of the folder."""
+    found = {}
+    for name, content in contents.items():
+        if content is not None:
+            data = content if isinstance(content, bytes) else content.encode("utf-8")
+            found[name] = hashlib.sha256(data).hexdigest()[:16]
+    return found
+
+
+def find_changed_file(folder: Path, record: dict) -> str | None:
+    """Return a file of the folder that is not the one of its record's ``files``, or None.
+
+    It was edited, or the script was stopped while it replaced an earlier result. Files that are not
+    there do not count; records of earlier versions have no digests.
+    """
+    recorded = record.get("files")
+    for name, digest in recorded.items() if isinstance(recorded, dict) else ():
+        path = folder / name
+        if path.is_file() and digests({name: path.read_bytes()})[name] != digest:
+            return name
+    return None
+
+
 def write_files(folder: Path, contents: dict[str, str | bytes | None]) -> None:
     """Write files into a folder, each whole or not at all; None removes a file.
 
@@ -115,10 +169,10 @@ def write_files(folder: Path, contents: dict[str, str | bytes | None]) -> None:
             else:
                 write(folder / name, content)
     except OSError as error:
-        fail(
-            f"cannot write into {folder}: {error.strerror}; "
-            "free some space and run the command again"
-        )
+        remedy = "run the command again"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "free some space and run the command again"
+        fail(f"cannot write into {folder}: {error.strerror}; {remedy}")
 
 
 def read_json(path: Path) -> dict:

@@ -70,13 +70,11 @@ def calibrate(
         of_runs = []
         for number in model.runs:
             run = runs[number]
-            if run.has_probabilities:
+            reason = reason_without_calibration(run)
+            if reason is None:
                 of_runs.append(calibration(run.confidence(), correct[number], seed))
-                continue
-            reason = "it has no scores"
-            if run.scores is not None:
-                reason = "its scores are not probabilities"
-            notes.append(f"Calibration is left out for {run.label}: {reason}.")
+            else:
+                notes.append(f"Calibration is left out for {run.label}: {reason}.")
         if of_runs:
             result = {}
             for key in ("ece", "calibrated_low", "calibrated_high", "mean_confidence"):
@@ -84,6 +82,20 @@ def calibrate(
             result["runs"] = of_runs
             results[model.name] = result
     return results, notes
+
+
+def reason_without_calibration(run: Run) -> str | None:
+    """Return why the calibration of a run is left out; None if it is not."""
+    if run.scores is None:
+        return "it has no scores"
+    if not run.has_probabilities:
+        return "its scores are not probabilities"
+    # By a rule of its own, or because the columns of scores were mixed up
+    others = run.count_other_best()
+    if others > 0:
+        noun = "document" if others == 1 else "documents"
+        return f"the prediction of {others} {noun} is not the class with the highest probability"
+    return None
 
 
 def calibration_sentence(name: str, result: dict) -> str:

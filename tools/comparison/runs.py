@@ -1,6 +1,8 @@
 """Run folders: read them, check them against each other, pool the seeds of a model."""
 
-import math
+import hashlib
+import json
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ CLASS_COLUMNS = ("class", "documents")
 SHOWN_EXAMPLES = 3
 # Results are recorded as fractions; predictions.csv must give the same ones.
 RESULTS_TOLERANCE = 1e-4
+# Scores are written with a few digits, so two that were different may be equal.
+SCORES_TOLERANCE = 1e-3
 # Recorded arguments by which runs of one model are different rows, and how a row's name shows them.
 VARIANTS = {
     "learning_rate": "learning rate {:g}",
@@ -54,6 +58,11 @@ class Run:
         """Return the probability that the run gives to its own prediction, one per document."""
         columns = self.scores.columns.get_indexer(self.table["prediction"])
         return self.scores.to_numpy()[np.arange(len(columns)), columns]
+
+    def count_other_best(self) -> int:
+        """Return of how many documents another class than the prediction has the highest score."""
+        best = self.scores.to_numpy().max(axis=1)
+        return int((self.confidence() < best - SCORES_TOLERANCE).sum())
 
 
 @dataclass
@@ -195,6 +204,23 @@ def contradiction(folder: Path, table: pd.DataFrame) -> str | None:
     return None
 
 
+def class_contradiction(record: dict, scores: pd.DataFrame | None) -> str | None:
+    """Return in which classes run_arguments.json contradicts predictions.csv; None if they agree.
+
+    Runs of earlier versions record no classes.
+    """
+    recorded = record.get("labels")
+    if scores is None or not isinstance(recorded, list):
+        return None
+    recorded, found = set(map(str, recorded)), set(scores.columns)
+    if recorded == found:
+        return None
+    return (
+        f"classes only in predictions.csv: {quoted(found - recorded) or 'none'}, "
+        f"only in run_arguments.json: {quoted(recorded - found) or 'none'}"
+    )
+
+
 def contradiction_message(folder: str | Path, found: str) -> str:
     """Return what to say of a run whose results contradict its predictions."""
     return f"{folder} is damaged or mixes two runs: {found}; make the run again"
@@ -205,8 +231,8 @@ def number_of(folder: str | Path, record: dict, key: str) -> int | float | None:
     value = record.get(key)
     if value is None:
         return None
-    # A bool is an int in Python, and JSON of Python may hold NaN.
-    if type(value) not in (int, float) or not math.isfinite(value):
+    # A bool is an int in Python, and JSON of Python may hold NaN and integers of any length.
+    if type(value) not in (int, float) or not abs(value) <= sys.float_info.max:
         fail(f"{folder} records {key} {value!r:.80}, which is not a number; make the run again")
     return value
 
@@ -224,6 +250,9 @@ def read_run(folder: str, label: str) -> Run:
     record = {}
     if (path / "run_arguments.json").exists():
         record = read_json(path / "run_arguments.json")
+    found = class_contradiction(record, scores)
+    if found is not None:
+        fail(contradiction_message(folder, found))
 
     is_baseline = record.get("script") == "run_baseline.py" or (path / "model.skops").exists()
     source = str(record.get("model_name_or_path") or record.get("config_name") or "")
@@ -245,6 +274,14 @@ def read_run(folder: str, label: str) -> Run:
         scores=scores,
         has_probabilities=are_probabilities(folder, scores),
     )
+
+
+def digest_of_predictions(table: pd.DataFrame) -> str:
+    """Return 16 digits of the SHA-256 of ids, labels and predictions, sorted; no scores."""
+    digest = hashlib.sha256()
+    for row in table[["label", "prediction"]].sort_index().itertuples():
+        digest.update(json.dumps(row).encode() + b"\n")
+    return digest.hexdigest()[:16]
 
 
 def are_probabilities(folder: str, scores: pd.DataFrame | None) -> bool:

@@ -51,6 +51,7 @@ def read_folder(folder: str) -> Attributions:
     Exits with status 2 if it is not complete, or explains a contrast of classes.
     """
     lines, summary = read_attributions(Path(folder))
+    prefix = str(summary.get("text_prefix") or "")
     documents = {}
     try:
         for line in lines:
@@ -59,11 +60,9 @@ def read_folder(folder: str) -> Attributions:
                     f"--attributions {folder} explains a difference of classes (--versus); "
                     "give those of one class"
                 )
-            scores = defaultdict(list)
-            for word, score in zip(line["words"], line["word_attributions"], strict=True):
-                if normalize(word):
-                    scores[normalize(word)].append(float(score))
-            document = AttributedDocument(line["target"], line["text"], scores)
+            document = AttributedDocument(
+                line["target"], line["text"].removeprefix(prefix), word_scores(line, prefix)
+            )
             documents[str(line["id"])] = document
         model = str(summary["arguments"]["model_name_or_path"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -72,6 +71,21 @@ def read_folder(folder: str) -> Attributions:
             "run it again"
         )
     return Attributions(folder, model, documents)
+
+
+def word_scores(line: dict, prefix: str) -> dict[str, list[float]]:
+    """Return the attributions of each normalized word of a document, without the prefix's words.
+
+    The prefix stands before every text, so its words say nothing about a document.
+    """
+    spans = line.get("word_spans")  # attributions of earlier versions have none
+    if not prefix or spans is None:
+        spans = [(0, len(line["text"]))] * len(line["words"])
+    scores = defaultdict(list)
+    for word, score, span in zip(line["words"], line["word_attributions"], spans, strict=True):
+        if normalize(word) and span[1] > len(prefix):
+            scores[normalize(word)].append(float(score))
+    return scores
 
 
 def read_all(measurement: Measurement, arguments) -> list[Attributions]:

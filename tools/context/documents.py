@@ -1,14 +1,14 @@
 """The documents that are measured."""
 
 import hashlib
-import json
 from collections import Counter
 from dataclasses import dataclass
 
 import datasets
+import pandas as pd
 
 from common.cli import fail
-from common.data import dataset_commit, load_split
+from common.data import dataset_commit, fingerprint, join_texts, load_split
 
 MIN_DOCUMENTS = 20
 
@@ -38,7 +38,7 @@ class Documents:
                 )
         words = []
         empty = []
-        texts = join_columns(self.table, columns, delimiter)
+        texts = self.join_columns(self.table, columns, delimiter)
         for identifier, text in zip(self.ids, texts, strict=True):
             words.append(text.split())
             if not words[-1]:
@@ -50,6 +50,23 @@ class Documents:
             )
         return words
 
+    def join_columns(
+        self, table: datasets.Dataset, columns: list[str], delimiter: str
+    ) -> list[str]:
+        """Return the text of each row: its columns, joined; one that is empty is left out.
+
+        Exits with status 2 if a column holds something other than texts.
+        """
+        for column in columns:
+            feature = table.features[column]
+            if not str(getattr(feature, "dtype", "")).endswith("string"):
+                fail(
+                    f"column {column!r} of split {self.split!r} is not text but {feature}; "
+                    "choose other --text_column_names"
+                )
+        values = [table[column] for column in columns]
+        return [join_texts(row, delimiter) for row in zip(*values, strict=True)]
+
     def fingerprint(self, columns: list[str], delimiter: str, max_samples: int | None) -> str:
         """Return 16 digits of the SHA-256 of the ids, texts and class names of the split.
 
@@ -59,21 +76,13 @@ class Documents:
         table = self.split_table
         if max_samples is not None:
             table = table.select(range(min(max_samples, len(table))))
-        texts = join_columns(table, columns, delimiter)
-        digest = hashlib.sha256()
-        for identifier, text, label in zip(table["id"], texts, table["label"], strict=True):
-            row = [str(identifier), text, self.classes[label]]
-            digest.update(json.dumps(row).encode() + b"\n")
-        return digest.hexdigest()[:16]
-
-
-def join_columns(table: datasets.Dataset, columns: list[str], delimiter: str) -> list[str]:
-    """Return the text of each row: its columns, joined; one that is empty is left out."""
-    texts = []
-    for row in table.select_columns(columns):
-        parts = [str(row[column]) for column in columns if row[column] is not None]
-        texts.append(delimiter.join(part for part in parts if part.strip()))
-    return texts
+        labels = []
+        for label in table["label"]:
+            # Documents after the measured ones may lack a label; no run was made with these.
+            labels.append("" if label is None or label < 0 else self.classes[label])
+        ids = [str(identifier) for identifier in table["id"]]
+        texts = self.join_columns(table, columns, delimiter)
+        return fingerprint(pd.DataFrame({"id": ids, "text": texts, "label": labels}))
 
 
 def count_documents(ids: list[str]) -> str:

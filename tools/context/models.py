@@ -122,7 +122,17 @@ def check_classes(folder: str, names: list[str], classes: list[str]) -> None:
 def read_run_record(folder: str) -> dict:
     """Return run_arguments.json of a run; empty where there is none (a model of the Hub)."""
     path = Path(folder, "run_arguments.json")
-    return read_json(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    record = read_json(path)
+    for key in ("arguments", "data_fingerprints"):
+        if not isinstance(record.get(key) or {}, dict):
+            fail(f"{path} is damaged: {key!r} is not an object; make the run again")
+    columns = (record.get("arguments") or {}).get("text_column_names") or []
+    columns = columns if isinstance(columns, list) else [columns]
+    if not all(isinstance(name, str) for name in columns):
+        fail(f"{path} is damaged: text_column_names is {columns!r:.80}; make the run again")
+    return record
 
 
 def load_runs(arguments, documents: Documents) -> list[Run]:
