@@ -52,7 +52,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -449,12 +449,10 @@ def read_rows(
     documents = []
     for row in rows.select(range(number)):
         label = row["label"]
-        # As in training: an empty column beside a full one leaves no delimiter.
-        present = [row[column] for column in columns if not is_missing(row[column])]
         documents.append(
             {
                 "id": str(row["id"]),
-                "text": delimiter.join(present),
+                "text": join_texts([row[column] for column in columns], delimiter),
                 "label": None if label is None or label < 0 else names[label],
             }
         )
@@ -534,6 +532,12 @@ def is_missing(value: object) -> bool:
     if isinstance(value, str):
         return not value.strip()
     return pd.api.types.is_scalar(value) and bool(pd.isna(value))
+
+
+# Copied from tools/common/data.py::join_texts
+def join_texts(texts: Iterable, delimiter: str) -> str:
+    """Join the columns of a row; an empty column beside a full one leaves no delimiter."""
+    return delimiter.join(text for text in texts if not is_missing(text))
 
 
 def dataset_commit(rows: Dataset) -> str | None:

@@ -59,7 +59,7 @@ import sys
 import time
 import traceback
 import unicodedata
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -1445,10 +1445,8 @@ def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.
     columns = [frame[column].tolist() for column in arguments.text_column_names]
     for name, column in zip(arguments.text_column_names, columns, strict=True):
         check_texts(column, f"column {name!r} of split {split!r}")
-    texts = []
-    for row in zip(*columns, strict=True):
-        present = [text for text in row if not is_missing(text)]
-        texts.append(arguments.text_column_delimiter.join(present))
+    delimiter = arguments.text_column_delimiter
+    texts = [join_texts(row, delimiter) for row in zip(*columns, strict=True)]
     ids = pd.Series([f"{split}.{row}" for row in range(len(frame))])
     problems = {}
     if "id" in frame:
@@ -1501,6 +1499,12 @@ def is_missing(value: object) -> bool:
     if isinstance(value, str):
         return not value.strip()
     return pd.api.types.is_scalar(value) and bool(pd.isna(value))
+
+
+# Copied from tools/common/data.py::join_texts
+def join_texts(texts: Iterable, delimiter: str) -> str:
+    """Join the columns of a row; an empty column beside a full one leaves no delimiter."""
+    return delimiter.join(text for text in texts if not is_missing(text))
 
 
 # Copied from tools/common/data.py::check_texts

@@ -8,7 +8,7 @@ import json
 import logging
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -413,10 +413,8 @@ def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.
     columns = [frame[column].tolist() for column in arguments.text_column_names]
     for name, column in zip(arguments.text_column_names, columns, strict=True):
         check_texts(column, f"column {name!r} of split {split!r}")
-    texts = []
-    for row in zip(*columns, strict=True):
-        present = [text for text in row if not is_missing(text)]
-        texts.append(arguments.text_column_delimiter.join(present))
+    delimiter = arguments.text_column_delimiter
+    texts = [join_texts(row, delimiter) for row in zip(*columns, strict=True)]
     ids = pd.Series([f"{split}.{row}" for row in range(len(frame))])
     problems = {}
     if "id" in frame:
@@ -467,6 +465,11 @@ def is_missing(value: object) -> bool:
     if isinstance(value, str):
         return not value.strip()
     return pd.api.types.is_scalar(value) and bool(pd.isna(value))
+
+
+def join_texts(texts: Iterable, delimiter: str) -> str:
+    """Join the columns of a row; an empty column beside a full one leaves no delimiter."""
+    return delimiter.join(text for text in texts if not is_missing(text))
 
 
 def check_texts(values: list, name: str) -> None:
