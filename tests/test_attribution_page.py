@@ -295,7 +295,7 @@ def test_contrast_of_text_is_enough_for_wcag_aa(scheme):
     """Every color of text on every background, and the text of a document on every shade: at least
     4.5.
     """
-    found = shades((ROOT / "tools" / "templates" / "style.css").read_text(), scheme)
+    found = shades((ROOT / "tools" / "common" / "templates" / "style.css").read_text(), scheme)
     color = {name: [int(found[name][k : k + 2], 16) for k in (1, 3, 5)] for name in
              ("ink", "paper", "card", "faint", "link")}  # fmt: skip
     for text in ("ink", "faint", "link"):
