@@ -432,16 +432,9 @@ def make_hostile(study):
     write_json(path, record)
     for path in [*study.rglob("*.json"), *study.rglob("*.md"), *study.rglob("*.csv")]:
         text = path.read_text(encoding="utf-8")
-        for name in (
-            "math.AG",
-            "TF-IDF + linear SVM",
-            "tiny-bert",
-            "math.SG",
-            "integrated gradients",
-        ):
-            text = text.replace(
-                name, HOSTILE.replace("/", "\\/") if path.suffix == ".json" else HOSTILE
-            )
+        for name in ("math.AG", "TF-IDF + linear SVM", "tiny-bert", "integrated gradients"):
+            hostile = HOSTILE.replace("/", "\\/") if path.suffix == ".json" else HOSTILE
+            text = text.replace(name, hostile)
         path.write_text(text, encoding="utf-8")
 
 
