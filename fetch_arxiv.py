@@ -1294,7 +1294,10 @@ def fail(message: str) -> NoReturn:
 # Copied from tools/common/cli.py::one_line
 def one_line(error: BaseException) -> str:
     """Return the message of an error as one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:  # transformers and datasets advise to run the code
+        return "it asks to run code that comes with it, which is never done; choose another"
+    return text[:300] or type(error).__name__
 
 
 # Copied from tools/common/cli.py::read_config
