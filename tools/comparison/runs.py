@@ -156,7 +156,7 @@ def check_columns(path: Path, table: pd.DataFrame) -> None:
 
 
 def numeric_scores(path: Path, table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """Return the scores as numbers. Exit with status 2 if a class has none or one is no number."""
+    """Return the scores as numbers. Exit with status 2 if one is missing or not a number."""
     classes = {*table["label"], *table["prediction"]}
     missing = sorted(classes - set(scores.columns))
     if missing:
@@ -227,7 +227,7 @@ def contradiction_message(folder: str | Path, found: str) -> str:
 
 
 def number_of(folder: str | Path, record: dict, key: str) -> int | float | None:
-    """Return a recorded number; None if there is none. Exit with status 2 if it is no number."""
+    """Return a recorded number; None if there is none. Exit with status 2 if it is not a number."""
     value = record.get(key)
     if value is None:
         return None
