@@ -870,7 +870,7 @@ def find_certain(
 ) -> np.ndarray:
     """Return for every number of steps, (steps,), whether it can be chosen with certainty.
 
-    It is certain if its results are right to what is allowed, and no number of steps has a
+    It is certain if its results are right to what is allowed, and none of the others has a
     completeness error that is smaller by more. gaps are the completeness errors, (steps,), and
     errors, (steps, tokens + 1), the bounds.
     """
@@ -934,7 +934,7 @@ def choose(arguments: AttributionArguments, values: PathValues, check_alphas: np
     )
     is_right = bool(certain.any() and integral_is_right)
     converged = is_right and bool(is_near[chosen])
-    # No number of steps can be near the integral: more points would not help.
+    # All numbers of steps are surely away from the integral: more points would not help.
     surely_away = (distances - rule_errors[:, :-1] - integral_errors[:-1]).clip(0).sum(1) > near
     attribution_errors = (
         distances[chosen]

@@ -260,7 +260,9 @@ def load_config(arguments: BenchArguments, **changes) -> PretrainedConfig:
             intermediate_size=4096,
             **changes,
         )
-    return AutoConfig.from_pretrained(arguments.model_name_or_path or arguments.config, **changes)
+    return AutoConfig.from_pretrained(
+        arguments.model_name_or_path or arguments.config, trust_remote_code=False, **changes
+    )
 
 
 def count_flops(config: PretrainedConfig, lengths: np.ndarray) -> float:
@@ -351,7 +353,12 @@ def load_model(arguments: BenchArguments, setting: dict, vocab_size: int):
         config.vocab_size = max(config.vocab_size, vocab_size)
         return AutoModelForSequenceClassification.from_config(config, **options)
     return AutoModelForSequenceClassification.from_pretrained(
-        arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True, **options
+        arguments.model_name_or_path,
+        config=config,
+        ignore_mismatched_sizes=True,
+        use_safetensors=True,
+        trust_remote_code=False,
+        **options,
     )
 
 
@@ -369,7 +376,7 @@ def measure_prediction(arguments: BenchArguments, name: str) -> dict:
     setting = DEFAULTS | EVALUATION[name]
     encoded, batch_size = load_from_disk(arguments.encoded_dir), setting["batch_size"]
     tokenizer = AutoTokenizer.from_pretrained(
-        arguments.tokenizer_name or arguments.model_name_or_path
+        arguments.tokenizer_name or arguments.model_name_or_path, trust_remote_code=False
     )
     # Any documents of the split, the same for every setting
     rows = np.random.default_rng(0).permutation(len(encoded))[: arguments.evaluate]
@@ -418,7 +425,7 @@ def measure(arguments: BenchArguments, name: str) -> dict:
     setting = DEFAULTS | CHANGES[name]
     encoded = load_from_disk(arguments.encoded_dir)
     tokenizer = AutoTokenizer.from_pretrained(
-        arguments.tokenizer_name or arguments.model_name_or_path
+        arguments.tokenizer_name or arguments.model_name_or_path, trust_remote_code=False
     )
     batch_size, lengths = arguments.per_device_train_batch_size, encoded["length"]
     if arguments.memory_steps:
@@ -544,11 +551,11 @@ def main() -> None:
     if GPU_ONLY & set(names) and not torch.cuda.is_available():
         fail(f"{', '.join(sorted(GPU_ONLY & set(names)))} need a GPU")
 
-    # 2. Lengths of real texts, tokenised once for all settings
+    # 2. Lengths of real texts, tokenized once for all settings
     try:
         texts = load_dataset(arguments.dataset_name, split="train")[arguments.text_column_name]
         tokenizer = AutoTokenizer.from_pretrained(
-            arguments.tokenizer_name or arguments.model_name_or_path
+            arguments.tokenizer_name or arguments.model_name_or_path, trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         fail(
@@ -618,7 +625,7 @@ def main() -> None:
             for package in ("torch", "transformers", "accelerate", "datasets")
         },
         "matrix_product_peak_flops_per_second": peak,
-        "tokenised_documents_per_second": tokenizing,
+        "tokenized_documents_per_second": tokenizing,
         "texts": {
             "number": len(texts),
             "mean_length": float(np.mean(encoded["length"])),

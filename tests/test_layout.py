@@ -109,6 +109,24 @@ def test_inline_metadata_has_the_packages_that_are_imported_with_their_pins(name
     assert metadata["dependencies"] == expected
 
 
+def test_no_load_of_a_model_may_run_code_or_read_a_pickle():
+    """Keywords that are given as **settings are seen by the tests with hostile folders alone."""
+    checked = 0
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("tools/**/*.py"), *ROOT.glob("benchmarks/*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+            if not is_call or node.func.attr != "from_pretrained":
+                continue
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            place = f"{path.name}:{node.lineno}"
+            if None not in given:
+                assert given.get("trust_remote_code") == "False", place
+                if "Model" in ast.unparse(node.func.value):
+                    assert given.get("use_safetensors") == "True", place
+                checked += 1
+    assert checked > 5
+
+
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
 def test_requirements_are_exact_pins(name):
     lines = [
