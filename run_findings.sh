@@ -97,8 +97,8 @@ fi
 
 arguments="--per_device_train_batch_size 16 --gradient_accumulation_steps 2 --attention_dropout 0"
 arguments+=" --early_stopping_patience 3 --num_train_epochs $NUM_TRAIN_EPOCHS --disable_tqdm True"
-# In bf16 where there are matrix units for it
-if grep -qs amx_bf16 /proc/cpuinfo || nvidia-smi > /dev/null 2>&1; then
+# In bf16 where the processor multiplies it faster than fp32
+if grep -qsE 'amx_bf16|avx512_bf16' /proc/cpuinfo || nvidia-smi > /dev/null 2>&1; then
     arguments+=" --bf16"
 fi
 export TRAIN_ARGUMENTS="$arguments ${TRAIN_ARGUMENTS:-}"
