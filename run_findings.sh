@@ -20,7 +20,7 @@ ENCODERS=${ENCODERS:-all-MiniLM-L6-v2 all-mpnet-base-v2}
 NUM_TRAIN_EPOCHS=${NUM_TRAIN_EPOCHS:-10}      # at most: early stopping decides
 MINILM_RATES=${MINILM_RATES:-5e-5 1e-4 2e-4}
 MPNET_RATES=${MPNET_RATES:-2e-5 5e-5 1e-4}
-BAG_RATES=${BAG_RATES:-5e-4 1e-3 3e-3}
+BAG_RATES=${BAG_RATES:-1e-4 2e-4 5e-4 1e-3}
 RESULTS=${RESULTS:-}
 fail() {
     echo "error: $*" >&2

@@ -478,6 +478,22 @@ choose_rate() {
 }
 declare -A best_rates
 
+# Say so if the best learning rate of a group is the lowest or the highest of those that were tried:
+# a better one may lie beyond it. $1: group
+note_edge() {
+    local sorted kind
+    choose_rate "$1" || return 0
+    sorted=($(printf '%s\n' $rates | sort -g))
+    [ ${#sorted[@]} -gt 1 ] || return 0
+    case $best in
+        "${sorted[0]}") kind=lowest ;;
+        "${sorted[-1]}") kind=highest ;;
+        *) return 0 ;;
+    esac
+    echo "${1##*/}: the best learning rate, $best, is the $kind of $rates; a better one may lie" \
+        "beyond it"
+}
+
 # Write the list: all learning rates with the first seed and, for each group where these are
 # trained, the best one with all seeds. Lines that are there keep their numbers.
 write_list() (
@@ -653,6 +669,9 @@ if unknown:
     text += f", without {unknown} runs of models of which no run is finished"
 print(text)
 PYTHON
+    for group in "${groups[@]}"; do
+        note_edge "$group"
+    done
 }
 
 # Print folder, run, state and seconds so far. $1: folder, $2: run, $3: eval or predict
@@ -836,10 +855,13 @@ compare_models() {
         fi
     done
     runs=("$svm" "${encoders[@]}" "${networks[@]}")
+    for group in "${groups[@]}"; do
+        note_edge "$group"
+    done
     # To find cross-listed documents; own data has no categories.
     categories=(--dataset_name "$DATASET")
     ! grep -qs '"script": "prepare_dataset.py"' "$DATASET/manifest.json" || categories=()
-    [ ${#runs[@]} = 1 ] || compare comparison "${runs[@]}" --paper
+    [ ${#runs[@]} = 1 ] || compare comparison "${runs[@]}" --reference "$svm" --paper
 
     if [ -n "$SHUFFLED" ]; then
         compare comparison-order-svm "$svm" "$svm-shuffled" --reference "$svm" --allow_other_texts

@@ -391,6 +391,9 @@ def test_failed_run_is_named_after_the_others_have_finished(queue, tmp_path, wor
     assert re.search(r"beta/lr-1e-5-seed-2 +finished +0.5000 +100 s\n", status)
     seconds = 200 // workers  # two runs of alpha are left, and its others took 100 s each
     assert f"6 of 9 runs are finished; about {seconds} s left, without 1 runs" in status
+    # All losses are 0.5, so the first rate is the best.
+    assert "beta: the best learning rate, 1e-5, is the lowest of 1e-5 2e-5 3e-5; a" in status
+    assert "alpha: the best" not in status  # its rates are not all trained
 
     if workers == 1:  # tables of what is finished, without training another encoder
         result = finish(start("--tables", **queue))
@@ -398,6 +401,8 @@ def test_failed_run_is_named_after_the_others_have_finished(queue, tmp_path, wor
         assert "alpha is not finished; the tables are without it" in result.stdout
         call = next(call for call in calls(tmp_path) if call.startswith("tools/compare_runs.py"))
         assert "beta/lr-1e-5-seed-2" in call and "alpha" not in call
+        assert f"--reference {paper}/svm" in call
+        assert "beta: the best learning rate, 1e-5, is the lowest" in result.stdout
         assert [run for run, _ in events(tmp_path)][8:] == ["svm"]
 
     assert finish(start("--train", **queue)).returncode == 0
