@@ -25,16 +25,20 @@
     accelerate launch --config_file accelerate_config.yaml run_classification.py \\
         --model_name_or_path BAAI/bge-large-en-v1.5 --dataset_name data/arxiv \\
         --output_dir runs/bge --do_train --do_eval --do_predict
-    # other texts, with a model that was trained by this script
+    # other texts, with or without labels, with a model that was trained by this script
     python run_classification.py --model_name_or_path runs/m --test_file new.csv \\
         --output_dir runs/m-new --do_predict
+    # several labels per document: lists, or texts such as "math.AG;math.DG"
+    python run_classification.py --model_name_or_path M --train_file train.csv \\
+        --test_file test.csv --text_column_names text --label_delimiter ";" --threshold auto \\
+        --output_dir runs/several --do_train --do_eval --do_predict
 
 The defaults are the study's. The same command continues an interrupted run. A FILE.yaml of
 arguments may come first.
 
 Writes to --output_dir: model, tokenizer, {train,eval,predict,all}_results.json,
-trainer_state.json, predictions.csv (probabilities), confusion_matrix.png, training_curve.png,
-run_arguments.json and README.md (the model card).
+trainer_state.json, predictions.csv (probabilities), confusion_matrix.png (with several labels
+class_curves.png), training_curve.png, run_arguments.json and README.md (the model card).
 """
 
 import argparse
@@ -47,6 +51,7 @@ import fcntl
 import functools
 import hashlib
 import html
+import inspect
 import io
 import itertools
 import json
@@ -83,13 +88,17 @@ from datasets import (
     load_dataset_builder,
 )
 from datasets.exceptions import DatasetsError
-from huggingface_hub import EvalResult, HfApi, ModelCardData, try_to_load_from_cache
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.utils import httpx
 from safetensors import SafetensorError, safe_open
 from sklearn.metrics import (
     ConfusionMatrixDisplay,
+    PrecisionRecallDisplay,
     accuracy_score,
+    average_precision_score,
     confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
     precision_recall_fscore_support,
 )
 from transformers import (
@@ -105,6 +114,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from transformers.utils import cached_file, extract_commit_hash
 
@@ -149,6 +159,7 @@ TEXT_SETTINGS = {
 NOT_IDENTIFYING = (
     # Paths; the data itself is compared by fingerprints
     "output_dir dataset_name train_file validation_file test_file max_predict_samples "
+    "train_split_name validation_split_name test_split_name csv_delimiter json_field "
     # Which steps are done
     "do_train do_eval do_predict resume_from_checkpoint "
     # Batches: total_train_batch_size counts
@@ -221,8 +232,30 @@ class ModelArguments:
     preprocessing_num_workers: int | None = field(
         default=None, metadata={"help": "Processes for tokenization."}
     )
+    long_texts: Literal["truncate", "windows"] = field(
+        default="truncate",
+        metadata={
+            "help": "Longer texts in evaluation and prediction after training: truncate, or "
+            "windows: overlapping windows of --max_seq_length, whose logits are averaged."
+        },
+    )
     class_weights: Literal["none", "balanced"] = field(
-        default="none", metadata={"help": "Class weights of the loss."}
+        default="none",
+        metadata={"help": "Class weights of the loss; with several labels, weights of positives."},
+    )
+    threshold: str | None = field(
+        default=None,
+        metadata={
+            "help": "With several labels: a probability of at least that is a label; auto chooses "
+            "one per class on the validation split. Default: as in training, or 0.5."
+        },
+    )
+    metric_name: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "More metrics of the package evaluate: names, or folders with their code, "
+            "which is run."
+        },
     )
     early_stopping_patience: int = field(
         default=3,
@@ -429,6 +462,10 @@ def adapt_to_machine(namespace: argparse.Namespace, unknown: list[str]) -> None:
             if os.environ.get("RANK", "0") == "0":
                 logger.warning("fp16 needs a GPU and there is none: this run computes in fp32")
 
+    metric = (namespace.metric_for_best_model or "loss").removeprefix("eval_")
+    if namespace.greater_is_better is None and metric in LOSSES:
+        # TrainingArguments would only know those whose name ends in loss.
+        namespace.greater_is_better = False
     if not namespace.do_train:
         # The study's defaults would switch evaluation on for a command that only predicts.
         namespace.eval_strategy = "no"
@@ -480,17 +517,27 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
             "without it the last one is used"
         )
 
+    # Several labels
+    if model.threshold == "auto" and not (training.do_train and training.do_eval):
+        fail(
+            "--threshold auto requires --do_train and --do_eval: thresholds are chosen on the "
+            "validation split after training, and the run keeps them"
+        )
+    if model.threshold not in (None, "auto"):
+        read_threshold(model.threshold)
+
     # Which model is the best
     metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
-    if metric not in BEST_MODEL_METRICS:
+    if metric in BEST_MODEL_METRICS:
+        is_greater_better = metric not in LOSSES
+        if training.greater_is_better not in (None, is_greater_better):
+            fail(
+                f"--greater_is_better {str(not is_greater_better).lower()} would keep the model "
+                f"with the worst {metric}; leave it out"
+            )
+    elif not model.metric_name:  # see check_metric_for_best_model
         fail(
             f"--metric_for_best_model must be one of {', '.join(BEST_MODEL_METRICS)}, not {metric}"
-        )
-    is_greater_better = metric != "loss"
-    if training.greater_is_better not in (None, is_greater_better):
-        fail(
-            f"--greater_is_better {str(not is_greater_better).lower()} would keep the model with "
-            f"the worst {metric}; leave it out"
         )
     if training.do_train and training.eval_strategy == "no" and model.early_stopping_patience:
         fail(
@@ -515,6 +562,17 @@ def check_at_least(name: str, value: float | None, least: int) -> None:
     """Exit with status 2 if a number is smaller, infinite or NaN; None stands for a default."""
     if value is not None and not least <= value < math.inf:
         fail(f"--{name} must be at least {least}, not {value}")
+
+
+def read_threshold(text: str) -> float:
+    """Return a threshold of probabilities. Exit with status 2 if it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        fail(f"--threshold must be auto or a number between 0 and 1, not {text}")
+    return value
 
 
 # 2. Texts, classes, model
@@ -626,14 +684,73 @@ def forget_other_task(config: PretrainedConfig) -> None:
         vars(config).pop(name, None)
 
 
-def check_kind_of_classifier(config: PretrainedConfig, source: str) -> None:
-    """Exit with status 2 if a model does not choose one of several classes."""
-    problem = getattr(config, "problem_type", None)
-    if problem not in (None, "single_label_classification") or config.num_labels < 2:
+@dataclass
+class Task:
+    """What is predicted, and how it follows from the probabilities."""
+
+    classes: list[str]  # in the order of the model
+    problem_type: str  # SINGLE_LABEL or MULTI_LABEL
+    # Several labels per document: the least probability of a label, for every class
+    thresholds: list[float] | None = None
+    # While training with --threshold auto, those that are best for F1 are chosen in each evaluation
+    chooses_thresholds: bool = False
+
+
+def make_task(
+    arguments: ModelArguments, config: PretrainedConfig, loaded: "LoadedData", do_train: bool
+) -> Task:
+    """Return what is predicted: what the data has, or without training what the model does.
+
+    Exits with status 2 if they do not agree, or if --threshold has no meaning.
+    """
+    source = arguments.model_name_or_path
+    problem_type = loaded.problem_type
+    if not do_train:
+        problem_type = config.problem_type or SINGLE_LABEL
+        if problem_type not in (SINGLE_LABEL, MULTI_LABEL) or config.num_labels < 2:
+            fail(
+                f"{source} does not choose among several classes ({config.problem_type or 'one'} "
+                "output); choose another model, or train it with --do_train"
+            )
+        is_labeled = any("label" in split.column_names for split in loaded.splits.values())
+        if is_labeled and problem_type != loaded.problem_type:
+            fail(
+                f"{source} is a model for {problem_type}, and the labels are those of "
+                f"{loaded.problem_type}: see --label_column_name and --label_delimiter, or train "
+                "it with --do_train"
+            )
+    task = Task([config.id2label[number] for number in sorted(config.id2label)], problem_type)
+    threshold = arguments.threshold
+    if problem_type == SINGLE_LABEL:
+        if threshold is not None:
+            fail("--threshold requires several labels per document; leave it out")
+        return task
+
+    trained = None if do_train else getattr(config, "thresholds", None)
+    if threshold not in (None, "auto"):
+        task.thresholds = [read_threshold(threshold)] * len(task.classes)
+        if trained is not None and trained != task.thresholds:
+            logger.warning("--threshold %s: the model has its own, %s", threshold, trained)
+    elif trained is not None:
+        task.thresholds = check_thresholds(trained, len(task.classes), source)
+    else:
+        task.thresholds = [0.5] * len(task.classes)
+        task.chooses_thresholds = threshold == "auto"
+    return task
+
+
+def check_thresholds(thresholds: object, n_classes: int, source: str) -> list[float]:
+    """Return the thresholds of a model's config.json. Exit with status 2 if they are none."""
+    is_right = isinstance(thresholds, list) and len(thresholds) == n_classes
+    for threshold in thresholds if is_right else ():
+        is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+        is_right = is_right and is_number and 0 <= threshold <= 1
+    if not is_right:
         fail(
-            f"{source} does not choose one of several classes ({problem or 'one output'}); "
-            "choose another model, or train it with --do_train"
+            f"thresholds in config.json of {source} must be {n_classes} numbers between 0 and 1; "
+            "correct them, or give --threshold"
         )
+    return thresholds
 
 
 # ADAPT: the model and its head. For LoRA, return peft.get_peft_model(model, ...) here.
@@ -745,11 +862,9 @@ def load_tokenizer(
     return tokenizer
 
 
-def check_max_seq_length(
-    max_seq_length: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Exit with status 2 if the model has no positions for so many tokens."""
-    limits = [tokenizer.model_max_length]
+def max_length_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return how many tokens of a text a model reads at most; None if it has no limit."""
+    limits = [tokenizer.model_max_length]  # a very large number if nobody set it
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and positions > 0:  # XLNet has no limit: -1
         # RoBERTa counts positions from padding_idx + 1, so its table is longer than its texts.
@@ -759,10 +874,32 @@ def check_max_seq_length(
                 reserved = max(reserved, module.padding_idx + 1)
         limits.append(positions - reserved)
     limit = min(limits)
-    if not 3 <= max_seq_length <= limit:
+    return limit if limit < VERY_LARGE_INTEGER else None
+
+
+def check_max_seq_length(
+    arguments: ModelArguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Exit with status 2 if the model cannot read so many tokens, or has no use for windows."""
+    length = arguments.max_seq_length
+    limit = max_length_of(model, tokenizer)
+    if length < 3 or (limit is not None and length > limit):
+        most = "any number" if limit is None else f"{limit}, the model's maximum"
+        fail(f"--max_seq_length {length} must be between 3 and {most}")
+    if arguments.long_texts == "truncate":
+        return
+    if limit is None:
         fail(
-            f"--max_seq_length {max_seq_length} must be between 3 and {limit}, the model's maximum"
+            f"--long_texts windows is for models with a maximum length, and "
+            f"{arguments.model_name_or_path} has none: raise --max_seq_length instead"
         )
+    if not tokenizer.is_fast:  # the others do not tell where in the text a token stands
+        fail(
+            "--long_texts windows requires a tokenizer of the tokenizers library, not "
+            f"{type(tokenizer).__name__}; leave it out"
+        )
+    if window_size(tokenizer, arguments.text_prefix, length) < 2:
+        fail(f"--max_seq_length {length} leaves no room for a window; raise it")
 
 
 # ADAPT: the preprocessing, such as pairs of texts, or the end of a text instead of its start.
@@ -772,23 +909,104 @@ def preprocess(
     text_prefix: str,
     max_seq_length: int,
     labels: list[int | float],
+    n_classes: int,
 ) -> dict:
-    """Tokenize rows of text and label; labels[n] is what the model calls class n of the dataset."""
+    """Tokenize rows of text and, if there is one, label.
+
+    labels[n] is what the model, which has n_classes, calls class n of the dataset.
+    """
     texts = [text_prefix + text for text in rows["text"]]
     encoded = dict(tokenizer(texts, truncation=True, max_length=max_seq_length))
-    encoded["labels"] = [labels[label] for label in rows["label"]]
+    if "label" in rows:
+        encoded["labels"] = [encode_label(label, labels, n_classes) for label in rows["label"]]
     encoded["length"] = [len(ids) for ids in encoded["input_ids"]]  # for batches of similar length
     return encoded
+
+
+def encode_label(
+    label: int | list[int], labels: list[int | float], n_classes: int
+) -> int | float | list[float]:
+    """Return the model's number of a class; of a list of classes, 1 or 0 for each of the model's.
+
+    labels[n] is what the model calls class n of the dataset.
+    """
+    if not isinstance(label, list):
+        return labels[label]
+    has_class = [0.0] * n_classes  # floats, as the loss takes them
+    for number in label:
+        has_class[labels[number]] = 1.0
+    return has_class
+
+
+def window_size(tokenizer: PreTrainedTokenizerBase, text_prefix: str, max_seq_length: int) -> int:
+    """Return how many tokens of a text fit beside the prefix and the special tokens."""
+    n_prefix = len(tokenizer(text_prefix, add_special_tokens=False)["input_ids"])
+    return max_seq_length - n_prefix - tokenizer.num_special_tokens_to_add()
+
+
+def cut_into_windows(
+    rows: dict, tokenizer: PreTrainedTokenizerBase, text_prefix: str, max_seq_length: int
+) -> dict:
+    """Cut long texts into windows that the model reads whole; a short text is one window.
+
+    A window has the maximum number of tokens and starts in the middle of the one before; the last
+    one ends with the text. Windows are texts, so that the preprocessing is that of any text. One
+    that starts inside a word may be tokenized differently there, and end a token earlier.
+    Returns the columns text and document, the number of the row of the dataset that it is from.
+    """
+    size = window_size(tokenizer, text_prefix, max_seq_length)
+    encoded = tokenizer(rows["text"], add_special_tokens=False, return_offsets_mapping=True)
+    windows = {"text": [], "document": []}
+    for document, text, offsets in zip(
+        rows["document"], rows["text"], encoded["offset_mapping"], strict=True
+    ):
+        last = len(offsets) - size
+        if last <= 0:
+            starts = []
+            windows["text"].append(text)
+        else:
+            starts = [*range(0, last, size // 2), last]
+        for start in starts:
+            first_character = offsets[start][0]
+            end_character = offsets[start + size - 1][1]
+            windows["text"].append(text[first_character:end_character])
+        windows["document"] += [document] * max(len(starts), 1)
+    return windows
+
+
+def encode_windows(split: Dataset, encode: functools.partial) -> Dataset:
+    """Return the windows of all texts of a split, preprocessed, with the column document.
+
+    encode is preprocess() with its arguments; labels belong to documents and are left out.
+    """
+    texts = split.select_columns("text").add_column("document", range(len(split)))
+    settings = {
+        name: encode.keywords[name] for name in ("tokenizer", "text_prefix", "max_seq_length")
+    }
+    windows = texts.map(
+        cut_into_windows, batched=True, remove_columns=texts.column_names, fn_kwargs=settings
+    )
+    return windows.map(encode, batched=True, desc="Tokenizing windows", remove_columns="text")
 
 
 # 3. Loss, metrics, predictions
 
 
-def balanced_weights(labels: list[int], n_classes: int) -> torch.Tensor:
-    """Return a weight of shape (classes,): the inverse of a class's frequency, 1 on average."""
-    counts = np.bincount(labels, minlength=n_classes)
-    n_used = (counts > 0).sum()
-    return torch.tensor(counts.sum() / n_used / np.maximum(counts, 1), dtype=torch.float32)
+def balanced_weights(labels: np.ndarray, n_classes: int) -> torch.Tensor:
+    """Return a weight per class, shape (classes,).
+
+    One label: the inverse of a class's frequency, 1 on average. Several labels, where labels is
+    (documents, classes), the weight of a document with the class: how many there are without it for
+    one with it.
+    """
+    if labels.ndim == 2:
+        counts = labels.sum(axis=0)
+        weights = (len(labels) - counts) / np.maximum(counts, 1)
+    else:
+        counts = np.bincount(labels, minlength=n_classes)
+        n_used = (counts > 0).sum()
+        weights = counts.sum() / n_used / np.maximum(counts, 1)
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 # ADAPT: the loss, such as a focal loss.
@@ -802,67 +1020,365 @@ def compute_loss(
 ) -> torch.Tensor:
     """Return the mean cross-entropy over the documents of an optimizer step.
 
-    The loss is summed and divided by the documents of all accumulated batches. transformers 5.23
-    would count a BERT classifier's own loss, a mean over a batch, once per accumulated batch.
+    With several labels per document, where labels is (documents, classes), it is the mean of the
+    binary cross-entropy over the documents and classes. The loss is summed and divided by the
+    number of labels of all accumulated batches. transformers 5.23 would count a BERT classifier's
+    own loss, a mean over a batch, once per accumulated batch.
     """
-    loss = torch.nn.functional.cross_entropy(
-        outputs.logits,
-        labels,
-        weight.to(outputs.logits),
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
-    n_documents = len(labels) if num_items_in_batch is None else num_items_in_batch
-    return loss / n_documents
+    weight = weight.to(outputs.logits)
+    if labels.ndim == 2:
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            outputs.logits,
+            labels.to(outputs.logits) * (1 - label_smoothing) + label_smoothing / 2,
+            pos_weight=weight,
+            reduction="sum",
+        )
+    else:
+        loss = torch.nn.functional.cross_entropy(
+            outputs.logits, labels, weight, reduction="sum", label_smoothing=label_smoothing
+        )
+    n_labels = labels.numel() if num_items_in_batch is None else num_items_in_batch
+    return loss / n_labels
 
 
-# Copied from run_baseline.py::METRICS
+# Copied from tools/common/metrics.py::METRICS
 METRICS = {
-    "accuracy": "Accuracy",
+    "accuracy": "Accuracy",  # several labels: of the whole set of labels (subset accuracy)
     "f1": "Macro F1",
+    "f1_micro": "Micro F1",
+    "f1_weighted": "Weighted F1",
     "precision": "Macro precision",
     "recall": "Macro recall",
+    "average_precision": "Macro average precision",
+    "mcc": "Matthews correlation",
+    "quadratic_kappa": "Quadratic kappa",
+    "log_loss": "Log loss",
+    "brier_score": "Brier score",
 }
+
+
+# Copied from tools/common/metrics.py::LOSSES
+LOSSES = ("loss", "log_loss", "brier_score")
 
 
 # ADAPT: the metrics. A new one is computed in evaluate_logits and named here.
 BEST_MODEL_METRICS = ("loss", *METRICS)
 
 
-# Copied from run_baseline.py::compute_metrics
-def compute_metrics(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Return accuracy and macro-averaged F1, precision and recall; undefined values count as 0."""
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        references, predictions, average="macro", zero_division=0
+def evaluate_logits(
+    output: EvalPrediction, task: Task, more_metrics: list["LoadedMetric"]
+) -> dict[str, float]:
+    """Return the metrics of the validation or test split."""
+    if not np.isfinite(output.predictions).all():
+        return {}  # RunMonitor ends the run
+    if task.chooses_thresholds:
+        task = choose_task_thresholds(task, output.predictions, output.label_ids)
+    scores, predictions = make_predictions(output.predictions, task)
+    labels = output.label_ids.astype(int)
+    metrics = compute_scores(
+        labels, predictions, scores, task.classes, task.problem_type, are_probabilities=True
     )
-    return {
-        "accuracy": float(accuracy_score(references, predictions)),
+    for metric in more_metrics:
+        metrics |= compute_metric(metric, labels, predictions, scores)
+    return metrics
+
+
+# ADAPT: from logits to predictions, such as another rule than a threshold.
+def make_predictions(logits: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities, shape (documents, classes), and predictions.
+
+    Predictions are the number of a class for every document, or with several labels per document
+    1 or 0 for each class, (documents, classes).
+    """
+    logits = torch.tensor(logits, dtype=torch.float64)
+    scores = logits.sigmoid() if task.problem_type == MULTI_LABEL else logits.softmax(dim=1)
+    scores = scores.numpy()
+    return scores, predict_labels(scores, task.problem_type, task.thresholds)
+
+
+def choose_task_thresholds(task: Task, logits: np.ndarray, labels: np.ndarray) -> Task:
+    """Return the task with the thresholds that are best for the F1 of every class on these."""
+    scores, _ = make_predictions(logits, task)
+    thresholds = choose_thresholds(labels.astype(int), scores)
+    return dataclasses.replace(task, thresholds=thresholds, chooses_thresholds=False)
+
+
+# Copied from tools/common/metrics.py::SINGLE_LABEL
+SINGLE_LABEL = "single_label_classification"
+
+
+# Copied from tools/common/metrics.py::MULTI_LABEL
+MULTI_LABEL = "multi_label_classification"
+
+
+# Copied from tools/common/metrics.py::metric_name
+def metric_name(key: str, problem_type: str) -> str:
+    """Return what a table calls a metric of METRICS."""
+    if key == "accuracy" and problem_type == MULTI_LABEL:
+        return "Subset accuracy"
+    return METRICS[key]
+
+
+# Copied from tools/common/metrics.py::metric_text
+def metric_text(key: str, value: float) -> str:
+    """Return a metric as a table shows it: in percent, or a loss as it is."""
+    return f"{value:.4f}" if key in LOSSES else f"{100 * value:.2f} %"
+
+
+# Copied from tools/common/metrics.py::compute_scores
+def compute_scores(
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    scores: np.ndarray,
+    names: list[str],
+    problem_type: str,
+    are_probabilities: bool,
+) -> dict[str, float]:
+    """Return the metrics of METRICS that these labels and scores have.
+
+    Macro averages are those over the classes that occur in labels or predictions; undefined values
+    count as 0. Log loss is the mean negative logarithm of the probability of the truth. The Brier
+    score is the mean of squared differences between probability and truth: for one label summed
+    over the classes (0 to 2), for several labels averaged over them (0 to 1). Both need
+    probabilities. Quadratic kappa needs at least three classes with integers as names.
+    """
+    if problem_type == MULTI_LABEL:
+        return multi_label_scores(labels, predictions, scores, are_probabilities)
+
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        labels, predictions, average="macro", zero_division=0
+    )
+    results = {
+        "accuracy": float(accuracy_score(labels, predictions)),
         "f1": float(f1),
+        "f1_weighted": float(f1_score(labels, predictions, average="weighted", zero_division=0)),
         "precision": float(precision),
         "recall": float(recall),
+        "mcc": 0.0,
     }
+    if len(np.union1d(labels, predictions)) > 1:  # scikit-learn warns of a single class
+        results["mcc"] = float(matthews_corrcoef(labels, predictions))
+    if len(names) > 2 and all(re.fullmatch(r"-?\d+", name) for name in names):
+        values = np.array([int(name) for name in names], dtype=float)
+        results["quadratic_kappa"] = quadratic_kappa(values[labels], values[predictions])
+    if are_probabilities:
+        truth = np.eye(len(names))[labels]
+        of_truth = scores[np.arange(len(labels)), labels]
+        results["log_loss"] = float(-log_probability(of_truth).mean())
+        results["brier_score"] = float(((scores - truth) ** 2).sum(axis=1).mean())
+    return results
 
 
-def evaluate_logits(output: EvalPrediction) -> dict[str, float]:
-    """Return the metrics of the validation or test split."""
-    _, predictions = make_predictions(output.predictions)
-    return compute_metrics(output.label_ids, predictions)
+# Copied from tools/common/metrics.py::multi_label_scores
+def multi_label_scores(
+    labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray, are_probabilities: bool
+) -> dict[str, float]:
+    """Return the metrics for several labels per document; the arrays are (documents, classes).
+
+    Average precision is that over the classes that occur in the labels: without a document of a
+    class there is no precision to average.
+    """
+    used = np.flatnonzero((labels + predictions).any(axis=0))
+    precision = recall = f1 = np.zeros(1)
+    if len(used) > 0:
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            labels[:, used], predictions[:, used], average=None, zero_division=0
+        )
+    ranked = [
+        average_precision_score(labels[:, number], scores[:, number])
+        for number in np.flatnonzero(labels.any(axis=0))
+    ]
+    results = {
+        "accuracy": float((labels == predictions).all(axis=1).mean()),
+        "f1": float(f1.mean()),
+        "f1_micro": float(f1_score(labels.ravel(), predictions.ravel(), zero_division=0)),
+        "precision": float(precision.mean()),
+        "recall": float(recall.mean()),
+        "average_precision": float(np.mean(ranked)) if ranked else 0.0,
+    }
+    if are_probabilities:
+        of_truth = np.where(labels == 1, scores, 1 - scores)
+        results["log_loss"] = float(-log_probability(of_truth).mean())
+        results["brier_score"] = float(((scores - labels) ** 2).mean())
+    return results
 
 
-# ADAPT: from logits to predictions, such as a threshold.
-def make_predictions(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities and predicted classes, (documents, classes) and (documents,)."""
-    scores = torch.tensor(logits, dtype=torch.float64).softmax(dim=1).numpy()
-    return scores, scores.argmax(axis=1)
+# Copied from tools/common/metrics.py::log_probability
+def log_probability(probabilities: np.ndarray) -> np.ndarray:
+    """Return logarithms; a probability of 0 counts as the smallest step of a float (2.2e-16)."""
+    return np.log(np.maximum(probabilities, np.finfo(float).eps))
 
 
-def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> np.ndarray:
-    """Return logits of shape (documents, classes) in dataset order, and save the metrics."""
+# Copied from tools/common/metrics.py::quadratic_kappa
+def quadratic_kappa(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Return Cohen's kappa with quadratic weights of numbers; 0 where it is undefined.
+
+    One minus the mean squared difference over that of independent labels and predictions
+    (Cohen, Psychological Bulletin 70:213-220, 1968).
+    """
+    by_chance = labels.var() + predictions.var() + (labels.mean() - predictions.mean()) ** 2
+    if by_chance == 0:
+        return 0.0
+    return float(1 - ((labels - predictions) ** 2).mean() / by_chance)
+
+
+# Copied from tools/common/metrics.py::class_f1
+def class_f1(
+    labels: np.ndarray, predictions: np.ndarray, n_classes: int, problem_type: str
+) -> np.ndarray:
+    """Return the F1 of every class, shape (classes,); undefined values count as 0."""
+    numbers = None if problem_type == MULTI_LABEL else range(n_classes)
+    return f1_score(labels, predictions, labels=numbers, average=None, zero_division=0)
+
+
+# Copied from tools/common/metrics.py::choose_thresholds
+def choose_thresholds(labels: np.ndarray, scores: np.ndarray, default: float = 0.5) -> list[float]:
+    """Return a threshold per class that maximizes its F1; a score of at least that is a label.
+
+    A threshold lies halfway between two neighboring scores of documents. The default, 0 for
+    decision values, is kept where no other threshold is better, as for a class without documents;
+    among equals, the one closest to it is taken.
+    """
+    thresholds = []
+    for number in range(labels.shape[1]):
+        truth = labels[:, number]
+        values = np.unique(scores[:, number])
+        candidates = [default, values[0], *(values[1:] + values[:-1]) / 2]
+        candidates = sorted(candidates, key=lambda threshold: abs(threshold - default))
+
+        # Documents and labels at or above every candidate
+        order = np.argsort(scores[:, number], kind="stable")
+        first = np.searchsorted(scores[order, number], candidates, side="left")
+        right = truth[order][::-1].cumsum()[::-1]
+        n_right = np.append(right, 0)[first]
+        n_predicted = len(truth) - first
+        f1 = 2 * n_right / np.maximum(n_predicted + truth.sum(), 1)
+        thresholds.append(float(candidates[f1.argmax()]))
+    return thresholds
+
+
+# Copied from tools/common/metrics.py::predict_labels
+def predict_labels(
+    scores: np.ndarray, problem_type: str, thresholds: list[float] | None = None
+) -> np.ndarray:
+    """Return the predictions: the class with the highest score, or each at its threshold."""
+    if problem_type == MULTI_LABEL:
+        return (scores >= np.array(thresholds)).astype(int)
+    return scores.argmax(axis=1)
+
+
+@dataclass
+class LoadedMetric:
+    """A metric of the package evaluate."""
+
+    name: str
+    module: "evaluate.EvaluationModule"  # noqa: F821, imported in load_metrics
+    takes_scores: bool  # probabilities instead of predictions
+    options: dict[str, str]
+
+
+def load_metrics(names: list[str], task: Task) -> list[LoadedMetric]:
+    """Load metrics of the package evaluate: a name on the Hub, or a folder with the code.
+
+    Each is tried on a few labels. Exits with status 2 if one cannot be loaded or computed, returns
+    no number, or returns one with the name of another's.
+    """
+    if not names:
+        return []
+    import evaluate  # starting without it is faster
+
+    several = task.problem_type == MULTI_LABEL
+    n_classes = len(task.classes)
+    labels = np.eye(n_classes, dtype=int) if several else np.arange(n_classes)
+    loaded = []
+    taken = {}
+    for name in names:
+        configuration = "multilabel" if several else None
+        try:
+            module = evaluate.load(name, configuration, keep_in_memory=True)
+            takes_scores = "prediction_scores" in module.features
+            if takes_scores and not several and n_classes > 2:
+                module = evaluate.load(name, "multiclass", keep_in_memory=True)
+        except Exception as error:  # whatever the code of the metric raises
+            fail(
+                f"cannot load --metric_name {name}: {one_line(error)}; a name requires the Hub, "
+                "and a folder must hold a file with its name and .py"
+            )
+        parameters = inspect.signature(module._compute).parameters
+        options = {"average": "macro", "multi_class": "ovr"}
+        options = {key: value for key, value in options.items() if key in parameters}
+        if several:
+            options.pop("multi_class", None)
+        metric = LoadedMetric(name, module, takes_scores, options)
+        try:
+            found = compute_metric(metric, labels, labels, np.eye(n_classes))
+        except Exception as error:  # whatever the code of the metric raises
+            fail(f"--metric_name {name} cannot be computed from classes: {one_line(error)}")
+        for key in found:
+            if key in taken:
+                fail(f"--metric_name {taken[key]} and {name} both return {key!r}; leave one out")
+            taken[key] = name
+        loaded.append(metric)
+    return loaded
+
+
+def compute_metric(
+    metric: LoadedMetric, labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray
+) -> dict[str, float]:
+    """Return the numbers that a metric of the package evaluate gives, without built-in names.
+
+    Exits with status 2 if there is none, or one is NaN or infinite.
+    """
+    values = {"predictions": predictions}
+    if metric.takes_scores:
+        is_binary = labels.ndim == 1 and scores.shape[1] == 2
+        values = {"prediction_scores": scores[:, 1] if is_binary else scores}
+    results = metric.module.compute(references=labels, **values, **metric.options)
+    numbers = {}
+    for key, value in (results or {}).items():
+        if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+            numbers[str(key)] = float(value)
+    if not numbers:
+        fail(f"--metric_name {metric.name} returns no number: {results}")
+    for key, value in numbers.items():
+        if not math.isfinite(value):
+            fail(f"--metric_name {metric.name} returns no number but {value} for {key!r}")
+    return {key: value for key, value in numbers.items() if key not in METRICS}
+
+
+def check_metric_for_best_model(
+    training: TrainingArguments, task: Task, more_metrics: list[LoadedMetric]
+) -> list[str]:
+    """Return the names of the metrics that an evaluation gives: tried on a document per class.
+
+    Exits with status 2 if --metric_for_best_model is none of them.
+    """
+    n_classes = len(task.classes)
+    labels = np.arange(n_classes)
+    if task.problem_type == MULTI_LABEL:
+        labels = np.eye(n_classes)
+    logits = 9 * np.eye(n_classes)
+    found = ["loss", *evaluate_logits(EvalPrediction(logits, labels), task, more_metrics)]
+    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    if training.do_train and metric not in found:
+        fail(f"--metric_for_best_model must be one of {', '.join(found)} here, not {metric}")
+    return found
+
+
+def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> tuple[np.ndarray, dict]:
+    """Return logits of shape (documents, classes) in dataset order, and runtimes as metrics.
+
+    In a dataset of windows, the column document numbers the document of a window; the logits of its
+    windows are averaged.
+    """
     # Batches hold documents of similar length. The Trainer's own grouping would leave the rows in
     # that order.
     trainer.args.train_sampling_strategy = "random"
     order = np.argsort(-np.array(dataset["length"]), kind="stable")
-    output = trainer.predict(dataset.select(order), metric_key_prefix=prefix)
+    rows = dataset.select(order)
+    if "labels" in rows.column_names:  # score_logits measures
+        rows = rows.remove_columns("labels")
+    output = trainer.predict(rows, metric_key_prefix=prefix)
     logits = output.predictions[np.argsort(order)]
     if not np.isfinite(logits).all():
         fail(
@@ -870,15 +1386,31 @@ def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> np.ndar
             "train it again with a lower --learning_rate"
         )
     metrics = output.metrics
-    metrics[f"{prefix}_samples"] = len(dataset)
-    # The Trainer's loss is a mean over batches, which depends on their size and on the number of
-    # processes.
-    outputs = transformers.utils.ModelOutput(logits=torch.tensor(output.predictions))
-    loss = trainer.compute_loss_func(outputs, torch.tensor(output.label_ids))
-    metrics[f"{prefix}_loss"] = loss.item()
-    trainer.log_metrics(prefix, metrics)
-    save_metrics(trainer, prefix, metrics)
-    return logits
+    if "document" in dataset.column_names:
+        documents = np.array(dataset["document"])
+        n_windows = np.bincount(documents)
+        sums = np.zeros((len(n_windows), logits.shape[1]))
+        np.add.at(sums, documents, logits)
+        logits = (sums / n_windows[:, None]).astype(logits.dtype)
+        metrics[f"{prefix}_windows"] = len(documents)
+        seconds = metrics[f"{prefix}_runtime"]
+        metrics[f"{prefix}_samples_per_second"] = round(len(logits) / seconds, 3)
+    metrics[f"{prefix}_samples"] = len(logits)
+    return logits, metrics
+
+
+def score_logits(
+    trainer: Trainer, logits: np.ndarray, labels: np.ndarray, prefix: str
+) -> dict[str, float]:
+    """Return the loss and the metrics of a split; the names start with the prefix.
+
+    The Trainer's own loss is a mean over batches, which depends on their size and on the number of
+    processes.
+    """
+    outputs = transformers.utils.ModelOutput(logits=torch.tensor(logits))
+    loss = trainer.compute_loss_func(outputs, torch.tensor(labels))
+    metrics = trainer.compute_metrics(EvalPrediction(logits, labels))
+    return {f"{prefix}_{key}": value for key, value in {"loss": loss.item(), **metrics}.items()}
 
 
 def save_metrics(trainer: Trainer, prefix: str, metrics: dict) -> None:
@@ -898,31 +1430,50 @@ def save_metrics(trainer: Trainer, prefix: str, metrics: dict) -> None:
         write(path, json.dumps(content, indent=4, sort_keys=True))
 
 
-def predictions_table(test: Dataset, logits: np.ndarray, classes: list[str]) -> pd.DataFrame:
-    """Return the columns id, label, prediction and a score per class, in dataset order."""
-    names = test.features["label"].names
-    scores, predictions = make_predictions(logits)
-    table = pd.DataFrame(
-        {
-            "id": test["id"],
-            "label": [names[label] for label in test["label"]],
-            "prediction": [classes[number] for number in predictions],
-        }
-    )
+def predictions_table(
+    test: Dataset, names: list[str], logits: np.ndarray, task: Task
+) -> pd.DataFrame:
+    """Return the columns id, label, prediction and a score per class, in dataset order.
+
+    names are the classes in the order of the dataset's numbers. Several labels are a JSON list of
+    names; without labels there is no such column.
+    """
+    scores, predictions = make_predictions(logits, task)
+    columns = {"id": test["id"]}
+    if "label" in test.column_names:
+        columns["label"] = [name_classes(label, names) for label in test["label"]]
+    if task.problem_type == MULTI_LABEL:
+        predictions = [np.flatnonzero(row).tolist() for row in predictions]
+    columns["prediction"] = [name_classes(numbers, task.classes) for numbers in predictions]
     # A class may be called label, so the columns are not assigned by name.
-    return pd.concat([table, pd.DataFrame(scores, columns=classes)], axis=1)
+    return pd.concat([pd.DataFrame(columns), pd.DataFrame(scores, columns=task.classes)], axis=1)
 
 
-def find_collapse(labels: np.ndarray, logits: np.ndarray, classes: list[str]) -> str | None:
+def name_classes(numbers: int | list[int], names: list[str]) -> str:
+    """Return the name of a class, or the names of several as a JSON list."""
+    if isinstance(numbers, list):
+        return json.dumps([names[number] for number in numbers], ensure_ascii=False)
+    return names[numbers]
+
+
+def find_collapse(labels: np.ndarray, logits: np.ndarray, task: Task) -> str | None:
     """Return in words how a model has learned too little to be used, or None."""
-    _, predictions = make_predictions(logits)
-    never = sorted(set(labels.tolist()) - set(predictions.tolist()))
+    scores, predictions = make_predictions(logits, task)
+    labels = labels.astype(int)
+    if task.problem_type == MULTI_LABEL:
+        never = np.flatnonzero(labels.any(axis=0) & ~predictions.any(axis=0)).tolist()
+        simplest, rule = np.ones_like(labels), "predicting every class"
+    else:
+        never = sorted(set(labels.tolist()) - set(predictions.tolist()))
+        simplest, rule = np.full_like(labels, np.bincount(labels).argmax()), "predicting one class"
     if never:
-        return f"never predicts {', '.join(repr(classes[number]) for number in never)}"
-    majority = np.full_like(labels, np.bincount(labels).argmax())
-    chance = compute_metrics(labels, majority)["f1"]
-    if compute_metrics(labels, predictions)["f1"] <= chance:
-        return f"has a macro F1 no better than always predicting one class ({100 * chance:.1f} %)"
+        return f"never predicts {', '.join(repr(task.classes[number]) for number in never)}"
+    f1, chance = (
+        compute_scores(labels, given, scores, task.classes, task.problem_type, False)["f1"]
+        for given in (predictions, simplest)
+    )
+    if f1 <= chance:
+        return f"has a macro F1 no better than always {rule} ({100 * chance:.1f} %)"
     return None
 
 
@@ -1858,53 +2409,6 @@ def public_name(source: str) -> str:
     return source
 
 
-# Copied from run_baseline.py::write_card
-def write_card(
-    folder: Path, library: str, title: str, record: dict, results: dict, text: str
-) -> None:
-    """Write README.md: metadata with a model-index, the metrics of the test split, and the text.
-
-    Without metrics of the test split, those of the validation split stand there.
-    """
-    base = public_name(record["model_name_or_path"])
-    dataset = public_name(record["dataset_name"])
-    split, prefix = "validation", "eval"
-    if "predict_accuracy" in results:
-        split, prefix = "test", "predict"
-    measured = {}
-    for key in METRICS:
-        if f"{prefix}_{key}" in results:
-            measured[key] = round(results[f"{prefix}_{key}"], 4)
-    kind = "skops" if library == "sklearn" else "generated_from_trainer"
-    data = ModelCardData(
-        library_name=library,
-        pipeline_tag="text-classification",
-        tags=["text-classification", kind],
-        model_name=title,
-        base_model=base if "/" in base else None,
-        datasets=[dataset] if "/" in dataset else None,
-        eval_results=[
-            EvalResult(
-                task_type="text-classification",
-                task_name="Text classification",
-                dataset_type=dataset,
-                dataset_name=dataset,
-                dataset_split=split,
-                metric_type=key,
-                metric_name=METRICS[key],
-                metric_value=value,
-            )
-            for key, value in measured.items()
-        ],
-    )
-    lines = [f"---\n{data.to_yaml()}\n---\n", f"# {escape_markdown(title)}\n"]
-    if measured:
-        lines.append(f"| {results.get(f'{prefix}_samples')} {split} documents | percent |")
-        lines.append("|---|---:|")
-        lines += [f"| {METRICS[key]} | {100 * value:.2f} |" for key, value in measured.items()]
-    write(folder / "README.md", "\n".join([*lines, "", text, ""]))
-
-
 # Copied from run_baseline.py::push_folder
 def push_folder(
     folder: Path, repo_id: str, private: bool | None, revision: str | None = None
@@ -1953,6 +2457,8 @@ def identifying_arguments(training: TrainingArguments, *others) -> dict:
     for name in ("model_name_or_path", "tokenizer_name"):  # no path of this machine
         if identifying[name] is not None:
             identifying[name] = public_name(identifying[name])
+    if identifying["metric_name"] is not None:
+        identifying["metric_name"] = [public_name(name) for name in identifying["metric_name"]]
     identifying["mixed_precision"] = training.mixed_precision
     identifying["total_train_batch_size"] = total_batch_size(training)
     return json.loads(json.dumps(identifying))  # as a file gives them back
@@ -1979,7 +2485,7 @@ def run_record(
     data: DataArguments,
     training: TrainingArguments,
     loaded: LoadedData,
-    config: PretrainedConfig,
+    task: Task,
 ) -> dict:
     """Return what identifies and describes this run, without tokens and paths of the machine."""
     packages = ("torch", "transformers", "accelerate", "datasets", "scikit-learn")
@@ -1995,7 +2501,15 @@ def run_record(
         "dataset_name": public_name(source),
         "dataset_commit": loaded.commit,
         "data_fingerprints": loaded.fingerprints,
-        "labels": [config.id2label[number] for number in sorted(config.id2label)],
+        "dropped_rows": loaded.dropped,
+        "labels": task.classes,
+        "problem_type": task.problem_type,
+        "thresholds": None if task.chooses_thresholds else task.thresholds,
+        "scores": "probabilities",
+        # Documents of every class; None: without labels
+        "class_counts": {
+            split: count_classes(part, loaded.labels) for split, part in loaded.splits.items()
+        },
         # How
         "seed": trained.get("seed", training.seed),
         "learning_rate": trained.get("learning_rate", training.learning_rate),
@@ -2009,6 +2523,37 @@ def run_record(
             **{package: version(package) for package in packages},
         },
     }
+
+
+def count_classes(split: Dataset, names: list[str]) -> dict[str, int] | None:
+    """Return how many documents of a split have each class; None if it has no labels."""
+    if "label" not in split.column_names:
+        return None
+    numbers = []
+    for label in split["label"]:
+        numbers += label if isinstance(label, list) else [label]
+    counts = np.bincount(np.array(numbers, dtype=int), minlength=len(names)).tolist()
+    return dict(zip(names, counts, strict=True))
+
+
+def ask_for_base_card(model_name_or_path: str) -> dict[str, str | list[str]]:
+    """Return licence and language of a model on the Hub, as its card has them.
+
+    Empty for a local model, without a network, and where the card does not say.
+    """
+    base = public_name(model_name_or_path)
+    if "/" not in base:
+        return {}
+    try:
+        metadata = ModelCard.load(base, ignore_metadata_errors=True).data
+    except (OSError, ValueError, httpx.HTTPError, yaml.YAMLError):
+        return {}
+    found = {}
+    for name in ("license", "license_name", "license_link", "language"):
+        value = getattr(metadata, name, None)
+        if value:
+            found[name] = value
+    return found
 
 
 def read_record(folder: Path) -> dict | None:
@@ -2029,9 +2574,11 @@ def check_same_run(
         fail(f"{folder} holds a trained run of another model; choose another --output_dir")
     compared = dict(record["arguments"])
     if not training.do_train:
-        names = [*TEXT_SETTINGS, "label_column_name"]
+        names = [*TEXT_SETTINGS, "label_column_name", "long_texts", "metric_name"]
         if not is_its_model:
             names += ["model_name_or_path", "tokenizer_name", "model_revision"]
+        if not is_its_model or compared["threshold"] is not None:
+            names.append("threshold")  # by default a run's own model has the run's
         compared = {name: compared[name] for name in names}
     for name, value in compared.items():
         if before["arguments"].get(name, value) != value:
@@ -2070,6 +2617,13 @@ def is_described(folder: Path) -> bool:
     card = folder / "README.md"
     results = folder / "all_results.json"
     return card.exists() and card.stat().st_mtime_ns >= results.stat().st_mtime_ns
+
+
+def save_thresholds(folder: Path, record: dict) -> None:
+    """Write the record with its thresholds, and these into the model's config.json."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", config | {"thresholds": record["thresholds"]})
+    write_json(folder / RUN_FILE, record)
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -2189,59 +2743,270 @@ def describe_run(folder: Path, model_id: str | None) -> None:
     kept = f"best validation {arguments['metric_for_best_model']}" if is_best_kept else "last step"
     save_figure(plot_training(state, best_step), folder / "training_curve.png")
     pictures = "![training curve](training_curve.png)"
-    if (folder / "predictions.csv").exists():
-        draw_predictions(folder, record["labels"])
-        pictures = f"![confusion matrix](confusion_matrix.png) {pictures}"
+    table, picture = draw_predictions(folder, record)
+    if picture:
+        pictures = f"{picture} {pictures}"
 
     base = public_name(record["model_name_or_path"])
     dataset = public_name(record["dataset_name"])
-    prefix = arguments["text_prefix"]
-    note = f"\nIn training every text was preceded by `{prefix}`: do the same." if prefix else ""
+    kind = "several of" if record["problem_type"] == MULTI_LABEL else "one of"
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
-    text = f"""`{base}`, fine-tuned to classify texts of `{dataset}` as \
-{", ".join(escape_markdown(name) for name in record["labels"])}.{note}
+    duration = f"{results['train_runtime']:.0f} s"
+    if "train_resumed_from_step" in results:
+        duration += f" since step {results['train_resumed_from_step']}"
+    text = f"""`{base}`, fine-tuned to classify texts of `{dataset}` as {kind} the classes \
+{", ".join(escape_markdown(name) for name in record["labels"])}.
 
-```python
-from transformers import pipeline
-classifier = pipeline("text-classification", {json.dumps(model_id or ".")})
-text = {json.dumps(prefix + "Put a text here.", ensure_ascii=False)}
-print(classifier(text, truncation=True, max_length={arguments["max_seq_length"]}))
-```
+{describe_use(record, model_id)}
+
+## Classes
+
+{class_table(record, table)}
+## Training
+
+Data: {describe_data(record)}
 
 Checkpoint: {kept}. Learning rate {record["learning_rate"]:g}, \
 effective batch size {record["total_train_batch_size"]}, \
 at most {arguments["max_seq_length"]} tokens,
-{record["precision"]}, seed {record["seed"]}, {record["processes"]} x {record["device"]}. \
+{record["precision"]}, seed {record["seed"]}. \
+Hardware: {record["processes"]} x {record["device"]}; training took {duration}. \
 Versions: {versions}.
 
 {pictures}"""
     title = (model_id or f"{base} on {dataset}").split("/")[-1]
-    write_card(folder, "transformers", title, record, results, text)
+    write_card(folder, title, record, results, text)
 
 
 def describe_predictions(folder: Path) -> None:
-    """Draw the confusion matrix and write a card of predictions by a model of another folder."""
+    """Draw the picture and write a card of predictions by a model of another folder."""
     record, results = (
         json.loads((folder / name).read_text(encoding="utf-8"))
         for name in (RUN_FILE, "all_results.json")
     )
     base = public_name(record["model_name_or_path"])
     dataset = public_name(record["dataset_name"])
-    pictures = ""
-    if (folder / "predictions.csv").exists():
-        draw_predictions(folder, record["labels"])
-        pictures = "\n\n![confusion matrix](confusion_matrix.png)"
+    table, picture = draw_predictions(folder, record)
     classes = ", ".join(escape_markdown(name) for name in record["labels"])
     text = f"""Results of `{base}` on texts of `{dataset}`; the model itself is not in this folder.
-Classes: {classes}. At most {record["arguments"]["max_seq_length"]} tokens, \
-{record["precision"]}.{pictures}"""
-    write_card(folder, "transformers", f"{base} on {dataset}", record, results, text)
+Classes: {classes}. At most {record["arguments"]["max_seq_length"]} tokens, {record["precision"]}.
+{describe_rules(record)}
+
+## Classes
+
+{class_table(record, table)}
+Data: {describe_data(record)}
+
+{picture}"""
+    write_card(folder, f"{base} on {dataset}", record, results, text)
 
 
-def draw_predictions(folder: Path, names: list[str]) -> None:
-    """Draw the confusion matrix of predictions.csv."""
+def write_card(folder: Path, title: str, record: dict, results: dict, text: str) -> None:
+    """Write README.md: metadata with a model-index, the metrics of the test split, and the text.
+
+    Without metrics of the test split, those of the validation split stand there.
+    """
+    base = public_name(record["model_name_or_path"])
+    dataset = public_name(record["dataset_name"])
+    names = {key: metric_name(key, record["problem_type"]) for key in METRICS}
+    names |= {key: key for key in record["more_metrics"]}
+    split, prefix = "validation", "eval"
+    if any(f"predict_{key}" in results for key in names):
+        split, prefix = "test", "predict"
+    measured = {}
+    for key in names:
+        if f"{prefix}_{key}" in results:
+            measured[key] = round(results[f"{prefix}_{key}"], 4)
+
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["text-classification", "generated_from_trainer"],
+        model_name=title,
+        base_model=base if "/" in base else None,
+        datasets=[dataset] if "/" in dataset else None,
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                task_name="Text classification",
+                dataset_type=dataset,
+                dataset_name=dataset,
+                dataset_split=split,
+                dataset_revision=record["dataset_commit"],
+                metric_type=key,
+                metric_name=names[key],
+                metric_value=value,
+            )
+            for key, value in measured.items()
+        ],
+        **record["base_card"],
+    )
+    lines = [f"---\n{data.to_yaml()}\n---\n", f"# {escape_markdown(title)}\n"]
+    if measured:
+        lines.append(f"| {results.get(f'{prefix}_samples')} {split} documents | |")
+        lines.append("|---|---:|")
+        for key, value in measured.items():
+            shown = metric_text(key, value) if key in METRICS else f"{value:.4f}"
+            lines.append(f"| {escape_markdown(names[key])} | {shown} |")
+    write(folder / "README.md", "\n".join([*lines, "", text, ""]))
+
+
+def describe_use(record: dict, model_id: str | None) -> str:
+    """Return the card's example, whose answers are those of predictions.csv, uses and limits."""
+    prefix = record["arguments"]["text_prefix"]
+    length = record["arguments"]["max_seq_length"]
+    text = json.dumps(prefix + "Put a text here.", ensure_ascii=False)
+    note = ""
+    if prefix:
+        note = f"In training every text was preceded by `{prefix}`: do the same.\n"
+    if record["problem_type"] == MULTI_LABEL:
+        example = f"""from transformers import pipeline
+classifier = pipeline("text-classification", {json.dumps(model_id or ".")}, top_k=None)
+config = classifier.model.config
+thresholds = {{config.id2label[n]: value for n, value in enumerate(config.thresholds)}}
+text = {text}
+answers = classifier(text, truncation=True, max_length={length})
+print([answer for answer in answers if answer["score"] >= thresholds[answer["label"]]])"""
+    else:
+        example = f"""from transformers import pipeline
+classifier = pipeline("text-classification", {json.dumps(model_id or ".")})
+text = {text}
+print(classifier(text, truncation=True, max_length={length}))"""
+    return f"""{note}
+```python
+{example}
+```
+
+{describe_rules(record)}
+
+Intended for texts like those of the training data, in their language, to sort or to find them. \
+It knows no other classes: a text of none of them gets predictions, too, and what was measured \
+here does not tell how well it does on texts of another kind or time."""
+
+
+def describe_rules(record: dict) -> str:
+    """Return how predictions follow from the texts and scores, where that is not the usual way."""
+    sentences = []
+    if record["problem_type"] == MULTI_LABEL:
+        shown = []
+        for name, threshold in zip(record["labels"], record["thresholds"], strict=True):
+            shown.append(f"{escape_markdown(name)} {threshold:.3g}")
+        chosen = "each the best for F1 on the validation split"
+        if record["arguments"]["threshold"] != "auto":
+            chosen = "as given or as the model has them"
+        sentences.append(
+            "A text has a label if its probability is at least the threshold of the class "
+            f"({chosen}): {', '.join(shown)}."
+        )
+    if record["arguments"]["long_texts"] == "windows":
+        length = record["arguments"]["max_seq_length"]
+        sentences.append(
+            f"Longer texts were evaluated and predicted in overlapping windows of {length} tokens, "
+            "whose logits are averaged; the pipeline reads the first of them only."
+        )
+    if record["class_counts"].get("test", {}) is None:
+        sentences.append("The test texts have no labels, so nothing is measured on them.")
+    return " ".join(sentences)
+
+
+def describe_data(record: dict) -> str:
+    """Return the dataset with its revision, and the size and fingerprint of every split."""
+    name = f"`{public_name(record['dataset_name'])}`"
+    revision = record["dataset_commit"] or record["arguments"]["dataset_revision"]
+    if revision:
+        name += f", revision `{revision}`"
+    parts = [f"{split} {digest}" for split, digest in record["data_fingerprints"].items()]
+    return f"{name}; fingerprints of the rows that were used: {', '.join(parts)}."
+
+
+def class_table(record: dict, predictions: pd.DataFrame | None) -> str:
+    """Return a table of the documents of every class per split, and its F1 on the test split."""
+    names = record["labels"]
+    counts = {split: count for split, count in record["class_counts"].items() if count is not None}
+    columns = {}
+    for split in SPLITS:
+        if split in counts:
+            # A dataset may lack a class of the model.
+            columns[f"{split} documents"] = [f"{counts[split].get(name, 0):,}" for name in names]
+    if predictions is not None and "test" in counts:
+        labels, predicted = (
+            encode_names(predictions.iloc[:, column], names, record["problem_type"])
+            for column in (1, 2)
+        )
+        f1 = class_f1(labels, predicted, len(names), record["problem_type"])
+        columns["test F1"] = [metric_text("f1", value) for value in f1]
+    lines = [f"| class | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    for number, name in enumerate(names):
+        cells = [escape_markdown(name), *(column[number] for column in columns.values())]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def encode_names(column: pd.Series, names: list[str], problem_type: str) -> np.ndarray:
+    """Return a column label or prediction of predictions.csv as numbers (see compute_scores)."""
+    number = {name: place for place, name in enumerate(names)}
+    if problem_type != MULTI_LABEL:
+        return column.map(number).to_numpy()
+    has_class = np.zeros((len(column), len(names)), dtype=int)
+    for row, text in enumerate(column):
+        for name in json.loads(text):
+            has_class[row, number[name]] = 1
+    return has_class
+
+
+def draw_predictions(folder: Path, record: dict) -> tuple[pd.DataFrame | None, str]:
+    """Draw the picture of predictions.csv; return its table and the picture in Markdown.
+
+    Without predictions there is no table, and without labels no picture.
+    """
+    if not (folder / "predictions.csv").exists():
+        return None, ""
     table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
+    names = record["labels"]
+    if record["class_counts"].get("test", {}) is None:
+        return table, ""
+    if record["problem_type"] == MULTI_LABEL:
+        labels = encode_names(table.iloc[:, 1], names, MULTI_LABEL)
+        scores = table.iloc[:, 3:].astype(float).to_numpy()
+        figure = plot_class_curves(labels, scores, names, record["thresholds"])
+        save_figure(figure, folder / "class_curves.png")
+        return table, "![precision and recall of every class](class_curves.png)"
     save_figure(plot_confusion_matrix(table, names), folder / "confusion_matrix.png")
+    return table, "![confusion matrix](confusion_matrix.png)"
+
+
+def plot_class_curves(
+    labels: np.ndarray, scores: np.ndarray, names: list[str], thresholds: list[float]
+) -> plt.Figure:
+    """Plot precision over recall of every class, with a dot at its threshold.
+
+    labels and scores are (documents, classes).
+    """
+    n_columns = min(4, len(names))
+    n_rows = math.ceil(len(names) / n_columns)
+    figure, grid = plt.subplots(
+        n_rows, n_columns, figsize=(3 * n_columns, 3 * n_rows), squeeze=False, layout="constrained"
+    )
+    for number, axes in enumerate(grid.flat):
+        if number >= len(names):
+            axes.set_axis_off()
+            continue
+        truth = labels[:, number]
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+        # A $ in a name does not start a formula.
+        title = names[number].replace("$", r"\$")
+        if not truth.any():
+            axes.set_title(f"{title}: no documents", fontsize=9)
+            continue
+        PrecisionRecallDisplay.from_predictions(truth, scores[:, number], ax=axes)
+        axes.get_legend().remove()
+        axes.set(xlabel="recall", ylabel="precision")
+        axes.set_title(f"{title}: {truth.sum():,} documents", fontsize=9)
+        predicted = scores[:, number] >= thresholds[number]
+        if predicted.any():
+            right = (truth[predicted] == 1).sum()
+            axes.plot(right / truth.sum(), right / predicted.sum(), "o", color="C1")
+    return figure
 
 
 def next_command(
@@ -2279,13 +3044,17 @@ def run_stages(
     if training.do_predict:
         needed.append("test")
     loaded = load_splits(data, needed, training.seed)
-    if not training.do_train:
-        check_kind_of_classifier(config, arguments.model_name_or_path)
     set_classes(
         config, arguments.model_name_or_path, loaded.labels, data.label_names, training.do_train
     )
+    task = make_task(arguments, config, loaded, training.do_train)
+    more_metrics = load_metrics(arguments.metric_name or [], task)
+    metric_names = check_metric_for_best_model(training, task, more_metrics)
     if training.do_train:
         forget_other_task(config)
+        if task.problem_type == MULTI_LABEL:
+            config.problem_type = task.problem_type
+            config.thresholds = task.thresholds
         for name in TEXT_SETTINGS:
             holder = data if hasattr(data, name) else arguments
             setattr(config, name, getattr(holder, name))
@@ -2294,7 +3063,8 @@ def run_stages(
         training.gradient_accumulation_steps = choose_accumulation_steps(training, n_documents)
 
     # 3. The run that the folder holds already
-    record = run_record(arguments, data, training, loaded, config)
+    record = run_record(arguments, data, training, loaded, task)
+    record["more_metrics"] = [name for name in metric_names if name not in BEST_MODEL_METRICS]
     before = read_record(folder)
     source = Path(arguments.model_name_or_path)
     is_its_model = source.is_dir() and source.resolve() == folder.resolve()
@@ -2318,20 +3088,24 @@ def run_stages(
     # 4. Model and tokens
     model = load_model(arguments, config, training.do_train, training.device)
     tokenizer = load_tokenizer(arguments, model, training.do_train)
-    check_max_seq_length(arguments.max_seq_length, model, tokenizer)
-    encoded = loaded.splits.map(
+    check_max_seq_length(arguments, model, tokenizer)
+    encode = functools.partial(
         preprocess,
-        batched=True,
-        desc="Tokenizing",
-        remove_columns=["id", "text", "label"],
-        num_proc=arguments.preprocessing_num_workers,
-        fn_kwargs={
-            "tokenizer": tokenizer,
-            "text_prefix": arguments.text_prefix,
-            "max_seq_length": arguments.max_seq_length,
-            "labels": [config.label2id[name] for name in loaded.labels],
-        },
+        tokenizer=tokenizer,
+        text_prefix=arguments.text_prefix,
+        max_seq_length=arguments.max_seq_length,
+        labels=[config.label2id[name] for name in loaded.labels],
+        n_classes=config.num_labels,
     )
+    encoded = DatasetDict()
+    for split, part in loaded.splits.items():
+        encoded[split] = part.map(
+            encode,
+            batched=True,
+            desc="Tokenizing",
+            remove_columns=part.column_names,
+            num_proc=arguments.preprocessing_num_workers,
+        )
     for split, part in encoded.items():
         is_long = np.array(part["length"]) >= arguments.max_seq_length
         logger.info(
@@ -2340,11 +3114,18 @@ def run_stages(
             f"{len(part):,}",
             100 * is_long.mean(),
         )
+    # What is evaluated after training and predicted
+    final = encoded
+    if arguments.long_texts == "windows":
+        final = DatasetDict()
+        for split, part in loaded.splits.items():
+            if split != "train":
+                final[split] = encode_windows(part, encode)
 
     # 5. Trainer
     weight = torch.ones(config.num_labels)
     if training.do_train and arguments.class_weights == "balanced":
-        weight = balanced_weights(encoded["train"]["labels"][:], config.num_labels)
+        weight = balanced_weights(np.array(encoded["train"]["labels"]), config.num_labels)
     monitor = RunMonitor()
     callbacks = [monitor]
     if training.do_train and arguments.early_stopping_patience:
@@ -2360,7 +3141,7 @@ def run_stages(
         eval_dataset=encoded.get("validation"),
         processing_class=tokenizer,
         data_collator=transformers.DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple),
-        compute_metrics=evaluate_logits,
+        compute_metrics=functools.partial(evaluate_logits, task=task, more_metrics=more_metrics),
         compute_loss_func=functools.partial(
             compute_loss, weight=weight, label_smoothing=training.label_smoothing_factor
         ),
@@ -2374,10 +3155,15 @@ def run_stages(
     )
     record["model_commit"] = extract_commit_hash(config_file, None)  # None for a local folder
     record["pad_token"] = tokenizer.pad_token
+    # Asked here, because after a long training the network may be gone
+    record["base_card"] = ask_for_base_card(arguments.model_name_or_path)
     if before is not None:
         # A run that is continued, or whose own model predicts, keeps what it knows.
-        fingerprints = before["data_fingerprints"] | record["data_fingerprints"]
-        record = (before if is_its_model else record) | {"data_fingerprints": fingerprints}
+        together = {}
+        for name in ("data_fingerprints", "class_counts"):
+            together[name] = before.get(name, {}) | record[name]
+        # A run of an earlier version lacks some of it.
+        record = (record | before if is_its_model else record) | together
     is_main = trainer.is_world_process_zero()
     collapsed = None
 
@@ -2415,18 +3201,32 @@ def run_stages(
 
         # 7. Validation split
         if training.do_eval:
-            logits = predict_in_order(trainer, encoded["validation"], "eval")
+            logits, metrics = predict_in_order(trainer, final["validation"], "eval")
             labels = np.array(encoded["validation"]["labels"])
-            collapsed = find_collapse(labels, logits, record["labels"])
+            if task.chooses_thresholds:
+                task = choose_task_thresholds(task, logits, labels)
+                trainer.compute_metrics.keywords["task"] = task
+                record["thresholds"] = task.thresholds
+                logger.info("thresholds: %s", dict(zip(task.classes, task.thresholds, strict=True)))
+                if is_main:
+                    save_thresholds(folder, record)
+            metrics |= score_logits(trainer, logits, labels, "eval")
+            trainer.log_metrics("eval", metrics)
+            save_metrics(trainer, "eval", metrics)
+            collapsed = find_collapse(labels, logits, task)
 
         # 8. Test split, once
         if training.do_predict:
-            logits = predict_in_order(trainer, encoded["test"], "predict")
-            table = predictions_table(loaded.splits["test"], logits, record["labels"])
+            logits, metrics = predict_in_order(trainer, final["test"], "predict")
+            if "labels" in encoded["test"].column_names:
+                labels = np.array(encoded["test"]["labels"])
+                metrics |= score_logits(trainer, logits, labels, "predict")
+                collapsed = collapsed or find_collapse(labels, logits, task)
+            trainer.log_metrics("predict", metrics)
+            save_metrics(trainer, "predict", metrics)
+            table = predictions_table(loaded.splits["test"], loaded.labels, logits, task)
             if is_main:
                 write(folder / "predictions.csv", table.to_csv(index=False, float_format="%.6f"))
-            labels = np.array(encoded["test"]["labels"])
-            collapsed = collapsed or find_collapse(labels, logits, record["labels"])
         if collapsed is not None:
             logger.warning(
                 "the model %s; try more --num_train_epochs, a smaller effective batch size "
