@@ -2275,34 +2275,27 @@ def check_rows(
     for name, column in zip(arguments.text_column_names, columns, strict=True):
         check_texts(column, f"column {name!r} of split {split!r}")
     delimiter = arguments.text_column_delimiter
-    table = pd.DataFrame(
-        {
-            "id": [f"{split}.{row}" for row in range(len(frame))],
-            "text": [join_texts(row, delimiter) for row in zip(*columns, strict=True)],
-        }
-    )
+    texts = [join_texts(row, delimiter) for row in zip(*columns, strict=True)]
+    ids = pd.Series([f"{split}.{row}" for row in range(len(frame))], dtype=object)
     problems = {}
     if "id" in frame:
         # Without an id, the row could not be found again; numbers for some rows alone would mix.
         problems["no id, which others have"] = frame["id"].map(is_missing).to_numpy()
-        table["id"] = frame["id"].astype(str).to_numpy()
-    is_empty = (table["text"] == "").to_numpy()
-    is_unlabeled = np.zeros(len(table), dtype=bool)
+        ids = frame["id"].map(str).astype(object).reset_index(drop=True)
+    names = [""] * len(frame)
     if labels is not None:
         names = read_labels(labels, problem_type, split, arguments)
-        table["label"] = pd.Series(names, dtype=object)
-        is_unlabeled = table["label"].isna().to_numpy()
     problems["half a character (a lone surrogate)"] = [
         re.search("[\ud800-\udfff]", "".join(each_name(row))) is not None
-        for row in table.itertuples(index=False)
+        for row in zip(ids, texts, names, strict=True)
     ]
+    is_empty = np.array([not text for text in texts])
+    is_unlabeled = np.array([name is None for name in names])
+    is_usable = ~is_empty & ~is_unlabeled
     droppable = {
         f"an empty text in {', '.join(arguments.text_column_names)}": is_empty,
         f"no label in column {arguments.label_column_name!r}": is_unlabeled,
-        # Of the rows that are right; the first one is.
-        "a duplicated id": table["id"].where(~is_empty & ~is_unlabeled).duplicated().to_numpy()
-        & ~is_empty
-        & ~is_unlabeled,
+        "a duplicated id": is_usable & ids.where(is_usable).duplicated().to_numpy(),
     }
     if not arguments.drop_bad_rows:
         problems |= droppable
@@ -2310,14 +2303,14 @@ def check_rows(
     for problem, is_wrong in problems.items():
         rows = np.flatnonzero(is_wrong)
         if len(rows):
-            named = ", ".join(f"row {row} (id {table['id'][row]})" for row in rows[:3])
+            named = ", ".join(f"row {row} (id {ids[row]})" for row in rows[:3])
             verb = "has" if len(rows) == 1 else "have"
             fail(
                 f"{len(rows)} of {len(frame)} rows of split {split!r} {verb} {problem}: {named}"
                 f"{', ...' if len(rows) > 3 else ''}; correct or remove them (rows count from 0)"
             )
     dropped = {}
-    is_right = np.ones(len(table), dtype=bool)
+    is_right = np.ones(len(frame), dtype=bool)
     for problem, is_wrong in droppable.items():
         count = int((is_right & is_wrong).sum())
         is_right &= ~is_wrong
@@ -2326,6 +2319,9 @@ def check_rows(
             logger.warning("%d of %d rows of %r dropped: %s", count, len(frame), split, problem)
     if not is_right.any():
         fail(f"--drop_bad_rows would drop every row of split {split!r}; correct them")
+    table = pd.DataFrame({"id": ids, "text": texts})
+    if labels is not None:
+        table["label"] = pd.Series(names, dtype=object)
     return table[is_right].reset_index(drop=True), dropped
 
 
