@@ -2985,7 +2985,16 @@ def read_record(folder: Path) -> dict | None:
     """Return the record of the run in a folder, or None if it is no run folder of this script."""
     if not is_record(folder / RUN_FILE, SCRIPT):
         return None
-    return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    # Runs of an earlier version had one label per document and the built-in metrics.
+    earlier = {
+        "problem_type": SINGLE_LABEL,
+        "thresholds": None,
+        "class_counts": {},
+        "more_metrics": [],
+        "base_card": {},
+    }
+    return earlier | record
 
 
 def check_same_run(
@@ -3157,9 +3166,10 @@ def plot_training(state: dict, best_step: int | None) -> plt.Figure:
 
 def describe_run(folder: Path, model_id: str | None) -> None:
     """Draw the pictures and write the model card from the files of a trained run."""
-    record, results, state = (
+    record = read_record(folder)
+    results, state = (
         json.loads((folder / name).read_text(encoding="utf-8"))
-        for name in (RUN_FILE, "all_results.json", "trainer_state.json")
+        for name in ("all_results.json", "trainer_state.json")
     )
     arguments = record["arguments"]
     # Without load_best_model_at_end, the last model is kept whatever the evaluations said.
@@ -3182,10 +3192,7 @@ def describe_run(folder: Path, model_id: str | None) -> None:
 
 {describe_use(record, model_id)}
 
-## Classes
-
-{class_table(record, table)}
-## Training
+{class_table(record, table)}## Training
 
 Data: {describe_data(record)}
 
@@ -3203,10 +3210,8 @@ Versions: {versions}.
 
 def describe_predictions(folder: Path) -> None:
     """Draw the picture and write a card of predictions by a model of another folder."""
-    record, results = (
-        json.loads((folder / name).read_text(encoding="utf-8"))
-        for name in (RUN_FILE, "all_results.json")
-    )
+    record = read_record(folder)
+    results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
     base = public_name(record["model_name_or_path"])
     dataset = public_name(record["dataset_name"])
     table, picture = draw_predictions(folder, record)
@@ -3215,10 +3220,7 @@ def describe_predictions(folder: Path) -> None:
 Classes: {classes}. At most {record["arguments"]["max_seq_length"]} tokens, {record["precision"]}.
 {describe_rules(record)}
 
-## Classes
-
-{class_table(record, table)}
-Data: {describe_data(record)}
+{class_table(record, table)}Data: {describe_data(record)}
 
 {picture}"""
     write_card(folder, f"{base} on {dataset}", record, results, text)
@@ -3261,7 +3263,8 @@ def write_card(folder: Path, title: str, record: dict, results: dict, text: str)
                 metric_value=value,
             )
             for key, value in measured.items()
-        ],
+        ]
+        or None,  # an empty list would be an empty model-index
         **record["base_card"],
     )
     lines = [f"---\n{data.to_yaml()}\n---\n", f"# {escape_markdown(title)}\n"]
@@ -3284,11 +3287,11 @@ def describe_use(record: dict, model_id: str | None) -> str:
         note = f"In training every text was preceded by `{prefix}`: do the same.\n"
     if record["problem_type"] == MULTI_LABEL:
         example = f"""from transformers import pipeline
-classifier = pipeline("text-classification", {json.dumps(model_id or ".")}, top_k=None)
+classifier = pipeline("text-classification", {json.dumps(model_id or ".")})
 config = classifier.model.config
 thresholds = {{config.id2label[n]: value for n, value in enumerate(config.thresholds)}}
 text = {text}
-answers = classifier(text, truncation=True, max_length={length})
+answers = classifier(text, top_k=None, truncation=True, max_length={length})
 print([answer for answer in answers if answer["score"] >= thresholds[answer["label"]]])"""
     else:
         example = f"""from transformers import pipeline
@@ -3303,8 +3306,8 @@ print(classifier(text, truncation=True, max_length={length}))"""
 {describe_rules(record)}
 
 Intended for texts like those of the training data, in their language, to sort or to find them. \
-It knows no other classes: a text of none of them gets predictions, too, and what was measured \
-here does not tell how well it does on texts of another kind or time."""
+It knows no other classes, so a text on another subject may be given one of these, too; and what \
+was measured here does not tell how well it does on texts of another kind or time."""
 
 
 def describe_rules(record: dict) -> str:
@@ -3321,7 +3324,7 @@ def describe_rules(record: dict) -> str:
             "A text has a label if its probability is at least the threshold of the class "
             f"({chosen}): {', '.join(shown)}."
         )
-    if record["arguments"]["long_texts"] == "windows":
+    if record["arguments"].get("long_texts") == "windows":  # older runs lack it
         length = record["arguments"]["max_seq_length"]
         sentences.append(
             f"Longer texts were evaluated and predicted in overlapping windows of {length} tokens, "
@@ -3343,7 +3346,10 @@ def describe_data(record: dict) -> str:
 
 
 def class_table(record: dict, predictions: pd.DataFrame | None) -> str:
-    """Return a table of the documents of every class per split, and its F1 on the test split."""
+    """Return the section with the documents of every class per split and its F1 on the test split.
+
+    It is empty if no split has labels.
+    """
     names = record["labels"]
     counts = {split: count for split, count in record["class_counts"].items() if count is not None}
     columns = {}
@@ -3358,11 +3364,14 @@ def class_table(record: dict, predictions: pd.DataFrame | None) -> str:
         )
         f1 = class_f1(labels, predicted, len(names), record["problem_type"])
         columns["test F1"] = [metric_text("f1", value) for value in f1]
-    lines = [f"| class | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    if not columns:
+        return ""
+    lines = ["## Classes\n", f"| class | {' | '.join(columns)} |"]
+    lines.append(f"|---|{'---:|' * len(columns)}")
     for number, name in enumerate(names):
         cells = [escape_markdown(name), *(column[number] for column in columns.values())]
         lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+    return "\n".join([*lines, "", ""])
 
 
 def encode_names(column: pd.Series, names: list[str], problem_type: str) -> np.ndarray:
@@ -3585,9 +3594,8 @@ def run_stages(
         # A run that is continued, or whose own model predicts, keeps what it knows.
         together = {}
         for name in ("data_fingerprints", "class_counts"):
-            together[name] = before.get(name, {}) | record[name]
-        # A run of an earlier version lacks some of it.
-        record = (record | before if is_its_model else record) | together
+            together[name] = before[name] | record[name]
+        record = (before if is_its_model else record) | together
     is_main = trainer.is_world_process_zero()
     collapsed = None
 

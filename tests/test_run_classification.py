@@ -1895,7 +1895,7 @@ def test_binary_cross_entropy_is_the_mean_over_documents_and_classes_of_a_step()
         (["--threshold", "1.5"], ["--threshold", "between 0 and 1", "1.5"]),
         (["--threshold", "high"], ["--threshold", "auto", "high"]),
         (["--threshold", "nan"], ["--threshold", "nan"]),
-        (["--threshold", "auto", "--do_eval", "false"], ["--threshold auto", "--do_eval"]),
+        (["--threshold", "auto", "--do_train", "false"], ["--threshold auto", "--do_train"]),
         (["--threshold", "0.3"], ["--threshold", "several labels"]),
         (["--long_texts", "cut"], ["--long_texts", "cut"]),
     ],
