@@ -20,6 +20,11 @@
     python run_baseline.py --dataset_name data/arxiv --output_dir runs/svm
     python run_baseline.py --train_file train.csv --test_file test.csv \\
         --text_column_names title,body --label_column_name kind --output_dir runs/svm
+    # several labels per document, with a threshold per class; probabilities
+    python run_baseline.py --train_file train.csv --test_file test.csv --label_column_name kinds \\
+        --label_delimiter ";" --threshold auto --calibrate --output_dir runs/svm
+    # predict other texts with a finished run; labels are not needed
+    python run_baseline.py --model_name_or_path runs/svm --test_file new.csv --output_dir runs/new
 
 n-grams, sublinear term frequency and C are chosen by macro F1 on the validation split. Vocabulary,
 weights and the final model come from the training split alone, as an encoder's do. The test split,
@@ -28,7 +33,8 @@ if there is one, is predicted once, at the end. A finished run is not repeated.
 Writes to --output_dir: model.skops, train_results.json, eval_results.json, all_results.json,
 trainer_state.json (every setting tried), top_words.csv, top_words.png, run_arguments.json,
 README.md (the model card) and, of the test split, predict_results.json, predictions.csv (decision
-values) and confusion_matrix.png.
+values, with --calibrate probabilities) and confusion_matrix.png or, with several labels,
+class_curves.png. Texts without labels are predicted, and nothing is measured on them.
 """
 
 import argparse
@@ -42,6 +48,7 @@ import io
 import itertools
 import json
 import logging
+import math
 import os
 import re
 import shlex
@@ -51,7 +58,7 @@ import traceback
 import unicodedata
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -75,13 +82,21 @@ from datasets import (
 from datasets.exceptions import DatasetsError
 from huggingface_hub import EvalResult, HfApi, ModelCardData, try_to_load_from_cache
 from huggingface_hub.utils import httpx
+from scipy.special import expit
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import (
     ConfusionMatrixDisplay,
+    PrecisionRecallDisplay,
     accuracy_score,
+    average_precision_score,
     confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
     precision_recall_fscore_support,
 )
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.svm import LinearSVC
 from tqdm import tqdm
@@ -89,7 +104,9 @@ from transformers import HfArgumentParser
 
 logger = logging.getLogger(__name__)
 
+SCRIPT = "run_baseline.py"
 RUN_FILE = "run_arguments.json"
+CHUNK = 10_000  # documents that are counted and weighted at once when a split is predicted
 # Arguments that cannot change the results. Where the data is does not matter either: its rows do,
 # and their fingerprints are compared.
 NOT_IDENTITY = (
@@ -115,6 +132,10 @@ class BaselineArguments:
     """Which settings to try, and where to write."""
 
     output_dir: str = field(metadata={"help": "Run folder to write."})
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Finished run folder of this script: predict with it, without training."},
+    )
     ngram_max: list[int] = field(
         default_factory=lambda: [1, 2],
         metadata={"help": "Maximum n-gram lengths to try: 1 is words, 2 also pairs."},
@@ -132,6 +153,18 @@ class BaselineArguments:
     )
     class_weight: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "balanced weights classes by inverse frequency."}
+    )
+    calibrate: bool = field(
+        default=False,
+        metadata={"help": "Add probabilities, from a sigmoid that is fitted on validation."},
+    )
+    threshold: str | None = field(
+        default=None,
+        metadata={
+            "help": "With several labels: auto chooses a threshold per class for its F1 on "
+            "validation; with --calibrate also a probability. Default: decision value 0, "
+            "probability 0.5."
+        },
     )
     seed: int = field(
         default=42, metadata={"help": "Random seed of the solver and of a validation split."}
@@ -344,8 +377,60 @@ class DataArguments:
             self.text_column_names = [name.strip() for name in names]
 
 
-def check_arguments(arguments: BaselineArguments) -> None:
-    """Exit with status 2 on arguments that have no meaning."""
+@dataclass
+class RunDataArguments(DataArguments):
+    """The same, but how a text is made of columns is None, as in training, unless it is given."""
+
+    text_column_names: list[str] | None = field(
+        default=None, metadata={"help": "Columns of text. Default: as in training, or abstract."}
+    )
+    text_column_delimiter: str | None = field(
+        default=None,
+        metadata={"help": "Text between joined columns. Default: as in training, or a space."},
+    )
+    label_column_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the classes: names, integers, or lists of them. Default: as in "
+            "training, or label."
+        },
+    )
+
+
+# What is not given comes from the run that predicts, or is this.
+TEXT_SETTINGS = {
+    "text_column_names": ["abstract"],
+    "text_column_delimiter": " ",
+    "label_column_name": "label",
+}
+# What only training reads
+TRAINING_ARGUMENTS = (
+    *("ngram_max", "sublinear_tf", "C", "min_df", "class_weight", "calibrate"),
+    *("train_file", "validation_file", "train_split_name", "validation_split_name"),
+    *("validation_fraction", "test_fraction", "shuffle_train_dataset"),
+    *("max_train_samples", "max_eval_samples"),
+)
+
+
+def default_of(arguments: object, name: str) -> object:
+    """Return the default of a field of a dataclass."""
+    (value,) = [value for value in fields(arguments) if value.name == name]
+    return value.default_factory() if callable(value.default_factory) else value.default
+
+
+def check_arguments(arguments: BaselineArguments, data_arguments: DataArguments) -> None:
+    """Exit with status 2 on arguments that have no meaning, or none with the others."""
+    if arguments.model_name_or_path is not None:
+        for name in TRAINING_ARGUMENTS:
+            holder = arguments if hasattr(arguments, name) else data_arguments
+            if getattr(holder, name) != default_of(holder, name):
+                fail(f"--{name}: nothing is trained with --model_name_or_path; leave it out")
+        if arguments.threshold == "auto":
+            fail("--threshold auto is for training; a run has its thresholds already")
+    elif arguments.threshold not in (None, "auto"):
+        read_threshold(arguments.threshold)
+        if not arguments.calibrate:
+            fail(f"--threshold {arguments.threshold} is a probability: it requires --calibrate")
     if not arguments.C or min(arguments.C) <= 0 or not np.isfinite(arguments.C).all():
         fail(f"--C requires positive numbers, not {arguments.C}")
     if not arguments.ngram_max or min(arguments.ngram_max) < 1:
@@ -365,25 +450,180 @@ def check_arguments(arguments: BaselineArguments) -> None:
 # 2. Features, classifier, search of the setting, predictions
 
 
+def read_threshold(text: str) -> float:
+    """Return a threshold of probabilities. Exit with status 2 if it is none."""
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = -1.0
+    if not 0 <= threshold <= 1:
+        fail(f"--threshold must be auto or a number between 0 and 1, not {text}")
+    return threshold
+
+
+# Copied from tools/common/metrics.py::METRICS
 METRICS = {
-    "accuracy": "Accuracy",
+    "accuracy": "Accuracy",  # several labels: of the whole set of labels (subset accuracy)
     "f1": "Macro F1",
+    "f1_micro": "Micro F1",
+    "f1_weighted": "Weighted F1",
     "precision": "Macro precision",
     "recall": "Macro recall",
+    "average_precision": "Macro average precision",
+    "mcc": "Matthews correlation",
+    "quadratic_kappa": "Quadratic kappa",
+    "log_loss": "Log loss",
+    "brier_score": "Brier score",
 }
+# Copied from tools/common/metrics.py::LOSSES
+LOSSES = ("loss", "log_loss", "brier_score")
 
 
-def compute_metrics(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Return accuracy and macro-averaged F1, precision and recall; undefined values count as 0."""
+# Copied from tools/common/metrics.py::metric_name
+def metric_name(key: str, problem_type: str) -> str:
+    """Return what a table calls a metric of METRICS."""
+    if key == "accuracy" and problem_type == MULTI_LABEL:
+        return "Subset accuracy"
+    return METRICS[key]
+
+
+# Copied from tools/common/metrics.py::metric_text
+def metric_text(key: str, value: float) -> str:
+    """Return a metric as a table shows it: in percent, or a loss as it is."""
+    return f"{value:.4f}" if key in LOSSES else f"{100 * value:.2f} %"
+
+
+# Copied from tools/common/metrics.py::compute_scores
+def compute_scores(
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    scores: np.ndarray,
+    names: list[str],
+    problem_type: str,
+    are_probabilities: bool,
+) -> dict[str, float]:
+    """Return the metrics of METRICS that these labels and scores have.
+
+    Macro averages are those over the classes that occur in labels or predictions; undefined values
+    count as 0. Log loss is the mean negative logarithm of the probability of the truth. The Brier
+    score is the mean of squared differences between probability and truth: for one label summed
+    over the classes (0 to 2), for several labels averaged over them (0 to 1). Both need
+    probabilities. Quadratic kappa needs at least three classes with integers as names.
+    """
+    if problem_type == MULTI_LABEL:
+        return multi_label_scores(labels, predictions, scores, are_probabilities)
+
     precision, recall, f1, _ = precision_recall_fscore_support(
-        references, predictions, average="macro", zero_division=0
+        labels, predictions, average="macro", zero_division=0
     )
-    return {
-        "accuracy": float(accuracy_score(references, predictions)),
+    results = {
+        "accuracy": float(accuracy_score(labels, predictions)),
         "f1": float(f1),
+        "f1_weighted": float(f1_score(labels, predictions, average="weighted", zero_division=0)),
         "precision": float(precision),
         "recall": float(recall),
+        "mcc": 0.0,
     }
+    if len(np.union1d(labels, predictions)) > 1:  # scikit-learn warns of a single class
+        results["mcc"] = float(matthews_corrcoef(labels, predictions))
+    if len(names) > 2 and all(re.fullmatch(r"-?\d+", name) for name in names):
+        values = np.array([int(name) for name in names], dtype=float)
+        results["quadratic_kappa"] = quadratic_kappa(values[labels], values[predictions])
+    if are_probabilities:
+        truth = np.eye(len(names))[labels]
+        of_truth = scores[np.arange(len(labels)), labels]
+        results["log_loss"] = float(-log_probability(of_truth).mean())
+        results["brier_score"] = float(((scores - truth) ** 2).sum(axis=1).mean())
+    return results
+
+
+# Copied from tools/common/metrics.py::multi_label_scores
+def multi_label_scores(
+    labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray, are_probabilities: bool
+) -> dict[str, float]:
+    """Return the metrics for several labels per document; the arrays are (documents, classes).
+
+    Average precision is that over the classes that occur in the labels: without a document of a
+    class there is no precision to average.
+    """
+    used = np.flatnonzero((labels + predictions).any(axis=0))
+    precision = recall = f1 = np.zeros(1)
+    if len(used) > 0:
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            labels[:, used], predictions[:, used], average=None, zero_division=0
+        )
+    ranked = [
+        average_precision_score(labels[:, number], scores[:, number])
+        for number in np.flatnonzero(labels.any(axis=0))
+    ]
+    results = {
+        "accuracy": float((labels == predictions).all(axis=1).mean()),
+        "f1": float(f1.mean()),
+        "f1_micro": float(f1_score(labels.ravel(), predictions.ravel(), zero_division=0)),
+        "precision": float(precision.mean()),
+        "recall": float(recall.mean()),
+        "average_precision": float(np.mean(ranked)) if ranked else 0.0,
+    }
+    if are_probabilities:
+        of_truth = np.where(labels == 1, scores, 1 - scores)
+        results["log_loss"] = float(-log_probability(of_truth).mean())
+        results["brier_score"] = float(((scores - labels) ** 2).mean())
+    return results
+
+
+# Copied from tools/common/metrics.py::log_probability
+def log_probability(probabilities: np.ndarray) -> np.ndarray:
+    """Return logarithms; a probability of 0 counts as the smallest step of a float (2.2e-16)."""
+    return np.log(np.maximum(probabilities, np.finfo(float).eps))
+
+
+# Copied from tools/common/metrics.py::quadratic_kappa
+def quadratic_kappa(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Return Cohen's kappa with quadratic weights of numbers; 0 where it is undefined.
+
+    One minus the mean squared difference over that of independent labels and predictions
+    (Cohen, Psychological Bulletin 70:213-220, 1968).
+    """
+    by_chance = labels.var() + predictions.var() + (labels.mean() - predictions.mean()) ** 2
+    if by_chance == 0:
+        return 0.0
+    return float(1 - ((labels - predictions) ** 2).mean() / by_chance)
+
+
+# Copied from tools/common/metrics.py::choose_thresholds
+def choose_thresholds(labels: np.ndarray, scores: np.ndarray, default: float = 0.5) -> list[float]:
+    """Return a threshold per class that maximizes its F1; a score of at least that is a label.
+
+    A threshold lies halfway between two neighboring scores of documents. The default, 0 for
+    decision values, is kept where no other threshold is better, as for a class without documents;
+    among equals, the one closest to it is taken.
+    """
+    thresholds = []
+    for number in range(labels.shape[1]):
+        truth = labels[:, number]
+        values = np.unique(scores[:, number])
+        candidates = [default, values[0], *(values[1:] + values[:-1]) / 2]
+        candidates = sorted(candidates, key=lambda threshold: abs(threshold - default))
+
+        # Documents and labels at or above every candidate
+        order = np.argsort(scores[:, number], kind="stable")
+        first = np.searchsorted(scores[order, number], candidates, side="left")
+        right = truth[order][::-1].cumsum()[::-1]
+        n_right = np.append(right, 0)[first]
+        n_predicted = len(truth) - first
+        f1 = 2 * n_right / np.maximum(n_predicted + truth.sum(), 1)
+        thresholds.append(float(candidates[f1.argmax()]))
+    return thresholds
+
+
+# Copied from tools/common/metrics.py::predict_labels
+def predict_labels(
+    scores: np.ndarray, problem_type: str, thresholds: list[float] | None = None
+) -> np.ndarray:
+    """Return the predictions: the class with the highest score, or each at its threshold."""
+    if problem_type == MULTI_LABEL:
+        return (scores >= np.array(thresholds)).astype(int)
+    return scores.argmax(axis=1)
 
 
 def count_words(ngram_max: int, min_df: int, texts: pd.Series) -> tuple[CountVectorizer, object]:
@@ -402,24 +642,111 @@ def count_words(ngram_max: int, min_df: int, texts: pd.Series) -> tuple[CountVec
 def make_classifier(C: float, arguments: BaselineArguments) -> LinearSVC:
     """Return an untrained classifier."""
     class_weight = None if arguments.class_weight == "none" else arguments.class_weight
-    # ADAPT: classifier. It needs decision_function; top_words() reads coef_ of shape
+    # ADAPT: classifier. It needs decision_function; class_weights() reads coef_ of shape
     # (classes, n-grams), for two classes (1, n-grams).
     return LinearSVC(C=C, class_weight=class_weight, random_state=arguments.seed)
 
 
+@dataclass
+class Trained:
+    """What predicts: the model, and what makes classes of its decision values."""
+
+    model: Pipeline
+    names: list[str]  # of the classes in the order of their numbers
+    problem_type: str
+    thresholds: list[float] | None = None  # with several labels: of the scores, one per class
+    # With --calibrate, the probability of a class is expit(-(slope * decision value + intercept))
+    slopes: list[float] | None = None
+    intercepts: list[float] | None = None
+
+    @property
+    def has_probabilities(self) -> bool:
+        return self.slopes is not None
+
+
+def label_array(labels: Iterable, n_classes: int, problem_type: str) -> np.ndarray:
+    """Return numbers of classes, or with several labels 0 and 1 of shape (documents, classes)."""
+    if problem_type != MULTI_LABEL:
+        return np.array(labels)
+    has_class = np.zeros((len(labels), n_classes), dtype=int)
+    for row, numbers in enumerate(labels):
+        has_class[row, np.array(numbers, dtype=int)] = 1
+    return has_class
+
+
+def decision_values(
+    classifier: LinearSVC | OneVsRestClassifier, matrix: object, n_classes: int
+) -> np.ndarray:
+    """Return decision values of shape (documents, classes)."""
+    values = classifier.decision_function(matrix)
+    if values.ndim == 1:  # two classes: scikit-learn returns those of the second alone
+        values = np.column_stack([-values, values])
+    # A class without training documents is never predicted.
+    scores = np.full((len(values), n_classes), -np.inf)
+    scores[:, classifier.classes_] = values
+    return scores
+
+
+def to_probabilities(values: np.ndarray, trained: Trained) -> np.ndarray:
+    """Return the probabilities of decision values; of one label, they sum to 1 per document."""
+    probabilities = expit(-(np.array(trained.slopes) * values + np.array(trained.intercepts)))
+    if trained.problem_type == MULTI_LABEL:
+        return probabilities
+    sums = probabilities.sum(axis=1, keepdims=True)
+    uniform = np.full_like(probabilities, 1 / len(trained.names))
+    return np.divide(probabilities, sums, out=uniform, where=sums > 0)
+
+
+def predict_scores(trained: Trained, texts: pd.Series) -> np.ndarray:
+    """Return decision values or probabilities of shape (documents, classes).
+
+    The texts are counted in chunks, so that memory does not grow with the number of their n-grams.
+    """
+    features, classifier = trained.model[:-1], trained.model[-1]
+    scores = np.empty((len(texts), len(trained.names)))
+    for start in range(0, len(texts), CHUNK):
+        matrix = features.transform(texts[start : start + CHUNK])
+        values = decision_values(classifier, matrix, len(trained.names))
+        if trained.has_probabilities:
+            values = to_probabilities(values, trained)
+        scores[start : start + CHUNK] = values
+    return scores
+
+
+def measure(labels: np.ndarray, scores: np.ndarray, trained: Trained) -> dict[str, float]:
+    """Return the metrics of scores of shape (documents, classes)."""
+    predictions = predict_labels(scores, trained.problem_type, trained.thresholds)
+    # ADAPT: metrics. A dictionary of numbers; the settings are chosen by f1.
+    return compute_scores(
+        labels,
+        predictions,
+        scores,
+        trained.names,
+        trained.problem_type,
+        trained.has_probabilities,
+    )
+
+
 def search(
-    train: pd.DataFrame, validation: pd.DataFrame, arguments: BaselineArguments
-) -> tuple[Pipeline, list[dict]]:
-    """Fit every setting; return the pipeline with the best macro F1 on validation, and all metrics.
+    train: pd.DataFrame,
+    validation: pd.DataFrame,
+    names: list[str],
+    problem_type: str,
+    arguments: BaselineArguments,
+) -> tuple[Trained, list[dict]]:
+    """Fit every setting; return the model with the best macro F1 on validation, and all metrics.
 
     The texts are counted once per n-gram length and weighted once per setting, not once per C.
-    Among equals the first setting wins: shorter n-grams, raw counts, smaller C.
+    Among equals the first setting wins: shorter n-grams, raw counts, smaller C. With --threshold
+    auto, every setting is measured with the thresholds that suit it.
     """
     # Counted before the bar starts: a message about words must stand on a line of its own.
     counted = []
     for ngram_max in sorted(arguments.ngram_max):
         counter, train_counts = count_words(ngram_max, arguments.min_df, train["text"])
         counted.append((ngram_max, counter, train_counts))
+    train_labels = label_array(train["label"], len(names), problem_type)
+    labels = label_array(validation["label"], len(names), problem_type)
     best = None
     best_f1 = -1.0
     rows = []
@@ -434,8 +761,14 @@ def search(
             for C in sorted(arguments.C):
                 start = time.perf_counter()
                 svm = make_classifier(C, arguments)
-                svm.fit(train_matrix, train["label"])
-                metrics = compute_metrics(validation["label"], svm.predict(validation_matrix))
+                if problem_type == MULTI_LABEL:
+                    svm = OneVsRestClassifier(svm)  # one for each class
+                model = Pipeline([("counts", counter), ("tfidf", tfidf), ("svm", svm)])
+                trained = Trained(model, names, problem_type)
+                svm.fit(train_matrix, train_labels)
+                scores = decision_values(svm, validation_matrix, len(names))
+                trained.thresholds = find_thresholds(labels, scores, trained, arguments)
+                metrics = measure(labels, scores, trained)
                 row = {"ngram_max": ngram_max, "sublinear_tf": bool(sublinear_tf), "C": C}
                 for key, value in metrics.items():
                     row[f"eval_{key}"] = value
@@ -443,48 +776,134 @@ def search(
                 rows.append(row)
                 if metrics["f1"] > best_f1:
                     best_f1 = metrics["f1"]
-                    best = Pipeline([("counts", counter), ("tfidf", tfidf), ("svm", svm)])
+                    best = trained
                 bar.set_postfix(best_f1=f"{best_f1:.4f}")
                 bar.update()
     bar.close()
     return best, rows
 
 
-def decision_values(model: Pipeline, texts: pd.Series) -> np.ndarray:
-    """Return decision values of shape (documents, classes)."""
-    values = model.decision_function(texts)
-    if values.ndim == 1:  # two classes: scikit-learn returns those of the second alone
-        return np.column_stack([-values, values])
-    return values
+def find_thresholds(
+    labels: np.ndarray, scores: np.ndarray, trained: Trained, arguments: BaselineArguments
+) -> list[float] | None:
+    """Return the thresholds of several labels: for decision values, or for probabilities."""
+    if trained.problem_type != MULTI_LABEL:
+        return None
+    default = 0.5 if trained.has_probabilities else 0.0
+    if arguments.threshold == "auto":
+        return choose_thresholds(labels, scores, default)
+    if arguments.threshold is not None and trained.has_probabilities:
+        default = read_threshold(arguments.threshold)
+    return [default] * len(trained.names)
 
 
-def predict_table(model: Pipeline, documents: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """Return the rows of predictions.csv: id, label, prediction and a decision value per class."""
-    trained = model["svm"].classes_
-    scores = decision_values(model, documents["text"])
-    # A class without training documents is never predicted.
-    values = np.full((len(documents), len(names)), -np.inf)
-    values[:, trained] = scores
-    table = pd.DataFrame(
-        {
-            "id": documents["id"],
-            "label": [names[label] for label in documents["label"]],
-            "prediction": [names[label] for label in trained[scores.argmax(axis=1)]],
-        }
-    )
+def check_calibration(labels: np.ndarray, trained_labels: np.ndarray, names: list[str]) -> None:
+    """Exit with status 2 unless validation has what --calibrate requires.
+
+    That is a document of every trained class, and with several labels also one without it.
+    """
+    for number, name in enumerate(names):
+        if labels.ndim == 2:
+            is_usable = 0 < labels[:, number].sum() < len(labels)
+            required = "documents with and without the label"
+        else:
+            is_usable = number in labels or number not in trained_labels
+            required = "a document of class"
+        if not is_usable:
+            fail(f"--calibrate requires {required} {name!r} in the validation split; leave it out")
+
+
+def calibrate(trained: Trained, validation: pd.DataFrame) -> None:
+    """Fit a sigmoid per class to the decision values of the validation split (Platt scaling).
+
+    The model stays as it is, and the two numbers of every sigmoid are kept in the record:
+    scikit-learn's calibrated classifier is of types that skops does not trust.
+    """
+    features, classifier = trained.model[:-1], trained.model[-1]
+    matrix = features.transform(validation["text"])
+    labels = label_array(validation["label"], len(trained.names), trained.problem_type)
+    # A class without training documents has the decision value -inf and the probability 0.
+    trained.slopes = [-1.0] * len(trained.names)
+    trained.intercepts = [0.0] * len(trained.names)
+    if trained.problem_type == MULTI_LABEL:
+        for number, estimator in enumerate(classifier.estimators_):
+            (sigmoid,) = fit_sigmoids(estimator, matrix, labels[:, number])
+            trained.slopes[number] = float(sigmoid.a_)
+            trained.intercepts[number] = float(sigmoid.b_)
+        return
+    sigmoids = fit_sigmoids(classifier, matrix, labels)
+    if len(sigmoids) == 1:  # two classes: that of the second; the first has the opposite values
+        (sigmoid,) = sigmoids
+        trained_classes = classifier.classes_
+        trained.slopes[trained_classes[1]] = trained.slopes[trained_classes[0]] = float(sigmoid.a_)
+        trained.intercepts[trained_classes[1]] = float(sigmoid.b_)
+        trained.intercepts[trained_classes[0]] = -float(sigmoid.b_)
+        return
+    for number, sigmoid in zip(classifier.classes_, sigmoids, strict=True):
+        trained.slopes[number] = float(sigmoid.a_)
+        trained.intercepts[number] = float(sigmoid.b_)
+
+
+def fit_sigmoids(classifier: LinearSVC, matrix: object, labels: np.ndarray) -> list:
+    """Return the fitted sigmoids, with a_ and b_, of a classifier that stays as it is."""
+    rows = np.arange(len(labels))
+    # Nothing is trained, so that the same documents may be fitted and predicted.
+    calibrated = CalibratedClassifierCV(FrozenEstimator(classifier), cv=[(rows, rows)])
+    return calibrated.fit(matrix, labels).calibrated_classifiers_[0].calibrators
+
+
+def predictions_table(
+    documents: pd.DataFrame, scores: np.ndarray, trained: Trained
+) -> pd.DataFrame:
+    """Return the rows of predictions.csv: id, label, prediction and a score per class.
+
+    Texts without labels have no label. With several labels, both are JSON lists.
+    """
+    predictions = predict_labels(scores, trained.problem_type, trained.thresholds)
+    columns = {"id": documents["id"]}
+    if "label" in documents:
+        labels = label_array(documents["label"], len(trained.names), trained.problem_type)
+        columns["label"] = show_labels(labels, trained.names)
+    columns["prediction"] = show_labels(predictions, trained.names)
     # Put together, not assigned: a class may be called label.
-    return pd.concat([table, pd.DataFrame(values, columns=names)], axis=1)
+    values = pd.DataFrame(scores, columns=trained.names)
+    return pd.concat([pd.DataFrame(columns), values], axis=1)
+
+
+def show_labels(labels: np.ndarray, names: list[str]) -> list[str]:
+    """Return what predictions.csv shows of numbers, or of rows of 0 and 1: a JSON list."""
+    if labels.ndim == 1:
+        return [names[number] for number in labels]
+    return [
+        json.dumps([names[number] for number in np.flatnonzero(row)], ensure_ascii=False)
+        for row in labels
+    ]
 
 
 def warn_if_never_predicted(labels: np.ndarray, predictions: np.ndarray, names: list[str]) -> None:
     """Warn about classes that occur and are never predicted: the model has not learned them."""
-    missing = sorted(set(labels) - set(predictions))
+    missing = []
+    for number, name in enumerate(names):
+        occurs, is_predicted = (
+            array[:, number].any() if array.ndim == 2 else (array == number).any()
+            for array in (labels, predictions)
+        )
+        if occurs and not is_predicted:
+            missing.append(name)
     if missing:
         logger.warning(
             "never predicted: %s, so accuracy says little; give more documents of these classes, "
             "larger values of --C or --class_weight balanced",
-            quote_names([names[label] for label in missing]),
+            quote_names(missing),
         )
+
+
+def class_weights(classifier: LinearSVC | OneVsRestClassifier) -> np.ndarray:
+    """Return the coefficients of the n-grams, of shape (trained classes, n-grams)."""
+    if isinstance(classifier, OneVsRestClassifier):
+        return np.vstack([estimator.coef_ for estimator in classifier.estimators_])
+    weights = classifier.coef_
+    return np.vstack([-weights, weights]) if len(weights) == 1 else weights
 
 
 def top_words(model: Pipeline, names: list[str], n: int = 20) -> pd.DataFrame:
@@ -493,9 +912,7 @@ def top_words(model: Pipeline, names: list[str], n: int = 20) -> pd.DataFrame:
     Columns: class, rank, word, coefficient.
     """
     words = model["counts"].get_feature_names_out()
-    weights = model["svm"].coef_
-    if len(weights) == 1:
-        weights = np.vstack([-weights, weights])
+    weights = class_weights(model["svm"])
     # The SVM has the classes that occur in training, in the order of their numbers.
     rows = []
     for label, weight in zip(model["svm"].classes_, weights, strict=True):
@@ -1625,6 +2042,63 @@ def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
     return figure
 
 
+# Copied from run_classification.py::encode_names
+def encode_names(column: pd.Series, names: list[str], problem_type: str) -> np.ndarray:
+    """Return a column label or prediction of predictions.csv as numbers (see compute_scores)."""
+    number = {name: place for place, name in enumerate(names)}
+    if problem_type != MULTI_LABEL:
+        return column.map(number).to_numpy()
+    has_class = np.zeros((len(column), len(names)), dtype=int)
+    for row, text in enumerate(column):
+        for name in json.loads(text):
+            has_class[row, number[name]] = 1
+    return has_class
+
+
+# Copied from run_classification.py::plot_class_curves
+def plot_class_curves(
+    labels: np.ndarray, scores: np.ndarray, names: list[str], thresholds: list[float]
+) -> plt.Figure:
+    """Plot precision over recall of every class, with a dot at its threshold.
+
+    labels and scores are (documents, classes).
+    """
+    n_columns = min(4, len(names))
+    n_rows = math.ceil(len(names) / n_columns)
+    figure, grid = plt.subplots(
+        n_rows, n_columns, figsize=(3 * n_columns, 3 * n_rows), squeeze=False, layout="constrained"
+    )
+    for number, axes in enumerate(grid.flat):
+        if number >= len(names):
+            axes.set_axis_off()
+            continue
+        truth = labels[:, number]
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+        # A $ in a name does not start a formula.
+        title = names[number].replace("$", r"\$")
+        if not truth.any():
+            axes.set_title(f"{title}: no documents", fontsize=9)
+            continue
+        PrecisionRecallDisplay.from_predictions(truth, scores[:, number], ax=axes)
+        axes.get_legend().remove()
+        axes.set(xlabel="recall", ylabel="precision")
+        axes.set_title(f"{title}: {truth.sum():,} documents", fontsize=9)
+        predicted = scores[:, number] >= thresholds[number]
+        if predicted.any():
+            right = (truth[predicted] == 1).sum()
+            axes.plot(right / truth.sum(), right / predicted.sum(), "o", color="C1")
+    return figure
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a large table as write() does, without a copy of the whole file in memory."""
+    temporary = path.with_name(path.name + ".tmp")
+    if temporary.is_symlink():
+        temporary.unlink()
+    table.to_csv(temporary, index=False, float_format="%.6f")
+    os.replace(temporary, path)
+
+
 # Copied from tools/common/folders.py::public_name
 def public_name(source: str) -> str:
     """Return a Hub id as it is and of a local path its last part: it may be published."""
@@ -1633,29 +2107,26 @@ def public_name(source: str) -> str:
     return source
 
 
-def write_card(
-    folder: Path, library: str, title: str, record: dict, results: dict, text: str
-) -> None:
+def write_card(folder: Path, title: str, record: dict, results: dict, text: str) -> None:
     """Write README.md: metadata with a model-index, the metrics of the test split, and the text.
 
     Without metrics of the test split, those of the validation split stand there.
     """
-    base = public_name(record["model_name_or_path"])
     dataset = public_name(record["dataset_name"])
     split, prefix = "validation", "eval"
     if "predict_accuracy" in results:
         split, prefix = "test", "predict"
+    names = {}
     measured = {}
     for key in METRICS:
         if f"{prefix}_{key}" in results:
+            names[key] = metric_name(key, record["problem_type"])
             measured[key] = round(results[f"{prefix}_{key}"], 4)
-    kind = "skops" if library == "sklearn" else "generated_from_trainer"
     data = ModelCardData(
-        library_name=library,
+        library_name="sklearn",
         pipeline_tag="text-classification",
-        tags=["text-classification", kind],
+        tags=["text-classification", "skops"],
         model_name=title,
-        base_model=base if "/" in base else None,
         datasets=[dataset] if "/" in dataset else None,
         eval_results=[
             EvalResult(
@@ -1665,7 +2136,7 @@ def write_card(
                 dataset_name=dataset,
                 dataset_split=split,
                 metric_type=key,
-                metric_name=METRICS[key],
+                metric_name=names[key],
                 metric_value=value,
             )
             for key, value in measured.items()
@@ -1673,9 +2144,11 @@ def write_card(
     )
     lines = [f"---\n{data.to_yaml()}\n---\n", f"# {escape_markdown(title)}\n"]
     if measured:
-        lines.append(f"| {results.get(f'{prefix}_samples')} {split} documents | percent |")
+        lines.append(f"| {results.get(f'{prefix}_samples')} {split} documents | |")
         lines.append("|---|---:|")
-        lines += [f"| {METRICS[key]} | {100 * value:.2f} |" for key, value in measured.items()]
+        lines += [
+            f"| {names[key]} | {metric_text(key, value)} |" for key, value in measured.items()
+        ]
     write(folder / "README.md", "\n".join([*lines, "", text, ""]))
 
 
@@ -1713,42 +2186,52 @@ def push_folder(
 
 
 def run_record(
-    arguments: BaselineArguments, data_arguments: DataArguments, data: LoadedData
+    arguments: BaselineArguments, data_arguments: DataArguments, data: LoadedData, labels: list[str]
 ) -> dict:
     """Return what identifies a run, its versions, and what predicting with it has to know."""
     recorded = asdict(arguments) | asdict(data_arguments)
     # A record may be published: no path of this machine.
-    for key in ("output_dir", "dataset_name", "train_file", "validation_file", "test_file"):
+    paths = ("output_dir", "model_name_or_path", "dataset_name")
+    for key in (*paths, "train_file", "validation_file", "test_file"):
         if recorded[key] is not None:
             recorded[key] = public_name(recorded[key])
     versions = {"python": sys.version.split()[0]}
     for package in ("scikit-learn", "skops", "datasets", "numpy", "scipy"):
         versions[package] = version(package)
     return {
-        "script": "run_baseline.py",
-        "model_name_or_path": "TF-IDF + linear SVM",
-        "dataset_name": recorded["dataset_name"] or recorded["train_file"],
+        "script": SCRIPT,
+        "model_name_or_path": recorded["model_name_or_path"] or "TF-IDF + linear SVM",
+        "dataset_name": recorded["dataset_name"] or recorded["train_file"] or recorded["test_file"],
         "dataset_commit": data.commit,
         "data_fingerprints": data.fingerprints,
-        "labels": data.labels,
+        "dropped_rows": data.dropped,
+        "labels": labels,
+        "problem_type": data.problem_type,
         "seed": arguments.seed,
         "arguments": recorded,
         "versions": versions,
     }
 
 
-def is_finished(folder: Path, record: dict) -> bool:
+def is_finished(
+    folder: Path, record: dict, arguments: BaselineArguments, data_arguments: DataArguments
+) -> bool:
     """Return whether the folder holds this run, complete. Exit with status 2 on another one."""
     if not (folder / RUN_FILE).exists():
         return False
     before = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    arguments = before.get("arguments")
-    if not isinstance(arguments, dict):
+    recorded = before.get("arguments")
+    if not isinstance(recorded, dict):
         fail(f"{folder / RUN_FILE} is damaged; choose another --output_dir or delete the folder")
     for key, value in record["arguments"].items():
-        if key not in NOT_IDENTITY and arguments.get(key) != value:
+        if key in NOT_IDENTITY:
+            continue
+        # A run of an earlier version of this script lacks flags, which had no effect then.
+        holder = arguments if hasattr(arguments, key) else data_arguments
+        value_before = recorded.get(key, default_of(holder, key))
+        if value_before != value:
             fail(
-                f"{folder} holds a run with --{key} {arguments.get(key)}, not {value}; "
+                f"{folder} holds a run with --{key} {value_before}, not {value}; "
                 "choose another --output_dir or delete the folder"
             )
     for key in ("labels", "data_fingerprints"):
@@ -1760,6 +2243,40 @@ def is_finished(folder: Path, record: dict) -> bool:
     return (folder / "README.md").exists()  # the card is written last
 
 
+def record_of_model(trained: Trained) -> dict:
+    """Return what a record says about the scores, and what makes them of decision values."""
+    record = {"scores": "probabilities" if trained.has_probabilities else "decision values"}
+    if trained.thresholds is not None:
+        record["thresholds"] = trained.thresholds
+    if trained.has_probabilities:
+        record["calibration"] = {"slopes": trained.slopes, "intercepts": trained.intercepts}
+    return record
+
+
+def read_run(source: str) -> tuple[Trained, dict]:
+    """Return the model of a finished run, and its record. Exit with status 2 if it is none."""
+    folder = Path(source)
+    if not is_record(folder / RUN_FILE, SCRIPT):
+        fail(f"--model_name_or_path {source} is no run folder of {SCRIPT}; choose another")
+    record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    if not (folder / "model.skops").exists() or not (folder / "README.md").exists():
+        fail(f"--model_name_or_path {source} is not finished; run its command again")
+    try:
+        model = skops.io.load(folder / "model.skops")
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        fail(f"cannot load {folder / 'model.skops'}: {one_line(error)}")
+    calibration = record.get("calibration", {})
+    trained = Trained(
+        model,
+        record["labels"],
+        record.get("problem_type", SINGLE_LABEL),
+        record.get("thresholds"),
+        calibration.get("slopes"),
+        calibration.get("intercepts"),
+    )
+    return trained, record
+
+
 def write_results(folder: Path, **results: dict) -> None:
     """Write each of train, eval, predict as <name>_results.json, and all as all_results.json."""
     union = {key: value for result in results.values() for key, value in result.items()}
@@ -1768,68 +2285,172 @@ def write_results(folder: Path, **results: dict) -> None:
         write(folder / f"{name}_results.json", json.dumps(result, indent=2, sort_keys=True) + "\n")
 
 
+def describe_predictions(folder: Path, record: dict, results: dict) -> str:
+    """Draw the picture of predictions.csv; return what the card says about the predictions."""
+    if "predict_samples" not in results:
+        return "There was no test split."
+    n_documents = f"{results['predict_samples']:,}"
+    text = f"`predictions.csv` has the {record['scores']} of every test document."
+    if "predict_accuracy" not in results:
+        return (
+            f"{text} The {n_documents} test documents have no labels, so nothing was measured "
+            "on them."
+        )
+    names = record["labels"]
+    if record["problem_type"] == MULTI_LABEL:
+        table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
+        figure = plot_class_curves(
+            encode_names(table.iloc[:, 1], names, MULTI_LABEL),
+            table.iloc[:, 3:].astype(float).to_numpy(),
+            names,
+            record["thresholds"],
+        )
+        save_figure(figure, folder / "class_curves.png")
+        return f"{text}\n\n![precision and recall of every class](class_curves.png)"
+    # The scores are not read: they may be many.
+    table = pd.read_csv(
+        folder / "predictions.csv", dtype=str, keep_default_na=False, usecols=[1, 2]
+    )
+    save_figure(plot_confusion_matrix(table, names), folder / "confusion_matrix.png")
+    return f"{text}\n\n![confusion matrix](confusion_matrix.png)"
+
+
+def describe_scores(record: dict) -> str:
+    """Return what the card says about thresholds and probabilities."""
+    sentences = []
+    if "calibration" in record:
+        sentences.append(
+            "Probabilities come from a sigmoid per class that was fitted to the decision values of "
+            "the validation split, so those of that split look better than they are."
+        )
+    if "thresholds" in record:
+        shown = [
+            f"{escape_markdown(name)} {threshold:.3g}"
+            for name, threshold in zip(record["labels"], record["thresholds"], strict=True)
+        ]
+        sentences.append(
+            f"A text has a label if its score is at least the threshold of the class: "
+            f"{', '.join(shown)}."
+        )
+        if record["arguments"]["threshold"] == "auto":
+            sentences.append("They were chosen for the F1 of each class on the validation split.")
+    return " ".join(sentences)
+
+
+def usage_example(record: dict) -> str:
+    """Return the card's Python example, whose answers are those of predictions.csv."""
+    lines = [
+        "import skops.io",
+        'model = skops.io.load("model.skops")',
+        f"names = {record['labels']}",
+    ]
+    if record["problem_type"] != MULTI_LABEL and "calibration" not in record:
+        return "\n".join([*lines, 'print(names[model.predict(["A text to classify."])[0]])'])
+    lines.append('values = model.decision_function(["A text to classify."])')
+    if "calibration" in record:
+        lines = ["import json", "import numpy as np", "from scipy.special import expit", *lines]
+        lines += [
+            "if values.ndim == 1:  # two classes",
+            "    values = np.column_stack([-values, values])",
+            'sigmoids = json.load(open("run_arguments.json"))["calibration"]',
+            'scale = np.array(sigmoids["slopes"])[model["svm"].classes_]',
+            'shift = np.array(sigmoids["intercepts"])[model["svm"].classes_]',
+            "values = expit(-(scale * values + shift))",
+        ]
+        if record["problem_type"] != MULTI_LABEL:
+            lines += [
+                "values /= values.sum(axis=1, keepdims=True)",
+                'print({names[n]: p for n, p in zip(model["svm"].classes_, values[0])})',
+            ]
+            return "\n".join(lines)
+    lines += [
+        f"thresholds = {record['thresholds']}",
+        "print([name for name, value, limit in zip(names, values[0], thresholds) "
+        "if value >= limit])",
+    ]
+    return "\n".join(lines)
+
+
 def describe_run(folder: Path, model_id: str | None) -> None:
-    """Draw the confusion matrix and write the model card from the files of a complete run."""
+    """Draw the predictions and write the model card from the files of a complete run."""
     record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
-    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    names = record["labels"]
+    # A run of an earlier version
+    record = {"problem_type": SINGLE_LABEL, "scores": "decision values"} | record
     dataset = record["dataset_name"]
-    predicted = "There was no test split."
-    if "predict_samples" in results:
-        table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
-        save_figure(plot_confusion_matrix(table, names), folder / "confusion_matrix.png")
-        predicted = (
-            "`predictions.csv` has the decision values of every test document.\n\n"
-            "![confusion matrix](confusion_matrix.png)"
-        )
+    classes = ", ".join(map(escape_markdown, record["labels"]))
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    source = escape_markdown(dataset)
+    predicted = describe_predictions(folder, record, results)
+    several = ", any number of them per text" if record["problem_type"] == MULTI_LABEL else ""
+    if not (folder / "model.skops").exists():
+        base = escape_markdown(record["model_name_or_path"])
+        text = f"""Predictions of {base} for texts of {source}: {classes}{several}.
+{predicted} {describe_scores(record)}
+
+Versions: {versions}."""
+        title = f"Predictions of {record['model_name_or_path']} for {dataset.split('/')[-1]}"
+        write_card(folder, title, record, results, text)
+        return
+    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     rows = ""
     for row in sorted(state["log_history"], key=lambda row: -row["eval_f1"]):
         rows += (
             f"| {row['ngram_max']} | {'yes' if row['sublinear_tf'] else 'no'} | {row['C']:g} | "
             f"{100 * row['eval_accuracy']:.2f} | {100 * row['eval_f1']:.2f} |\n"
         )
-    classes = ", ".join(map(escape_markdown, names))
-    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
-    source = escape_markdown(dataset)
-    text = f"""TF-IDF and a linear SVM that classify texts of {source} as {classes}.
-The validation split chose the setting. {predicted}
+    accuracy = metric_name("accuracy", record["problem_type"]).lower()
+    text = f"""TF-IDF and a linear SVM that classify texts of {source} as {classes}{several}.
+The validation split chose the setting. {predicted} {describe_scores(record)}
 
 ```python
-import skops.io
-model = skops.io.load("model.skops")
-names = {names}
-print(names[model.predict(["A text to classify."])[0]])
+{usage_example(record)}
 ```
 
 ## Settings
 
-| n-grams up to | sublinear tf | C | validation accuracy | validation macro F1 |
+| n-grams up to | sublinear tf | C | validation {accuracy} | validation macro F1 |
 |---|---|---|---|---|
 {rows}
 Versions: {versions}."""
     title = f"TF-IDF and linear SVM on {dataset.split('/')[-1]}"
     if model_id:
         title = model_id.split("/")[-1]
-    write_card(folder, "sklearn", title, record, results, text)
+    write_card(folder, title, record, results, text)
 
 
 def data_flags(arguments: DataArguments) -> str:
     """Return the flags of the data as they would be typed."""
     words = []
-    for key in ("dataset_name", "dataset_config_name", "dataset_revision"):
-        if getattr(arguments, key):
-            words += [f"--{key}", getattr(arguments, key)]
-    for split in SPLITS:
-        if getattr(arguments, f"{split}_file"):
-            words += [f"--{split}_file", getattr(arguments, f"{split}_file")]
-    if arguments.text_column_names != ["abstract"]:
-        words += ["--text_column_names", *arguments.text_column_names]
-    if arguments.label_column_name != "label":
-        words += ["--label_column_name", arguments.label_column_name]
-    if arguments.label_names:
-        words += ["--label_names", *arguments.label_names]
+    for argument in fields(DataArguments):
+        value = getattr(arguments, argument.name)
+        if value == default_of(DataArguments, argument.name):
+            continue
+        words.append(f"--{argument.name}")
+        if value is not True:
+            words += map(str, value if isinstance(value, list) else [value])
     return shlex.join(words)
+
+
+def predict_test_split(
+    trained: Trained, documents: pd.DataFrame
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Return the rows of predictions.csv, and predict_results.json: metrics where labels are."""
+    scores = predict_scores(trained, documents["text"])
+    results = {"predict_samples": len(documents)}
+    if "label" in documents:
+        labels = label_array(documents["label"], len(trained.names), trained.problem_type)
+        for key, value in measure(labels, scores, trained).items():
+            results[f"predict_{key}"] = value
+        logger.info(
+            "predict: accuracy %.4f, macro F1 %.4f on %d documents",
+            *(results["predict_accuracy"], results["predict_f1"], len(documents)),
+        )
+        predictions = predict_labels(scores, trained.problem_type, trained.thresholds)
+        warn_if_never_predicted(labels, predictions, trained.names)
+    else:
+        logger.info("predict: %d documents without labels", len(documents))
+    return predictions_table(documents, scores, trained), results
 
 
 def train_and_predict(
@@ -1838,6 +2459,8 @@ def train_and_predict(
     """Choose the setting, predict the test split and write the run folder, which is locked."""
     # 1. Texts and labels; a test split is predicted where there is one
     data = load_splits(data_arguments, ["train", "validation"], arguments.seed, optional=["test"])
+    if arguments.threshold is not None and data.problem_type != MULTI_LABEL:
+        fail("--threshold requires several labels per document; leave it out")
     names = data.labels
     tables = {split: part.to_pandas() for split, part in data.splits.items()}
     sizes = ", ".join(f"{len(table)} {split}" for split, table in tables.items())
@@ -1846,9 +2469,9 @@ def train_and_predict(
         logger.warning("no test split: the model is trained and saved, nothing is predicted")
 
     # 2. The same run is not repeated, another one is not overwritten
-    record = run_record(arguments, data_arguments, data)
+    record = run_record(arguments, data_arguments, data, names)
     repo_id = arguments.hub_model_id or folder.absolute().name
-    if is_finished(folder, record):
+    if is_finished(folder, record, arguments, data_arguments):
         logger.info("%s is finished; delete the folder to run it again", folder)
         if arguments.push_to_hub:
             describe_run(folder, repo_id)
@@ -1856,59 +2479,60 @@ def train_and_predict(
         return
 
     # 3. The setting with the best macro F1 on validation
+    labels = label_array(tables["validation"]["label"], len(names), data.problem_type)
+    if arguments.calibrate:
+        train_labels = label_array(tables["train"]["label"], len(names), data.problem_type)
+        check_calibration(labels, train_labels, names)
     start = time.perf_counter()
-    model, rows = search(tables["train"], tables["validation"], arguments)
+    trained, rows = search(
+        tables["train"], tables["validation"], names, data.problem_type, arguments
+    )
     best = max(rows, key=lambda row: row["eval_f1"])
+    logger.info(
+        "chosen: n-grams up to %d, sublinear_tf=%s, C=%g",
+        *(best["ngram_max"], best["sublinear_tf"], best["C"]),
+    )
+    evaluated = {key: value for key, value in best.items() if key != "train_runtime"}
+    scores = predict_scores(trained, tables["validation"]["text"])
+    if arguments.calibrate:
+        calibrate(trained, tables["validation"])
+        scores = predict_scores(trained, tables["validation"]["text"])
+        trained.thresholds = find_thresholds(labels, scores, trained, arguments)
+        metrics = measure(labels, scores, trained)
+        evaluated |= {f"eval_{key}": value for key, value in metrics.items()}
+    record |= record_of_model(trained)
     results = {
         "train": {
             "train_runtime": round(time.perf_counter() - start, 2),
             "train_samples": len(tables["train"]),
             "train_settings": len(rows),
-            "train_features": int(model["svm"].coef_.shape[1]),
+            "train_features": len(trained.model["counts"].vocabulary_),
         },
-        "eval": {key: value for key, value in best.items() if key != "train_runtime"},
+        "eval": evaluated | {"eval_samples": len(tables["validation"])},
     }
-    results["eval"]["eval_samples"] = len(tables["validation"])
-    logger.info(
-        "chosen: n-grams up to %d, sublinear_tf=%s, C=%g",
-        *(best["ngram_max"], best["sublinear_tf"], best["C"]),
-    )
 
     # 4. The test split, once
     predictions = None
-    last = tables.get("test", tables["validation"])
-    predicted = model.predict(last["text"])
     if "test" in tables:
-        predictions = predict_table(model, last, names)
-        metrics = compute_metrics(last["label"], predicted)
-        results["predict"] = {f"predict_{key}": value for key, value in metrics.items()}
-        results["predict"]["predict_samples"] = len(last)
-        logger.info(
-            "predict: accuracy %.4f, macro F1 %.4f on %d documents",
-            *(metrics["accuracy"], metrics["f1"], len(last)),
-        )
-    warn_if_never_predicted(last["label"], predicted, names)
+        predictions, results["predict"] = predict_test_split(trained, tables["test"])
+    if "label" not in tables.get("test", ()):
+        predicted = predict_labels(scores, trained.problem_type, trained.thresholds)
+        warn_if_never_predicted(labels, predicted, names)
 
     # 5. The run folder: first the record, which tells whose it is; the card comes last
-    words = top_words(model, names)
+    words = top_words(trained.model, names)
     state = {"best_metric": best["eval_f1"], "best_metric_name": "eval_f1", "log_history": rows}
-    try:
+    with disk_explained(folder):
         write(folder / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-        skops.io.dump(model, folder / "model.skops.tmp", compression=zipfile.ZIP_DEFLATED)
+        skops.io.dump(trained.model, folder / "model.skops.tmp", compression=zipfile.ZIP_DEFLATED)
         os.replace(folder / "model.skops.tmp", folder / "model.skops")
         if predictions is not None:
-            csv_text = predictions.to_csv(index=False, float_format="%.6f")
-            write(folder / "predictions.csv", csv_text)
+            write_table(folder / "predictions.csv", predictions)
         write(folder / "top_words.csv", words.to_csv(index=False, float_format="%.6f"))
         save_figure(plot_top_words(words), folder / "top_words.png")
         write(folder / "trainer_state.json", json.dumps(state, indent=2) + "\n")
         write_results(folder, **results)
         describe_run(folder, repo_id if arguments.push_to_hub else None)
-    except OSError as error:
-        fail(
-            f"cannot write into {folder}: {error.strerror or one_line(error)}; "
-            "free some space and run the command again"
-        )
 
     # 6. Hub
     if arguments.push_to_hub:
@@ -1921,6 +2545,90 @@ def train_and_predict(
     )
 
 
+@contextlib.contextmanager
+def disk_explained(folder: Path) -> Iterator[None]:
+    """Exit with status 2 and one line where a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        fail(
+            f"cannot write into {folder}: {error.strerror or one_line(error)}; "
+            "free some space and run the command again"
+        )
+
+
+def use_settings_of_run(data_arguments: DataArguments, before: dict, trained: Trained) -> None:
+    """Fill in what was not given: columns, delimiters and classes are those of the run."""
+    recorded = before["arguments"]
+    for name in TEXT_SETTINGS:
+        given = getattr(data_arguments, name)
+        if given is None:
+            setattr(data_arguments, name, recorded[name])
+        elif given != recorded[name] and name != "label_column_name":
+            logger.warning("--%s %r: the run was trained with %r", name, given, recorded[name])
+    given = data_arguments.label_names
+    if given is not None and set(given) != set(trained.names):
+        fail(
+            f"--label_names {quote_names(given)} are not the classes of the run, "
+            f"{quote_names(trained.names)}; leave the flag out"
+        )
+    if given is None:
+        data_arguments.label_names = list(trained.names)
+    # Lists in other files need no delimiter.
+    file = data_arguments.test_file or ""
+    if data_arguments.label_delimiter is None and file.lower().endswith((".csv", ".tsv")):
+        data_arguments.label_delimiter = recorded.get("label_delimiter")
+
+
+def predict_with_run(
+    folder: Path, arguments: BaselineArguments, data_arguments: DataArguments
+) -> None:
+    """Predict a test split with the model of a finished run, without training."""
+    # 1. The run, texts and their labels, if there are any
+    source = arguments.model_name_or_path
+    trained, before = read_run(source)
+    if Path(source).resolve() == folder.resolve():
+        fail(f"--output_dir {folder} is the run that predicts; choose another")
+    use_settings_of_run(data_arguments, before, trained)
+    data = load_splits(data_arguments, ["test"], arguments.seed)
+    documents = data.splits["test"].to_pandas()
+    if "label" in documents and data.problem_type != trained.problem_type:
+        kinds = {SINGLE_LABEL: "one label", MULTI_LABEL: "several labels"}
+        fail(
+            f"the texts have {kinds[data.problem_type]} per document, and {source} predicts "
+            f"{kinds[trained.problem_type]}; see --label_delimiter"
+        )
+    if "label" in documents and data.labels != trained.names:
+        # Only the order can differ: every label is one of --label_names.
+        numbers = [trained.names.index(name) for name in data.labels]
+        if data.problem_type == MULTI_LABEL:
+            documents["label"] = [[numbers[n] for n in row] for row in documents["label"]]
+        else:
+            documents["label"] = [numbers[n] for n in documents["label"]]
+    if arguments.threshold is not None:
+        if trained.problem_type != MULTI_LABEL or not trained.has_probabilities:
+            fail("--threshold requires a run with several labels and --calibrate; leave it out")
+        trained.thresholds = [read_threshold(arguments.threshold)] * len(trained.names)
+
+    # 2. The same predictions are not repeated, another run is not overwritten
+    record = run_record(arguments, data_arguments, data, trained.names)
+    record["problem_type"] = trained.problem_type
+    record["model_fingerprints"] = before["data_fingerprints"]
+    record |= record_of_model(trained)
+    if is_finished(folder, record, arguments, data_arguments):
+        logger.info("%s is finished; delete the folder to run it again", folder)
+        return
+
+    # 3. Predictions and their folder
+    predictions, results = predict_test_split(trained, documents)
+    with disk_explained(folder):
+        write(folder / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_table(folder / "predictions.csv", predictions)
+        write_results(folder, predict=results)
+        describe_run(folder, None)
+    logger.info("%d predictions are in %s", len(predictions), folder / "predictions.csv")
+
+
 def main() -> None:
     # Arguments and output folder
     logging.basicConfig(
@@ -1931,11 +2639,17 @@ def main() -> None:
     )
     # Otherwise there is a line for every request to the Hub.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    arguments, data_arguments = parse_arguments(__doc__, BaselineArguments, DataArguments)
-    check_arguments(arguments)
+    arguments, data_arguments = parse_arguments(__doc__, BaselineArguments, RunDataArguments)
+    check_arguments(arguments, data_arguments)
     folder = Path(arguments.output_dir)
-    open_output_dir(folder, "run_baseline.py", [RUN_FILE])
+    open_output_dir(folder, SCRIPT, [RUN_FILE])
     with locked_folder(folder):
+        if arguments.model_name_or_path is not None:
+            predict_with_run(folder, arguments, data_arguments)
+            return
+        for name, default in TEXT_SETTINGS.items():
+            if getattr(data_arguments, name) is None:
+                setattr(data_arguments, name, default)
         train_and_predict(folder, arguments, data_arguments)
 
 
