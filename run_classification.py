@@ -4,6 +4,7 @@
 # dependencies = [
 #     "accelerate==1.15.0",
 #     "datasets==5.2.0",
+#     "evaluate==0.4.6",
 #     "huggingface_hub==2.4.0",
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
@@ -1512,17 +1513,21 @@ def find_collapse(labels: np.ndarray, logits: np.ndarray, task: Task) -> str | N
     labels = labels.astype(int)
     if task.problem_type == MULTI_LABEL:
         never = np.flatnonzero(labels.any(axis=0) & ~predictions.any(axis=0)).tolist()
-        simplest, rule = np.ones_like(labels), "predicting every class"
+        simplest = np.ones_like(labels)
+        rule = "predicting every class"
     else:
         never = sorted(set(labels.tolist()) - set(predictions.tolist()))
-        simplest, rule = np.full_like(labels, np.bincount(labels).argmax()), "predicting one class"
+        simplest = np.full_like(labels, np.bincount(labels).argmax())
+        rule = "predicting one class"
     if never:
         return f"never predicts {', '.join(repr(task.classes[number]) for number in never)}"
-    f1, chance = (
-        compute_scores(labels, given, scores, task.classes, task.problem_type, False)["f1"]
-        for given in (predictions, simplest)
-    )
-    if f1 <= chance:
+
+    def macro_f1(given: np.ndarray) -> float:
+        measured = compute_scores(labels, given, scores, task.classes, task.problem_type, False)
+        return measured["f1"]
+
+    chance = macro_f1(simplest)
+    if macro_f1(predictions) <= chance:
         return f"has a macro F1 no better than always {rule} ({100 * chance:.1f} %)"
     return None
 
@@ -2990,7 +2995,7 @@ def read_record(folder: Path) -> dict | None:
     earlier = {
         "problem_type": SINGLE_LABEL,
         "thresholds": None,
-        "class_counts": {},
+        "class_counts": {"test": {}},  # labels that were not counted
         "more_metrics": [],
         "base_card": {},
     }
@@ -3395,7 +3400,7 @@ def draw_predictions(folder: Path, record: dict) -> tuple[pd.DataFrame | None, s
         return None, ""
     table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
     names = record["labels"]
-    if record["class_counts"].get("test", {}) is None:
+    if record["class_counts"].get("test") is None:
         return table, ""
     if record["problem_type"] == MULTI_LABEL:
         labels = encode_names(table.iloc[:, 1], names, MULTI_LABEL)
