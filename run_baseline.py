@@ -10,6 +10,7 @@
 #     "pyarrow==26.0.1",
 #     "PyYAML==6.0.3",
 #     "scikit-learn==1.9.1",
+#     "scipy==1.17.1",
 #     "skops==0.16.0",
 #     "tqdm==4.70.1",
 #     "transformers==5.23.0",
