@@ -2195,3 +2195,22 @@ def test_table_of_families_is_what_the_tests_do():
     for name, is_trained, is_attributed in rows:
         assert (is_trained == "yes") == (name in trained), name
         assert (is_attributed == "yes") == (name in attributed), name
+
+
+def test_figures_of_long_texts_are_those_of_their_file():
+    found = json.loads((ROOT / "results" / "arxiv-dev" / "long-texts.json").read_text())
+    page = " ".join((ROOT / "docs" / "training.md").read_text().split())
+    accuracies = [100 * found[name]["accuracy"] for name in ("truncate", "windows_averaged")]
+    difference = found["accuracy_difference"]
+    points = [100 * difference[key] for key in ("difference", "low", "high")]
+    assert found["only_windows_right"] == found["only_truncate_right"] == 3
+    for words in (
+        f"{found['documents']} of {found['test_documents']} test documents",
+        "{:.2f} % of them with truncation and on {:.2f} % with windows".format(*accuracies),
+        f"({found['windows']} in all): each alone is right on 3",
+        "{:.2f} points (95 % interval {:.2f} to {:.2f}".format(*points),
+        f"p = {difference['p']:g}",
+        f"{found['windows_averaged']['log_loss']:.3f} with windows and "
+        f"{found['truncate']['log_loss']:.3f} without",
+    ):
+        assert words in page, words
