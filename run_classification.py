@@ -4,6 +4,7 @@
 # dependencies = [
 #     "accelerate==1.15.0",
 #     "datasets==5.2.0",
+#     "evaluate==0.4.6",
 #     "huggingface_hub==2.4.0",
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
@@ -710,10 +711,10 @@ def set_classes(
             "with --label_names, in the order of their numbers"
         )
     else:
-        fail(
-            f"{differing_classes(source, known, names)}; write the labels as the model does, "
-            "or train a model on these"
-        )
+        remedy = "write the labels as the model does, or train a model on these"
+        if config.problem_type == MULTI_LABEL:
+            remedy += "; --label_names with the model's classes leaves out other names in lists"
+        fail(f"{differing_classes(source, known, names)}; {remedy}")
     config.id2label = dict(enumerate(classes))
     config.label2id = {name: number for number, name in enumerate(classes)}
 
@@ -1005,7 +1006,12 @@ def cut_into_windows(
     Returns the columns text and document, the number of the row of the dataset that it is from.
     """
     size = window_size(tokenizer, text_prefix, max_seq_length)
-    encoded = tokenizer(rows["text"], add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer(
+        rows["text"],
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        verbose=False,  # it would warn of long texts
+    )
     windows = {"text": [], "document": []}
     for document, text, offsets in zip(
         rows["document"], rows["text"], encoded["offset_mapping"], strict=True
@@ -1322,7 +1328,7 @@ class LoadedMetric:
     """A metric of the package evaluate."""
 
     name: str
-    module: "evaluate.EvaluationModule"  # noqa: F821, imported in load_metrics
+    module: object  # evaluate.EvaluationModule; load_metrics imports the package if it is needed
     takes_scores: bool  # probabilities instead of predictions
     options: dict[str, str]
 
@@ -1335,8 +1341,10 @@ def load_metrics(names: list[str], task: Task) -> list[LoadedMetric]:
     """
     if not names:
         return []
-    import evaluate  # starting without it is faster
-
+    try:
+        import evaluate  # here, because starting without it is faster
+    except ImportError:
+        fail("--metric_name requires the package evaluate: pip install evaluate")
     several = task.problem_type == MULTI_LABEL
     n_classes = len(task.classes)
     labels = np.eye(n_classes, dtype=int) if several else np.arange(n_classes)
@@ -1512,17 +1520,21 @@ def find_collapse(labels: np.ndarray, logits: np.ndarray, task: Task) -> str | N
     labels = labels.astype(int)
     if task.problem_type == MULTI_LABEL:
         never = np.flatnonzero(labels.any(axis=0) & ~predictions.any(axis=0)).tolist()
-        simplest, rule = np.ones_like(labels), "predicting every class"
+        simplest = np.ones_like(labels)
+        rule = "predicting every class"
     else:
         never = sorted(set(labels.tolist()) - set(predictions.tolist()))
-        simplest, rule = np.full_like(labels, np.bincount(labels).argmax()), "predicting one class"
+        simplest = np.full_like(labels, np.bincount(labels).argmax())
+        rule = "predicting one class"
     if never:
         return f"never predicts {', '.join(repr(task.classes[number]) for number in never)}"
-    f1, chance = (
-        compute_scores(labels, given, scores, task.classes, task.problem_type, False)["f1"]
-        for given in (predictions, simplest)
-    )
-    if f1 <= chance:
+
+    def macro_f1(given: np.ndarray) -> float:
+        measured = compute_scores(labels, given, scores, task.classes, task.problem_type, False)
+        return measured["f1"]
+
+    chance = macro_f1(simplest)
+    if macro_f1(predictions) <= chance:
         return f"has a macro F1 no better than always {rule} ({100 * chance:.1f} %)"
     return None
 
@@ -2990,7 +3002,7 @@ def read_record(folder: Path) -> dict | None:
     earlier = {
         "problem_type": SINGLE_LABEL,
         "thresholds": None,
-        "class_counts": {},
+        "class_counts": {"test": {}},  # labels that were not counted
         "more_metrics": [],
         "base_card": {},
     }
@@ -3317,9 +3329,11 @@ def describe_rules(record: dict) -> str:
         shown = []
         for name, threshold in zip(record["labels"], record["thresholds"], strict=True):
             shown.append(f"{escape_markdown(name)} {threshold:.3g}")
-        chosen = "each the best for F1 on the validation split"
-        if record["arguments"]["threshold"] != "auto":
-            chosen = "as given or as the model has them"
+        chosen = "those of the model, or 0.5"
+        if record["arguments"]["threshold"] == "auto":
+            chosen = "each the best for F1 on the validation split"
+        elif record["arguments"]["threshold"] is not None:
+            chosen = "as given"
         sentences.append(
             "A text has a label if its probability is at least the threshold of the class "
             f"({chosen}): {', '.join(shown)}."
@@ -3395,7 +3409,7 @@ def draw_predictions(folder: Path, record: dict) -> tuple[pd.DataFrame | None, s
         return None, ""
     table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
     names = record["labels"]
-    if record["class_counts"].get("test", {}) is None:
+    if record["class_counts"].get("test") is None:
         return table, ""
     if record["problem_type"] == MULTI_LABEL:
         labels = encode_names(table.iloc[:, 1], names, MULTI_LABEL)
@@ -3589,14 +3603,16 @@ def run_stages(
     record["model_commit"] = extract_commit_hash(config_file, None)  # None for a local folder
     record["pad_token"] = tokenizer.pad_token
     # Asked here, because after a long training the network may be gone
-    record["base_card"] = ask_for_base_card(arguments.model_name_or_path)
+    is_main = trainer.is_world_process_zero()
+    record["base_card"] = {}
+    if training.do_train and is_main:
+        record["base_card"] = ask_for_base_card(arguments.model_name_or_path)
     if before is not None:
         # A run that is continued, or whose own model predicts, keeps what it knows.
         together = {}
         for name in ("data_fingerprints", "class_counts"):
             together[name] = before[name] | record[name]
         record = (before if is_its_model else record) | together
-    is_main = trainer.is_world_process_zero()
     collapsed = None
 
     with resources_explained(folder):

@@ -1427,11 +1427,33 @@ def test_card_has_an_example_of_no_domain_and_escaped_class_names(run, tiny_mode
 # Models that are common
 
 
+DECODERS = ["gpt2", "llama", "qwen2"]
+ENCODERS = ["deberta-v2", "distilbert", "electra", "modernbert", "roberta", "xlm-roberta", "xlnet"]
+
+
 def small_model(kind, folder, tiny_model):
-    """A decoder or XLNet with random weights and the tiny model's vocabulary, as a base model."""
+    """A base model of a family, with random weights and the tiny model's vocabulary."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    size = {"vocab_size": len(tokenizer)}
+    size = {"vocab_size": len(tokenizer), "pad_token_id": 0}
+    usual = size | {
+        "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64, "max_position_embeddings": 130,
+    }  # fmt: skip
+    tokens = {"bos_token_id": 2, "eos_token_id": 3}
     configs = {
+        "deberta-v2": transformers.DebertaV2Config(
+            **usual, relative_attention=True, pos_att_type=["p2c", "c2p"]
+        ),
+        "distilbert": transformers.DistilBertConfig(
+            **size, dim=32, n_layers=2, n_heads=2, hidden_dim=64
+        ),
+        "electra": transformers.ElectraConfig(**usual, embedding_size=16),
+        "llama": transformers.LlamaConfig(**usual, **tokens, num_key_value_heads=2),
+        "modernbert": transformers.ModernBertConfig(
+            **usual, **tokens, cls_token_id=2, sep_token_id=3, local_attention=8
+        ),
+        "roberta": transformers.RobertaConfig(**usual, **tokens),
+        "xlm-roberta": transformers.XLMRobertaConfig(**usual, **tokens),
         "gpt2": transformers.GPT2Config(
             **size, n_embd=32, n_layer=2, n_head=2, n_positions=128, bos_token_id=2, eos_token_id=3
         ),
@@ -1440,12 +1462,12 @@ def small_model(kind, folder, tiny_model):
             num_key_value_heads=2, intermediate_size=64, bos_token_id=2, eos_token_id=3,
         ),
         "xlnet": transformers.XLNetConfig(
-            **size, d_model=32, n_layer=2, n_head=2, d_inner=64, pad_token_id=0
+            **size, d_model=32, n_layer=2, n_head=2, d_inner=64
         ),
     }  # fmt: skip
     torch.manual_seed(0)
     transformers.AutoModel.from_config(configs[kind]).save_pretrained(folder)
-    if kind != "xlnet":
+    if kind in DECODERS:
         tokenizer.pad_token = None
         tokenizer.eos_token = "[SEP]"
     tokenizer.save_pretrained(folder)
@@ -1456,16 +1478,14 @@ def small_model(kind, folder, tiny_model):
     return folder
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "qwen2", "xlnet"])
-def test_decoder_without_padding_token_and_model_without_positions(
-    run, tiny_model, tiny_dataset, tmp_path, kind
-):
-    """Predictions in padded batches are those of a text alone."""
+@pytest.mark.parametrize("kind", [*DECODERS, *ENCODERS])
+def test_families_predict_in_padded_batches_as_alone(run, tiny_model, tiny_dataset, tmp_path, kind):
+    """A decoder has no padding token, XLNet no limit of positions. docs/training.md lists these."""
     folder = small_model(kind, tmp_path / "model", tiny_model)
     flags = command(folder, tiny_dataset, tmp_path / "run", "--num_train_epochs", 1)
-    result = run("run_classification", *flags)
+    result = run("run_classification", *flags, "--max_train_samples", 40)
     assert result.code == 0, result.err
-    pad = "[PAD]" if kind == "xlnet" else "[SEP]"
+    pad = "[SEP]" if kind in DECODERS else "[PAD]"
     assert record_of(tmp_path / "run")["pad_token"] == pad
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").eval()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")
@@ -2160,3 +2180,18 @@ def test_card_tells_classes_use_data_hardware_and_time(finished, tiny_dataset):
     results = json.loads((finished / "predict_results.json").read_text())
     assert f"| Log loss | {results['predict_log_loss']:.4f} |" in card.content
     assert f"| Matthews correlation | {100 * results['predict_mcc']:.2f} % |" in card.content
+
+
+def test_table_of_families_is_what_the_tests_do():
+    from test_attribution_families import FAMILIES, REFUSED
+
+    page = (ROOT / "docs" / "training.md").read_text()
+    cells = r"^\| `([\w-]+)` \|[^|]*\| (yes|refused|not tested) \| (yes|refused) \|$"
+    rows = re.findall(cells, page, re.MULTILINE)
+    trained = {"bert", "eurobert", *DECODERS, *ENCODERS}
+    attributed = {name.split()[0] for name in FAMILIES}
+    refused = set(REFUSED)
+    assert {name for name, _, _ in rows} == trained | attributed | refused
+    for name, is_trained, is_attributed in rows:
+        assert (is_trained == "yes") == (name in trained), name
+        assert (is_attributed == "yes") == (name in attributed), name
