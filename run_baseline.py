@@ -404,9 +404,10 @@ TEXT_SETTINGS = {
     "text_column_delimiter": " ",
     "label_column_name": "label",
 }
-# What only training reads
+# What has no meaning where a finished run predicts
 TRAINING_ARGUMENTS = (
-    *("ngram_max", "sublinear_tf", "C", "min_df", "class_weight", "calibrate"),
+    *("ngram_max", "sublinear_tf", "C", "min_df", "class_weight", "calibrate", "seed"),
+    *("push_to_hub", "hub_model_id", "hub_private_repo"),
     *("train_file", "validation_file", "train_split_name", "validation_split_name"),
     *("validation_fraction", "test_fraction", "shuffle_train_dataset"),
     *("max_train_samples", "max_eval_samples"),
@@ -643,7 +644,7 @@ def count_words(ngram_max: int, min_df: int, texts: pd.Series) -> tuple[CountVec
 def make_classifier(C: float, arguments: BaselineArguments) -> LinearSVC:
     """Return an untrained classifier."""
     class_weight = None if arguments.class_weight == "none" else arguments.class_weight
-    # ADAPT: classifier. It needs decision_function; class_weights() reads coef_ of shape
+    # ADAPT: classifier. It needs decision_function; class_coefficients() reads coef_ of shape
     # (classes, n-grams), for two classes (1, n-grams).
     return LinearSVC(C=C, class_weight=class_weight, random_state=arguments.seed)
 
@@ -899,7 +900,7 @@ def warn_if_never_predicted(labels: np.ndarray, predictions: np.ndarray, names: 
         )
 
 
-def class_weights(classifier: LinearSVC | OneVsRestClassifier) -> np.ndarray:
+def class_coefficients(classifier: LinearSVC | OneVsRestClassifier) -> np.ndarray:
     """Return the coefficients of the n-grams, of shape (trained classes, n-grams)."""
     if isinstance(classifier, OneVsRestClassifier):
         return np.vstack([estimator.coef_ for estimator in classifier.estimators_])
@@ -913,7 +914,7 @@ def top_words(model: Pipeline, names: list[str], n: int = 20) -> pd.DataFrame:
     Columns: class, rank, word, coefficient.
     """
     words = model["counts"].get_feature_names_out()
-    weights = class_weights(model["svm"])
+    weights = class_coefficients(model["svm"])
     # The SVM has the classes that occur in training, in the order of their numbers.
     rows = []
     for label, weight in zip(model["svm"].classes_, weights, strict=True):

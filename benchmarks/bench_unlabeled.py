@@ -104,9 +104,12 @@ def main() -> None:
     text_column = record["arguments"]["text_column_names"][0]
     label = (record["arguments"]["label_column_name"], record["labels"])
 
-    # 2. The files, and the predictions of each in turn
+    # 2. The files, the predictions of each in turn, and the results beside those of the other script
     work = ROOT / "benchmarks/work"
     work.mkdir(parents=True, exist_ok=True)
+    report = {}
+    if arguments.output_file.exists():
+        report = json.loads(arguments.output_file.read_text(encoding="utf-8"))
     results = {}
     for name, column in (("without labels", None), ("with labels", label)):
         file = work / f"texts-{arguments.documents}-{'labeled' if column else 'unlabeled'}.csv"
@@ -117,26 +120,21 @@ def main() -> None:
             "documents_per_cpu_second": round(arguments.documents / best["cpu_seconds"], 1),
             "file_mib": round(file.stat().st_size / 2**20, 1),
         }
-        print(f"{script}, {name}: {results[name]}")
-
-    # 3. The results, beside those of the other script
-    report = {}
-    if arguments.output_file.exists():
-        report = json.loads(arguments.output_file.read_text(encoding="utf-8"))
-    report[script] = {
-        "command": f"python benchmarks/bench_unlabeled.py --run RUN "
-        f"--documents {arguments.documents} --repeats {arguments.repeats}",
-        "date": datetime.now(UTC).date().isoformat(),
-        "device": processor(),
-        "load_average": [round(load, 1) for load in os.getloadavg()],
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in VERSIONS},
-        "model": record["model_name_or_path"],
-        "documents": arguments.documents,
-        "results": results,
-    }
-    arguments.output_file.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        print(f"{script}, {name}: {results[name]}", flush=True)
+        report[f"{script}, {arguments.documents} documents"] = {
+            "command": f"python benchmarks/bench_unlabeled.py --run RUN "
+            f"--documents {arguments.documents} --repeats {arguments.repeats}",
+            "date": datetime.now(UTC).date().isoformat(),
+            "device": processor(),
+            "load_average": [round(load, 1) for load in os.getloadavg()],
+            "versions": {"python": platform.python_version()}
+            | {package: version(package) for package in VERSIONS},
+            "model": record["model_name_or_path"],
+            "results": results,
+        }
+        arguments.output_file.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(report, indent=2) + "\n"
+        arguments.output_file.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -256,6 +256,7 @@ def test_finished_run_predicts_labeled_texts_and_is_measured(run, finished, tmp_
         (["--C", 3], ["--C", "nothing is trained"]),
         (["--train_file", "new.csv"], ["--train_file", "nothing is trained"]),
         (["--calibrate"], ["--calibrate", "nothing is trained"]),
+        (["--push_to_hub"], ["--push_to_hub", "nothing is trained"]),
         (["--threshold", "auto"], ["--threshold auto", "training"]),
         (["--threshold", 0.4], ["--threshold", "several labels"]),
         (["--label_names", "a", "b"], ["--label_names 'a', 'b'", "classes of the run"]),
