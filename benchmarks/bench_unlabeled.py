@@ -104,7 +104,7 @@ def main() -> None:
     text_column = record["arguments"]["text_column_names"][0]
     label = (record["arguments"]["label_column_name"], record["labels"])
 
-    # 2. The files, the predictions of each in turn, and the results beside those of the other script
+    # 2. Both files in turn; the results stand beside those of other runs
     work = ROOT / "benchmarks/work"
     work.mkdir(parents=True, exist_ok=True)
     report = {}
