@@ -404,9 +404,10 @@ TEXT_SETTINGS = {
     "text_column_delimiter": " ",
     "label_column_name": "label",
 }
-# What only training reads
+# What has no meaning where a finished run predicts
 TRAINING_ARGUMENTS = (
-    *("ngram_max", "sublinear_tf", "C", "min_df", "class_weight", "calibrate"),
+    *("ngram_max", "sublinear_tf", "C", "min_df", "class_weight", "calibrate", "seed"),
+    *("push_to_hub", "hub_model_id", "hub_private_repo"),
     *("train_file", "validation_file", "train_split_name", "validation_split_name"),
     *("validation_fraction", "test_fraction", "shuffle_train_dataset"),
     *("max_train_samples", "max_eval_samples"),
@@ -643,7 +644,7 @@ def count_words(ngram_max: int, min_df: int, texts: pd.Series) -> tuple[CountVec
 def make_classifier(C: float, arguments: BaselineArguments) -> LinearSVC:
     """Return an untrained classifier."""
     class_weight = None if arguments.class_weight == "none" else arguments.class_weight
-    # ADAPT: classifier. It needs decision_function; class_weights() reads coef_ of shape
+    # ADAPT: classifier. It needs decision_function; class_coefficients() reads coef_ of shape
     # (classes, n-grams), for two classes (1, n-grams).
     return LinearSVC(C=C, class_weight=class_weight, random_state=arguments.seed)
 
@@ -899,7 +900,7 @@ def warn_if_never_predicted(labels: np.ndarray, predictions: np.ndarray, names: 
         )
 
 
-def class_weights(classifier: LinearSVC | OneVsRestClassifier) -> np.ndarray:
+def class_coefficients(classifier: LinearSVC | OneVsRestClassifier) -> np.ndarray:
     """Return the coefficients of the n-grams, of shape (trained classes, n-grams)."""
     if isinstance(classifier, OneVsRestClassifier):
         return np.vstack([estimator.coef_ for estimator in classifier.estimators_])
@@ -913,7 +914,7 @@ def top_words(model: Pipeline, names: list[str], n: int = 20) -> pd.DataFrame:
     Columns: class, rank, word, coefficient.
     """
     words = model["counts"].get_feature_names_out()
-    weights = class_weights(model["svm"])
+    weights = class_coefficients(model["svm"])
     # The SVM has the classes that occur in training, in the order of their numbers.
     rows = []
     for label, weight in zip(model["svm"].classes_, weights, strict=True):
@@ -993,11 +994,15 @@ def load_splits(
     # 2. Tables with the columns id, text and label: a name, or a list of names
     tables = {}
     dropped = {}
-    for split, frame in frames.items():
-        tables[split], counts = check_rows(frame, labels.get(split), problem_type, split, arguments)
+    order = find_order(frames, labels)
+    for split in list(frames):
+        frame = frames.pop(split)  # a large file is not kept twice
+        tables[split], counts = check_rows(
+            frame, labels.pop(split, None), problem_type, split, arguments
+        )
         if counts:
             dropped[split] = counts
-    names = match_labels(tables, find_order(frames, labels), problem_type, arguments)
+    names = match_labels(tables, order, problem_type, arguments)
 
     # 3. The rows that are used
     for split in taken:
@@ -1279,7 +1284,7 @@ def read_file(
         fail(f"cannot load {file}: {one_line(error)}; save the file as UTF-8 (Excel: 'CSV UTF-8')")
     if suffix.startswith(".json"):
         return read_json(file, text, json_field)
-    return read_csv(file, text, csv_delimiter)
+    return read_csv(file, content, csv_delimiter)
 
 
 # Copied from tools/common/data.py::read_parquet
@@ -1293,7 +1298,7 @@ def read_parquet(file: str) -> pd.DataFrame:
 
 
 # Copied from tools/common/data.py::read_csv
-def read_csv(file: str, text: str, separator: str | None = None) -> pd.DataFrame:
+def read_csv(file: str, content: bytes, separator: str | None = None) -> pd.DataFrame:
     """Read comma-, semicolon- or tab-separated fields; every value is a text, as the file has it.
 
     Without a separator, it is the one of these that gives the header the most fields; a comma among
@@ -1301,7 +1306,8 @@ def read_csv(file: str, text: str, separator: str | None = None) -> pd.DataFrame
     """
     csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long text
     if separator is None:
-        header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+        start = content.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+        header = re.match(rb"[^\r\n]*", start)[0].decode("utf-8")
         separator = max(
             ",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), []))
         )
@@ -1310,8 +1316,10 @@ def read_csv(file: str, text: str, separator: str | None = None) -> pd.DataFrame
     separator = separator.replace("\\t", "\t")
     if len(separator) != 1 or separator in '"\r\n':
         fail(f"--csv_delimiter must be one sign other than a quotation mark, not {separator!r}")
-    # newline="" leaves line ends inside quotes as they are.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    # A wrapper of bytes, because io.StringIO would take four bytes for every sign. newline=""
+    # leaves line ends inside quotes as they are.
+    stream = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+    reader = csv.reader(stream, delimiter=separator, strict=True)
     columns, rows, wrong = [], [], []
     next_line = 1
     try:
