@@ -1785,11 +1785,15 @@ def load_splits(
     # 2. Tables with the columns id, text and label: a name, or a list of names
     tables = {}
     dropped = {}
-    for split, frame in frames.items():
-        tables[split], counts = check_rows(frame, labels.get(split), problem_type, split, arguments)
+    order = find_order(frames, labels)
+    for split in list(frames):
+        frame = frames.pop(split)  # a large file is not kept twice
+        tables[split], counts = check_rows(
+            frame, labels.pop(split, None), problem_type, split, arguments
+        )
         if counts:
             dropped[split] = counts
-    names = match_labels(tables, find_order(frames, labels), problem_type, arguments)
+    names = match_labels(tables, order, problem_type, arguments)
 
     # 3. The rows that are used
     for split in taken:
@@ -2071,7 +2075,7 @@ def read_file(
         fail(f"cannot load {file}: {one_line(error)}; save the file as UTF-8 (Excel: 'CSV UTF-8')")
     if suffix.startswith(".json"):
         return read_json(file, text, json_field)
-    return read_csv(file, text, csv_delimiter)
+    return read_csv(file, content, csv_delimiter)
 
 
 # Copied from tools/common/data.py::read_parquet
@@ -2085,7 +2089,7 @@ def read_parquet(file: str) -> pd.DataFrame:
 
 
 # Copied from tools/common/data.py::read_csv
-def read_csv(file: str, text: str, separator: str | None = None) -> pd.DataFrame:
+def read_csv(file: str, content: bytes, separator: str | None = None) -> pd.DataFrame:
     """Read comma-, semicolon- or tab-separated fields; every value is a text, as the file has it.
 
     Without a separator, it is the one of these that gives the header the most fields; a comma among
@@ -2093,7 +2097,8 @@ def read_csv(file: str, text: str, separator: str | None = None) -> pd.DataFrame
     """
     csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long text
     if separator is None:
-        header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+        start = content.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+        header = re.match(rb"[^\r\n]*", start)[0].decode("utf-8")
         separator = max(
             ",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), []))
         )
@@ -2102,8 +2107,10 @@ def read_csv(file: str, text: str, separator: str | None = None) -> pd.DataFrame
     separator = separator.replace("\\t", "\t")
     if len(separator) != 1 or separator in '"\r\n':
         fail(f"--csv_delimiter must be one sign other than a quotation mark, not {separator!r}")
-    # newline="" leaves line ends inside quotes as they are.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    # A wrapper of bytes, because io.StringIO would take four bytes for every sign. newline=""
+    # leaves line ends inside quotes as they are.
+    stream = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+    reader = csv.reader(stream, delimiter=separator, strict=True)
     columns, rows, wrong = [], [], []
     next_line = 1
     try:
