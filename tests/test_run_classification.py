@@ -2214,3 +2214,16 @@ def test_figures_of_long_texts_are_those_of_their_file():
         f"{found['truncate']['log_loss']:.3f} without",
     ):
         assert words in page, words
+
+
+def test_figures_of_several_labels_are_those_of_their_file():
+    page = (ROOT / "docs" / "training.md").read_text()
+    found = json.loads((ROOT / "results" / "arxiv-dev" / "multi-label-svm.json").read_text())
+    for result in found["runs"]:
+        test = result["test"]
+        values = [test["predict_accuracy"], result["test_exact_of_one"]]
+        values += [result["test_exact_of_several"], test["predict_f1"], test["predict_f1_micro"]]
+        values.append(test["predict_average_precision"])
+        cells = [f"{100 * value:.2f}" for value in values]
+        name = f"SVM with `{result['flags']}`" if result["flags"] else "SVM"
+        assert f"| {name} | {' | '.join(cells)} |" in page
