@@ -1159,11 +1159,11 @@ def choose_task_thresholds(task: Task, logits: np.ndarray, labels: np.ndarray) -
     return dataclasses.replace(task, thresholds=thresholds, chooses_thresholds=False)
 
 
-# Copied from tools/common/metrics.py::SINGLE_LABEL
-SINGLE_LABEL = "single_label_classification"
+# Copied from tools/common/data.py::SINGLE_LABEL
+SINGLE_LABEL = "single_label_classification"  # transformers' names of a problem_type
 
 
-# Copied from tools/common/metrics.py::MULTI_LABEL
+# Copied from tools/common/data.py::MULTI_LABEL
 MULTI_LABEL = "multi_label_classification"
 
 

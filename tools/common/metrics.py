@@ -17,7 +17,10 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 
-SINGLE_LABEL = "single_label_classification"
+# Copied from tools/common/data.py::SINGLE_LABEL
+SINGLE_LABEL = "single_label_classification"  # transformers' names of a problem_type
+
+# Copied from tools/common/data.py::MULTI_LABEL
 MULTI_LABEL = "multi_label_classification"
 
 # What compute_scores can return, in the order of a table
