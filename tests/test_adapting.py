@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import LABELS, ROOT, assert_user_error, make_records
 from safetensors.torch import load_file
-from sklearn.metrics import matthews_corrcoef
+from sklearn.metrics import balanced_accuracy_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 PAGE = (ROOT / "docs" / "adapting.md").read_text(encoding="utf-8")
@@ -199,15 +199,23 @@ def test_lora_trains_few_parameters_and_saves_a_whole_model(
 
 def test_another_metric_chooses_the_best_model(adapted, train):
     script = adapted("Another metric for early stopping")
-    folder, _ = train(script, "--metric_for_best_model", "matthews", "--learning_rate", 1e-2)
+    folder, _ = train(
+        script, "--metric_for_best_model", "balanced_accuracy", "--learning_rate", 1e-2
+    )
     state = read(folder, "trainer_state.json")
-    logged = [entry["eval_matthews"] for entry in state["log_history"] if "eval_matthews" in entry]
+    logged = [
+        entry["eval_balanced_accuracy"]
+        for entry in state["log_history"]
+        if "eval_balanced_accuracy" in entry
+    ]
     assert len(logged) == 2
     assert state["best_metric"] == max(logged)
     table = predictions(folder)
-    expected = matthews_corrcoef(table["label"], table["prediction"])
-    assert read(folder, "predict_results.json")["predict_matthews"] == pytest.approx(expected)
-    assert "best validation matthews" in (folder / "README.md").read_text(encoding="utf-8")
+    expected = balanced_accuracy_score(table["label"], table["prediction"])
+    assert read(folder, "predict_results.json")["predict_balanced_accuracy"] == pytest.approx(
+        expected
+    )
+    assert "best validation balanced_accuracy" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -279,6 +279,11 @@ def test_revisions_are_recorded_with_their_commits(hub, tiny_model, tiny_dataset
             repo_id="tester/tiny",
             repo_type=kind,
         )
+    api.upload_file(
+        path_or_fileobj=b"---\nlicense: apache-2.0\nlanguage:\n- en\n---\n# Tiny\n",
+        path_in_repo="README.md",
+        repo_id="tester/tiny",
+    )
 
     def call(script, *flags):
         command = [sys.executable, ROOT / f"{script}.py", "--dataset_name", "tester/tiny", *flags]
@@ -305,6 +310,13 @@ def test_revisions_are_recorded_with_their_commits(hub, tiny_model, tiny_dataset
         assert record["dataset_commit"] == commits["dataset"]
         assert record["arguments"]["dataset_revision"] == commits["dataset"]
     assert record["model_commit"] == commits["model"]
+    # What the card of the base model says, and what the Hub checks of a card
+    card = huggingface_hub.ModelCard.load(tmp_path / "run_classification" / "README.md")
+    assert (card.data.license, card.data.language) == ("apache-2.0", ["en"])
+    assert (card.data.base_model, card.data.datasets) == ("tester/tiny", ["tester/tiny"])
+    assert f"`tester/tiny`, revision `{commits['dataset']}`" in card.content
+    assert {entry.dataset_revision for entry in card.data.eval_results} == {commits["dataset"]}
+    card.validate()
     result = call(
         "run_baseline", "--dataset_revision", "nowhere", "--output_dir", tmp_path / "none"
     )

@@ -216,7 +216,12 @@ def test_bad_rows(run, tmp_path, row, column, value, words):
         (["--text_column_names", "published"], ["published", "not text", "Timestamp"]),
         (["--text_column_names", "categories"], ["categories", "not text"]),
         (["--label_column_name", "published"], ["published", "names or integers"]),
-        (["--label_column_name", "categories"], ["categories", "several labels"]),
+        (["--csv_delimiter", ";"], ["--csv_delimiter", ".csv"]),
+        (["--json_field", "rows"], ["--json_field", ".json"]),
+        (["--test_split_name", "dev"], ["--test_split_name", "'dev'", "it has train, validation"]),
+        (["--test_split_name", "train"], ["must differ", "train, validation, train"]),
+        (["--test_fraction", 0.1], ["--test_fraction", "a test split already"]),
+        (["--label_delimiter", ""], ["--label_delimiter", "empty"]),
         (["--train_file", "train.csv"], ["--dataset_name", "--train_file"]),
         (["--splits", "dev"], ["--splits", "dev", "validation"]),
         (["--label_colum_name", "kind"], ["--label_colum_name", "--label_column_name"]),
@@ -486,7 +491,10 @@ def test_class_names_that_look_like_numbers_stay(own_csv, tmp_path):
         ([1, "1"], ["mixed kinds"]),
         ([1, 2.5], ["mixed kinds", "float such as 2.5"]),
         ([1.0, 0.0], ["decimal", "astype(int)"]),
-        ([["a"], ["b"]], ["several labels"]),
+        ([["a"], "b"], ["lists and single ones", "'b'"]),
+        ([["a", 1], ["b"]], ["mixed kinds", "int such as 1"]),
+        ([["a", ""], ["b"]], ["an empty name", "['a', '']"]),
+        ([["a"], ["a", "b"]], ["every training document", "'a'"]),
         (["b", " b"], ["' b'", "'b'", "white space"]),
         ([None, "a"], ["10 of 20", "row 0", "row 2", "row 4", "..."]),
     ],
@@ -681,6 +689,248 @@ def test_label_names_that_do_not_fit(own_csv, names, words):
 def test_label_names_with_a_number_beyond(own_csv):
     result = own_csv(pd.DataFrame(rows(labels=(1, 2))), None, "--label_names", "a", "b")
     assert_user_error(result, "2 names", "label 2", "number 0")
+
+
+# Several labels per document
+
+
+def several(split="train", count=60):
+    """Own texts with lists of labels: c is rare, and some texts have none."""
+    records = []
+    for row in range(count):
+        names = [name for name, step in (("a", 2), ("b", 3), ("c", 10)) if row % step == 0]
+        records.append({"abstract": f"{split} text, number {row}", "label": names})
+    return records
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
+def test_several_labels_are_lists_or_texts_with_a_delimiter(run, own_csv, tmp_path, kind):
+    flags = ["--test_fraction", 0.1, "--validation_fraction", 0.2]
+    if kind == "csv":
+        frame = pd.DataFrame(several())
+        frame["label"] = [" | ".join(names) for names in frame["label"]]
+        result = own_csv(frame, None, *flags, "--label_delimiter", "|")
+    elif kind == "json":
+        result = own_csv(json.dumps(several()), None, *flags, suffix=".json")
+    else:
+        pd.DataFrame(several()).to_parquet(tmp_path / "train.parquet")
+        result = run(
+            "prepare_dataset", "--train_file", tmp_path / "train.parquet", *flags,
+            "--output_dir", tmp_path / "data",
+        )  # fmt: skip
+    assert result.code == 0, result.err
+    splits = prepared(tmp_path / "data")
+    assert {name: len(part) for name, part in splits.items()} == {
+        "train": 42,
+        "validation": 12,
+        "test": 6,
+    }
+    names = splits["test"].features["label"].feature.names
+    assert names == ["a", "b", "c"]
+    expected = {record["abstract"]: record["label"] for record in several()}
+    for part in splits.values():
+        for row in part:
+            assert [names[number] for number in row["label"]] == expected[row["abstract"]]
+    # Stratified: 30, 20 and 6 documents have the labels, 20 have none.
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert manifest["problem_type"] == "multi_label_classification"
+    for split, share in (("test", 0.1), ("validation", 0.18)):
+        counts = manifest["counts"][split] | {"none": splits[split]["label"][:].count([])}
+        for name, total in {"a": 30, "b": 20, "c": 6, "none": 20}.items():
+            assert abs(counts[name] - share * total) < 1, (split, name)
+    assert "a list of labels" in (tmp_path / "data" / "README.md").read_text()
+    # What was written is read as it is.
+    result = run(
+        "prepare_dataset", "--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "again"
+    )
+    assert result.code == 0, result.err
+    for split in splits:
+        name = f"data/{split}-00000-of-00001.parquet"
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "data" / name).read_bytes()
+
+
+def test_delimiter_that_occurs_in_a_class(own_csv, tmp_path):
+    train = pd.DataFrame(several())
+    train["label"] = ["; ".join(names) for names in train["label"]]
+    train.to_csv(tmp_path / "train.csv", index=False)
+    (tmp_path / "test.json").write_text(json.dumps([{"abstract": "x", "label": ["a;b"]}]))
+    files = ("--test_file", tmp_path / "test.json", "--label_delimiter", ";")
+    result = own_csv(train, None, *files)
+    assert_user_error(result, "--label_delimiter ';'", "'a;b'")
+
+
+def test_list_with_a_class_that_training_lacks(own_csv):
+    test = [*several("test", 5), {"abstract": "x", "label": ["a", "d"]}]
+    result = own_csv(json.dumps(several()), json.dumps(test), suffix=".json")
+    assert_user_error(result, "1 rows of 'd'", "'a', 'b', 'c'")
+    train = pd.DataFrame(several())
+    train["label"] = ["; ".join(names) for names in train["label"]]
+    flags = ("--label_delimiter", ";", "--label_names", "a", "b")
+    assert_user_error(own_csv(train, None, *flags), "--label_names 'a', 'b'", "'c'")
+
+
+def test_lists_of_numbers_get_names(own_csv, tmp_path):
+    numbers = {"a": 0, "b": 1, "c": 2}
+    records = [
+        record | {"label": [numbers[name] for name in record["label"]]} for record in several()
+    ]
+    names = ("--label_names", "art", "book", "car")
+    assert own_csv(json.dumps(records), None, *names, suffix=".json").code == 0
+    train = prepared(tmp_path / "data")["train"]
+    assert train.features["label"].feature.names == ["art", "book", "car"]
+    assert [0, 1, 2] in train["label"][:] and [] in train["label"][:]
+
+
+# Texts without labels
+
+
+@pytest.mark.parametrize("kind", ["one", "several"])
+def test_test_split_without_labels_is_written_and_read_again(run, own_csv, tmp_path, kind):
+    train = rows() if kind == "one" else several()
+    test = [{"abstract": "to be predicted"}, {"abstract": "so is this"}]
+    result = own_csv(json.dumps(train), json.dumps(test), suffix=".json")
+    assert result.code == 0, result.err
+    assert "split 'test' has no labels in column 'label' (its columns are 'abstract')" in result.log
+    assert prepared(tmp_path / "data")["test"]["label"][:] == [None, None]
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert manifest["unlabeled"] == {"test": 2}
+    assert "The 2 texts of test have no labels" in (tmp_path / "data" / "README.md").read_text()
+    flags = ("--dataset_name", tmp_path / "data", "--C", 1, "--output_dir", tmp_path / "svm")
+    result = run("run_baseline", *flags)
+    assert result.code == 0, result.err
+    assert list(pd.read_csv(tmp_path / "svm" / "predictions.csv").columns[:2]) == [
+        "id",
+        "prediction",
+    ]
+
+
+def test_test_file_alone_without_labels(run, tmp_path):
+    (tmp_path / "new.csv").write_text("abstract\nto be predicted\nso is this\n")
+    flags = ("--test_file", tmp_path / "new.csv", "--splits", "test")
+    result = run("prepare_dataset", *flags, "--output_dir", tmp_path / "data")
+    assert result.code == 0, result.err
+    assert prepared(tmp_path / "data")["test"].column_names == ["id", "abstract"]
+
+
+def test_minus_one_is_a_class_where_training_has_it(own_csv, tmp_path):
+    train = pd.DataFrame(rows(labels=(-1, 1)))
+    test = pd.DataFrame(rows("test", labels=(-1,)))
+    assert own_csv(train, test).code == 0
+    assert set(prepared(tmp_path / "data")["test"]["label"]) == {0}
+
+
+def test_training_and_validation_need_labels(own_csv):
+    frame = pd.DataFrame(rows())
+    assert_user_error(own_csv(frame.drop(columns="label")), "'label' is not in split 'train'")
+    assert_user_error(own_csv(frame.assign(label="")), "20 of 20 rows", "'train'", "no label")
+
+
+# Flags for splits, files and rows
+
+
+def test_splits_of_other_names(run, tmp_path):
+    (tmp_path / "hub").mkdir()
+    for split in ("learn", "dev", "final"):
+        part = Dataset.from_list(rows(split)).cast_column("label", ClassLabel(names=["a", "b"]))
+        part.to_parquet(tmp_path / "hub" / f"{split}.parquet")
+    files = [{"split": split, "path": f"{split}.parquet"} for split in ("learn", "dev", "final")]
+    card = f"---\nconfigs:\n- config_name: default\n  data_files: {json.dumps(files)}\n---\n"
+    (tmp_path / "hub" / "README.md").write_text(card)
+    flags = ("--train_split_name", "learn", "--validation_split_name", "dev")
+    result = run(
+        "prepare_dataset", "--dataset_name", tmp_path / "hub", *flags, "--test_split_name", "final",
+        "--output_dir", tmp_path / "data",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    for split, name in (("train", "learn"), ("validation", "dev"), ("test", "final")):
+        assert prepared(tmp_path / "data")[split]["abstract"][0] == f"{name} text, number 0"
+    result = run(
+        "prepare_dataset", "--train_file", tmp_path / "x.csv", *flags,
+        "--output_dir", tmp_path / "out",
+    )  # fmt: skip
+    assert_user_error(result, "--train_split_name", "--dataset_name")
+
+
+def test_delimiter_of_a_csv_file_and_field_of_a_json_file(own_csv, tmp_path):
+    result = own_csv(lines_of(rows(), "|"), None, "--csv_delimiter", "|")
+    assert result.code == 0, result.err
+    assert own_csv(lines_of(rows(), "\t"), None, "--csv_delimiter", r"\t").code == 0
+    assert_user_error(own_csv(lines_of(rows()), None, "--csv_delimiter", "||"), "one sign", "'||'")
+    content = json.dumps({"data": [], "rows": rows()})
+    assert own_csv(content, None, "--json_field", "rows", suffix=".json").code == 0
+    result = own_csv(content, None, "--json_field", "records", suffix=".json")
+    assert_user_error(result, "no list under 'records'", "--json_field")
+
+
+def test_test_fraction_takes_a_stratified_test_split_from_training(own_csv, run, tmp_path):
+    frame = pd.DataFrame(rows(count=40))
+    result = own_csv(frame, None, "--test_fraction", 0.25)
+    assert result.code == 0, result.err
+    assert "no test split: 10 training documents are used for it" in result.log
+    splits = prepared(tmp_path / "data")
+    assert {name: len(part) for name, part in splits.items()} == {
+        "train": 27,
+        "validation": 3,
+        "test": 10,
+    }
+    assert sorted(splits["test"]["label"]) == [0] * 5 + [1] * 5
+    texts = [text for part in splits.values() for text in part["abstract"]]
+    assert sorted(texts) == sorted(frame["abstract"])
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert manifest["arguments"]["test_fraction"] == 0.25
+    # Training is the same where the test split is not wanted.
+    flags = ("--train_file", tmp_path / "train.csv", "--test_fraction", 0.25)
+    result = run(
+        "prepare_dataset", *flags, "--splits", "train", "validation",
+        "--output_dir", tmp_path / "two",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert prepared(tmp_path / "two")["train"]["id"][:] == splits["train"]["id"][:]
+    for value in (0, 1, 1.5):
+        result = own_csv(frame, None, "--test_fraction", value)
+        assert_user_error(result, "--test_fraction", "between 0 and 1")
+
+
+def test_bad_rows_are_dropped_and_counted(own_csv, tmp_path):
+    train = [record | {"id": f"d{row}"} for row, record in enumerate(rows(count=30))]
+    train[3]["abstract"] = " "
+    train[5]["label"] = ""
+    train[6]["id"] = "d3"  # the first one is dropped, so this one stays
+    train[8]["id"] = "d9"
+    result = own_csv(pd.DataFrame(train), None, "--drop_bad_rows", "--validation_fraction", 0.2)
+    assert result.code == 0, result.err
+    assert "1 of 30 rows of 'train' dropped: a duplicated id" in result.log
+    splits = prepared(tmp_path / "data")
+    ids = {identifier for part in splits.values() for identifier in part["id"]}
+    assert ids == {record["id"] for record in train} - {"d5"}
+    assert sum(map(len, splits.values())) == 27
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert manifest["dropped_rows"] == {
+        "train": {
+            "an empty text in abstract": 1,
+            "no label in column 'label'": 1,
+            "a duplicated id": 1,
+        }
+    }
+    assert "1 rows of train were dropped: a duplicated id" in (
+        tmp_path / "data" / "README.md"
+    ).read_text().replace("\\", "")
+    result = own_csv(pd.DataFrame(rows()).assign(abstract=" "), None, "--drop_bad_rows")
+    assert_user_error(result, "every row of split 'train'")
+
+
+def test_training_is_shuffled_before_it_is_truncated(own_csv, tmp_path):
+    """Files are often sorted by class."""
+    train = pd.DataFrame(rows(count=40)).sort_values("label")
+    flags = ("--splits", "train", "--max_train_samples", 12)
+    assert_user_error(own_csv(train, None, *flags), "of class 'a'")
+    ids = []
+    for seed in (1, 1, 2):
+        assert own_csv(train, None, *flags, "--shuffle_train_dataset", "--seed", seed).code == 0
+        part = prepared(tmp_path / "data")["train"]
+        assert len(part) == 12 and set(part["label"]) == {0, 1}
+        ids.append(part["id"][:])
+    assert ids[0] == ids[1] != ids[2]
 
 
 # Texts in two splits

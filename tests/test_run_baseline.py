@@ -8,7 +8,7 @@ import pytest
 import skops.io
 from conftest import LABELS, assert_user_error, make_records, write_dataset, write_own_files
 from datasets import load_dataset
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 FAST = ("--C", 1, 10, "--disable_tqdm")
 
@@ -60,6 +60,9 @@ def test_predictions_follow_the_dataset_and_agree_with_metrics(finished, tiny_da
     f1 = f1_score(table["label"], table["prediction"], average="macro")
     assert results["predict_f1"] == pytest.approx(f1)
     assert results["predict_samples"] == len(test)
+    assert results["predict_mcc"] == pytest.approx(
+        matthews_corrcoef(table["label"], table["prediction"])
+    )
     union = json.loads((finished / "all_results.json").read_text())
     assert results.items() <= union.items()
 
@@ -146,6 +149,310 @@ def test_text_is_joined_from_several_columns(run, tiny_dataset, tmp_path):
     a, b = ((tmp_path / name / "top_words.csv").read_text() for name in "ab")
     assert a == b
     assert "number" in skops.io.load(tmp_path / "a" / "model.skops")["counts"].vocabulary_
+
+
+# Texts without labels
+
+
+def card_answer(folder):
+    """Run the example of the card in its folder; return what it prints."""
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    code = code.replace('"A text to classify."', "TEXT")
+    for name in ("model.skops", "run_arguments.json"):
+        code = code.replace(f'"{name}"', repr(str(folder / name)))
+
+    def answer(text):
+        printed = []
+        exec(compile(code, "card", "exec"), {"TEXT": text, "print": printed.append})
+        return printed[0]
+
+    return answer
+
+
+def own_frames():
+    frame = pd.DataFrame(make_records())[["id", "abstract", "label", "categories"]]
+    frame["label"] = [LABELS[label] for label in frame["label"]]
+    return frame[:80], frame[80:]
+
+
+@pytest.mark.parametrize("without", ["column", "empty", "-1"])
+def test_test_file_without_labels_is_predicted_and_nothing_measured(run, tmp_path, without):
+    train, test = own_frames()
+    train[["id", "abstract", "label"]].to_csv(tmp_path / "train.csv", index=False)
+    columns = ["id", "abstract"] if without == "column" else ["id", "abstract", "label"]
+    test.assign(label="" if without == "empty" else -1)[columns].to_csv(
+        tmp_path / "test.csv", index=False
+    )
+    result = run(
+        "run_baseline", "--train_file", tmp_path / "train.csv", "--test_file",
+        tmp_path / "test.csv", "--output_dir", tmp_path / "run", "--C", 1, "--ngram_max", 1,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert "split 'test' has no labels in column 'label'" in result.log
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    assert list(table.columns) == ["id", "prediction", *LABELS]
+    assert list(table["id"]) == list(test["id"])
+    assert (table["prediction"] == list(test["label"])).mean() > 0.5
+    results = json.loads((tmp_path / "run" / "predict_results.json").read_text())
+    assert results == {"predict_samples": 20}
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "The 20 test documents have no labels" in card
+    assert "8 validation documents" in card
+    assert not (tmp_path / "run" / "confusion_matrix.png").exists()
+    record = json.loads((tmp_path / "run" / "run_arguments.json").read_text())
+    assert record["problem_type"] == "single_label_classification"
+    assert set(record["data_fingerprints"]) == {"train", "validation", "test"}
+
+
+# Prediction with a finished run
+
+
+def test_finished_run_predicts_other_texts_in_chunks(run, finished, tmp_path, monkeypatch):
+    _, test = own_frames()
+    test[["id", "abstract"]].to_csv(tmp_path / "new.csv", index=False)
+    monkeypatch.setattr("run_baseline.CHUNK", 7)
+    monkeypatch.setattr("run_baseline.search", None)
+    flags = ("--model_name_or_path", finished, "--test_file", tmp_path / "new.csv")
+    result = run("run_baseline", *flags, "--output_dir", tmp_path / "new")
+    assert result.code == 0, result.err
+    names = {path.name for path in (tmp_path / "new").iterdir()}
+    assert names == {
+        "run_arguments.json", "predictions.csv", "predict_results.json", "all_results.json",
+        "README.md",
+    }  # fmt: skip
+    table = pd.read_csv(tmp_path / "new" / "predictions.csv")
+    assert list(table.columns) == ["id", "prediction", *LABELS]
+    # The last ten are the test split of the run.
+    before = pd.read_csv(finished / "predictions.csv").drop(columns="label")
+    pd.testing.assert_frame_equal(table[10:].reset_index(drop=True), before)
+    record = json.loads((tmp_path / "new" / "run_arguments.json").read_text())
+    assert record["model_name_or_path"] == finished.name
+    assert record["labels"] == LABELS
+    assert str(tmp_path) not in json.dumps(record)
+    assert "have no labels" in (tmp_path / "new" / "README.md").read_text()
+    assert "is finished" in run("run_baseline", *flags, "--output_dir", tmp_path / "new").log
+
+
+def test_finished_run_predicts_labeled_texts_and_is_measured(run, finished, tmp_path):
+    _, test = own_frames()
+    test = test.assign(label=[LABELS.index(name) for name in test["label"]])
+    test[["id", "abstract", "label"]].to_json(tmp_path / "new.jsonl", orient="records", lines=True)
+    result = run(
+        "run_baseline", "--model_name_or_path", finished, "--test_file", tmp_path / "new.jsonl",
+        "--output_dir", tmp_path / "new",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    table = pd.read_csv(tmp_path / "new" / "predictions.csv")
+    assert list(table["label"]) == [LABELS[label] for label in test["label"]]
+    results = json.loads((tmp_path / "new" / "predict_results.json").read_text())
+    assert results["predict_accuracy"] == (table["label"] == table["prediction"]).mean()
+    assert (tmp_path / "new" / "confusion_matrix.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model_name_or_path", "nosuch"], ["nosuch", "no run folder"]),
+        (["--C", 3], ["--C", "nothing is trained"]),
+        (["--train_file", "new.csv"], ["--train_file", "nothing is trained"]),
+        (["--calibrate"], ["--calibrate", "nothing is trained"]),
+        (["--push_to_hub"], ["--push_to_hub", "nothing is trained"]),
+        (["--threshold", "auto"], ["--threshold auto", "training"]),
+        (["--threshold", 0.4], ["--threshold", "several labels"]),
+        (["--label_names", "a", "b"], ["--label_names 'a', 'b'", "classes of the run"]),
+        (["--label_delimiter", ";"], ["several labels per document", "predicts one label"]),
+        (["--label_column_name", "id"], ["lacks classes", "'ag.00016'"]),
+    ],
+)
+def test_bad_flags_of_prediction_with_a_run(run, finished, tmp_path, flags, words):
+    own_frames()[1][["id", "abstract", "label"]].to_csv(tmp_path / "new.csv", index=False)
+    flags = [tmp_path / flag if flag == "new.csv" else flag for flag in flags]
+    result = run(
+        "run_baseline", "--model_name_or_path", finished, "--test_file", tmp_path / "new.csv",
+        "--output_dir", tmp_path / "new", *flags,
+    )  # fmt: skip
+    assert_user_error(result, *words)
+
+
+def test_run_does_not_predict_into_its_own_folder(run, finished, tiny_dataset):
+    before = contents(finished)
+    flags = ("--model_name_or_path", finished, "--dataset_name", tiny_dataset)
+    assert_user_error(run("run_baseline", *flags, "--output_dir", finished), "choose another")
+    assert contents(finished) == before
+
+
+def test_run_of_an_earlier_version_is_still_finished(own_run, tmp_path):
+    """Flags that it did not have had no effect."""
+    assert own_run().code == 0
+    path = tmp_path / "run" / "run_arguments.json"
+    record = json.loads(path.read_text())
+    for name in ("problem_type", "scores", "dropped_rows"):
+        del record[name]
+    for name in ("label_delimiter", "test_fraction", "train_split_name", "calibrate"):
+        del record["arguments"][name]
+    path.write_text(json.dumps(record))
+    result = own_run()
+    assert result.code == 0, result.err
+    assert "is finished" in result.log
+
+
+# Several labels per document
+
+
+@pytest.fixture
+def several(run, tiny_dataset, tmp_path):
+    """``several(*flags)`` trains on the categories of the tiny dataset."""
+
+    def train(*flags, folder="run"):
+        return run(
+            "run_baseline", "--dataset_name", tiny_dataset, "--label_column_name", "categories",
+            "--C", 1, "--ngram_max", 1, "--sublinear_tf", 1, "--output_dir", tmp_path / folder,
+            *flags,
+        )  # fmt: skip
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("flags", "threshold"),
+    [([], 0.0), (["--threshold", "auto"], None), (["--calibrate", "--threshold", 0.3], 0.3)],
+)
+def test_several_labels(several, tiny_dataset, tmp_path, flags, threshold):
+    result = several(*flags)
+    assert result.code == 0, result.err
+    folder = tmp_path / "run"
+    record = json.loads((folder / "run_arguments.json").read_text())
+    assert record["problem_type"] == "multi_label_classification"
+    assert record["labels"] == LABELS
+    if threshold is not None:
+        assert record["thresholds"] == [threshold] * 5
+    table = pd.read_csv(folder / "predictions.csv")
+    test = load_dataset(str(tiny_dataset))["test"]
+    labels = [json.loads(text) for text in table["label"]]
+    assert labels == [sorted(names) for names in test["categories"]]
+    assert any(len(names) == 2 for names in labels)
+    is_predicted = table[LABELS].to_numpy() >= np.array(record["thresholds"]) - 1e-6
+    for text, row in zip(table["prediction"], is_predicted, strict=True):
+        assert json.loads(text) == [LABELS[number] for number in np.flatnonzero(row)]
+    truth = np.array([[name in names for name in LABELS] for names in labels])
+    results = json.loads((folder / "predict_results.json").read_text())
+    assert results["predict_accuracy"] == (truth == is_predicted).all(axis=1).mean()
+    for average, key in (("macro", "predict_f1"), ("micro", "predict_f1_micro")):
+        f1 = f1_score(truth, is_predicted, average=average, zero_division=0)
+        assert results[key] == pytest.approx(f1)
+    assert ("predict_log_loss" in results) == ("--calibrate" in flags)
+    assert "predict_average_precision" in results
+    assert (folder / "class_curves.png").exists()
+    assert not (folder / "confusion_matrix.png").exists()
+    assert list(pd.read_csv(folder / "top_words.csv")["class"].unique()) == LABELS
+    assert "Subset accuracy" in (folder / "README.md").read_text()
+    answer = card_answer(folder)
+    assert answer(test["abstract"][0]) == json.loads(table["prediction"][0])
+
+
+def test_labels_with_a_delimiter_and_prediction_with_that_run(run, several, tmp_path):
+    train, test = own_frames()
+    for name, frame in (("train", train), ("test", test)):
+        frame.assign(kinds=[" ; ".join(names) for names in frame["categories"]])[
+            ["id", "abstract", "kinds"]
+        ].to_csv(tmp_path / f"{name}.csv", index=False)
+    result = run(
+        "run_baseline", "--train_file", tmp_path / "train.csv", "--test_file",
+        tmp_path / "test.csv", "--label_column_name", "kinds", "--label_delimiter", ";", "--C", 1,
+        "--calibrate", "--output_dir", tmp_path / "own",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    table = pd.read_csv(tmp_path / "own" / "predictions.csv")
+    assert [json.loads(text) for text in table["label"]] == list(map(sorted, test["categories"]))
+    result = run(
+        "run_baseline", "--model_name_or_path", tmp_path / "own", "--test_file",
+        tmp_path / "test.csv", "--output_dir", tmp_path / "again",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    for name in ("predictions.csv", "predict_results.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "own" / name).read_bytes()
+
+
+def test_lists_of_labels_are_restricted_to_the_named_classes(several, tmp_path):
+    result = several("--label_names", "math.SG", "math.AG")
+    assert result.code == 0, result.err
+    assert "are not in --label_names and left out" in result.log
+    record = json.loads((tmp_path / "run" / "run_arguments.json").read_text())
+    assert record["labels"] == ["math.SG", "math.AG"]
+    labels = pd.read_csv(tmp_path / "run" / "predictions.csv")["label"]
+    assert set(labels) <= {"[]", '["math.SG"]', '["math.AG"]', '["math.SG", "math.AG"]'}
+    assert "[]" in set(labels)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--label_names", "math.AG", "math.Ag"], ["no training document", "'math.Ag'"]),
+        (["--label_delimiter", ";"], ["are lists", "--label_delimiter"]),
+        (["--threshold", "1.5"], ["--threshold", "between 0 and 1", "1.5"]),
+        (["--threshold", "half"], ["--threshold", "auto", "half"]),
+        (["--threshold", "0.4"], ["0.4", "--calibrate"]),
+        (["--label_delimiter", ".", "--label_names", "a.b"], ["'.'", "occurs in 'a.b'"]),
+    ],
+)
+def test_bad_flags_of_several_labels(several, flags, words):
+    assert_user_error(several(*flags), *words)
+
+
+def test_threshold_of_one_label(run, tiny_dataset, tmp_path):
+    flags = ("--dataset_name", tiny_dataset, "--threshold", "auto", "--output_dir", tmp_path / "r")
+    assert_user_error(run("run_baseline", *flags), "--threshold", "several labels")
+
+
+# Probabilities
+
+
+@pytest.mark.parametrize("labels", [LABELS, LABELS[:2]])
+def test_calibrated_probabilities_are_those_of_scikit_learn(run, tmp_path, labels):
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.frozen import FrozenEstimator
+
+    write_dataset(tmp_path / "data", make_records(labels=labels), labels=labels)
+    result = run(
+        "run_baseline", "--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run",
+        "--C", 1, "--calibrate",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    splits = load_dataset(str(tmp_path / "data"), cache_dir=str(tmp_path / "cache"))
+    validation, test = splits["validation"], splits["test"]
+    model = skops.io.load(tmp_path / "run" / "model.skops")
+    rows = np.arange(len(validation))
+    calibrated = CalibratedClassifierCV(FrozenEstimator(model), cv=[(rows, rows)])
+    calibrated.fit(validation["abstract"][:], validation["label"][:])
+    expected = calibrated.predict_proba(test["abstract"][:])
+    np.testing.assert_allclose(table[labels], expected, atol=1e-6)
+    assert list(table["prediction"]) == [labels[number] for number in expected.argmax(axis=1)]
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert {"predict_log_loss", "predict_brier_score", "eval_log_loss"} <= results.keys()
+    record = json.loads((tmp_path / "run" / "run_arguments.json").read_text())
+    assert record["scores"] == "probabilities"
+    shown = card_answer(tmp_path / "run")(test["abstract"][0])
+    assert {labels[number]: p for number, p in enumerate(expected[0])} == pytest.approx(shown)
+
+
+def test_calibration_without_validation_documents_of_a_class(run, tmp_path):
+    records = make_records()
+    for record in records[80:90]:
+        record["label"] %= 4
+    write_dataset(tmp_path / "data", records)
+    result = run(
+        "run_baseline", "--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run",
+        "--calibrate",
+    )  # fmt: skip
+    assert_user_error(result, "--calibrate", "'math.SG'", "validation")
+
+
+def test_scores_beside_accuracy(finished):
+    results = json.loads((finished / "predict_results.json").read_text())
+    assert {"predict_mcc", "predict_f1_weighted"} <= results.keys()
+    assert "predict_log_loss" not in results  # decision values are no probabilities
+    assert "Matthews correlation" in (finished / "README.md").read_text()
 
 
 # What a user can do wrong
