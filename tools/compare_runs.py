@@ -52,6 +52,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -68,15 +69,29 @@ from common.text import percent
 from comparison.calibration import calibrate, plot_calibration
 from comparison.metrics import (
     agreement_table,
+    class_differences,
     evaluate,
     missing_interval_notes,
     model_row,
     per_class_table,
 )
 from comparison.page import comparison_page, plot_table, table_csv, table_latex, table_markdown
-from comparison.paired_tests import detectable_sentence, pair_sentence, run_tests
-from comparison.runs import Run, digest_of_predictions, find_reference, pool_runs, read_runs
-from comparison.slices import hard_documents, hard_summary, load_categories, slices_table
+from comparison.paired_tests import (
+    DEFAULT_MARGIN,
+    compare_models,
+    compared_models,
+    default_pairs,
+    detectable_sentence,
+    pair_sentence,
+)
+from comparison.runs import Run, choose_reference, digest_of_predictions, pool_runs, read_runs
+from comparison.slices import (
+    hard_documents,
+    hard_summary,
+    listed_summary,
+    load_categories,
+    slices_table,
+)
 from comparison.study_table import study_result, study_rows
 
 SCRIPT = "compare_runs.py"
@@ -105,7 +120,7 @@ class CompareArguments:
         default=None,
         metadata={
             "help": "Folder or name of the run that all others are tested against. Default: the "
-            "most accurate."
+            "SVM, else the run with the smallest loss on the validation split."
         },
     )
     dataset_name: str | None = field(
@@ -137,11 +152,18 @@ class CompareArguments:
             "words."
         },
     )
-    margin: float | None = field(
+    margin: float = field(
+        default=100 * DEFAULT_MARGIN,
+        metadata={
+            "help": "The largest difference of accuracy or macro F1, in points, that does not "
+            "matter: a model is within the margin if the tests exclude larger ones."
+        },
+    )
+    pairs: Literal["reference", "all"] | None = field(
         default=None,
         metadata={
-            "help": "Margin in points, such as 1: also test whether each model is equivalent to "
-            "its reference within the margin and whether it is non-inferior."
+            "help": "Test each model against the reference and the SVM, or all pairs of models. "
+            "Default: all pairs of up to five models."
         },
     )
     n_resamples: int = field(
@@ -154,7 +176,7 @@ class CompareArguments:
             raise ValueError(f"--n_resamples must be at least 100, not {self.n_resamples}")
         if self.seed < 0:
             raise ValueError(f"--seed must not be negative, not {self.seed}")
-        if self.margin is not None and not 0 < self.margin < 100:
+        if not 0 < self.margin < 100:
             raise ValueError(f"--margin is in points, above 0 and below 100, not {self.margin:g}")
         if self.dataset_revision and not self.dataset_name:
             raise ValueError("--dataset_revision requires --dataset_name")
@@ -227,10 +249,11 @@ def main() -> None:
         categories, commit = load_categories(
             arguments.dataset_name, arguments.dataset_revision, truth.index
         )
+    if runs[0].is_multi_label:
+        categories = None  # they are the labels themselves
     models = pool_runs(runs)
-    reference = None
-    if arguments.reference is not None:
-        reference = find_reference(arguments.reference, models, runs)
+    reference, reference_reason = choose_reference(arguments.reference, models, runs)
+    which = arguments.pairs or default_pairs(models)
     output = Path(arguments.output_dir)
     open_output_dir(output, SCRIPT, ["comparison.json"], OWN_FILES)
     lock_output_dir(output)
@@ -240,12 +263,9 @@ def main() -> None:
     model_rows = [model_row(model, runs, evaluation) for model in models]
 
     # 3. The tests
-    if reference is None:
-        # The most accurate row, or the one of these with the best macro F1.
-        order = [(row["accuracy"], row["macro_f1"]) for row in model_rows]
-        reference = order.index(max(order))
-    margin = arguments.margin / 100 if arguments.margin else None
-    pairs, notes = run_tests(models, reference, evaluation.draws, evaluation.correct, margin)
+    margin = arguments.margin / 100
+    tests = compare_models(models, reference, evaluation, margin, which)
+    pairs, notes = tests.pairs, tests.notes
     notes += missing_interval_notes(evaluation.documents)
 
     # 4. Classes, agreement, parts of the test split, calibration
@@ -259,6 +279,8 @@ def main() -> None:
     notes += class_notes
     if not arguments.dataset_name:
         notes.append("Cross-listing is left out: it needs the categories in --dataset_name.")
+    elif runs[0].is_multi_label:
+        notes.append("Cross-listing is left out: with several labels the categories are labels.")
     elif categories is None:
         notes.append(
             "Cross-listing is left out: the dataset has no column 'categories', "
@@ -275,12 +297,22 @@ def main() -> None:
         "documents": evaluation.documents,
         "classes": evaluation.classes,
         "reference": models[reference].name,
+        "reference_reason": reference_reason,
+        "pairs_tested": which,
+        "margin": margin,
         "models": model_rows,
         "pairs": pairs,
+        "not_tested": tests.not_tested,
         "median_disagreement": median_disagreement,
         "per_class_f1": per_class.to_dict("records"),
+        "per_class_differences": class_differences(
+            models, compared_models(models, reference, which), evaluation
+        ),
         "agreement": agreement.to_dict("records"),
         "slices": slices.astype(object).where(slices.notna(), None).to_dict("records"),
+        "listed": None
+        if categories is None
+        else listed_summary(models, runs, evaluation, categories),
         "hard_documents": hard_summary(hard, truth, categories, evaluation.classes),
         "calibration": calibrations,
         "notes": notes,
@@ -322,7 +354,7 @@ def main() -> None:
         logger.info(note)
     for row in pairs:
         logger.info(pair_sentence(row, arguments.margin))
-    logger.info(detectable_sentence(evaluation.documents, median_disagreement))
+    logger.info(detectable_sentence(evaluation.documents, median_disagreement, len(pairs)))
     width = max(len(model.name) for model in models)
     print(f"\n{'model':<{width}}  test accuracy  macro F1")
     for row in model_rows:

@@ -131,7 +131,9 @@ def comparison_page(
     parts = [
         "# Comparison of runs",
         table,
-        detectable_sentence(result["documents"], result["median_disagreement"]),
+        detectable_sentence(
+            result["documents"], result["median_disagreement"], len(result["pairs"])
+        ),
         *tests_text(result),
     ]
     if study_sentences:
@@ -162,12 +164,9 @@ def tests_text(result: dict) -> list[str]:
     if margin:
         notes += MARGIN_NOTES.format(margin=margin, family=len(pairs))
     parts.append(notes)
-    if arguments["reference"] is None:
-        parts.append(
-            f"{escape_markdown(result['reference'])} is the reference because it is the most "
-            "accurate on these very documents, which favors it a little. A reference that is "
-            "chosen beforehand is fairer."
-        )
+    parts.append(
+        f"{escape_markdown(result['reference'])} is the reference: {result['reference_reason']}."
+    )
     return parts
 
 
