@@ -78,6 +78,64 @@ def test_seeds_are_random_only_with_several_on_both_sides(tmp_path, run):
     assert rows["single", "accuracy"]["high_simultaneous"] == pytest.approx(high)
 
 
+def test_seeds_that_agree_by_chance_do_not_narrow_the_interval():
+    """A variance between seeds below what their own documents give is raised to that."""
+    generator = np.random.default_rng(0)
+    chances = generator.beta(4, 1.5, 500)
+    right = (generator.random((6, 500)) < chances).astype(float)
+    # The same accuracy for all seeds, on documents that are not the same
+    for row in right:
+        surplus = int(row.sum() - 360)
+        changed = np.flatnonzero(row == (surplus > 0))[: abs(surplus)]
+        row[changed] = 1 - row[changed]
+    first, second = right[:3], right[3:]
+    effects = paired_tests.random_effects(*paired_tests.groups_of_losses(first, second))
+    differences = first.mean(axis=0) - second.mean(axis=0)
+    by_documents = differences.var(ddof=1) / 500
+    assert effects.estimate == 0
+    assert effects.documents == pytest.approx(by_documents)
+    assert effects.seeds == pytest.approx(0, abs=1e-12)
+    assert effects.freedom == np.inf
+    test = effects.test()
+    assert test["high"] - test["low"] == pytest.approx(2 * 1.959964 * np.sqrt(by_documents))
+    # Seeds that differ more than that add to it.
+    first = first.copy()
+    first[0, first[0] == 0] = 1
+    wider = paired_tests.random_effects(*paired_tests.groups_of_losses(first, second))
+    assert wider.seeds > 0 and 2 <= wider.freedom < 20
+
+
+def test_covariances_of_losses_are_those_of_resamples():
+    """A mean per document needs no bootstrap: both ways give the same analysis."""
+    generator = np.random.default_rng(1)
+    losses = generator.exponential(size=(5, 300)) + generator.exponential(size=300)
+    first, second = losses[:2], losses[2:]
+    weights = generator.multinomial(300, np.full(300, 1 / 300), 4000)
+    draws = np.vstack([losses.mean(axis=1), weights @ losses.T / 300])
+    resampled = paired_tests.pooled_test([(1, draws[:, :2]), (-1, draws[:, 2:])])
+    exact = paired_tests.random_effects(*paired_tests.groups_of_losses(first, second)).test()
+    width = exact["high"] - exact["low"]
+    assert resampled["difference"] == pytest.approx(exact["difference"])
+    assert resampled["high"] - resampled["low"] == pytest.approx(width, rel=0.05)
+
+
+def test_decision_to_refuse_a_run():
+    """Only what is shown to be worse beyond the margin is refused, of accuracy and macro F1."""
+    common = {"reference": "old", "metric": "accuracy", "non_inferior": False}
+    rows = [
+        common | {"model": "lost", "worse_beyond_margin": True},
+        common | {"model": "unclear", "worse_beyond_margin": False},
+        common | {"model": "good", "worse_beyond_margin": False, "non_inferior": True},
+        common | {"model": "rare", "metric": "macro_f1", "worse_beyond_margin": True},
+        common | {"model": "loss", "metric": "log_loss", "worse_beyond_margin": None},
+        common | {"model": "old", "reference": "other", "worse_beyond_margin": True},
+    ]
+    decision = paired_tests.decide(rows, "old")
+    assert [row["model"] for row in decision.worse] == ["lost", "rare"]
+    assert [row["model"] for row in decision.open] == ["unclear"]
+    assert decision.tested and not paired_tests.decide([], "old").tested
+
+
 @pytest.mark.parametrize(
     ("first", "second", "documents", "null"),
     [(12, 1, 44, 0.1), (31, 57, 973, -0.01), (5, 3, 40, 0.2)],

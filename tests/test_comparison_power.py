@@ -1,4 +1,4 @@
-"""tools/comparison/power.py: the power of the tests that are used, at the level they are used at."""
+"""tools/comparison/power.py: the power of the tests that are used, at the level of their use."""
 
 import numpy as np
 import pytest

@@ -202,13 +202,13 @@ def test_comparison_is_recomputed_from_predictions(comparison):
     # 1. The table
     for model in result["models"]:
         members = [tables[run] for run in RUNS[model["name"]]]
+        probabilities = [t[NAMES].div(t[NAMES].sum(axis=1), axis=0).to_numpy() for t in members]
         accuracies = [accuracy_score(t["label"], t["prediction"]) for t in members]
         macro = [f1_score(t["label"], t["prediction"], average="macro") for t in members]
-        logs = [log_loss(t["label"], t[NAMES].to_numpy(), labels=NAMES) for t in members]
-        briers = [
-            brier_score_loss(t["label"], t[NAMES].to_numpy(), labels=NAMES, scale_by_half=False)
-            for t in members
-        ]
+        logs, briers = [], []
+        for t, shares in zip(members, probabilities, strict=True):
+            logs.append(log_loss(t["label"], shares, labels=NAMES))
+            briers.append(brier_score_loss(t["label"], shares, labels=NAMES, scale_by_half=False))
         expected = {
             "accuracy": accuracies,
             "macro_f1": macro,
