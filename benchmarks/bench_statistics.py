@@ -193,12 +193,19 @@ def loss_intervals(
 
 
 def simulate_losses(
-    generator: np.random.Generator, repeats: int, documents: int, setting: str
+    generator: np.random.Generator,
+    repeats: int,
+    documents: int,
+    setting: str,
+    population: int = 2_000_000,
 ) -> dict:
-    """Simulate the interval of a difference of losses, one model each."""
+    """Simulate the interval of a difference of losses, one model each.
+
+    The true difference is the mean over a population of so many documents.
+    """
     sharpness = SHARPNESS[setting]
-    population = draw_losses(np.random.default_rng(0), 2_000_000, sharpness)
-    truth = {name: values.mean() for name, values in population.items()}
+    everything = draw_losses(np.random.default_rng(0), population, sharpness)
+    truth = {name: values.mean() for name, values in everything.items()}
     covered: dict[str, dict[str, list[bool]]] = {name: {} for name in truth}
     for _ in range(repeats):
         for name, differences in draw_losses(generator, documents, sharpness).items():
