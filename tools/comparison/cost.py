@@ -14,8 +14,8 @@ COST_NOTES = (
     "Seconds, documents per second and parameters are means over seeds, as the runs record them. "
     "The training time of the SVM is that of its whole search for settings; that of an encoder is "
     "one run, without the search for its learning rate. Times of different devices, or of a "
-    "machine that did other work, too, are not comparable. Parameters are the numbers in an encoder's "
-    "weights and the coefficients of an SVM."
+    "machine that did other work, too, are not comparable. Parameters are the numbers in an "
+    "encoder's weights and the coefficients of an SVM."
 )
 
 
