@@ -15,7 +15,7 @@ from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from common.statistics import ALPHA, difference_test, holm, percentile_interval
-from common.text import p_text, percent
+from common.text import percent
 from comparison.power import (
     ExactMcNemar,
     NormalPrecision,
@@ -637,14 +637,19 @@ def left_out_notes(not_tested: list[dict], pairs: int) -> list[str]:
 
 def correct_family(rows: list[dict]) -> None:
     """Add Holm's correction of every kind of p-value, and the verdicts, to a family of tests."""
-    for name, outcome in FAMILIES.items():
-        tested = [row for row in rows if row.get(name) is not None]
-        corrected = holm([row[name] for row in tested])
-        for row, p in zip(tested, corrected, strict=True):
-            row[f"{name}_holm"] = p
-            row[outcome] = bool(p < ALPHA)
+    for kind in FAMILIES:
+        correct_kind(rows, kind)
     for row in rows:
         row["verdict"] = verdict(row)
+
+
+def correct_kind(rows: list[dict], kind: str) -> None:
+    """Add Holm's correction of one kind of p-value, and what it leads to; None stays out."""
+    tested = [row for row in rows if row[kind] is not None]
+    corrected = holm([row[kind] for row in tested])
+    for row, p in zip(tested, corrected, strict=True):
+        row[f"{kind}_holm"] = p
+        row[FAMILIES[kind]] = bool(p < ALPHA)
 
 
 def verdict(row: dict) -> str:
@@ -764,69 +769,6 @@ def decide(pairs: list[dict], reference: str) -> Decision:
 
 
 # Sentences
-
-
-def pair_sentence(row: dict, margin: float | None = None) -> str:
-    """Return what a test found, in words; margin is in points."""
-    if row["metric"] in LOSSES:
-        return loss_sentence(row)
-    shown = percent(abs(row["difference"]))
-    if shown == "0.00":
-        relation = "as good as"
-    elif row["difference"] > 0:
-        relation = f"{shown} points better than"
-    else:
-        relation = f"{shown} points worse than"
-    sentence = (
-        f"{METRICS[row['metric']]}: {row['model']} is {relation} {row['reference']}, "
-        f"95 % interval {percent(row['low'])} to {percent(row['high'])}, "
-        f"simultaneous {percent(row['low_simultaneous'])} to {percent(row['high_simultaneous'])} "
-        f"{test_clause(row)}"
-    )
-    if margin:
-        sentence += margin_sentence(row, margin)
-    return sentence
-
-
-def loss_sentence(row: dict) -> str:
-    """Return what a test of log loss or Brier score found, in words."""
-    return (
-        f"{LOSSES[row['metric']]}: {row['model']} minus {row['reference']} is "
-        f"{row['difference']:.4f} (negative is better), 95 % interval {row['low']:.4f} to "
-        f"{row['high']:.4f}, simultaneous {row['low_simultaneous']:.4f} to "
-        f"{row['high_simultaneous']:.4f} {test_clause(row)}"
-    )
-
-
-def test_clause(row: dict) -> str:
-    """Return by which test and for what population a difference is distinguishable."""
-    verdict = "distinguishable" if row["distinguishable"] else "not distinguishable"
-    # One seed beside several: the reader might think that training was random.
-    alone = []
-    if row["seeds"] == 1:
-        alone.append(row["model"])
-    if row["reference_seeds"] == 1:
-        alone.append(row["reference"])
-    caveat = f" ({alone[0]}: one seed)" if len(alone) == 1 else ""
-    return (
-        f"({row['test']}, p {p_text(row['p'])}, after Holm {p_text(row['p_holm'])}): "
-        f"{verdict} on {row['documents']:,} documents, for {row['population']}{caveat}."
-    )
-
-
-def margin_sentence(row: dict, margin: float) -> str:
-    """Return what the tests within a margin (in points) found, in words."""
-    if row["equivalent"]:
-        kind = "equivalent"
-    elif row["non_inferior"]:
-        kind = "non-inferior, not shown to be equivalent"
-    else:
-        kind = "not shown to be non-inferior"
-    return (
-        f" Within {margin:g} points: {kind} "
-        f"(after Holm: non-inferior p {p_text(row['p_non_inferior_holm'])}, "
-        f"equivalent p {p_text(row['p_equivalent_holm'])})."
-    )
 
 
 def detectable_sentence(documents: int, disagreement: float | None, tests: int = 1) -> str:
