@@ -638,6 +638,20 @@ def test_a_run_with_several_labels_per_document(run, study):
     assert_user_error(run("make_report", *flags), folder, "regression")
 
 
+def test_a_run_on_texts_without_labels_is_left_out(run, study):
+    folder = study / "unlabeled"
+    folder.mkdir()
+    table = pd.DataFrame([["1", "a", 0.9]], columns=["id", "prediction", "a"])
+    table.to_csv(folder / "predictions.csv", index=False)
+    record = json.loads((study / "svm" / "run_arguments.json").read_text())
+    write_json(folder / "run_arguments.json", record)
+    write_json(folder / "all_results.json", {"predict_samples": 1, "predict_runtime": 0.1})
+    flags = ["--output_dir", study / "page", "--runs", folder, study / "svm"]
+    assert run("make_report", *flags).code == 0
+    page = text_of((study / "page" / "index.html").read_text())
+    assert "unlabeled is left out, it only predicted texts without labels" in page
+
+
 def test_folders_of_this_machine_are_shortened():
     text = make_report.markdown(
         "left out for /data/runs/svm: it has, models/tiny, ../a/b, https://a.b/c and 1/2/3 stay"

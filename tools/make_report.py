@@ -83,6 +83,8 @@ SCORES = {
     "log_loss": "log loss",
     "brier_score": "Brier score",
 }
+# A run has one of these, unless it only predicted texts without labels.
+RESULT_KEYS = {"train_loss", "eval_accuracy", "predict_accuracy"}
 EMBEDDED_RUNS = 12  # pictures of further runs are linked, so that the page stays small
 # Lines of comparison.md that open and close what is folded, and pictures in the same folder
 FOLD_OPENS = re.compile(r"<details><summary>(.*)</summary>")
@@ -425,8 +427,8 @@ def source_text(arguments: dict) -> str:
 def run_part(folder: Path, name: str, embedded: bool, page: Page) -> dict | None:
     """Return setting, results and pictures of a run.
 
-    None, and a sentence in page.left_out, if its results contradict its predictions. Pictures that
-    are not embedded are linked.
+    None, and a sentence in page.left_out, if its results contradict its predictions or it has none.
+    Pictures that are not embedded are linked.
     """
     path = folder / "run_arguments.json"
     record, results = read_json(path), read_json(folder / "all_results.json")
@@ -445,6 +447,12 @@ def run_part(folder: Path, name: str, embedded: bool, page: Page) -> dict | None
             )
             return None
         digest = digest_of_predictions(predictions)
+    if "predict_samples" in results and not results.keys() & RESULT_KEYS:
+        page.left_out.append(
+            f"Training: {name} is left out, it only predicted texts without labels, so it has no "
+            "results."
+        )
+        return None
 
     # 2. Setting and results
     with reading(path, "the training script"):
@@ -472,7 +480,7 @@ def run_part(folder: Path, name: str, embedded: bool, page: Page) -> dict | None
         )
         page.commands.append(command)
     with reading(folder / "all_results.json", record["script"]):
-        if not results.keys() & {"train_loss", "eval_accuracy", "predict_accuracy"}:
+        if not results.keys() & RESULT_KEYS:
             raise ValueError("it has no results")
         setting.append(duration(results.get("train_runtime")))
         result = [
