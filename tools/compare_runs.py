@@ -64,6 +64,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -104,6 +105,7 @@ from comparison.page import (
     table_markdown,
 )
 from comparison.paired_tests import (
+    DEFAULT_MARGIN,
     LOSSES,
     METRICS,
     MIN_TEST_DOCUMENTS,
@@ -202,7 +204,7 @@ class CompareArguments:
         },
     )
     margin: float = field(
-        default=1.0,
+        default=100 * DEFAULT_MARGIN,
         metadata={
             "help": "Margin in points: a difference that does not matter. Tested is also whether "
             "each model is equivalent to its reference within it, non-inferior, or worse beyond it."
@@ -215,10 +217,9 @@ class CompareArguments:
             "another one is worse than it beyond the margin."
         },
     )
-    pairs: str | None = field(
+    pairs: Literal["reference", "all"] | None = field(
         default=None,
         metadata={
-            "choices": ["reference", "all"],
             "help": "Which pairs are tested: all models against the reference and the SVM, or all "
             "against each other. Default: all of three to five models, else reference.",
         },
@@ -376,8 +377,9 @@ def draw_pictures(
                 {"model": answer.row["model"], "first": answer.row, "second": answer.second}
             )
         pictures["differences.png"] = plot_differences(groups, reference, margin, titles)
-        about["differences.png"] = "Differences to the reference with 95% intervals. " + " ".join(
-            answer.text() for answer in answers
+        about["differences.png"] = (
+            f"Difference of each model to {reference} with its 95% interval, as in the sentences "
+            f"above; shaded: the margin of {points(100 * margin)}"
         )
 
     # 2. Table 2
@@ -399,7 +401,7 @@ def draw_pictures(
 
     # 4. Classes
     panels: dict[str, list] = {}
-    for row in result["class_differences"]:
+    for row in result["per_class_differences"]:
         if row["reference"] == reference and row["low"] is not None:
             panels.setdefault(row["model"], []).append(row)
     if panels:
@@ -454,7 +456,7 @@ def main() -> None:
         categories = None
     models = pool_runs(runs)
     if arguments.fail_if_worse is not None:
-        find_reference(arguments.fail_if_worse, models, runs, "--fail_if_worse")
+        find_reference(arguments.fail_if_worse, models, runs)
         check_decidable(len(models), len(truth))
     reference, reason = choose_reference(arguments.reference, models, runs)
     output = Path(arguments.output_dir)
@@ -513,7 +515,7 @@ def main() -> None:
         "costs": costs,
         "learning_curves": learning_curves(models, costs, runs),
         "per_class_f1": per_class.to_dict("records"),
-        "class_differences": of_classes,
+        "per_class_differences": of_classes,
         "agreement": agreement.to_dict("records"),
         "slices": slices.astype(object).where(slices.notna(), None).to_dict("records"),
         "listed": listed,

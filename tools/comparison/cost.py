@@ -1,6 +1,7 @@
 """What the models of a comparison cost: training, size, speed of prediction, device."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from common.cli import fail
@@ -12,9 +13,9 @@ FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 COST_NOTES = (
     "Seconds, documents per second and parameters are means over seeds, as the runs record them. "
     "The training time of the SVM is that of its whole search for settings; that of an encoder is "
-    "one run, without the search for its learning rate. Times of different devices, or of a machine "
-    "that did other work, too, are not comparable. Parameters are the numbers in an encoder's "
-    "weights and the coefficients of an SVM."
+    "one run, without the search for its learning rate. Times of different devices, or of a "
+    "machine that did other work, too, are not comparable. Parameters are the numbers in an "
+    "encoder's weights and the coefficients of an SVM."
 )
 
 
@@ -131,17 +132,28 @@ def cost_rows(models: list[Model], rows: list[dict], runs: list[Run]) -> list[di
 def learning_curves(models: list[Model], rows: list[dict], runs: list[Run]) -> dict[str, list]:
     """Return for each model that was trained on several numbers of documents its rows, in order.
 
-    rows are those of ``cost_rows``. Models of one name that differ in more than that number, such
-    as in their learning rate, are one curve; of two rows with the same number the first is taken.
+    rows are those of ``cost_rows``. Models that differ in more than that number and the learning
+    rate, such as in their dataset, are curves of their own. Of two rows of a curve with the same
+    number the first is taken: it was named first.
     """
-    curves: dict[str, dict] = {}
+    curves: dict[tuple, dict] = {}
     for model, row in zip(models, rows, strict=True):
         first = runs[model.runs[0]]
         size = row["train_samples"] or first.variant.get("max_train_samples")
-        if size:
-            curves.setdefault(first.name, {}).setdefault(int(size), row | {"train_samples": size})
+        if not isinstance(size, int | float) or size <= 0:
+            continue
+        others = []
+        for key, value in first.variant.items():
+            if key not in ("max_train_samples", "learning_rate"):
+                others.append((key, value))
+        points = curves.setdefault((first.name, *others), {})
+        points.setdefault(int(size), row | {"train_samples": int(size)})
+
     found = {}
-    for name, points in curves.items():
+    names = Counter(key[0] for key, points in curves.items() if len(points) > 1)
+    for (name, *others), points in curves.items():
         if len(points) > 1:
+            if names[name] > 1:
+                name += f" ({', '.join(str(value) for _, value in others)})"
             found[name] = [points[size] for size in sorted(points)]
     return found

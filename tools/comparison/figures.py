@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import NullFormatter
 
 from common.pages import plain, png
 from common.text import percent
@@ -24,7 +25,7 @@ LANGUAGE = {
     "undecided": ("#5f5f5f", "o"),
 }
 MARGIN_COLOR = "#e9ecef"
-WIDTH = 6.8  # inches
+WIDTH = 6.2  # inches
 LABEL_CHARACTERS = 32
 MAX_CLASS_MODELS = 6  # panels in the picture of the classes
 MAX_GROUPED_MODELS = 20  # beyond this, groups of models are too many to draw
@@ -277,6 +278,7 @@ def draw_points(axes: plt.Axes, rows: list[dict], key: str, metric: str) -> None
             axes.vlines(row[key], *bounds, color=color, linewidth=1.2)
         axes.plot(row[key], 100 * row[metric], shape, color=color, markersize=8)
     axes.set_xscale("log")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(color="#d9d9d9", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -186,6 +186,7 @@ def comparison_page(result: dict, answers: list[Answer], pieces: Pieces) -> str:
     parts += ["## Details"]
     if first != "table2.png":
         parts += fold("Accuracy and macro F1 as a picture", [pieces.picture("table2.png")])
+    parts += fold("Pairs of models without the reference", other_pairs_text(result))
     parts += fold("Classes", per_class_text(result, pieces))
     parts += fold("Seeds and documents", variance_text(result))
     parts += fold("Agreement", agreement_text(result["agreement"]))
@@ -246,7 +247,8 @@ def tests_text(result: dict) -> list[str]:
     if not pairs:
         return ["## Tests", "None was made."]
     against_reference = [row for row in pairs if row["reference"] == result["reference"]]
-    parts = ["## Tests", test_table(against_reference, result)]
+    name = escape_markdown(result["reference"])
+    parts = ["## Tests", f"Against {name}:", test_table(against_reference, result)]
     parts.append(
         detectable_sentence(result["documents"], result["median_disagreement"], len(pairs))
     )
@@ -258,13 +260,14 @@ def tests_text(result: dict) -> list[str]:
 
 
 def test_table(pairs: list[dict], result: dict) -> str:
-    """Return tests as a Markdown table."""
+    """Return tests as a Markdown table; a reference that is everywhere is not named."""
+    references = {row["reference"] for row in pairs}
     rows = []
     for row in pairs:
         needed = row["documents_needed"]
         rows.append(
             [
-                f"{row['model']} / {row['reference']}",
+                row["model"] if len(references) == 1 else pair_name(row),
                 result["titles"][row["metric"]],
                 amount(row, row["difference"]),
                 f"{amount(row, row['low'])} to {amount(row, row['high'])}",
@@ -274,7 +277,7 @@ def test_table(pairs: list[dict], result: dict) -> str:
             ]
         )
     header = [
-        "models",
+        "model" if len(references) == 1 else "models",
         "metric",
         "difference",
         "95% CI",
@@ -285,18 +288,27 @@ def test_table(pairs: list[dict], result: dict) -> str:
     return markdown_table(header, rows)
 
 
+def pair_name(row: dict) -> str:
+    """Return the two models of a test."""
+    return f"{row['model']} / {row['reference']}"
+
+
 def all_pairs_text(result: dict, pieces: Pieces) -> list[str]:
-    """Return the picture of all pairs of models, and their tests, folded; nothing for two."""
-    others = [row for row in result["pairs"] if row["reference"] != result["reference"]]
-    if not others:
-        return []
+    """Return the picture of all pairs of models; nothing if there is none."""
     picture = pieces.picture("all_pairs.png")
-    title = "All pairs of models" if picture else "Other pairs of models"
-    parts = [f"## {title}", picture]
-    parts += fold(
-        f"{title}: tests that are not against the reference", [test_table(others, result)]
+    if not picture:
+        return []
+    text = (
+        "A bar joins models of which no two are told apart (p of at least 0.05 after Holm's "
+        "correction over all tests)."
     )
-    return parts
+    return ["## All pairs of models", picture, text]
+
+
+def other_pairs_text(result: dict) -> list[str]:
+    """Return the tests that are not against the reference."""
+    others = [row for row in result["pairs"] if row["reference"] != result["reference"]]
+    return [test_table(others, result)] if others else []
 
 
 def learning_curve_text(result: dict, pieces: Pieces) -> list[str]:
@@ -308,7 +320,7 @@ def learning_curve_text(result: dict, pieces: Pieces) -> list[str]:
         for row in points_of_model:
             accuracy = share_text(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
             macro_f1 = share_text(row["macro_f1"], row["macro_f1_low"], row["macro_f1_high"])
-            rows.append([name, f"{row['train_samples']:,.0f}", accuracy, macro_f1])
+            rows.append([name, f"{row['train_samples']:,}", accuracy, macro_f1])
     header = ["model", "training documents", "accuracy, %", "macro F1, %"]
     return [
         "## Number of training documents",
@@ -361,7 +373,7 @@ def variance_text(result: dict) -> list[str]:
         share = row["se_seeds"] ** 2 / total if total > 0 else None
         rows.append(
             [
-                f"{row['model']} / {row['reference']}",
+                pair_name(row),
                 result["titles"][row["metric"]],
                 percent(row["se_documents"]),
                 percent(row["se_seeds"]),
@@ -402,8 +414,8 @@ def per_class_text(result: dict, pieces: Pieces) -> list[str]:
     ]
 
     differences = []
-    for row in result["class_differences"]:
-        cells = [f"{row['model']} / {row['reference']}", row["class"], signed(row["difference"])]
+    for row in result["per_class_differences"]:
+        cells = [pair_name(row), row["class"], signed(row["difference"])]
         cells += [range_text(row["low"], row["high"])]
         cells += [range_text(row["low_simultaneous"], row["high_simultaneous"])]
         differences.append(cells)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from common.statistics import ALPHA
 from common.text import escape_markdown, p_text, percent
 from comparison.paired_tests import LOSSES
 
@@ -25,8 +26,9 @@ class Answer:
     def markdown(self) -> str:
         """Return the sentence as Markdown, the verdict in bold."""
         start, verdict, end = self.parts
-        # White space at the end of a part would be lost.
-        return f"{escape_markdown(start)} **{verdict}**{escape_markdown(end)}"
+        # White space at the ends of a part is lost when it is escaped.
+        space = " " if end.startswith(" ") else ""
+        return f"{escape_markdown(start)} **{verdict}**{space}{escape_markdown(end)}"
 
     def record(self) -> dict:
         """Return the answer as comparison.json has it."""
@@ -78,6 +80,10 @@ def answer_parts(
         start, end = f"{model} is ", f" of {size} around {reference}: {numbers}"
     else:
         start, end = f"{model} against {reference} is ", f": {numbers}"
+        if row["low"] > 0 or row["high"] < 0:
+            # The interval is for one comparison, the verdict for all tests together.
+            tests = round(ALPHA / row["level"])
+            end += f", p {p_text(row['p_holm'])} after correction for {tests} tests"
     if second is not None and second["verdict"] != verdict:
         name = titles[second["metric"]]
         end += f"; {name} {difference_text(second)}: {second['verdict']}"
@@ -89,8 +95,7 @@ def answer_parts(
 def difference_text(row: dict) -> str:
     """Return a difference in points with its interval."""
     return (
-        f"{signed(row['difference'])} points "
-        f"(95% CI {signed(row['low'])} to {signed(row['high'])})"
+        f"{signed(row['difference'])} points (95% CI {signed(row['low'])} to {signed(row['high'])})"
     )
 
 
