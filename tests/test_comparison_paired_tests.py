@@ -120,6 +120,20 @@ def test_covariances_of_losses_are_those_of_resamples():
     assert resampled["high"] - resampled["low"] == pytest.approx(width, rel=0.05)
 
 
+def test_few_changed_documents_bound_the_bootstraps_p():
+    """Six changes, all for the better: the exact test gives 1/32, resamples alone much less."""
+    labels = np.arange(400) % 5
+    predictions = np.array([labels, labels])
+    predictions[1, :6] = (labels[:6] + 1) % 5
+    values = metrics_of_resamples(labels, predictions, 5, 1000, 0)["macro_f1"]
+    right = predictions == labels
+    pair = paired_tests.Pair("macro_f1", (values[:, :1], values[:, 1:]), (right[:1], right[1:]))
+    assert paired_tests.bootstrap_pair(pair)["p"] < 0.02
+    pair.changed = 6
+    exact = paired_tests.mcnemar_test(6, 0)
+    assert paired_tests.bootstrap_pair(pair)["p"] == pytest.approx(exact) == 2**-5
+
+
 def test_decision_to_refuse_a_run():
     """Only what is shown to be worse beyond the margin is refused, of accuracy and macro F1."""
     common = {"reference": "old", "metric": "accuracy", "non_inferior": False}

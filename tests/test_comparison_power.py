@@ -1,10 +1,14 @@
 """tools/comparison/power.py: the power of the tests that are used, at the level of their use."""
 
+import json
+
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy import stats
 from statsmodels.stats.power import TTestPower
 
+from benchmarks import bench_statistics
 from comparison.paired_tests import mcnemar_test
 from comparison.power import (
     ExactMcNemar,
@@ -65,3 +69,17 @@ def test_a_difference_needs_as_many_disagreements():
         ExactMcNemar(0.01), 0.01, 0.05
     )
     assert documents_needed(NormalPrecision(0.0, 0.0), 0.01, 0.05) > 500
+
+
+def test_figures_of_the_documentation():
+    """docs/statistics.md: tables of the simulation, and what a margin of 1 point needs."""
+    page = (ROOT / "docs" / "statistics.md").read_text(encoding="utf-8")
+    result = json.loads((ROOT / "benchmarks" / "results" / "statistics.json").read_text())
+    assert bench_statistics.tables(result) in page
+    chances = result["reference"][0]["any_different"]
+    for share in chances.values():
+        assert f"{100 * share:.1f} %" in page
+    needed = documents_needed(ExactMcNemar(0.08), 0.01, 0.05)
+    assert f"{round(needed, -2):,} documents" in page
+    least = detectable_difference(ExactMcNemar(0.08), 973, 0.05)
+    assert f"973 documents show {100 * least:.1f} points" in page.replace("\n", " ")
