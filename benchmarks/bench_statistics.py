@@ -389,7 +389,7 @@ def text(share: float) -> str:
 def tables(result: dict) -> str:
     """Return the results as Markdown tables."""
     lines = [
-        "| several seeds, 973 documents: SD of the seeds' quality, points | seeds | false differences "
+        "| several seeds, 973 documents: SD of their quality, points | seeds | false differences "
         "| false equivalence | half width of the 95% CI, points | the same without the floor |",
         "|---|---|---|---|---|---|",
     ]
