@@ -83,6 +83,8 @@ SCORES = {
     "log_loss": "log loss",
     "brier_score": "Brier score",
 }
+# Pictures with many panels take the width of the page.
+WIDE_PICTURES = ("top_words.png", "class_curves.png")
 # A run has one of these, unless it only predicted texts without labels.
 RESULT_KEYS = {"train_loss", "eval_accuracy", "predict_accuracy"}
 EMBEDDED_RUNS = 12  # pictures of further runs are linked, so that the page stays small
@@ -511,7 +513,7 @@ def run_part(folder: Path, name: str, embedded: bool, page: Page) -> dict | None
         if not path.is_file():
             continue
         if embedded:
-            shown.append(picture(path, alt) | {"wide": file == "top_words.png"})
+            shown.append(picture(path, alt) | {"wide": file in WIDE_PICTURES})
         else:
             linked.append((page.link(path), file))
     return {

@@ -321,7 +321,8 @@ def learning_curve_text(result: dict, pieces: Pieces) -> list[str]:
             accuracy = share_text(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
             macro_f1 = share_text(row["macro_f1"], row["macro_f1_low"], row["macro_f1_high"])
             rows.append([name, f"{row['train_samples']:,}", accuracy, macro_f1])
-    header = ["model", "training documents", "accuracy, %", "macro F1, %"]
+    accuracy = f"{result['titles']['accuracy']}, %"
+    header = ["model", "training documents", accuracy, "macro F1, %"]
     return [
         "## Number of training documents",
         pieces.picture("learning_curve.png"),
@@ -341,7 +342,7 @@ def cost_text(result: dict, pieces: Pieces) -> list[str]:
         return []
     header = [
         "model",
-        "accuracy",
+        f"{result['titles']['accuracy']}, %",
         "seconds of training",
         "parameters",
         "documents per second",
