@@ -150,10 +150,12 @@ def document_losses(run: Run) -> dict[str, np.ndarray]:
     Raftery, Journal of the American Statistical Association 102:359-378, 2007). A probability of 0
     counts as SMALLEST_PROBABILITY.
     """
-    probabilities = run.scores.to_numpy(dtype=float)
+    # Sorted, so that sums do not depend on the order of the columns
+    scores = run.scores[sorted(run.scores.columns)]
+    probabilities = scores.to_numpy(dtype=float)
     truth = np.zeros(probabilities.shape, dtype=bool)
     for number, label in enumerate(run.table["label"]):
-        columns = run.scores.columns.get_indexer(names_of(label, run.problem_type))
+        columns = scores.columns.get_indexer(names_of(label, run.problem_type))
         truth[number, columns] = True
     squares = (probabilities - truth) ** 2
     if run.problem_type == MULTI_LABEL:

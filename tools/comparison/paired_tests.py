@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 MIN_TEST_DOCUMENTS = 20
 MIN_BOOTSTRAP_DOCUMENTS = 150
-# A sure and wrong model has a few large log losses. With fewer documents they are often all missing,
-# and the interval covers the truth too rarely (benchmarks/results/statistics.json).
+# A model that is sure and wrong has a few large log losses. With fewer documents they are often all
+# missing, and the interval covers the truth too rarely (benchmarks/results/statistics.json).
 MIN_LOSS_DOCUMENTS = 150
 # The largest difference that does not matter, where --margin names no other.
 DEFAULT_MARGIN = 0.01
