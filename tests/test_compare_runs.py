@@ -31,7 +31,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 import compare_runs
 from common.text import escape_markdown, markdown_table
-from comparison import page, paired_tests
+from comparison import page, verdict
 
 
 @pytest.fixture
@@ -41,9 +41,14 @@ def pair(tmp_path):
 
 FILES = [
     "agreement.csv",
+    "all_pairs.png",
     "calibration.png",
+    "class_differences.csv",
+    "class_differences.png",
     "comparison.json",
     "comparison.md",
+    "cost.csv",
+    "differences.png",
     "hard_documents.csv",
     "pairs.csv",
     "per_class_f1.csv",
@@ -145,17 +150,18 @@ def test_metrics_and_intervals(compared, example):
 
 def test_pairs_agree_with_statsmodels(compared, example):
     pairs = pd.read_csv(compared[0] / "pairs.csv")
-    # Everything against the best, and everything else against the SVM.
-    assert results_of(compared[0])["reference"] == "big_model&co"
+    # Everything against the SVM, and five models all against each other, each pair once.
+    assert results_of(compared[0])["reference"] == "TF-IDF + linear SVM"
     accuracy = pairs[pairs["metric"] == "accuracy"]
-    assert sorted(zip(accuracy["model"], accuracy["reference"], strict=True)) == sorted(
-        [(name, "big_model&co") for name in ("TF-IDF + linear SVM", "small", "plain", "bare")]
-        + [(name, "TF-IDF + linear SVM") for name in ("small", "plain", "bare")]
-    )
-    row = accuracy[(accuracy["model"] == "TF-IDF + linear SVM")].iloc[0]
+    names = ["TF-IDF + linear SVM", "big_model&co", "small", "plain", "bare"]
+    tested = [set(two) for two in zip(accuracy["model"], accuracy["reference"], strict=True)]
+    assert all(set(two) in tested for two in combinations(names, 2)) and len(tested) == 10
+    assert (accuracy["reference"] == "TF-IDF + linear SVM").sum() == 4
+    row = accuracy[(accuracy["model"] == "big_model&co")].iloc[0]
+    assert row["reference"] == "TF-IDF + linear SVM"
     truth, svm = truth_and_predictions(example / "svm")
     _, big = truth_and_predictions(example / "big")
-    table = pd.crosstab(svm == truth, big == truth)
+    table = pd.crosstab(big == truth, svm == truth)
     assert row["p"] == pytest.approx(mcnemar(table, exact=True).pvalue)
     assert row["p"] == pytest.approx(
         stats.binomtest(table.iloc[0, 1], table.iloc[0, 1] + table.iloc[1, 0]).pvalue
@@ -179,15 +185,19 @@ def test_pairs_agree_with_statsmodels(compared, example):
 
 
 def test_a_sentence_for_every_pair(compared):
-    output, printed = compared
+    output, _ = compared
     text = (output / "comparison.md").read_text(encoding="utf-8")
-    pairs = results_of(output)["pairs"]
-    assert len(pairs) == 14
-    for row in pairs:
-        sentence = paired_tests.pair_sentence(row)
-        assert f"- {escape_markdown(sentence)}\n" in text and sentence in printed
-        assert ("not distinguishable" in sentence) == (row["p_holm"] >= 0.05)
-        assert f"{100 * abs(row['difference']):.2f} points" in sentence
+    result = results_of(output)
+    # Ten pairs in accuracy and macro F1, three of them with probabilities on both sides.
+    assert len(result["pairs"]) == 26
+    for row in result["pairs"]:
+        sentence = verdict.test_sentence(row, result["titles"])
+        assert f"- {escape_markdown(sentence)}\n" in text
+        decided = row["verdict"] in ("better", "worse")
+        assert decided == (row["p_holm"] < 0.05) and f": {row['verdict']}. " in sentence
+        if row["metric"] in ("accuracy", "macro_f1"):
+            assert f"Difference {verdict.signed(row['difference'])} points" in sentence
+    assert "distinguishable" not in text.split("how it is made")[0]
     assert "bare never predicts math.SG" in text
     assert "Cross-listing is left out" in text
 
@@ -206,10 +216,11 @@ def test_tables_and_escapes(compared):
         r"big\_model\&co & 1 & \textbf{" in latex and r"$\pm$" in latex and latex.count(r"\\") == 14
     )
     markdown = (output / "table2.md").read_text(encoding="utf-8")
-    assert markdown.count("†") == 9 and markdown.count("**") == 4
+    # Best in accuracy, macro F1, log loss and Brier score
+    assert markdown.count("†") == 9 and markdown.count("**") == 8
     assert markdown_table(["a|b"], [["c"]]).startswith(r"| a\|b |")
     row = results_of(output)["models"][0] | {"name": "a~b^c\\d{}$"}
-    row = page.table_latex([row]).splitlines()[4]
+    row = page.table_latex([row], results_of(output)["titles"]).splitlines()[4]
     assert row.startswith(r"a\textasciitilde b\textasciicircum c\textbackslash d\{\}\$ & 1 &")
     for name in ("table2.png", "calibration.png"):
         assert (output / name).read_bytes().startswith(b"\x89PNG")
@@ -316,8 +327,9 @@ def test_thirty_documents(tmp_path, run):
     done = run("compare_runs", *runs, "--output_dir", tmp_path / "out")
     assert done.code == 0, done.err
     # The bootstrap of macro F1 is not reliable on so few documents.
-    (row,) = results_of(tmp_path / "out")["pairs"]
-    assert row["metric"] == "accuracy" and "1 of 2 tests are left out, all of macro F1" in done.log
+    pairs = results_of(tmp_path / "out")["pairs"]
+    assert [row["metric"] for row in pairs] == ["accuracy"]
+    assert "1 of 1 tests of macro F1 are left out" in done.log
     table = pd.read_csv(tmp_path / "out/table2.csv")
     assert (
         table["macro_f1"].notna().all()
@@ -511,7 +523,9 @@ def test_own_data_and_the_command_that_comes_next(pair, run, tmp_path, monkeypat
     python, script, *words = shlex.split(done.out.splitlines()[-1].removeprefix("next: "))
     assert (python, script) == ("python", "tools/make_report.py")
     assert run("make_report", *words).code == 0
-    assert "Table 2" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Is a model better than good" in (tmp_path / "report" / "index.html").read_text(
+        encoding="utf-8"
+    )
 
     # Without ids it can only be said that there are no categories.
     table[["label"]].to_parquet("own/data/test-00000-of-00001.parquet")
@@ -571,3 +585,257 @@ def test_second_process_does_not_write_into_the_same_folder(pair, run):
     assert {path.name: path.read_bytes() for path in flags[3].iterdir()} == before
     os.close(descriptor)
     assert run("compare_runs", bad, good, *flags[2:]).code == 0
+
+
+# The answers
+
+
+def answers_of(folder):
+    return {answer["model"]: answer for answer in results_of(folder)["answers"]}
+
+
+def write_family(root, wrong, documents, **record):
+    """A run on documents in five classes that is wrong on the numbers given."""
+    labels = np.arange(documents) % 5
+    predictions = labels.copy()
+    predictions[wrong] = (labels[wrong] + 1) % 5
+    return write_run(root, labels, predictions, None, **record)
+
+
+@pytest.fixture
+def verdicts(tmp_path):
+    """An SVM on 4,000 documents, and models that are better, worse, within the margin, undecided.
+
+    Every model errs on other documents than the SVM, which is wrong on 400.
+    """
+    svm = {"script": "run_baseline.py", "model_name_or_path": "svm", "seed": 1}
+    folders = [write_family(tmp_path / "svm", np.arange(400), 4000, **svm)]
+    for name, errors in {
+        "better": np.arange(100),
+        "worse": np.arange(800),
+        "within": np.r_[np.arange(396), np.arange(2000, 2005)],
+        "undecided": np.r_[np.arange(200), np.arange(2000, 2230)],
+    }.items():
+        folders.append(write_family(tmp_path / name, errors, 4000))
+    return folders
+
+
+def test_the_answer_comes_first(verdicts, tmp_path, run):
+    """One sentence per model with difference and interval, in page and log, and its documents."""
+    output = tmp_path / "out"
+    done = run("compare_runs", *verdicts, "--output_dir", output, "--n_resamples", 200)
+    assert done.code == 0, done.err
+    svm = "TF-IDF + linear SVM"
+    answers = answers_of(output)
+    assert {name: answer["verdict"] for name, answer in answers.items()} == {
+        "better": "better",
+        "worse": "worse",
+        "within": "within the margin",
+        "undecided": "undecided",
+    }
+    sentences = [answer["sentence"] for answer in answers.values()]
+    assert sentences[0].startswith(f"better is better than {svm}: accuracy +7.50 points (95% CI +")
+    assert sentences[1].startswith(f"worse is worse than {svm}: accuracy -10.00 points (95% CI -")
+    assert sentences[2].startswith(
+        f"within is within the margin of 1 point around {svm}: accuracy -0.03 points (95% CI -"
+    )
+    start = f"undecided against {svm} is undecided: accuracy -0.75 points (95% CI -"
+    assert sentences[3].startswith(start)
+    needed = answers["undecided"]["documents_needed"]
+    shown = f"about {verdict.two_digits(needed):,} test documents would decide a difference of 1"
+    assert needed > 4000 and shown in sentences[3] and "and there are 4,000" in sentences[3]
+
+    # The page: question, answers, picture, table, tests; nothing else before them
+    lines = (output / "comparison.md").read_text(encoding="utf-8").splitlines()
+    assert lines[2].startswith(f"Is a model better than {svm} on the same 4,000 test documents?")
+    assert lines[4].startswith(f"- better is **better** than {svm}: accuracy +7.50 points")
+    places = []
+    for start in ("- undecided against", "![Difference of each", "| model | seeds", "## Tests"):
+        places.append(next(n for n, line in enumerate(lines) if line.startswith(start)))
+    assert places == sorted(places)
+    assert f"{svm} is the reference because it is the SVM." in lines
+    # The log: the answers before anything else that was found
+    found = [line for line in done.log.splitlines() if "compare_runs" in line]
+    for line, sentence in zip(found, sentences, strict=False):
+        assert line.endswith(sentence)
+
+
+def test_the_margin_decides_what_is_within_it(verdicts, tmp_path, run):
+    output = tmp_path / "out"
+    flags = ["--output_dir", output, "--n_resamples", 200]
+    assert run("compare_runs", *verdicts, *flags, "--margin", 3).code == 0
+    assert answers_of(output)["undecided"]["verdict"] == "within the margin"
+    assert results_of(output)["margin"] == pytest.approx(0.03)
+    assert run("compare_runs", *verdicts, *flags, "--margin", 0.01).code == 0
+    assert answers_of(output)["within"]["verdict"] == "undecided"
+
+
+def test_fail_if_worse(verdicts, tmp_path, run):
+    """Status 3 if a run is worse beyond the margin, 0 if it is not shown; the folder is written."""
+    svm, better, worse, within, undecided = verdicts
+    flags = ["--output_dir", tmp_path / "out", "--n_resamples", 200, "--fail_if_worse", svm]
+    done = run("compare_runs", better, worse, svm, *flags)
+    assert done.code == 3 and "Traceback" not in done.err
+    assert "worse beyond the margin of 1 point: accuracy, worse against" in done.err
+    assert "better against" not in done.err
+    result = results_of(tmp_path / "out")
+    assert result["reference"] == "TF-IDF + linear SVM"
+    assert result["arguments"]["fail_if_worse"] == "svm"  # no path of this machine
+    assert run("compare_runs", svm, better, within, *flags).code == 0
+    done = run("compare_runs", svm, undecided, *flags)
+    assert done.code == 0 and "not shown to be worse beyond the margin of 1 point" in done.err
+    # Ten points are not more than the margin.
+    assert run("compare_runs", svm, worse, *flags, "--margin", 20).code == 0
+
+
+def test_fail_if_worse_that_cannot_decide_is_refused(verdicts, tmp_path, run):
+    svm, better, *_ = verdicts
+    flags = ["--output_dir", tmp_path / "out", "--n_resamples", 200]
+    result = run("compare_runs", svm, better, *flags, "--fail_if_worse", "elsewhere")
+    assert_user_error(result, "elsewhere", "is not one of the runs")
+    result = run("compare_runs", svm, better, *flags, "--fail_if_worse", svm, "--reference", better)
+    assert_user_error(result, "--reference", "--fail_if_worse", "two references")
+    assert_user_error(run("compare_runs", svm, better, *flags, "--pairs", "some"), "--pairs")
+    assert_user_error(run("compare_runs", svm, better, *flags, "--margin", 0), "--margin")
+    few = [write_family(tmp_path / f"few{k}", np.arange(k), 19) for k in (1, 2)]
+    result = run("compare_runs", *few, *flags, "--fail_if_worse", few[0])
+    assert_user_error(result, "--fail_if_worse requires 20 test documents", "19")
+    seeds = []
+    for seed in (1, 2):
+        record = {"model_name_or_path": "m", "seed": seed}
+        seeds.append(write_family(tmp_path / f"seed{seed}", np.arange(3), 30, **record))
+    result = run("compare_runs", *seeds, *flags, "--fail_if_worse", seeds[0])
+    assert_user_error(result, "--fail_if_worse", "seeds of one")
+    assert not (tmp_path / "out").exists()
+
+
+# Cost, learning curve, several labels
+
+
+def write_weights(path, shapes):
+    """The header of a safetensors file, which is all that is read of it."""
+    header = {"__metadata__": {"format": "pt"}}
+    for name, (dtype, shape) in shapes.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [0, 0]}
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+
+
+def test_cost_beside_accuracy(verdicts, tmp_path, run):
+    svm, better, worse, *_ = verdicts
+    record = {"script": "run_baseline.py", "labels": LABELS, "seed": 1}
+    (svm / "run_arguments.json").write_text(json.dumps(record))
+    (svm / "train_results.json").write_text('{"train_runtime": 12.5, "train_features": 1000}')
+    record = {"device": "NVIDIA H200", "processes": 2, "precision": "bf16"}
+    (better / "run_arguments.json").write_text(json.dumps(record))
+    (better / "all_results.json").write_text(
+        '{"train_runtime": 2062.6, "predict_samples_per_second": 77.243, "train_samples": 7787}'
+    )
+    write_weights(
+        better / "model.safetensors",
+        {"a": ("F32", [30, 100]), "ids": ("I64", [5]), "b": ("BF16", [7])},
+    )
+    output = tmp_path / "out"
+    flags = ["--output_dir", output, "--n_resamples", 200]
+    done = run("compare_runs", svm, better, worse, *flags)
+    assert done.code == 0, done.err
+    costs = pd.read_csv(output / "cost.csv").set_index("name")
+    assert costs.loc["TF-IDF + linear SVM", "parameters"] == 5000
+    assert costs.loc["TF-IDF + linear SVM", "device"] == "cpu"
+    assert costs.loc["better", "parameters"] == 3007
+    assert costs.loc["better", "documents_per_second"] == pytest.approx(77.243)
+    text = (output / "comparison.md").read_text(encoding="utf-8")
+    assert "| better | 97.50 | 2,063 | 3,007 | 77.2 | 2 x NVIDIA H200, bf16 |" in text
+    assert "| worse |" not in text.split("## Cost")[1].split("## Details")[0]
+    assert (output / "cost.png").read_bytes().startswith(b"\x89PNG")
+    # A file that is cut off, or is none
+    for content in (
+        b"\xff" * 20,
+        (5).to_bytes(8, "little") + b"[1,2]",
+        b"",
+        b"\x02" + 7 * b"\0" + b"{}x",
+    ):
+        (better / "model.safetensors").write_bytes(content)
+        result = run("compare_runs", svm, better, *flags)
+        if content.endswith(b"x"):  # a header without tensors is no mistake
+            assert result.code == 0
+        else:
+            assert_user_error(result, better / "model.safetensors", "damaged")
+    (better / "model.safetensors").unlink()
+    (better / "all_results.json").write_text('{"train_runtime": "long"}')
+    assert_user_error(run("compare_runs", svm, better, *flags), "train_runtime")
+
+
+def test_learning_curves_of_runs_with_several_sizes(tmp_path, run):
+    folders = []
+    for size, errors in ((500, 90), (1000, 60), (None, 40)):
+        for seed in (1, 2):
+            record = {
+                "script": "run_classification.py",
+                "model_name_or_path": "org/m",
+                "learning_rate": 1e-4 if size else 2e-5,
+                "seed": seed,
+                "arguments": {"max_train_samples": size},
+            }
+            folder = tmp_path / f"m-{size}-{seed}"
+            write_family(folder, np.arange(errors + 5 * seed), 300, **record)
+            if size is None:
+                (folder / "train_results.json").write_text('{"train_samples": 7787}')
+            folders.append(folder)
+    output = tmp_path / "out"
+    done = run("compare_runs", *folders, "--output_dir", output, "--n_resamples", 200)
+    assert done.code == 0, done.err
+    result = results_of(output)
+    # Runs with other numbers of documents are rows of their own and points of one curve.
+    assert [model["seeds"] for model in result["models"]] == [2, 2, 2]
+    (curve,) = result["learning_curves"].values()
+    assert [row["train_samples"] for row in curve] == [500, 1000, 7787]
+    accuracies = [row["accuracy"] for row in curve]
+    assert accuracies == sorted(accuracies) and all(row["accuracy_low"] for row in curve)
+    text = (output / "comparison.md").read_text(encoding="utf-8")
+    assert "## Number of training documents" in text and "| m | 7,787 | " in text
+    assert (output / "learning_curve.png").exists()
+    # Seeds and documents: what each contributes is written.
+    assert "standard error, seeds (points)" in text
+
+
+def write_several(folder, predicted, documents=60):
+    """A run with several labels per document, right on all but every predicted-th."""
+    rows = []
+    for number in range(documents):
+        labels = LABELS[: number % 3]
+        found = labels if number % predicted else [LABELS[3]]
+        scores = [0.9 if name in found else 0.1 for name in LABELS]
+        rows.append([f"d{number}", json.dumps(labels), json.dumps(found), *scores])
+    folder.mkdir()
+    table = pd.DataFrame(rows, columns=["id", "label", "prediction", *LABELS])
+    table.to_csv(folder / "predictions.csv", index=False)
+    record = {"labels": LABELS, "problem_type": "multi_label_classification", "versions": {}}
+    record |= {"script": "run_classification.py", "model_name_or_path": folder.name, "seed": 1}
+    (folder / "run_arguments.json").write_text(json.dumps(record | {"arguments": {}}))
+    results = {"predict_accuracy": (table["label"] == table["prediction"]).mean()}
+    (folder / "all_results.json").write_text(json.dumps(results))
+    return folder
+
+
+def test_several_labels_per_document(tmp_path, run):
+    """Accuracy is that of the whole set; the report shows such runs, too."""
+    folders = [write_several(tmp_path / name, step) for name, step in (("a", 3), ("b", 4))]
+    output = tmp_path / "out"
+    done = run("compare_runs", *folders, "--output_dir", output, "--n_resamples", 200)
+    assert done.code == 0, done.err
+    result = results_of(output)
+    assert result["models"][0]["accuracy"] == pytest.approx(2 / 3)
+    assert result["answers"][0]["sentence"].startswith("b against a is undecided: subset accuracy")
+    text = (output / "comparison.md").read_text(encoding="utf-8")
+    assert "| model | seeds | subset accuracy |" in text and "| math.AG | 40 |" in text
+    assert "Cross-listing is left out: every category is a label of its own." in text
+    report = ("--comparison_dir", output, "--output_dir", tmp_path / "report")
+    done = run("make_report", "--runs", *folders, *report)
+    assert done.code == 0, done.err
+    shown = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "Several labels per document: a, b. There accuracy is the share" in shown
+    # One kind of runs at a time
+    one = write_run(tmp_path / "one", np.arange(60) % 5, np.arange(60) % 5)
+    result = run("compare_runs", folders[0], one, "--output_dir", tmp_path / "other")
+    assert_user_error(result, folders[0], "several labels per document")

@@ -4,12 +4,15 @@ import json
 import os
 import re
 import shlex
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import pytest
 from compared_runs import results_of, write_run
 from conftest import LABELS, assert_user_error
+
+from comparison import figures, verdict
 
 
 @pytest.mark.parametrize(
@@ -54,8 +57,10 @@ def test_odd_classes(case, tmp_path, run):
     text = (output / "comparison.md").read_text(encoding="utf-8")
     assert "<script" not in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in tables} <= {4, 5, 6, 7}
-    assert len(tables) == len(names) + 13
+    assert {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in tables} <= {5, 6, 7, 8, 9}
+    # Table 2, the test (30 documents are enough for accuracy only), F1 and its differences,
+    # agreement, parts of the test split, the hard documents (none)
+    assert len(tables) == 4 + (2 + 1) + (2 + len(names)) + (2 + len(names)) + 3 + 4
 
 
 def test_odd_run_names(tmp_path, run):
@@ -119,3 +124,56 @@ def test_folders_whose_names_are_not_text(tmp_path, run):
     (odd / "all_results.json").write_text('{"predict_accuracy": 1}')
     assert run("make_report", "--runs", odd, "--output_dir", tmp_path / "report").code == 0
     assert "o?d" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_of_models_are_all_that_cannot_grow(seed):
+    """Against all subsets: groups hold no two models that are told apart, and no other fits in."""
+    generator = np.random.default_rng(seed)
+    count = 6
+    is_apart = {pair for pair in combinations(range(count), 2) if generator.random() < 0.4}
+    expected = []
+    for size in range(1, count + 1):
+        for group in combinations(range(count), size):
+            others = set(range(count)) - set(group)
+            joined = not any(pair in is_apart for pair in combinations(group, 2))
+            grows = False
+            for other in others:
+                pairs = {tuple(sorted((other, member))) for member in group}
+                grows |= not pairs & is_apart
+            if joined and not grows and size > 1:
+                expected.append(list(group))
+    assert figures.groups_of_models(count, is_apart) == sorted(expected)
+
+
+def test_models_are_grouped_only_if_all_pairs_are_tested():
+    models = [
+        {"name": name, "accuracy": value} for name, value in (("a", 0.7), ("b", 0.9), ("c", 0.8))
+    ]
+    pairs = []
+    for model, reference, apart in (("b", "a", True), ("c", "a", False), ("c", "b", False)):
+        pairs.append({"model": model, "reference": reference, "metric": "accuracy"})
+        pairs[-1]["distinguishable"] = apart
+    assert figures.group_names(models, pairs, "accuracy") == [["b", "c"], ["c", "a"]]
+    assert figures.group_names(models, pairs[:2], "accuracy") is None
+    assert figures.group_names(models[:2], pairs[:1], "accuracy") is None
+
+
+def test_sentences_of_the_verdicts():
+    """What the numbers of a row become in words, where the command line shows only some of it."""
+    row = {"model": "a", "reference": "b", "metric": "accuracy", "documents": 973, "level": 0.005}
+    row |= {"difference": -0.0062, "low": -0.0175, "high": -0.0001, "p_holm": 0.2}
+    row |= {"verdict": "undecided", "documents_needed": None, "equivalent": False}
+    titles = {"accuracy": "accuracy", "macro_f1": "macro F1"}
+    start, word, end = verdict.answer_parts(row, None, 0.01, titles)
+    assert (start, word) == ("a against b is ", "undecided")
+    assert "(95% CI -1.75 to -0.01), p = 0.200 after correction for 10 tests; no number of" in end
+    row |= {"verdict": "worse", "equivalent": True}
+    second = row | {"metric": "macro_f1", "verdict": "undecided"}
+    answer = verdict.Answer(row, second, verdict.answer_parts(row, second, 0.01, titles))
+    assert answer.text() == (
+        "a is worse than b: accuracy -0.62 points (95% CI -1.75 to -0.01), less than the margin of "
+        "1 point; macro F1 -0.62 points (95% CI -1.75 to -0.01): undecided."
+    )
+    assert answer.markdown().startswith("a is **worse** than b: accuracy")
+    assert [verdict.two_digits(n) for n in (7, 99, 101, 6123, 17000)] == [7, 99, 110, 6200, 17000]

@@ -21,6 +21,7 @@ from conftest import assert_user_error
 from scipy import optimize, stats
 from statsmodels.stats.multitest import multipletests
 
+from benchmarks import bench_statistics
 from common.statistics import add_holm, difference_test
 from comparison import paired_tests
 
@@ -55,6 +56,8 @@ def test_seeds_are_random_only_with_several_on_both_sides(tmp_path, run):
         200,
         "--reference",
         "one",
+        "--pairs",
+        "reference",
     )
     done = run(*call, *runs.values())
     assert done.code == 0, done.err
@@ -64,10 +67,6 @@ def test_seeds_are_random_only_with_several_on_both_sides(tmp_path, run):
         assert rows["two", metric]["population"] == "new documents and new seeds"
         assert rows["single", metric]["test"] == test
         assert rows["single", metric]["population"] == "new documents and these trained models"
-        assert (
-            "for new documents and these trained models (single: one seed)"
-            in paired_tests.pair_sentence(rows["single", metric])
-        )
     right = {key: np.equal(*truth_and_predictions(folder)) for key, folder in runs.items()}
     difference = right["single", 1] - (right["one", 1] * 1.0 + right["one", 2]) / 2
     expected = stats.ttest_1samp(difference, 0)
@@ -76,8 +75,80 @@ def test_seeds_are_random_only_with_several_on_both_sides(tmp_path, run):
     assert (rows["single", "accuracy"]["low"], rows["single", "accuracy"]["high"]) == pytest.approx(
         (low, high)
     )
-    low, high = expected.confidence_interval(1 - 0.05 / 4)
+    low, high = expected.confidence_interval(1 - 0.05 / len(rows))
     assert rows["single", "accuracy"]["high_simultaneous"] == pytest.approx(high)
+
+
+def test_seeds_that_agree_by_chance_do_not_narrow_the_interval():
+    """A variance between seeds below what their own documents give is raised to that."""
+    generator = np.random.default_rng(0)
+    chances = generator.beta(4, 1.5, 500)
+    right = (generator.random((6, 500)) < chances).astype(float)
+    # The same accuracy for all seeds, on documents that are not the same
+    for row in right:
+        surplus = int(row.sum() - 360)
+        changed = np.flatnonzero(row == (surplus > 0))[: abs(surplus)]
+        row[changed] = 1 - row[changed]
+    first, second = right[:3], right[3:]
+    effects = paired_tests.random_effects(*paired_tests.groups_of_losses(first, second))
+    differences = first.mean(axis=0) - second.mean(axis=0)
+    by_documents = differences.var(ddof=1) / 500
+    assert effects.estimate == 0
+    assert effects.documents == pytest.approx(by_documents)
+    assert effects.seeds == pytest.approx(0, abs=1e-12)
+    assert effects.freedom == np.inf
+    test = effects.test()
+    assert test["high"] - test["low"] == pytest.approx(2 * 1.959964 * np.sqrt(by_documents))
+    # Seeds that differ more than that add to it.
+    first = first.copy()
+    first[0, first[0] == 0] = 1
+    wider = paired_tests.random_effects(*paired_tests.groups_of_losses(first, second))
+    assert wider.seeds > 0 and 2 <= wider.freedom < 20
+
+
+def test_covariances_of_losses_are_those_of_resamples():
+    """A mean per document needs no bootstrap: both ways give the same analysis."""
+    generator = np.random.default_rng(1)
+    losses = generator.exponential(size=(5, 300)) + generator.exponential(size=300)
+    first, second = losses[:2], losses[2:]
+    weights = generator.multinomial(300, np.full(300, 1 / 300), 4000)
+    draws = np.vstack([losses.mean(axis=1), weights @ losses.T / 300])
+    resampled = paired_tests.pooled_test([(1, draws[:, :2]), (-1, draws[:, 2:])])
+    exact = paired_tests.random_effects(*paired_tests.groups_of_losses(first, second)).test()
+    width = exact["high"] - exact["low"]
+    assert resampled["difference"] == pytest.approx(exact["difference"])
+    assert resampled["high"] - resampled["low"] == pytest.approx(width, rel=0.05)
+
+
+def test_few_changed_documents_bound_the_bootstraps_p():
+    """Six changes, all for the better: the exact test gives 1/32, resamples alone much less."""
+    labels = np.arange(400) % 5
+    predictions = np.array([labels, labels])
+    predictions[1, :6] = (labels[:6] + 1) % 5
+    values = metrics_of_resamples(labels, predictions, 5, 1000, 0)["macro_f1"]
+    right = predictions == labels
+    pair = paired_tests.Pair("macro_f1", (values[:, :1], values[:, 1:]), (right[:1], right[1:]))
+    assert paired_tests.bootstrap_pair(pair)["p"] < 0.02
+    pair.changed = 6
+    exact = paired_tests.mcnemar_test(6, 0)
+    assert paired_tests.bootstrap_pair(pair)["p"] == pytest.approx(exact) == 2**-5
+
+
+def test_decision_to_refuse_a_run():
+    """Only what is shown to be worse beyond the margin is refused, of accuracy and macro F1."""
+    common = {"reference": "old", "metric": "accuracy", "non_inferior": False}
+    rows = [
+        common | {"model": "lost", "worse_beyond_margin": True},
+        common | {"model": "unclear", "worse_beyond_margin": False},
+        common | {"model": "good", "worse_beyond_margin": False, "non_inferior": True},
+        common | {"model": "rare", "metric": "macro_f1", "worse_beyond_margin": True},
+        common | {"model": "loss", "metric": "log_loss", "worse_beyond_margin": None},
+        common | {"model": "old", "reference": "other", "worse_beyond_margin": True},
+    ]
+    decision = paired_tests.decide(rows, "old")
+    assert [row["model"] for row in decision.worse] == ["lost", "rare"]
+    assert [row["model"] for row in decision.open] == ["unclear"]
+    assert decision.tested and not paired_tests.decide([], "old").tested
 
 
 @pytest.mark.parametrize(
@@ -138,18 +209,6 @@ def test_interval_of_accuracies_without_disagreements():
                 assert test["low"] == pytest.approx(-other["high"], abs=1e-6)
 
 
-def test_detectable_difference_has_the_stated_power():
-    difference = paired_tests.detectable_difference(4735, 0.08)
-    generator = np.random.default_rng(0)
-    shares = [(0.08 + difference) / 2, (0.08 - difference) / 2, 0.92]
-    found = [
-        paired_tests.mcnemar_test(int(a), int(b)) < 0.05
-        for a, b, _ in generator.multinomial(4735, shares, 2000)
-    ]
-    assert 0.77 < np.mean(found) < 0.83
-    assert paired_tests.detectable_difference(30, 0.1) is None
-
-
 def test_equal_predictions_have_p_one(tmp_path, run):
     labels = np.random.default_rng(0).integers(0, 5, 160)
     predictions = (labels + (np.arange(160) % 7 == 0)) % 5
@@ -164,7 +223,7 @@ def test_equal_predictions_have_p_one(tmp_path, run):
     done = run("compare_runs", *runs, "--output_dir", tmp_path / "out", "--margin", 5)
     assert done.code == 0, done.err
     pairs = results_of(tmp_path / "out")["pairs"]
-    assert len(pairs) == 4 and {row["p"] for row in pairs} == {row["p_holm"] for row in pairs} == {
+    assert len(pairs) == 12 and {row["p"] for row in pairs} == {row["p_holm"] for row in pairs} == {
         1.0
     }
     assert {row["test"] for row in pairs} == {"exact McNemar", "paired t-test", "paired bootstrap"}
@@ -172,7 +231,7 @@ def test_equal_predictions_have_p_one(tmp_path, run):
     assert {row["metric"] + row["test"] for row in pairs if row["equivalent"]} == {
         "accuracyexact McNemar"
     }
-    assert "accuracy cannot tell them apart" in done.log
+    assert {row["verdict"] for row in pairs} == {"within the margin", "undecided"}
     assert len(pd.read_csv(tmp_path / "out/hard_documents.csv")) == (predictions != labels).sum()
 
 
@@ -195,11 +254,13 @@ def test_margin(tmp_path, run):
         500,
         "--reference",
         "good",
+        "--pairs",
+        "reference",
         "--margin",
     )
     assert run(*call, 4).code == 0
     rows = {(row["model"], row["metric"]): row for row in results_of(output)["pairs"]}
-    assert results_of(output)["arguments"]["margin"] == 4 and len(rows) == 4
+    assert results_of(output)["margin"] == 0.04 and len(rows) == 8
     for metric in ("accuracy", "macro_f1"):
         close, bad = rows["close", metric], rows["bad", metric]
         assert (
@@ -208,21 +269,22 @@ def test_margin(tmp_path, run):
             and not bad["equivalent"]
             and not bad["non_inferior"]
         )
+        assert close["verdict"] == "within the margin" and bad["verdict"] == "worse"
+        assert bad["p_worse_beyond"] == pytest.approx(1 - bad["p_non_inferior"])
         assert close["p_non_inferior"] <= close["p_equivalent"] <= close["p_equivalent_holm"] < 0.05
     pairs = pd.read_csv(output / "pairs.csv")
-    for kind in ("p_non_inferior", "p_equivalent"):
+    pairs = pairs[pairs["metric"].isin(paired_tests.METRICS)]  # losses have no margin
+    for kind in ("p_non_inferior", "p_equivalent", "p_worse_beyond"):
         assert pairs[f"{kind}_holm"].to_numpy() == pytest.approx(
             multipletests(pairs[kind], method="holm")[1], rel=1e-6
         )
-    text = (output / "comparison.md").read_text(encoding="utf-8")
-    assert (
-        text.count("Within 4 points: equivalent (") == 2
-        and text.count("Within 4 points: not shown to be") == 2
-    )
-    assert "With the margin of 4 points" in text
     # The smaller the margin, the more documents it needs.
     assert run(*call, 1).code == 0
-    assert not any(row["equivalent"] for row in results_of(output)["pairs"])
+    smaller = {(row["model"], row["metric"]): row for row in results_of(output)["pairs"]}
+    assert not any(row["equivalent"] for row in smaller.values())
+    for key in (("close", "accuracy"), ("close", "macro_f1")):
+        assert smaller[key]["documents_needed"] > 10 * rows[key]["documents_needed"] > 1000
+    assert smaller["close", "accuracy"]["verdict"] == "undecided"
     for margin in (0, -1, 100, "nan"):
         assert_user_error(run(*call, margin), "--margin", "points")
 
@@ -254,10 +316,13 @@ def test_false_positives_of_single_runs():
 @pytest.mark.slow
 @pytest.mark.parametrize("seed_spread", [0.0, 0.03], ids=["equal seeds", "unequal seeds"])
 def test_false_positives_of_pooled_seeds(seed_spread):
-    """1,000 pairs of equally good ways to train, three seeds each, which may differ in quality."""
+    """600 pairs of equally good ways to train, three seeds each, which may differ in quality.
+
+    Where they do not, the test is conservative: see benchmarks/results/statistics.json.
+    """
     generator = np.random.default_rng(1)
     found = {"accuracy": [], "macro_f1": []}
-    for _ in range(1000):
+    for _ in range(600):
         labels = generator.integers(0, 2, 600)
         chances = 0.5 + 0.48 * generator.beta(4, 1.5, 600)
         predictions = np.empty((6, 600), dtype=int)
@@ -275,7 +340,56 @@ def test_false_positives_of_pooled_seeds(seed_spread):
             assert flags[-1] != (test["low"] <= 0 <= test["high"])
     assert paired_tests.pooled_test(groups, null=test["low"])["p"] == pytest.approx(0.05)
     for metric, flags in found.items():
-        assert 0.03 <= rate(flags) <= 0.07, (metric, rate(flags))
+        assert 0.005 <= rate(flags) <= 0.07, (metric, rate(flags))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("seeds", "spreads"),
+    [((3, 3), (0.0, 0.0)), ((3, 3), (0.01, 0.01)), ((3, 5), (0.0, 0.02))],
+    ids=["equal seeds", "seeds differ", "one model's seeds differ"],
+)
+def test_errors_with_several_seeds(seeds, spreads):
+    """A difference is found, or equivalence claimed at the margin, in at most 7 % of 600 pairs."""
+    generator = np.random.default_rng(2)
+    row = bench_statistics.simulate_seeds(generator, 600, 300, seeds, spreads)
+    assert 0.005 <= row["size"] <= 0.07, row
+    assert row["equivalence_errors"] <= 0.07, row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("setting", list(bench_statistics.SHARPNESS))
+def test_interval_of_a_loss_difference_covers_the_truth(setting):
+    generator = np.random.default_rng(3)
+    row = bench_statistics.simulate_losses(generator, 400, 150, setting, population=200_000)
+    for loss in paired_tests.LOSSES:
+        assert 0.92 <= row[loss]["t-test"] <= 0.98, row
+
+
+@pytest.mark.slow
+def test_false_positives_with_several_labels():
+    row = bench_statistics.simulate_label_sets(np.random.default_rng(4), 300, 150)
+    for name, share in row["size"].items():
+        assert 0.02 <= share <= 0.08, (name, share)
+
+
+@pytest.mark.slow
+def test_a_reference_that_is_best_by_chance_finds_too_many_differences():
+    row = bench_statistics.simulate_reference(np.random.default_rng(5), 800, 300)
+    found = row["any_different"]
+    assert found["named beforehand"] <= 0.06
+    assert found["best on these documents"] > found["named beforehand"]
+
+
+@pytest.mark.slow
+def test_fail_if_worse_refuses_what_is_worse_only():
+    generator = np.random.default_rng(6)
+    rows = {}
+    for loss in (0.0, 0.01, 0.05):
+        rows[loss] = bench_statistics.simulate_fail_if_worse(generator, 2000, 1000, loss, 0.01)
+    assert rows[0.0]["refused"] <= 0.01
+    assert 0.03 <= rows[0.01]["refused"] <= 0.07
+    assert rows[0.05]["refused"] >= 0.9
 
 
 def at_the_margin(test, truth):
@@ -408,4 +522,5 @@ def test_a_new_test_is_a_function_and_a_line_in_the_table(tmp_path, run, monkeyp
     rows = {row["metric"]: row for row in results_of(tmp_path / "out")["pairs"]}
     assert rows["accuracy"]["test"] == "sign test"
     assert rows["macro_f1"]["test"] == "paired bootstrap"
+    assert rows["accuracy"]["documents_needed"] is None  # its line names no precision
     assert "(sign test, p" in (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")

@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from compared_runs import edit, edit_bytes, results_of, write_pair, write_run
-from conftest import assert_user_error
+from conftest import LABELS, assert_user_error
+from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
 
-from comparison.runs import pool_runs, read_runs
+from comparison.runs import choose_reference, pool_runs, read_runs
 
 
 @pytest.fixture
@@ -270,3 +272,135 @@ def test_records_of_odd_shapes_do_not_stop_a_comparison(pair, run):
         (bad / "run_arguments.json").write_text(json.dumps(record))
         call = ("compare_runs", good, bad, "--output_dir", output, "--n_resamples", 100)
         assert run(*call).code == 0, arguments
+
+
+def test_reference_is_chosen_without_the_test_split(tmp_path):
+    labels = np.arange(40) % 5
+    worse = (labels + (labels == 1)) % 5
+
+    def chosen(*folders, named=None):
+        runs = read_runs([str(folder) for folder in folders])
+        models = pool_runs(runs)
+        number, reason = choose_reference(named, models, runs)
+        return models[number].name, reason
+
+    def make(name, predictions, losses=(), **record):
+        folder = write_run(tmp_path / name, labels, predictions, **record)
+        for loss in losses:
+            (folder / "eval_results.json").write_text(json.dumps({"eval_loss": loss}))
+        return folder
+
+    best = make("best", labels, [0.6], model_name_or_path="best", seed=1)
+    fits = [
+        make(f"fits{seed}", worse, [loss], model_name_or_path="fits", seed=seed)
+        for seed, loss in ((1, 0.4), (2, 0.6))
+    ]
+    silent = make("silent", labels)
+    svm = make("svm", worse, script="run_baseline.py")
+    assert chosen(best, *fits) == ("fits", "it has the smallest loss on the validation split")
+    assert chosen(best, *fits, svm) == ("TF-IDF + linear SVM", "it is the SVM")
+    assert chosen(fits[0], silent)[0] == "fits"  # the first: not every run has a loss
+    assert chosen(silent, fits[0])[0] == "silent"
+    assert chosen(best, *fits, svm, named="best") == ("best", "it was named")
+
+
+def test_documents_without_labels_are_refused(pair, run):
+    good, bad, output = pair
+    edit(bad / "predictions.csv", lambda table: table.drop(columns="label"))
+    result = run("compare_runs", good, bad, "--output_dir", output)
+    assert_user_error(result, "no column 'label'", "documents without labels", "predict labeled")
+
+
+# Several labels per document
+
+
+def write_label_sets(folder, truth, predicted, probabilities=None, **record):
+    """A run folder of a multi-label model; truth and predicted are (documents, classes) bool."""
+    labels = np.zeros(len(truth), dtype=int)
+    record = {"problem_type": "multi_label_classification"} | record
+    write_run(folder, labels, labels, scores=None, **record)
+    table = pd.read_csv(folder / "predictions.csv")
+
+    def lists(flags):
+        return [json.dumps([LABELS[k] for k in np.flatnonzero(row)[::-1]]) for row in flags]
+
+    table["label"], table["prediction"] = lists(truth), lists(predicted)
+    if probabilities is not None:
+        table[LABELS] = probabilities
+    table.to_csv(folder / "predictions.csv", index=False, float_format="%.6f")
+    return folder
+
+
+@pytest.fixture
+def label_sets(tmp_path):
+    """Truth, and the predictions and probabilities of two models, of 200 documents."""
+    generator = np.random.default_rng(0)
+    truth = generator.random((200, 5)) < [0.5, 0.4, 0.3, 0.2, 0.1]
+    models = {}
+    for name, noise in (("good", 0.8), ("bad", 1.4)):
+        logits = 2 * (2 * truth - 1) + generator.normal(0, 2 * noise, truth.shape)
+        probabilities = np.round(1 / (1 + np.exp(-logits)), 6)
+        models[name] = (probabilities >= 0.5, probabilities)
+    return truth, models
+
+
+def test_runs_with_several_labels_are_compared(tmp_path, run, label_sets):
+    truth, models = label_sets
+    folders = []
+    for name, (predicted, probabilities) in models.items():
+        folder = write_label_sets(tmp_path / name, truth, predicted, probabilities)
+        scores = f1_score(truth, predicted, average="macro", zero_division=0)
+        results = {"predict_f1": scores, "predict_accuracy": accuracy_score(truth, predicted)}
+        (folder / "predict_results.json").write_text(json.dumps(results))
+        folders.append(folder)
+    output = tmp_path / "out"
+    call = ("compare_runs", *folders, "--n_resamples", 200, "--output_dir", output)
+    done = run(*call, "--reference", "bad")
+    assert done.code == 0, done.err
+    result = results_of(output)
+    for row in result["models"]:
+        predicted, probabilities = models[row["name"]]
+        assert row["accuracy"] == pytest.approx(accuracy_score(truth, predicted))
+        assert row["macro_f1"] == pytest.approx(
+            f1_score(truth, predicted, average="macro", zero_division=0)
+        )
+        logs = [log_loss(truth[:, k], probabilities[:, k]) for k in range(5)]
+        assert row["log_loss"] == pytest.approx(np.mean(logs), rel=1e-4)
+        squares = [brier_score_loss(truth[:, k], probabilities[:, k]) for k in range(5)]
+        assert row["brier_score"] == pytest.approx(np.mean(squares))
+    rows = {row["metric"]: row for row in result["pairs"]}
+    assert {metric: row["test"] for metric, row in rows.items()} == {
+        "accuracy": "exact McNemar",
+        "macro_f1": "paired bootstrap",
+        "log_loss": "paired t-test",
+        "brier_score": "paired t-test",
+    }
+    good, bad = ((models[name][0] == truth).all(axis=1) for name in ("good", "bad"))
+    assert rows["accuracy"]["only_model_right"] == (good & ~bad).sum()
+    assert rows["macro_f1"]["low"] < rows["macro_f1"]["difference"] < rows["macro_f1"]["high"]
+    per_class = {row["class"]: row for row in result["per_class_f1"]}
+    assert per_class["math.CV"]["good"] == pytest.approx(
+        f1_score(truth[:, 1], models["good"][0][:, 1])
+    )
+    assert per_class["math.CV"]["documents"] == truth[:, 1].sum()
+    assert any("several labels per document" in note for note in result["notes"])
+
+    # What predict_results.json says must be what predictions.csv gives.
+    (folders[0] / "predict_results.json").write_text(json.dumps({"predict_f1": 0.1}))
+    assert_user_error(run(*call), "good", "predict_f1")
+
+
+def test_mistakes_with_several_labels(tmp_path, run, label_sets):
+    truth, models = label_sets
+    good = write_label_sets(tmp_path / "good", truth, *models["good"])
+    one = write_run(tmp_path / "one", np.zeros(200, dtype=int), np.zeros(200, dtype=int))
+    bad = write_label_sets(tmp_path / "bad", truth, *models["bad"])
+    call = ("compare_runs", "--output_dir", tmp_path / "out", good)
+    assert_user_error(run(*call, one), "several labels per document", "compare runs of one kind")
+    content = (bad / "predictions.csv").read_text()
+    edit(bad / "predictions.csv", lambda table: table.assign(label="math.AG"))
+    assert_user_error(run(*call, bad), "doc0000", "JSON lists")
+    (bad / "predictions.csv").write_text(content)
+    record = {"problem_type": "regression"}
+    (bad / "run_arguments.json").write_text(json.dumps(record))
+    assert_user_error(run(*call, bad), "'regression'", "single_label_classification")

@@ -89,6 +89,22 @@ def test_hard_documents_and_cross_listing(tmp_path, run):
     )
     assert "SVM scores closest (a quarter)" not in slices.index
 
+    # What chance gives where any listed category counts
+    chance = results_of(tmp_path / "out")["listed"]
+    in_classes = np.array([len(set(record["categories"]) & set(LABELS)) for record in test])
+    assert chance["random_guess"] == pytest.approx(in_classes.mean() / 5)
+    assert chance["random_wrong_guess"] == pytest.approx((in_classes - 1).mean() / 4)
+    errors = {row["model"]: row for row in chance["errors"]}
+    wrong = predictions != labels
+    assert errors["a"]["errors"] == wrong.sum() == 6
+    assert errors["a"]["listed"] == pytest.approx(listed[wrong].mean())
+    assert errors["a"]["random_wrong_guess"] == pytest.approx((in_classes[wrong] - 1).mean() / 4)
+    for row in chance["classes"]:
+        own = labels == LABELS.index(row["class"])
+        assert row["documents"] == own.sum()
+        assert row["cross_listed"] == pytest.approx((in_classes[own] > 1).mean())
+        assert sum(row["listed_in"].values()) == (in_classes[own] - 1).sum()
+
     def with_categories(name, change):
         folder = tmp_path / name / "data"
         folder.mkdir(parents=True)

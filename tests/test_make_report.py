@@ -16,15 +16,18 @@ from test_render_attributions import call, document, write_faithfulness, write_f
 
 import make_report
 
+PICTURES = 9  # of the page of the whole study
 HOSTILE = "<script>alert(1)</script>"
+# The sections in their order: the answer first, checksums and the dataset card last
 PARTS = {
-    "data": "Data",
-    "training": "Training",
+    "answer": "Answer",
     "comparison": "Comparison",
-    "attributions": "Attributions",
     "context": "Context",
+    "training": "Training",
+    "attributions": "Attributions",
+    "data": "Data",
     "limits": "Limitations",
-    "made": "Arguments and versions",
+    "made": "Arguments, versions, checksums",
 }
 
 
@@ -251,13 +254,20 @@ def render(run, study, *more):
 def test_everything_a_reviewer_asks_for_is_on_the_page(run, study):
     page = render(run, study, "--note", "A note for A & B.")
     assert re.findall(r'<h2 id="([^"]+)">([^<]+)', page) == list(PARTS.items())
-    assert re.findall(r'<a href="#([^"]+)">', page) == list(PARTS)
-    text = text_of(page)
+    assert re.findall(r'<a href="#([^"]+)">', page) == list(PARTS)[1:]
+    text = text_of(re.sub("</?strong>", "", page))
     manifest = json.loads((study / "data" / "manifest.json").read_text())
     comparison = (study / "comparison" / "comparison.md").read_text()
     sentences = [
-        re.sub(r"\\(.)", r"\1", line) for line in re.findall("^- (.*)$", comparison, re.MULTILINE)
+        re.sub(r"\\(.)", r"\1", line).replace("**", "")
+        for line in re.findall("^- (.*)$", comparison, re.MULTILINE)
     ]
+    # Question, answer, picture and table come before everything else.
+    order = ["Is a model better than", sentences[0], "40 test documents, percent", "On this page"]
+    places = [text.index(words) for words in order]
+    assert places == sorted(places) and "Difference of each model" in page[: page.index("<nav")]
+    # What is for checking comes last.
+    assert text.index("Versions") < text.index("SHA-256") < text.index("Dataset card")
     assert len(sentences) > 2
     for words in (
         "A note for A &amp; B.",
@@ -271,7 +281,6 @@ def test_everything_a_reviewer_asks_for_is_on_the_page(run, study):
         "5e-5 0.7000 60.00 50.00 2 70.0 s",
         "Best of 24 settings",
         "--text_prefix query: ",
-        "Table 2",
         *sentences,
         "40 test documents",
         "bge-large-en-v1.5 †",
@@ -292,9 +301,10 @@ def test_everything_a_reviewer_asks_for_is_on_the_page(run, study):
         assert words in text, words
     for name in ("attribution/attributions.html", "context/context.html", "comparison/pairs.csv"):
         assert f'href="../{name}"' in page and (study / "report" / f"../{name}").resolve().is_file()
-    # Two training curves and confusion matrices, table 2, calibration, figure 1, four panels.
-    assert page.count('src="data:image/png;base64,') == 8
-    assert len(re.findall(r'<img alt="[^"]{20,}', page)) == 8
+    # Two training curves and confusion matrices, differences, table 2, cost, calibration, figure 1,
+    # context.
+    pictures = page.count('src="data:image/png;base64,')
+    assert len(re.findall(r'<img alt="[^"]{20,}', page)) == pictures == PICTURES
     assert len(page) < 2_000_000
     assert "data-seed" not in page and "--data_seed" not in page  # it was not set
     for folder in (str(study), "/home/someone", "jane", "/tmp"):
@@ -307,9 +317,8 @@ def test_limitations_of_an_older_card(run, study):
     )
     page = render(run, study)
     card, limits = page.index("<summary>Dataset card"), page.index('<h2 id="limits">')
-    assert (
-        card < page.index("Two.") < limits < page.index("<li>One.</li>") and page.count("One.") == 1
-    )
+    assert limits < page.index("<li>One.</li>") < card < page.index("Two.")
+    assert page.count("One.") == 1
 
 
 def test_same_files_same_bytes(run, study):
@@ -420,7 +429,7 @@ def test_runs_of_one_name_are_told_apart(run, study):
 def test_many_runs_are_linked_instead_of_embedded(run, study, monkeypatch):
     monkeypatch.setattr(make_report, "EMBEDDED_RUNS", 2)
     page = render(run, study)
-    assert page.count('src="data:image/png;base64,') == 6
+    assert page.count('src="data:image/png;base64,') == PICTURES - 2
     assert 'href="../tiny/lr-2e-5-seed-2/confusion_matrix.png"' in page
 
 
@@ -562,6 +571,87 @@ def test_bad_commands(run, study, tmp_path, full_disk):
     assert_user_error(run("make_report", *arguments), tmp_path / "file", "--output_dir")
 
 
+def test_folds_and_pictures_of_a_text(tmp_path):
+    """Lines that fold, and pictures of the same folder; anything like them in a name is text."""
+    draw(tmp_path, "a.png")
+    text = "# T\n\n![a \\[b\\] &lt;c&gt;](a.png)\n\n<details><summary>More & more</summary>\n\n"
+    text += "| a | b |\n|---|---:|\n| x | 1 |\n\n</details>\n\nEnd ![x](a.png)\n\n![y](none.png)\n"
+    shown = make_report.markdown(text, folder=tmp_path)
+    assert shown.count("<img") == 1 and 'alt="a [b] &lt;c&gt;"' in shown
+    assert "<details><summary>More &amp; more</summary>" in shown
+    assert '<caption class="unseen">More &amp; more</caption>' in shown
+    assert "<p>End ![x](a.png)</p>" in shown and "none.png" not in shown
+    assert "![a" in make_report.markdown(text) and "T" not in re.sub("<[^>]*>", "", shown)
+    for broken in ("a\n\n</details>\n", "<details><summary>a</summary>\n\nb\n"):
+        with pytest.raises(ValueError, match="fold"):
+            make_report.markdown(broken)
+    folded = make_report.markdown("<details open><summary>a</summary>\n\n <details>\n")
+    assert "<details" not in folded
+
+
+def test_a_comparison_of_an_earlier_version_is_shown(run, study):
+    """Without answers and pictures in its text: table 2 with its picture is the answer."""
+    path = study / "comparison" / "comparison.json"
+    record = json.loads(path.read_text())
+    for key in ("answers", "files", "margin"):
+        del record[key]
+    write_json(path, record)
+    (study / "comparison" / "comparison.md").write_text(
+        "# Comparison of runs\n\n| model | accuracy |\n| --- | ---: |\n| svm | 80.00 |\n\n"
+        "## Tests\n\n- svm is as good as it was.\n"
+    )
+    page = render(run, study)
+    assert "Accuracy and macro F1 with 95% intervals" in page[: page.index("<nav")]
+    assert "svm is as good as it was" in page[page.index("<nav") :]
+
+
+def test_without_a_comparison_the_results_are_the_answer(run, study):
+    result = run("make_report", "--output_dir", study / "report", "--runs", study / "svm")
+    assert result.code == 0
+    page = (study / "report" / "index.html").read_text()
+    before = text_of(page[: page.index("<nav")])
+    assert "The runs were not compared" in before and "test accuracy, %" in before
+    assert text_of(page).count("validation loss") == 1
+
+
+def test_a_run_with_several_labels_per_document(run, study):
+    """Instead of the confusion matrix a picture per class, described in words."""
+    folder = study / "several"
+    folder.mkdir()
+    rows = [["1", '["b", "a"]', '["a"]', 0.9, 0.4], ["2", "[]", "[]", 0.1, 0.2]]
+    table = pd.DataFrame(rows, columns=["id", "label", "prediction", "a", "b"])
+    table.to_csv(folder / "predictions.csv", index=False)
+    record = json.loads((study / "svm" / "run_arguments.json").read_text())
+    record |= {"problem_type": "multi_label_classification", "labels": ["a", "b"]}
+    write_json(folder / "run_arguments.json", record)
+    results = {"predict_accuracy": 0.5, "predict_f1": 0.5, "predict_f1_micro": 2 / 3}
+    write_json(folder / "all_results.json", results)
+    draw(folder, "class_curves.png")
+    flags = ["--output_dir", study / "page", "--runs", folder, study / "svm"]
+    assert run("make_report", *flags).code == 0
+    page = (study / "page" / "index.html").read_text()
+    assert "Documents of the class that are found: a 1 of 1; b 0 of 1" in page
+    text = text_of(page)
+    assert "test micro F1" in text and "several 50.00 50.00 0.6667" in text
+    assert "Several labels per document: several." in text
+    write_json(folder / "run_arguments.json", record | {"problem_type": "regression"})
+    assert_user_error(run("make_report", *flags), folder, "regression")
+
+
+def test_a_run_on_texts_without_labels_is_left_out(run, study):
+    folder = study / "unlabeled"
+    folder.mkdir()
+    table = pd.DataFrame([["1", "a", 0.9]], columns=["id", "prediction", "a"])
+    table.to_csv(folder / "predictions.csv", index=False)
+    record = json.loads((study / "svm" / "run_arguments.json").read_text())
+    write_json(folder / "run_arguments.json", record)
+    write_json(folder / "all_results.json", {"predict_samples": 1, "predict_runtime": 0.1})
+    flags = ["--output_dir", study / "page", "--runs", folder, study / "svm"]
+    assert run("make_report", *flags).code == 0
+    page = text_of((study / "page" / "index.html").read_text())
+    assert "unlabeled is left out, it only predicted texts without labels" in page
+
+
 def test_folders_of_this_machine_are_shortened():
     text = make_report.markdown(
         "left out for /data/runs/svm: it has, models/tiny, ../a/b, https://a.b/c and 1/2/3 stay"
@@ -617,9 +707,10 @@ def test_in_a_browser(run, study, browser):  # noqa: F811
         assert page.evaluate("[...document.images].every(image => image.naturalWidth > 100)")
         for name in PARTS:
             assert page.locator(f"#{name}").count() == 1
-        folded = page.locator("details table").first
+        folds = page.locator("details").filter(has=page.locator("table"))
+        folded = folds.first.locator("table").first
         assert not folded.is_visible()
-        page.locator("summary").first.focus()
+        folds.first.locator("summary").first.focus()
         page.keyboard.press("Enter")
         assert folded.is_visible()
         page.keyboard.press("Enter")

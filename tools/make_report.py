@@ -13,7 +13,7 @@
 #     "transformers==5.23.0",
 # ]
 # ///
-"""Make one page of a whole study: data, training, comparison, attributions, context, versions.
+"""Make one page of a whole study: the answer first, then comparison, context, training, data.
 
     python tools/make_report.py --output_dir paper/report --dataset_name paper/data \\
         --runs paper/svm paper/layers-0 --comparison_dir paper/comparison \\
@@ -21,10 +21,11 @@
 
 Reads the folders that the other scripts wrote, no model and no text of a document, and writes
 index.html, one self-contained page without scripts and with links to the pages in those folders,
-and report.json, its record. Every part is optional. A part that is not given or not complete, or a
-run whose results contradict its predictions, is left out, and the page says so; a page of
-attributions that is older than its data is not linked. The same files give the same page, byte for
-byte.
+and report.json, its record. It begins with what the comparison answers, its picture and table 2;
+arguments, versions, checksums and the dataset card come last. Every part is optional. A part that
+is not given or not complete, or a run whose results contradict its predictions, is left out, and
+the page says so; a page of attributions that is older than its data is not linked. The same files
+give the same page, byte for byte.
 """
 
 import csv
@@ -56,12 +57,14 @@ from common.folders import (
     short_path,
     write_files,
 )
+from common.metrics import MULTI_LABEL
 from common.pages import data_url, faithfulness_table, percent, render
 from comparison.runs import (
     class_contradiction,
     contradiction,
     digest_of_predictions,
     has_other_data,
+    problem_type_of,
     read_predictions,
     test_fingerprint,
 )
@@ -72,7 +75,23 @@ SCRIPT = "make_report.py"
 MARKDOWN = MarkdownIt("zero").enable(
     ["heading", "list", "table", "fence", "backticks", "emphasis", "entity", "escape"]
 )
+# More scores of a run, with the names that the table shows
+SCORES = {
+    "f1_micro": "micro F1",
+    "average_precision": "average precision",
+    "mcc": "Matthews correlation",
+    "log_loss": "log loss",
+    "brier_score": "Brier score",
+}
+# Pictures with many panels take the width of the page.
+WIDE_PICTURES = ("top_words.png", "class_curves.png")
+# A run has one of these, unless it only predicted texts without labels.
+RESULT_KEYS = {"train_loss", "eval_accuracy", "predict_accuracy"}
 EMBEDDED_RUNS = 12  # pictures of further runs are linked, so that the page stays small
+# Lines of comparison.md that open and close what is folded, and pictures in the same folder
+FOLD_OPENS = re.compile(r"<details><summary>(.*)</summary>")
+FOLD_CLOSES = "</details>"
+PICTURE = re.compile(r"!\[(.*)\]\(([\w-]+\.png)\)")
 # The parts of a study: heading, flag, and the files without which a folder is left out.
 PARTS = {
     "data": ("Data", "dataset_name", ("manifest.json",)),
@@ -179,19 +198,72 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest} s" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def markdown(text: str, fold: bool = False) -> str:
+def markdown(text: str, fold: bool = False, folder: Path | None = None) -> str:
     """Return Markdown of this project's scripts as HTML, without its title and YAML front matter.
 
     A table's caption is the paragraph before it that ends with a colon, otherwise the heading above
-    it, for screen readers only. fold puts every table into a closed <details>. Raises ValueError if
-    a table is cut off.
+    it, for screen readers only. fold puts every table into a closed <details>. What the text folds
+    itself stays folded. Pictures of folder become part of the page. Raises ValueError if a table or
+    a fold is cut off.
     """
     text = hide_paths(re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL))
     if re.search(r"^\|.*[^|\s]\s*$", text, re.MULTILINE):
         raise ValueError("a table is cut off")
 
+    shown: list[str] = []
+    lines: list[str] = []  # of Markdown since the last fold or picture
+    above = ""  # the text of the last paragraph, heading or summary
+    depth = 0
+
+    def render_lines() -> None:
+        nonlocal above
+        content, above = markdown_block("\n".join(lines), above, fold, is_first=not shown)
+        shown.append(content)
+        lines.clear()
+
+    for line in text.splitlines():
+        opens, image = FOLD_OPENS.fullmatch(line), PICTURE.fullmatch(line)
+        if opens:
+            render_lines()
+            above, depth = opens[1], depth + 1
+            shown.append(f"<details><summary>{html.escape(above)}</summary>\n")
+        elif line == FOLD_CLOSES:
+            render_lines()
+            shown.append("</details>\n")
+            depth -= 1
+            if depth < 0:
+                raise ValueError("a fold is closed that was not opened")
+        elif image and folder is not None:
+            render_lines()
+            shown.append(figure(folder / image[2], plain_text(image[1])))
+        else:
+            lines.append(line)
+    render_lines()
+    if depth:
+        raise ValueError("a fold is cut off")
+    return "".join(shown)
+
+
+def plain_text(text: str) -> str:
+    """Return escaped Markdown of one line as the text that it shows."""
+    (line,) = MARKDOWN.parseInline(text) or [Token("inline", "", 0, children=[])]
+    return "".join(part.content for part in line.children)
+
+
+def figure(path: Path, alt: str) -> str:
+    """Return a picture as HTML; empty if it does not exist."""
+    shown = picture(path, alt)
+    if shown is None:
+        return ""
+    return f'<figure class="plot"><img alt="{html.escape(alt)}" src="{shown["source"]}"></figure>\n'
+
+
+def markdown_block(text: str, above: str, fold: bool, is_first: bool) -> tuple[str, str]:
+    """Return Markdown without folds and pictures as HTML, and the last text above its end.
+
+    above is the text above it, is_first whether it begins with the title, which is left out.
+    """
     tokens: list[Token] = []
-    above = ""  # the text of the last paragraph or heading
     for token in MARKDOWN.parse(text):
         if str(token.attrs.pop("style", "")).endswith("right"):
             token.attrs["class"] = "n"
@@ -203,7 +275,8 @@ def markdown(text: str, fold: bool = False) -> str:
             token.attrs["scope"] = "col"
 
         if token.type == "table_open":
-            is_caption = above.endswith(":") and tokens[-1].type == "paragraph_close"
+            is_caption = above.endswith(":") and bool(tokens)
+            is_caption = is_caption and tokens[-1].type == "paragraph_close"
             if is_caption:
                 del tokens[-3:]  # the paragraph that becomes the caption
             caption = html.escape(above.removesuffix(":"))
@@ -219,9 +292,10 @@ def markdown(text: str, fold: bool = False) -> str:
             tokens.append(token)
         if token.type == "table_close":
             tokens.append(html_token("</div></details>" if fold else "</div>"))
-        if token.type == "heading_close" and token.tag == "h2" and len(tokens) == 3:
-            tokens.clear()  # the title
-    return MARKDOWN.renderer.render(tokens, MARKDOWN.options, {})
+        is_title = token.type == "heading_close" and token.tag == "h2" and len(tokens) == 3
+        if is_title and is_first:
+            tokens.clear()
+    return MARKDOWN.renderer.render(tokens, MARKDOWN.options, {}), above
 
 
 def html_token(content: str) -> Token:
@@ -254,7 +328,10 @@ def shortened(text: str) -> str:
 
 
 def data_part(folder: Path, page: Page) -> dict:
-    """Return counts, origin, what was dropped, checksums and the card of a dataset folder."""
+    """Return counts, origin, what was dropped, checksums and the card of a dataset folder.
+
+    Checksums and card stand at the end of the page.
+    """
     path = folder / "manifest.json"
     manifest = read_json(path)
     with reading(path, "the script of the dataset"):
@@ -273,7 +350,6 @@ def data_part(folder: Path, page: Page) -> dict:
                 count_rows(counts, labels, total),
             ),
             ("Dropped records by reason", ["reason", "records"], dropped),
-            ("SHA-256 of the files", ["file", "SHA-256"], checksums),
         ]
         facts = [
             ("documents", f"{total:,} in {len(labels)} classes"),
@@ -299,7 +375,13 @@ def data_part(folder: Path, page: Page) -> dict:
             limits = markdown(section[1])
             card = card.replace(section[0], "")
         card = markdown(card)
-    return {"facts": facts, "tables": tables, "card": card, "limits": limits}
+    return {
+        "facts": facts,
+        "tables": tables,
+        "checksums": checksums,
+        "card": card,
+        "limits": limits,
+    }
 
 
 def changed_data_warnings(folder: Path, checksums: dict[str, str]) -> list[str]:
@@ -347,17 +429,19 @@ def source_text(arguments: dict) -> str:
 def run_part(folder: Path, name: str, embedded: bool, page: Page) -> dict | None:
     """Return setting, results and pictures of a run.
 
-    None, and a sentence in page.left_out, if its results contradict its predictions. Pictures that
-    are not embedded are linked.
+    None, and a sentence in page.left_out, if its results contradict its predictions or it has none.
+    Pictures that are not embedded are linked.
     """
     path = folder / "run_arguments.json"
     record, results = read_json(path), read_json(folder / "all_results.json")
 
     # 1. Results that the predictions do not show are not printed
+    problem_type = problem_type_of(folder, record)
     predictions = digest = None
     if "predict_accuracy" in results and (folder / "predictions.csv").is_file():
-        predictions, scores = read_predictions(folder / "predictions.csv")
-        found = contradiction(folder, predictions) or class_contradiction(record, scores)
+        predictions, scores = read_predictions(folder / "predictions.csv", problem_type)
+        found = contradiction(folder, predictions, problem_type)
+        found = found or class_contradiction(record, scores)
         if found is not None:
             page.left_out.append(
                 f"Training: {name} is left out, it is damaged or mixes two runs: {found}; "
@@ -365,6 +449,12 @@ def run_part(folder: Path, name: str, embedded: bool, page: Page) -> dict | None
             )
             return None
         digest = digest_of_predictions(predictions)
+    if "predict_samples" in results and not results.keys() & RESULT_KEYS:
+        page.left_out.append(
+            f"Training: {name} is left out, it only predicted texts without labels, so it has no "
+            "results."
+        )
+        return None
 
     # 2. Setting and results
     with reading(path, "the training script"):
@@ -392,7 +482,7 @@ def run_part(folder: Path, name: str, embedded: bool, page: Page) -> dict | None
         )
         page.commands.append(command)
     with reading(folder / "all_results.json", record["script"]):
-        if not results.keys() & {"train_loss", "eval_accuracy", "predict_accuracy"}:
+        if not results.keys() & RESULT_KEYS:
             raise ValueError("it has no results")
         setting.append(duration(results.get("train_runtime")))
         result = [
@@ -403,20 +493,27 @@ def run_part(folder: Path, name: str, embedded: bool, page: Page) -> dict | None
             percent(results.get("predict_accuracy")),
             percent(results.get("predict_f1")),
         ]
+        more = {key: results[f"predict_{key}"] for key in SCORES if f"predict_{key}" in results}
+        for key, value in more.items():
+            more[key] = f"{value:.4f}"
         best = best_setting(results)
 
     # 3. Pictures
     shown, linked = [], []
+    if problem_type == MULTI_LABEL:
+        about_classes = ("class_curves.png", f"{name}: {class_curves_text(predictions)}")
+    else:
+        about_classes = ("confusion_matrix.png", f"{name}: {confusion_text(predictions)}")
     for file, alt in (
         ("training_curve.png", f"Training and validation loss of {name} by epoch"),
-        ("confusion_matrix.png", f"{name}: {confusion_text(predictions)}"),
+        about_classes,
         ("top_words.png", f"The words with the largest weights for each class in {name}"),
     ):
         path = folder / file
         if not path.is_file():
             continue
         if embedded:
-            shown.append(picture(path, alt) | {"wide": file == "top_words.png"})
+            shown.append(picture(path, alt) | {"wide": file in WIDE_PICTURES})
         else:
             linked.append((page.link(path), file))
     return {
@@ -425,6 +522,8 @@ def run_part(folder: Path, name: str, embedded: bool, page: Page) -> dict | None
         "best": best,
         "setting": setting,
         "result": result,
+        "scores": more,
+        "is_multi_label": problem_type == MULTI_LABEL,
         "pictures": shown,
         "links": linked,
         "test_fingerprint": test_fingerprint(record),
@@ -461,6 +560,50 @@ def confusion_text(predictions: pd.DataFrame | None) -> str:
         f"{label} {right[label]:,} of {totals[label]:,}" for label in sorted(totals)
     )
     return f"Confusion matrix of the test split. Right: {classes}"
+
+
+def class_curves_text(predictions: pd.DataFrame | None) -> str:
+    """Return what a run with several labels per document gets right, for those who see no picture.
+
+    predictions has JSON lists of names.
+    """
+    if predictions is None:
+        return "A picture for each class"
+    totals, right = Counter(), Counter()
+    for labels, predicted in zip(predictions["label"], predictions["prediction"], strict=True):
+        names = set(json.loads(labels))
+        totals.update(names)
+        right.update(names & set(json.loads(predicted)))
+    classes = "; ".join(f"{name} {right[name]:,} of {totals[name]:,}" for name in sorted(totals))
+    return f"A picture for each class. Documents of the class that are found: {classes}"
+
+
+def result_table(runs: list[dict]) -> tuple[list[str], list[list], str]:
+    """Return header and rows of the results, and what they are if that is not plain.
+
+    Scores beside accuracy and macro F1 have a column if some run records them.
+    """
+    header = [
+        "run",
+        "validation loss",
+        "validation accuracy, %",
+        "validation macro F1, %",
+        "test accuracy, %",
+        "test macro F1, %",
+    ]
+    shown = [key for key in SCORES if any(key in run["scores"] for run in runs)]
+    header += [f"test {SCORES[key]}" for key in shown]
+    rows = []
+    for run in runs:
+        rows.append([*run["result"], *(run["scores"].get(key, "") for key in shown)])
+    several = [run["name"] for run in runs if run["is_multi_label"]]
+    note = ""
+    if several:
+        note = (
+            f"Several labels per document: {', '.join(several)}. There accuracy is the share of "
+            "documents with all labels right and no others (subset accuracy)."
+        )
+    return header, rows, note
 
 
 def other_data_warnings(runs: list[dict]) -> list[str]:
@@ -550,7 +693,7 @@ def stale_comparison_warnings(result: dict, runs: list[dict]) -> list[str]:
 
 
 def comparison_part(folder: Path, runs: list[dict], page: Page) -> dict:
-    """Return table 2 and its tests, as tools/compare_runs.py describes them, with its pictures."""
+    """Return what tools/compare_runs.py found: the answers, picture and table, then the rest."""
     path = folder / "comparison.json"
     result = read_json(path)
     check_files(folder, result, "tools/compare_runs.py")
@@ -562,24 +705,26 @@ def comparison_part(folder: Path, runs: list[dict], page: Page) -> dict:
         for model in result["models"]:
             accuracy, macro_f1 = percent(model["accuracy"]), percent(model["macro_f1"])
             metrics.append(f"{model['name']} {accuracy} and {macro_f1}")
-        errors = []
-        for name, calibration in result["calibration"].items():
-            errors.append(f"{name} {percent(calibration['ece'])}")
+        verdicts = [answer["verdict"] for answer in result.get("answers", [])]
     with reading(folder / "comparison.md", "tools/compare_runs.py"):
-        text = markdown((folder / "comparison.md").read_text(encoding="utf-8"))
+        opening, rest = split_opening((folder / "comparison.md").read_text(encoding="utf-8"))
+        answer, text = markdown(opening, folder=folder), markdown(rest, folder=folder)
+    if "<img" not in answer:  # a comparison of an earlier version
+        about = f"Accuracy and macro F1 with 95% intervals: {'; '.join(metrics)}"
+        answer = figure(folder / "table2.png", about) + answer
 
     links = []
-    for name in ("table2.csv", "table2.tex", "pairs.csv", "hard_documents.csv"):
+    for name in ("table2.csv", "table2.tex", "pairs.csv", "cost.csv", "hard_documents.csv"):
         if (folder / name).is_file():
             links.append((page.link(folder / name), name))
-    about_table = f"Accuracy and macro F1 with 95 % intervals: {'; '.join(metrics)}"
-    about_errors = "Reliability diagram; expected calibration error in points: " + "; ".join(errors)
-    return {
-        "text": text,
-        "table": picture(folder / "table2.png", about_table),
-        "calibration": picture(folder / "calibration.png", about_errors),
-        "links": links,
-    }
+    return {"answer": answer, "verdicts": verdicts, "text": text, "links": links}
+
+
+def split_opening(text: str) -> tuple[str, str]:
+    """Return a Markdown text up to its first section, and the rest of it."""
+    match = re.search(r"^## ", text, re.MULTILINE)
+    place = len(text) if match is None else match.start()
+    return text[:place], text[place:]
 
 
 def attribution_part(folder: Path, page: Page) -> dict:
@@ -665,13 +810,22 @@ def context_part(folder: Path, page: Page) -> dict:
             f"seed {arguments['seed']}, {result['device']}."
         )
     with reading(folder / "context.md", "tools/measure_context.py"):
-        text = markdown((folder / "context.md").read_text(encoding="utf-8"), fold=True)
+        content = (folder / "context.md").read_text(encoding="utf-8")
+        opening, rest = split_opening(content)
+        # Texts that fold their tables themselves are shown as they are.
+        fold = FOLD_CLOSES not in content.splitlines()
+        answer = markdown(opening, fold, folder)
+        text = markdown(rest, fold, folder)
     alt = "A panel for each test of context; the text below describes them"
     path = folder / "context.html"
+    shown = None
+    if "<img" not in answer:
+        shown = picture(folder / "context.png", alt)
     return {
         "intro": intro,
+        "answer": answer,
         "text": text,
-        "picture": picture(folder / "context.png", alt),
+        "picture": shown,
         "link": page.link(path) if path.is_file() else None,
     }
 
@@ -757,7 +911,7 @@ def main() -> None:
     open_output_dir(output, SCRIPT, ["report.json"])
     lock_output_dir(output)
 
-    # 2. The parts, in the order in which they were made
+    # 2. The parts, in the order in which they were made; the page has another order
     data = [data_part(folder, page) for folder in folders["data"]]
     runs = training_parts(folders["training"], page)
     tried = dict.fromkeys(
@@ -777,8 +931,12 @@ def main() -> None:
     context = [context_part(folder, page) for folder in folders["context"]]
 
     # 3. The page
+    header, results, about_results = result_table(runs)
     content = render(
         "report.html",
+        results_header=header,
+        results=results,
+        about_results=about_results,
         title=arguments.title,
         note=arguments.note,
         left_out=page.left_out,

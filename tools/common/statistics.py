@@ -18,9 +18,27 @@ def bootstrap(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return accuracy and F1 of every class on the documents and on resamples of them.
 
-    labels is (documents,) and predictions (rows, documents), both class numbers. counts says how
-    many documents each column stands for (default 1): documents with the same label and the same
-    predictions are exchangeable and can share a column.
+    labels is (documents,) and predictions (rows, documents), both class numbers. The rest is that
+    of ``bootstrap_label_sets``.
+    """
+    is_label = np.eye(n_classes, dtype=bool)[labels]
+    is_prediction = np.eye(n_classes, dtype=bool)[predictions]
+    return bootstrap_label_sets(is_label, is_prediction, n_resamples, seed, counts)
+
+
+def bootstrap_label_sets(
+    is_label: np.ndarray,
+    is_prediction: np.ndarray,
+    n_resamples: int,
+    seed: int,
+    counts: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return accuracy and F1 of every class where a document may have any number of labels.
+
+    is_label is (documents, classes) and is_prediction (rows, documents, classes), both bool.
+    Accuracy counts a document as right if all its labels and no others are predicted (subset
+    accuracy). counts says how many documents each column stands for (default 1): documents with
+    the same labels and the same predictions are exchangeable and can share a column.
 
     Accuracy is (1 + n_resamples, rows), F1 (1 + n_resamples, rows, classes). The first entry is for
     the documents themselves; all rows see the same resamples. F1 is NaN where a class is neither a
@@ -30,18 +48,20 @@ def bootstrap(
     A resample is a multinomial draw of how often each document is taken, so that the counts of a
     confusion matrix are a matrix product.
     """
+    documents, n_classes = is_label.shape
+    rows = len(is_prediction)
     if counts is None:
-        counts = np.ones(len(labels), dtype=int)
+        counts = np.ones(documents, dtype=int)
     counts = np.asarray(counts)
     total = counts.sum()
-    rows = len(predictions)
 
     # Indicators of what is counted for each document: right predictions of a class, predictions
-    # of a class, and labels of a class.
-    is_label = np.eye(n_classes)[labels]  # (documents, classes)
-    is_prediction = np.eye(n_classes)[predictions].swapaxes(0, 1)  # (documents, rows, classes)
-    is_right = is_prediction * is_label[:, None]
-    indicators = np.concatenate([is_right, is_prediction], axis=1).reshape(len(labels), -1)
+    # of a class, documents with all labels right, and labels of a class.
+    is_right = (is_prediction & is_label).swapaxes(0, 1).reshape(documents, -1)
+    predicts = is_prediction.swapaxes(0, 1).reshape(documents, -1)
+    is_exact = (is_prediction == is_label).all(axis=2).T
+    indicators = np.concatenate([is_right, predicts, is_exact, is_label], axis=1).astype(float)
+    sections = np.cumsum([rows * n_classes, rows * n_classes, rows])
 
     generator = np.random.default_rng(seed)
     accuracies, scores = [], []
@@ -50,14 +70,14 @@ def bootstrap(
         draws = generator.multinomial(total, counts / total, size=size).astype(float)
         if start == 0:
             draws = np.concatenate([counts[None], draws])
-        sums = (draws @ indicators).reshape(len(draws), 2, rows, n_classes)
-        right, predicted = sums[:, 0], sums[:, 1]
-        labeled = (draws @ is_label)[:, None]
+        right, predicted, exact, labeled = np.split(draws @ indicators, sections, axis=1)
+        right = right.reshape(len(draws), rows, n_classes)
+        predicted = predicted.reshape(len(draws), rows, n_classes)
         # F1 = 2 TP / (2 TP + FP + FN), and the denominator is predictions plus labels.
-        denominator = predicted + labeled
+        denominator = predicted + labeled[:, None]
         undefined = np.full(denominator.shape, np.nan)
         scores.append(np.divide(2 * right, denominator, out=undefined, where=denominator > 0))
-        accuracies.append(right.sum(axis=-1) / total)
+        accuracies.append(exact / total)
     return np.concatenate(accuracies), np.concatenate(scores)
 
 

@@ -86,6 +86,8 @@ def calibrate(
 
 def reason_without_calibration(run: Run) -> str | None:
     """Return why the calibration of a run is left out; None if it is not."""
+    if run.is_multi_label:
+        return "it predicts several labels per document, which have no single confidence"
     if run.scores is None:
         return "it has no scores"
     if not run.has_probabilities:

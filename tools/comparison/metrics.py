@@ -1,4 +1,4 @@
-"""Accuracy and macro F1 of every model with intervals, F1 of every class, agreement."""
+"""Metrics of every model with intervals, F1 of every class, agreement."""
 
 from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement, product
@@ -8,77 +8,185 @@ import pandas as pd
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.proportion import proportion_confint
 
-from common.statistics import ALPHA, bootstrap, percentile_interval
+from common.metrics import MULTI_LABEL
+from common.statistics import ALPHA, bootstrap_label_sets, mean_interval, percentile_interval
 from comparison.paired_tests import (
+    LOSSES,
     METRICS,
     MIN_BOOTSTRAP_DOCUMENTS,
     MIN_TEST_DOCUMENTS,
+    SeedGroup,
     pooled_test,
+    random_effects,
 )
-from comparison.runs import Model, Run
+from comparison.runs import Model, Run, names_of
+
+# predictions.csv has six decimals: what it shows as 0 is less than half a unit of the last one.
+SMALLEST_PROBABILITY = 5e-7
+# F1 of a class with fewer documents takes few values, and its resamples fewer.
+MIN_CLASS_DOCUMENTS = 30
 
 
 @dataclass
 class Evaluation:
     """What all runs predict for the test documents, and their metrics.
 
-    labels is (documents,) and predictions (runs, documents), both numbers of classes; correct says
-    which run is right on which document. draws holds both metrics, (1 + resamples, runs) each:
-    first on the documents, then on resamples of them. class_f1 is (runs, classes).
+    labels is (documents,) and predictions (runs, documents), both numbers of answers: an answer is
+    a class, or with several labels per document a set of them. holds says which classes are in
+    which answer, (answers, classes). correct says which run is right on which document: with
+    several labels, on all of them. draws holds accuracy and macro F1, (1 + resamples, runs) each:
+    first on the documents, then on resamples of them. class_draws is the F1 of every class, (1 +
+    resamples, runs, classes). losses holds log loss and Brier score of every document, (runs,
+    documents) each, NaN for runs without; loss_reasons says why a run has none, or is None.
     """
 
     classes: list[str]
     labels: np.ndarray
     predictions: np.ndarray
+    holds: np.ndarray
     correct: np.ndarray
     draws: dict[str, np.ndarray]
-    class_f1: np.ndarray
+    class_draws: np.ndarray
+    losses: dict[str, np.ndarray]
+    loss_reasons: list[str | None]
 
     @property
     def documents(self) -> int:
         return len(self.labels)
 
+    @property
+    def class_f1(self) -> np.ndarray:
+        """F1 of every class on the documents themselves, (runs, classes)."""
+        return self.class_draws[0]
+
+    @property
+    def class_documents(self) -> np.ndarray:
+        """The number of documents of every class, (classes,)."""
+        return self.holds[self.labels].sum(axis=0)
+
+    def reason_without(self, metric: str, runs: list[int]) -> str | None:
+        """Return why some of these runs do not have a metric; None if all have it."""
+        if metric in LOSSES:
+            for number in runs:
+                if self.loss_reasons[number] is not None:
+                    return self.loss_reasons[number]
+        return None
+
 
 def evaluate(runs: list[Run], n_resamples: int, seed: int) -> Evaluation:
     """Return the metrics of every run, on the documents and on resamples of them."""
     truth = runs[0].table["label"]
-    classes = sorted(set(truth).union(*(run.table["prediction"] for run in runs)))
-    index = pd.Index(classes)
+    problem_type = runs[0].problem_type
+
+    # 1. Numbers of answers, and which classes each holds
+    answers = sorted(set(truth).union(*(run.table["prediction"] for run in runs)))
+    names_of_answers = [names_of(answer, problem_type) for answer in answers]
+    classes = sorted(set().union(*names_of_answers))
+    class_index = pd.Index(classes)
+    holds = np.zeros((len(answers), len(classes)), dtype=bool)
+    for number, names in enumerate(names_of_answers):
+        holds[number, class_index.get_indexer(names)] = True
+    index = pd.Index(answers)
     labels = index.get_indexer(truth)
     predictions = np.array([index.get_indexer(run.table["prediction"]) for run in runs])
 
-    # Documents with the same label and predictions share a column: much less work.
+    # 2. Resamples; documents with the same label and predictions share a column: much less work
     table = np.vstack([labels, predictions])
     patterns, counts = np.unique(table, axis=1, return_counts=True)
-    accuracy, f1 = bootstrap(
-        patterns[0], patterns[1:], len(classes), n_resamples, seed, counts=counts
+    accuracy, f1 = bootstrap_label_sets(
+        holds[patterns[0]], holds[patterns[1:]], n_resamples, seed, counts=counts
     )
+
+    # 3. Losses
+    losses = {name: np.full((len(runs), len(truth)), np.nan) for name in LOSSES}
+    reasons = []
+    for number, run in enumerate(runs):
+        reason = reason_without_losses(run)
+        reasons.append(reason)
+        if reason is None:
+            for name, values in document_losses(run).items():
+                losses[name][number] = values
     return Evaluation(
         classes=classes,
         labels=labels,
         predictions=predictions,
+        holds=holds,
         correct=predictions == labels,
-        draws={"accuracy": accuracy, "macro_f1": np.nanmean(f1, axis=-1)},
-        class_f1=f1[0],
+        draws={"accuracy": accuracy, "macro_f1": mean_of_defined(f1)},
+        class_draws=f1,
+        losses=losses,
+        loss_reasons=reasons,
     )
 
 
-def model_row(model: Model, runs: list[Run], evaluation: Evaluation) -> dict:
-    """Return a row of table 2: mean, deviation over seeds and 95% interval of both metrics.
+def mean_of_defined(f1: np.ndarray) -> np.ndarray:
+    """Return macro F1: the mean over the classes where F1 is defined, 0 if it is for none.
 
-    Where there are too few documents for an interval, its bounds are None.
+    It is for none where several labels per document are allowed and there is not a single one.
+    """
+    defined = ~np.isnan(f1)
+    return np.nansum(f1, axis=-1) / np.maximum(defined.sum(axis=-1), 1)
+
+
+def reason_without_losses(run: Run) -> str | None:
+    """Return why a run has no log loss and no Brier score; None if it has."""
+    if run.scores is None:
+        return f"{run.label} has no scores"
+    if not run.has_probabilities:
+        return (
+            f"the scores of {run.label} are not probabilities (an SVM has them with "
+            "run_baseline.py --calibrate)"
+        )
+    return None
+
+
+def document_losses(run: Run) -> dict[str, np.ndarray]:
+    """Return log loss and Brier score of every document.
+
+    One label: minus the logarithm of the probability of the label, and the squared differences
+    between probabilities and truth summed over the classes (Brier, Monthly Weather Review 78:1-3,
+    1950), 0 to 2. Several labels: the means over the classes of the same for each yes or no. Both
+    scores are proper: smallest on average if the probabilities are the true ones (Gneiting &
+    Raftery, Journal of the American Statistical Association 102:359-378, 2007). A probability of 0
+    counts as SMALLEST_PROBABILITY.
+    """
+    # Sorted, so that sums do not depend on the order of the columns
+    scores = run.scores[sorted(run.scores.columns)]
+    probabilities = scores.to_numpy(dtype=float)
+    truth = np.zeros(probabilities.shape, dtype=bool)
+    for number, label in enumerate(run.table["label"]):
+        columns = scores.columns.get_indexer(names_of(label, run.problem_type))
+        truth[number, columns] = True
+    squares = (probabilities - truth) ** 2
+    if run.problem_type == MULTI_LABEL:
+        of_truth = np.where(truth, probabilities, 1 - probabilities)
+        logs = -np.log(np.maximum(of_truth, SMALLEST_PROBABILITY))
+        return {"log_loss": logs.mean(axis=1), "brier_score": squares.mean(axis=1)}
+    logs = -np.log(np.maximum(probabilities[truth], SMALLEST_PROBABILITY))
+    return {"log_loss": logs, "brier_score": squares.sum(axis=1)}
+
+
+def model_row(model: Model, runs: list[Run], evaluation: Evaluation) -> dict:
+    """Return a row of table 2: mean, deviation over seeds and 95% interval of every metric.
+
+    Where there are too few documents for an interval, its bounds are None; so are all numbers of
+    log loss and Brier score without probabilities. seed_spread is the standard deviation by which
+    seeds differ in accuracy beyond what they differ by on these documents by chance.
     """
     draws = evaluation.draws
     members = []
     for number in model.runs:
-        members.append(
-            {
-                "folder": runs[number].label,
-                "seed": runs[number].seed,
-                "accuracy": float(draws["accuracy"][0, number]),
-                "macro_f1": float(draws["macro_f1"][0, number]),
-            }
-        )
+        member = {
+            "folder": runs[number].label,
+            "seed": runs[number].seed,
+            "accuracy": float(draws["accuracy"][0, number]),
+            "macro_f1": float(draws["macro_f1"][0, number]),
+        }
+        for name in LOSSES:
+            has_loss = evaluation.loss_reasons[number] is None
+            value = float(evaluation.losses[name][number].mean()) if has_loss else None
+            member[name] = value
+        members.append(member)
     row = {
         "name": model.name,
         "is_baseline": model.is_baseline,
@@ -93,7 +201,41 @@ def model_row(model: Model, runs: list[Run], evaluation: Evaluation) -> dict:
         row[f"{metric}_sd"] = float(values[0].std(ddof=1)) if model.seeds > 1 else None
         row[f"{metric}_low"] = low
         row[f"{metric}_high"] = high
+    for name in LOSSES:
+        row |= loss_columns(name, model, evaluation)
+    row["seed_spread"] = None
+    if model.seeds > 1:
+        values = draws["accuracy"][:, model.runs]
+        group = SeedGroup(1, values[0], np.cov(values[1:].T))
+        row["seed_spread"] = float(np.sqrt(group.quality_variance))
     return row
+
+
+def loss_columns(name: str, model: Model, evaluation: Evaluation) -> dict:
+    """Return mean, deviation over seeds and 95% interval of a model's log loss or Brier score.
+
+    One seed: Student's interval over the documents. Several: documents and seeds are random.
+    """
+    columns = {name: None, f"{name}_sd": None, f"{name}_low": None, f"{name}_high": None}
+    if evaluation.reason_without(name, model.runs) is not None:
+        return columns
+    losses = evaluation.losses[name][model.runs]
+    columns[name] = float(losses.mean())
+    if model.seeds > 1:
+        means = losses.mean(axis=1)
+        columns[f"{name}_sd"] = float(means.std(ddof=1))
+    if evaluation.documents < MIN_TEST_DOCUMENTS:
+        return columns
+    over_documents = losses.mean(axis=0)
+    if model.seeds > 1:
+        group = SeedGroup(1, means, np.cov(losses) / evaluation.documents)
+        variance = over_documents.var(ddof=1) / evaluation.documents
+        interval = random_effects([group], variance).test()
+    else:
+        interval = mean_interval(over_documents)
+    columns[f"{name}_low"] = max(0.0, interval["low"])
+    columns[f"{name}_high"] = interval["high"]
+    return columns
 
 
 def metric_interval(
@@ -148,16 +290,64 @@ def missing_interval_notes(documents: int) -> list[str]:
 def per_class_table(models: list[Model], evaluation: Evaluation) -> tuple[pd.DataFrame, list[str]]:
     """Return the F1 of every class and model, mean over seeds, and notes on unused classes."""
     classes = evaluation.classes
-    documents = np.bincount(evaluation.labels, minlength=len(classes))
-    table = pd.DataFrame({"class": classes, "documents": documents})
+    table = pd.DataFrame({"class": classes, "documents": evaluation.class_documents})
     notes = []
     for model in models:
         table[model.name] = np.nan_to_num(evaluation.class_f1[model.runs]).mean(axis=0)
-        predicted = set(evaluation.predictions[model.runs].ravel())
-        unused = [name for number, name in enumerate(classes) if number not in predicted]
+        answers = np.unique(evaluation.predictions[model.runs])
+        is_predicted = evaluation.holds[answers].any(axis=0)
+        unused = [name for name, used in zip(classes, is_predicted, strict=True) if not used]
         if unused:
             notes.append(f"{model.name} never predicts {', '.join(unused)}: F1 is 0 there.")
     return table, notes
+
+
+def class_differences(
+    models: list[Model], compared: list[tuple[int, int]], evaluation: Evaluation
+) -> list[dict]:
+    """Return the paired difference of the F1 of every class, model minus reference.
+
+    compared are the pairs that are tested. Several seeds on both sides: documents and seeds are
+    random (Obuchowski-Rockette); else the percentile interval of the paired bootstrap. The
+    simultaneous intervals (Bonferroni) cover all differences of all classes and pairs together with
+    95 %. There are no p-values: classes show where two models differ, the tests whether they do.
+    Classes with fewer than MIN_CLASS_DOCUMENTS documents have no interval (None).
+    """
+    f1 = np.nan_to_num(evaluation.class_draws)
+    documents = evaluation.class_documents
+    has_interval = documents >= MIN_CLASS_DOCUMENTS
+    level = ALPHA / max(1, len(compared) * int(has_interval.sum()))
+    rows = []
+    for first, second in compared:
+        model, reference = models[first], models[second]
+        for number, name in enumerate(evaluation.classes):
+            values = (f1[:, model.runs, number], f1[:, reference.runs, number])
+            row = {
+                "model": model.name,
+                "reference": reference.name,
+                "class": name,
+                "documents": int(documents[number]),
+                "difference": float(values[0][0].mean() - values[1][0].mean()),
+                "low": None,
+                "high": None,
+                "low_simultaneous": None,
+                "high_simultaneous": None,
+            }
+            if has_interval[number]:
+                row["low"], row["high"] = difference_interval(values, ALPHA)
+                wide = difference_interval(values, level)
+                row["low_simultaneous"], row["high_simultaneous"] = wide
+            rows.append(row)
+    return rows
+
+
+def difference_interval(values: tuple[np.ndarray, np.ndarray], alpha: float) -> tuple[float, float]:
+    """Return the interval of a difference of two metrics, (1 + resamples, seeds) each."""
+    first, second = values
+    if min(first.shape[1], second.shape[1]) > 1:
+        test = pooled_test([(1, first), (-1, second)], alpha=alpha)
+        return test["low"], test["high"]
+    return percentile_interval(first[1:].mean(axis=1) - second[1:].mean(axis=1), alpha)
 
 
 def agreement_table(

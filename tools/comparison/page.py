@@ -1,24 +1,25 @@
 """Table 2 as text, LaTeX and picture, and comparison.md: what was found, in sentences."""
 
+from dataclasses import dataclass
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
 from common.pages import plain, png
-from common.text import escape_markdown, markdown_table, percent
+from common.text import escape_markdown, markdown_table, p_text, percent
 from comparison.calibration import calibration_sentence
+from comparison.cost import COST_NOTES
 from comparison.paired_tests import (
+    LOSSES,
     MARGIN_NOTES,
     METRICS,
     TEST_NOTES,
     detectable_sentence,
-    pair_sentence,
 )
 from comparison.study_table import STUDY_DOCUMENTS
+from comparison.verdict import Answer, amount, points, signed, test_sentence, two_digits
 
-HEADER = ["model", "seeds", "accuracy", "95 % interval", "macro F1", "95 % interval"]
-# The columns of HEADER in which the best value is bold.
-METRIC_COLUMNS = {"accuracy": 2, "macro_f1": 4}
 SHOWN_HARD_DOCUMENTS = 10
 HARD_COLUMNS = [
     "id",
@@ -33,8 +34,21 @@ HARD_COLUMNS = [
 # Table 2
 
 
-def table_texts(row: dict) -> list[str]:
-    """Return a row of table 2 as text, in percent."""
+def shown_losses(rows: list[dict]) -> list[str]:
+    """Return which of log loss and Brier score a row has; the study's rows have none."""
+    return [name for name in LOSSES if any(row.get(name) is not None for row in rows)]
+
+
+def table_header(rows: list[dict], titles: dict[str, str]) -> list[str]:
+    """Return the header of table 2."""
+    header = ["model", "seeds"]
+    for metric in METRICS:
+        header += [titles[metric], "95% CI"]
+    return header + [titles[name] for name in shown_losses(rows)]
+
+
+def table_texts(row: dict, losses: list[str]) -> list[str]:
+    """Return a row of table 2 as text: shares in percent, losses as they are."""
     mark = " †" if row["source"] == "study" else ""
     texts = [row["name"] + mark, str(row["seeds"])]
     for metric in METRICS:
@@ -42,30 +56,42 @@ def table_texts(row: dict) -> list[str]:
         low, high = row[f"{metric}_low"], row[f"{metric}_high"]
         texts.append(percent(value) + ("" if spread is None else f" ± {percent(spread)}"))
         texts.append("" if low is None else f"{percent(low)} to {percent(high)}")
+    for name in losses:
+        texts.append(loss_text(row.get(name)))
     return texts
 
 
+def loss_text(value: float | None) -> str:
+    """Return a log loss or Brier score as text; empty for None."""
+    return "" if value is None else f"{value:.4f}"
+
+
 def best_cells(rows: list[dict]) -> set[tuple[int, int]]:
-    """Return (row, column) of the best accuracy and macro F1 as shown, of the runs' rows only."""
+    """Return (row, column) of the best values as shown, of the runs' rows only."""
+    # The first two columns are name and seeds; each share is followed by its interval.
+    columns = {metric: (2 + 2 * place, percent, max) for place, metric in enumerate(METRICS)}
+    for place, name in enumerate(shown_losses(rows)):
+        columns[name] = (2 + 2 * len(METRICS) + place, loss_text, min)
     cells = set()
-    for metric, column in METRIC_COLUMNS.items():
-        shown = {
-            number: percent(row[metric])
-            for number, row in enumerate(rows)
-            if row["source"] == "run"
-        }
-        best = percent(max(row[metric] for row in rows if row["source"] == "run"))
-        cells |= {(number, column) for number, text in shown.items() if text == best}
+    for metric, (column, text_of, better) in columns.items():
+        values = {}
+        for number, row in enumerate(rows):
+            if row["source"] == "run" and row.get(metric) is not None:
+                values[number] = row[metric]
+        best = text_of(better(values.values()))
+        cells |= {(number, column) for number, value in values.items() if text_of(value) == best}
     return cells
 
 
-def table_markdown(rows: list[dict], documents: int) -> str:
+def table_markdown(rows: list[dict], documents: int, titles: dict[str, str]) -> str:
     """Return table 2 as Markdown, with what its numbers are below it."""
-    table = markdown_table(HEADER, [table_texts(row) for row in rows], best_cells(rows))
-    about = (
-        f"{documents:,} test documents, per cent. 95 % intervals; "
-        "± is the standard deviation over seeds."
-    )
+    losses = shown_losses(rows)
+    texts = [table_texts(row, losses) for row in rows]
+    table = markdown_table(table_header(rows, titles), texts, best_cells(rows))
+    about = f"{documents:,} test documents, percent. ± is the standard deviation over seeds."
+    if losses:
+        names = " and ".join(titles[name] for name in losses)
+        about += f" Smaller is better for {names}, which need probabilities."
     if any(row["source"] == "study" for row in rows):
         about += (
             f" † As the study reports it: one run, about {STUDY_DOCUMENTS:,} other documents, "
@@ -77,29 +103,30 @@ def table_markdown(rows: list[dict], documents: int) -> str:
 def table_csv(rows: list[dict]) -> pd.DataFrame:
     """Return the numbers of table 2."""
     columns = ["name", "source", "seeds"]
-    for metric in METRICS:
+    for metric in (*METRICS, *LOSSES):
         columns += [metric, f"{metric}_low", f"{metric}_high", f"{metric}_sd"]
-    return pd.DataFrame(rows)[columns].rename(columns={"name": "model"})
+    return pd.DataFrame(rows).reindex(columns=columns).rename(columns={"name": "model"})
 
 
-def table_latex(rows: list[dict]) -> str:
+def table_latex(rows: list[dict], titles: dict[str, str]) -> str:
     """Return table 2 as a booktabs tabular of escaped text."""
-    texts = [table_texts(row) for row in rows]
-    frame = pd.DataFrame(texts, columns=range(len(HEADER)))
+    header, losses = table_header(rows, titles), shown_losses(rows)
+    texts = [table_texts(row, losses) for row in rows]
+    frame = pd.DataFrame(texts, columns=range(len(header)))
     bold = pd.DataFrame("", frame.index, frame.columns)
     for row, column in best_cells(rows):
         bold.iloc[row, column] = "textbf:--rwrap;"
     style = frame.style.hide(axis="index")
     style = style.apply(lambda _: bold, axis=None).format(escape="latex")
-    style = style.format_index(lambda column: HEADER[column].replace("%", r"\%"), axis="columns")
-    text = style.to_latex(hrules=True, column_format="l" + "r" * (len(HEADER) - 1))
+    style = style.format_index(lambda column: header[column].replace("%", r"\%"), axis="columns")
+    text = style.to_latex(hrules=True, column_format="l" + "r" * (len(header) - 1))
     return text.replace("±", r"$\pm$").replace("†", r"$^\dagger$")
 
 
-def plot_table(rows: list[dict], documents: int) -> bytes:
+def plot_table(rows: list[dict], documents: int, titles: dict[str, str]) -> bytes:
     """Draw accuracy and macro F1 of every row with 95% intervals; the study's rows are hollow."""
     figure, panels = plt.subplots(1, 2, figsize=(10, 1.2 + 0.38 * len(rows)), sharey=True)
-    for axes, (metric, title) in zip(panels, METRICS.items(), strict=True):
+    for axes, metric in zip(panels, METRICS, strict=True):
         for height, row in enumerate(rows):
             is_study = row["source"] == "study"
             color = "#888888" if is_study else "#1b7837"
@@ -108,7 +135,7 @@ def plot_table(rows: list[dict], documents: int) -> bytes:
                 axes.hlines(height, low, high, color=color, linewidth=1.6)
             face = "white" if is_study else color
             axes.plot(100 * row[metric], height, "o", color=color, markerfacecolor=face)
-        axes.set_xlabel(f"{title}, per cent (95 % interval)")
+        axes.set_xlabel(f"{titles[metric]}, percent (95% CI)")
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     names = []
@@ -124,26 +151,51 @@ def plot_table(rows: list[dict], documents: int) -> bytes:
 # comparison.md
 
 
-def comparison_page(
-    result: dict, table: str, study_sentences: list[str], hard: pd.DataFrame
-) -> str:
-    """Return comparison.md: the table, a sentence for every test, then everything else."""
-    parts = [
-        "# Comparison of runs",
-        table,
-        detectable_sentence(result["documents"], result["median_disagreement"]),
-        *tests_text(result),
-    ]
-    if study_sentences:
-        parts += ["## The study's table", *study_sentences]
-    parts += per_class_text(result)
-    parts += agreement_text(result["agreement"])
-    parts += slices_text(result["slices"])
-    parts += hard_documents_text(result, hard)
-    parts += calibration_text(result["calibration"])
-    if result["notes"]:
-        parts += ["## Notes", bullets(result["notes"])]
-    return "\n\n".join(part.rstrip() for part in parts) + "\n"
+@dataclass
+class Pieces:
+    """What comparison.md shows beside the numbers of comparison.json.
+
+    pictures holds for the name of each picture what it shows, in words.
+    """
+
+    table: str
+    hard: pd.DataFrame
+    study_sentences: list[str]
+    pictures: dict[str, str]
+
+    def picture(self, name: str) -> str:
+        """Return a picture as Markdown; empty if there is none of this name."""
+        if name not in self.pictures:
+            return ""
+        return f"![{escape_markdown(self.pictures[name])}]({name})"
+
+
+def comparison_page(result: dict, answers: list[Answer], pieces: Pieces) -> str:
+    """Return comparison.md: question, answers, first picture, table 2, tests; then the details.
+
+    What not everybody reads is folded. result is comparison.json.
+    """
+    parts = ["# Comparison of runs", question_text(result), *answer_paragraphs(result, answers)]
+    first = "differences.png" if "differences.png" in pieces.pictures else "table2.png"
+    parts += [pieces.picture(first), pieces.table, reference_text(result)]
+    parts += tests_text(result)
+    parts += all_pairs_text(result, pieces)
+    parts += learning_curve_text(result, pieces)
+    parts += cost_text(result, pieces)
+
+    parts += ["## Details"]
+    if first != "table2.png":
+        parts += fold("Accuracy and macro F1 as a picture", [pieces.picture("table2.png")])
+    parts += fold("Pairs of models without the reference", other_pairs_text(result))
+    parts += fold("Classes", per_class_text(result, pieces))
+    parts += fold("Seeds and documents", variance_text(result))
+    parts += fold("Agreement", agreement_text(result["agreement"]))
+    parts += fold("Parts of the test split", slices_text(result))
+    parts += fold("Documents that every run gets wrong", hard_documents_text(result, pieces.hard))
+    parts += fold("Calibration", calibration_text(result["calibration"], pieces))
+    parts += fold("The study's table", list(pieces.study_sentences))
+    parts += fold("Notes", [bullets(result["notes"])] if result["notes"] else [])
+    return "\n\n".join(part.rstrip() for part in parts if part) + "\n"
 
 
 def bullets(sentences: list[str]) -> str:
@@ -151,37 +203,236 @@ def bullets(sentences: list[str]) -> str:
     return "\n".join(f"- {escape_markdown(sentence)}" for sentence in sentences)
 
 
+def fold(title: str, parts: list[str]) -> list[str]:
+    """Return paragraphs behind a title that opens them; nothing without paragraphs.
+
+    The lines of HTML are those that tools/make_report.py and GitHub know.
+    """
+    parts = [part for part in parts if part]
+    if not parts:
+        return []
+    return [f"<details><summary>{title}</summary>", *parts, "</details>"]
+
+
+def question_text(result: dict) -> str:
+    """Return the question that the comparison answers."""
+    documents, margin = f"{result['documents']:,}", points(100 * result["margin"])
+    reference = escape_markdown(result["reference"])
+    if len(result["models"]) == 1:
+        return f"How good is {reference} on these {documents} test documents?"
+    return (
+        f"Is a model better than {reference} on the same {documents} test documents? "
+        f"A difference of less than {margin} does not matter here (the margin)."
+    )
+
+
+def answer_paragraphs(result: dict, answers: list[Answer]) -> list[str]:
+    """Return the answers, a line each, or why there are none."""
+    if not answers:
+        return [bullets([note for note in result["notes"] if note.startswith("No tests")])]
+    return ["\n".join(f"- {answer.markdown()}" for answer in answers)]
+
+
+def reference_text(result: dict) -> str:
+    """Return why the reference is the reference."""
+    if len(result["models"]) == 1:
+        return ""
+    reference = escape_markdown(result["reference"])
+    return f"{reference} is the reference because {result['reference_reason']}."
+
+
 def tests_text(result: dict) -> list[str]:
-    """Return the paragraphs on the tests."""
+    """Return the tests against the reference as a table; each as a sentence and how, folded."""
     pairs, arguments = result["pairs"], result["arguments"]
-    margin = arguments["margin"]
     if not pairs:
         return ["## Tests", "None was made."]
-    parts = ["## Tests", bullets([pair_sentence(row, margin) for row in pairs])]
+    against_reference = [row for row in pairs if row["reference"] == result["reference"]]
+    name = escape_markdown(result["reference"])
+    parts = ["## Tests", f"Against {name}:", test_table(against_reference, result)]
+    parts.append(
+        detectable_sentence(result["documents"], result["median_disagreement"], len(pairs))
+    )
+    sentences = [test_sentence(row, result["titles"]) for row in pairs]
     notes = TEST_NOTES.format(resamples=arguments["n_resamples"], family=len(pairs))
-    if margin:
-        notes += MARGIN_NOTES.format(margin=margin, family=len(pairs))
-    parts.append(notes)
-    if arguments["reference"] is None:
-        parts.append(
-            f"{escape_markdown(result['reference'])} is the reference because it is the most "
-            "accurate on these very documents, which favors it a little. A reference that is "
-            "chosen beforehand is fairer."
-        )
+    notes += MARGIN_NOTES.format(margin=100 * result["margin"], family=len(pairs))
+    parts += fold("Every test as a sentence, and how it is made", [bullets(sentences), notes])
     return parts
 
 
-def per_class_text(result: dict) -> list[str]:
-    """Return the paragraphs on the F1 of every class."""
+def test_table(pairs: list[dict], result: dict) -> str:
+    """Return tests as a Markdown table; a reference that is everywhere is not named."""
+    references = {row["reference"] for row in pairs}
+    rows = []
+    for row in pairs:
+        needed = row["documents_needed"]
+        rows.append(
+            [
+                row["model"] if len(references) == 1 else pair_name(row),
+                result["titles"][row["metric"]],
+                amount(row, row["difference"]),
+                f"{amount(row, row['low'])} to {amount(row, row['high'])}",
+                p_text(row["p_holm"]).removeprefix("= "),
+                row["verdict"],
+                "" if needed is None else f"{two_digits(needed):,}",
+            ]
+        )
+    header = [
+        "model" if len(references) == 1 else "models",
+        "metric",
+        "difference",
+        "95% CI",
+        "p after Holm",
+        "verdict",
+        "documents to decide the margin",
+    ]
+    return markdown_table(header, rows)
+
+
+def pair_name(row: dict) -> str:
+    """Return the two models of a test."""
+    return f"{row['model']} / {row['reference']}"
+
+
+def all_pairs_text(result: dict, pieces: Pieces) -> list[str]:
+    """Return the picture of all pairs of models; nothing if there is none."""
+    picture = pieces.picture("all_pairs.png")
+    if not picture:
+        return []
+    text = (
+        "A bar joins models of which no two are told apart (p of at least 0.05 after Holm's "
+        "correction over all tests)."
+    )
+    return ["## All pairs of models", picture, text]
+
+
+def other_pairs_text(result: dict) -> list[str]:
+    """Return the tests that are not against the reference."""
+    others = [row for row in result["pairs"] if row["reference"] != result["reference"]]
+    return [test_table(others, result)] if others else []
+
+
+def learning_curve_text(result: dict, pieces: Pieces) -> list[str]:
+    """Return the picture and the numbers of models with several sizes of the training split."""
+    if not result["learning_curves"]:
+        return []
+    rows = []
+    for name, points_of_model in result["learning_curves"].items():
+        for row in points_of_model:
+            accuracy = share_text(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
+            macro_f1 = share_text(row["macro_f1"], row["macro_f1_low"], row["macro_f1_high"])
+            rows.append([name, f"{row['train_samples']:,}", accuracy, macro_f1])
+    accuracy = f"{result['titles']['accuracy']}, %"
+    header = ["model", "training documents", accuracy, "macro F1, %"]
+    return [
+        "## Number of training documents",
+        pieces.picture("learning_curve.png"),
+        *fold("Number of training documents: the table", [markdown_table(header, rows)]),
+    ]
+
+
+def cost_text(result: dict, pieces: Pieces) -> list[str]:
+    """Return what the models cost, as a table and a picture; nothing if no run says it."""
+    rows = []
+    for row in result["costs"]:
+        numbers = [row["train_seconds"], row["parameters"], row["documents_per_second"]]
+        if any(value is not None for value in numbers):
+            cells = ["" if value is None else three_digits(value) for value in numbers]
+            rows.append([row["name"], percent(row["accuracy"]), *cells, row["device"]])
+    if not rows:
+        return []
+    header = [
+        "model",
+        f"{result['titles']['accuracy']}, %",
+        "seconds of training",
+        "parameters",
+        "documents per second",
+        "device",
+    ]
+    return [
+        "## Cost",
+        pieces.picture("cost.png"),
+        markdown_table(header, rows),
+        *fold("Cost: what the numbers are", [COST_NOTES]),
+    ]
+
+
+def three_digits(value: float) -> str:
+    """Return a positive number with three digits and a unit of thousands or millions."""
+    for unit, name in ((1e9, " G"), (1e6, " M")):
+        if value >= unit:
+            return f"{value / unit:.3g}{name}" if value < 1000 * unit else f"{value:,.0f}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def variance_text(result: dict) -> list[str]:
+    """Return how much seeds and documents contribute to the error of each difference."""
+    rows = []
+    for row in result["pairs"]:
+        if row["se_seeds"] is None or row["metric"] not in METRICS:
+            continue
+        total = row["se_documents"] ** 2 + row["se_seeds"] ** 2
+        share = row["se_seeds"] ** 2 / total if total > 0 else None
+        rows.append(
+            [
+                pair_name(row),
+                result["titles"][row["metric"]],
+                percent(row["se_documents"]),
+                percent(row["se_seeds"]),
+                percent(share),
+            ]
+        )
+    if not rows:
+        return [
+            "No two models have several seeds each, so what seeds contribute to the error of a "
+            "difference is not known."
+        ]
+    header = [
+        "models",
+        "metric",
+        "standard error, documents (points)",
+        "standard error, seeds (points)",
+        "share of seeds in the variance, %",
+    ]
+    text = (
+        "The standard error of a difference has two parts: that of these trained models on new "
+        "documents, and what new seeds add. Where the share of seeds is large, more seeds help; "
+        "where it is small, only more documents do."
+    )
+    return [text, markdown_table(header, rows)]
+
+
+def per_class_text(result: dict, pieces: Pieces) -> list[str]:
+    """Return the paragraphs on the F1 of every class, and how models differ in it."""
     names = [model["name"] for model in result["models"]]
     rows = []
     for row in result["per_class_f1"]:
         scores = [percent(row[name]) for name in names]
         rows.append([row["class"], f"{row['documents']:,}", *scores])
-    return [
-        "## F1 of every class, per cent",
+    parts = [
+        pieces.picture("class_differences.png"),
+        "F1 in percent:",
         markdown_table(["class", "documents", *names], rows),
     ]
+
+    differences = []
+    for row in result["per_class_differences"]:
+        cells = [pair_name(row), row["class"], signed(row["difference"])]
+        cells += [range_text(row["low"], row["high"])]
+        cells += [range_text(row["low_simultaneous"], row["high_simultaneous"])]
+        differences.append(cells)
+    if differences:
+        header = ["models", "class", "difference", "95% CI", "simultaneous 95% CI"]
+        parts += [
+            "Differences in F1 in points, by the paired bootstrap. The simultaneous intervals "
+            "cover all of them together with 95 %; classes with few documents have none:",
+            markdown_table(header, differences),
+        ]
+    return parts
+
+
+def range_text(low: float | None, high: float | None) -> str:
+    """Return an interval in points; empty for None."""
+    return "" if low is None else f"{signed(low)} to {signed(high)}"
 
 
 def agreement_text(agreement: list[dict]) -> list[str]:
@@ -196,24 +447,63 @@ def agreement_text(agreement: list[dict]) -> list[str]:
                 percent(row["exactly_one_right"]),
             ]
         )
+    if not rows:
+        return []
     header = ["models", "Cohen's kappa", "same prediction, %", "exactly one right, %"]
-    return ["## Agreement", markdown_table(header, rows)]
+    return [markdown_table(header, rows)]
 
 
-def slices_text(slices: list[dict]) -> list[str]:
+def slices_text(result: dict) -> list[str]:
     """Return the paragraphs on the parts of the test split."""
-    text = (
-        "Accuracy in per cent with 95 % intervals. *Any listed* counts each category of a document "
-        "as right, not only the primary one. The SVM is at a disadvantage where its own two best "
-        "scores are closest: compare the other models there with each other."
-    )
+    text = "Accuracy in percent with 95% CI."
+    if result["listed"] is not None:
+        text += (
+            " *Any listed* counts each category of a document as right, not only the primary one."
+        )
+    if any(row["slice"].startswith("SVM scores") for row in result["slices"]):
+        text += (
+            " The SVM is at a disadvantage where its own two best scores are closest: compare the "
+            "other models there with each other."
+        )
     rows = []
-    for row in slices:
+    for row in result["slices"]:
         accuracy = share_text(row["accuracy"], row["accuracy_low"], row["accuracy_high"])
         listed = share_text(row["any_listed"], row["any_listed_low"], row["any_listed_high"])
         rows.append([row["slice"], f"{row['documents']:,}", row["model"], accuracy, listed])
     header = ["documents", "number", "model", "accuracy", "any listed"]
-    return ["## Parts of the test split", text, markdown_table(header, rows)]
+    return [text, markdown_table(header, rows), *listed_text(result["listed"])]
+
+
+def listed_text(listed: dict | None) -> list[str]:
+    """Return what chance gives where any listed category counts; nothing without categories."""
+    if listed is None:
+        return []
+    text = (
+        "Chance, where any listed category counts: a random guess is right on "
+        f"{percent(listed['random_guess'])} % of the documents, and a random wrong class is "
+        f"another listed one on {percent(listed['random_wrong_guess'])} %."
+    )
+    rows = []
+    for row in listed["errors"]:
+        share = share_text(row["listed"], row["listed_low"], row["listed_high"])
+        chance = percent(row["random_wrong_guess"])
+        rows.append([row["model"], f"{row['errors']:,.1f}", share, chance])
+    errors = markdown_table(
+        ["model", "errors", "another listed class, %", "by chance on the same documents, %"], rows
+    )
+    rows = []
+    for row in listed["classes"]:
+        others = [f"{name} {number:,}" for name, number in row["listed_in"].items() if number]
+        share = percent(row["cross_listed"])
+        rows.append([row["class"], f"{row['documents']:,}", share, ", ".join(others)])
+    classes = markdown_table(["class", "documents", "cross-listed, %", "listed in"], rows)
+    return [
+        text,
+        "Errors that are another listed class (per seed):",
+        errors,
+        "Documents of each class that are cross-listed in another of the classes:",
+        classes,
+    ]
 
 
 def share_text(value: float | None, low: float | None, high: float | None) -> str:
@@ -238,7 +528,7 @@ def hard_documents_text(result: dict, hard: pd.DataFrame) -> list[str]:
             f"{100 * numbers['share_of_all_with_another']:.1f} % have another of these classes "
             "among their categories."
         )
-    parts = ["## Documents that every run gets wrong", text]
+    parts = [text]
     if len(hard):
         shown = hard.head(SHOWN_HARD_DOCUMENTS)
         shown = shown.assign(mean_confidence=shown["mean_confidence"].map(confidence_text))
@@ -253,9 +543,9 @@ def confidence_text(value: float) -> str:
     return "" if np.isnan(value) else f"{value:.3f}"
 
 
-def calibration_text(calibrations: dict[str, dict]) -> list[str]:
+def calibration_text(calibrations: dict[str, dict], pieces: Pieces) -> list[str]:
     """Return the paragraphs on calibration."""
     if not calibrations:
-        return ["## Calibration", "Left out: no run has probabilities."]
+        return ["Left out: no run has probabilities of a single label."]
     sentences = [calibration_sentence(name, part) for name, part in calibrations.items()]
-    return ["## Calibration", bullets(sentences)]
+    return [pieces.picture("calibration.png"), bullets(sentences)]

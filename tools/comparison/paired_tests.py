@@ -1,34 +1,64 @@
-"""Tests of two models on the same documents, and what so many documents can show.
+"""Tests of two models on the same documents.
 
 A new test of significance is a function of (pair, null, alpha), like those under "Tests", and a
 line in TESTS, the table from which ``choose_test`` takes the one that suits two models.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from common.statistics import ALPHA, difference_test, holm, percentile_interval
-from common.text import p_text, percent
+from common.text import percent
+from comparison.power import (
+    ExactMcNemar,
+    NormalPrecision,
+    Precision,
+    detectable_difference,
+    documents_needed,
+)
 from comparison.runs import Model
+
+if TYPE_CHECKING:
+    from comparison.metrics import Evaluation
 
 MIN_TEST_DOCUMENTS = 20
 MIN_BOOTSTRAP_DOCUMENTS = 150
-POWER = 0.8
+# A model that is sure and wrong has a few large log losses. With fewer documents they are often all
+# missing, and the interval covers the truth too rarely (benchmarks/results/statistics.json).
+MIN_LOSS_DOCUMENTS = 150
+# The largest difference that does not matter, where --margin names no other.
+DEFAULT_MARGIN = 0.01
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1"}
-# The kinds of p-values, a family of tests each, and the verdict that each leads to.
-FAMILIES = {"p": "distinguishable", "p_non_inferior": "non_inferior", "p_equivalent": "equivalent"}
+# Smaller is better, and they are means over documents that need probabilities. They have no margin,
+# since they are no shares.
+LOSSES = {"log_loss": "log loss", "brier_score": "Brier score"}
+# The kinds of p-values, a family of tests each, and what each leads to.
+FAMILIES = {
+    "p": "distinguishable",
+    "p_non_inferior": "non_inferior",
+    "p_equivalent": "equivalent",
+    "p_worse_beyond": "worse_beyond_margin",
+}
+# Which pairs of models are tested: --pairs.
+Which = Literal["reference", "all"]
+MAX_MODELS_FOR_ALL_PAIRS = 5
 TEST_NOTES = (
     "Two models of one seed each are compared by the exact McNemar test with Tango's score "
     "interval (accuracy) and by a paired bootstrap with {resamples:,} samples of the "
     "documents (macro F1); one seed against several by a paired t-test over documents "
-    "(accuracy) and the same bootstrap. These tests are about new documents and these trained"
+    "(accuracy) and the same bootstrap. Log loss and Brier score are compared by a paired t-test "
+    "over documents. These tests are about new documents and these trained"
     " models, not about training them again. Where both models have several seeds, documents "
     "and seeds are random effects (Obuchowski-Rockette analysis with Hillis's degrees of "
-    "freedom). p-values are corrected by Holm's method over all {family} tests. Each 95 % "
+    "freedom; the variance between seeds is at least what seeds must differ by on the same "
+    "documents). p-values are corrected by Holm's method over all {family} tests. Each 95 % "
     "interval is for one comparison. The simultaneous intervals (Bonferroni) cover all "
     "{family} differences together with 95 %. Distinguishable means p < 0.05 after "
     "correction."
@@ -36,8 +66,8 @@ TEST_NOTES = (
 MARGIN_NOTES = (
     " With the margin of {margin:g} points, non-inferior means that a one-sided test rejects "
     "a difference of -{margin:g} points or less, and equivalent that a second one also "
-    "rejects {margin:g} points or more, with p < 0.05 after Holm's correction over the "
-    "{family} tests of each kind."
+    "rejects {margin:g} points or more, with p < 0.05 after Holm's correction over all tests of "
+    "accuracy and macro F1, for each kind."
 )
 
 
@@ -47,12 +77,16 @@ class Pair:
 
     values are the metrics of each model, (1 + resamples, seeds): first on the documents, then on
     resamples of them. right says which seed of each model is right on which document, (seeds,
-    documents).
+    documents). losses, for the metrics of LOSSES, are those of every document, (seeds, documents);
+    values is None then, since the mean of losses needs no resamples. changed is the number of
+    documents for which any seed of one model predicts something else than one of the other.
     """
 
     metric: str
-    values: tuple[np.ndarray, np.ndarray]
+    values: tuple[np.ndarray, np.ndarray] | None
     right: tuple[np.ndarray, np.ndarray]
+    losses: tuple[np.ndarray, np.ndarray] | None = None
+    changed: int | None = None
 
     @property
     def documents(self) -> int:
@@ -67,6 +101,17 @@ class Pair:
         first, second = self.right[0][0], self.right[1][0]
         return int((first & ~second).sum()), int((second & ~first).sum())
 
+    def document_differences(self) -> np.ndarray:
+        """Return the difference on every document, means over seeds, (documents,)."""
+        first, second = self.right if self.losses is None else self.losses
+        return first.mean(axis=0) - second.mean(axis=0)
+
+    def groups(self) -> tuple[list[SeedGroup], float, int | None]:
+        """Return both models as the arguments of ``random_effects``."""
+        if self.losses is None:
+            return groups_of_draws([(1, self.values[0]), (-1, self.values[1])])
+        return groups_of_losses(*self.losses)
+
 
 # Tests: functions of (pair, null, alpha) that return a difference with its interval (low, high) at
 # level 1 - alpha and the p-value of the null hypothesis that the difference is null.
@@ -78,26 +123,55 @@ def mcnemar_pair(pair: Pair, null: float = 0.0, alpha: float = ALPHA) -> dict:
 
 
 def t_test_pair(pair: Pair, null: float = 0.0, alpha: float = ALPHA) -> dict:
-    """Test two mean accuracies by a t-test over the documents."""
-    first, second = pair.right
-    return documents_test(first.mean(axis=0) - second.mean(axis=0), null, alpha)
+    """Test two means over documents, of accuracies or of losses, by a paired t-test."""
+    return documents_test(pair.document_differences(), null, alpha)
 
 
 def bootstrap_pair(pair: Pair, null: float = 0.0, alpha: float = ALPHA) -> dict:
-    """Test two metrics, means over seeds, on resamples of the documents."""
+    """Test two metrics, means over seeds, on resamples of the documents.
+
+    Resamples do not know how few documents make a difference: were the changes of so many as
+    likely to go the other way, all would go one way with the probability below which p cannot fall.
+    """
     first, second = pair.values
-    return bootstrap_test(first.mean(axis=1) - second.mean(axis=1), null, alpha)
+    found = bootstrap_test(first.mean(axis=1) - second.mean(axis=1), null, alpha)
+    if null == 0 and pair.changed is not None:
+        found["p"] = max(found["p"], min(1.0, 2.0 ** (1 - pair.changed)))
+    return found
 
 
 def obuchowski_rockette_pair(pair: Pair, null: float = 0.0, alpha: float = ALPHA) -> dict:
     """Test two metrics where documents and seeds are random."""
+    return random_effects(*pair.groups()).test(null, alpha)
+
+
+# The precision of each: what its power depends on.
+
+
+def mcnemar_precision(pair: Pair) -> Precision:
+    return ExactMcNemar(sum(pair.only_one_right()) / pair.documents)
+
+
+def t_test_precision(pair: Pair) -> Precision:
+    return NormalPrecision(0.0, float(pair.document_differences().var(ddof=1)))
+
+
+def bootstrap_precision(pair: Pair) -> Precision:
     first, second = pair.values
-    return pooled_test([(1, first), (-1, second)], null, alpha)
+    draws = first[1:].mean(axis=1) - second[1:].mean(axis=1)
+    return NormalPrecision(0.0, float(np.nanvar(draws, ddof=1)) * pair.documents)
+
+
+def obuchowski_rockette_precision(pair: Pair) -> Precision:
+    return random_effects(*pair.groups()).precision(pair.documents)
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A line of TESTS: a test with its name, what it is about and when it is taken."""
+    """A line of TESTS: a test with its name, what it is about and when it is taken.
+
+    precision is what its power depends on; without it, the documents needed are not said.
+    """
 
     name: str
     function: Callable[..., dict]
@@ -106,6 +180,7 @@ class PairedTest:
     population: str
     min_documents: int = MIN_TEST_DOCUMENTS
     counts_disagreements: bool = False  # only_model_right and only_reference_right are recorded
+    precision: Callable[[Pair], Precision] | None = None
 
 
 def both_several(first: int, second: int) -> bool:
@@ -122,7 +197,7 @@ def any_number(first: int, second: int) -> bool:
 
 THESE_MODELS = "new documents and these trained models"
 NEW_SEEDS = "new documents and new seeds"
-# The first line that suits metric and seeds is the test; training is random in the first only.
+# The first line that suits metric and seeds is the test; training is random in the first two only.
 TESTS = (
     PairedTest(
         "Obuchowski-Rockette",
@@ -130,6 +205,16 @@ TESTS = (
         ("accuracy", "macro_f1"),
         both_several,
         NEW_SEEDS,
+        precision=obuchowski_rockette_precision,
+    ),
+    PairedTest(
+        "Obuchowski-Rockette",
+        obuchowski_rockette_pair,
+        ("log_loss", "brier_score"),
+        both_several,
+        NEW_SEEDS,
+        min_documents=MIN_LOSS_DOCUMENTS,
+        precision=obuchowski_rockette_precision,
     ),
     PairedTest(
         "exact McNemar",
@@ -138,8 +223,25 @@ TESTS = (
         both_one,
         THESE_MODELS,
         counts_disagreements=True,
+        precision=mcnemar_precision,
     ),
-    PairedTest("paired t-test", t_test_pair, ("accuracy",), any_number, THESE_MODELS),
+    PairedTest(
+        "paired t-test",
+        t_test_pair,
+        ("accuracy",),
+        any_number,
+        THESE_MODELS,
+        precision=t_test_precision,
+    ),
+    PairedTest(
+        "paired t-test",
+        t_test_pair,
+        ("log_loss", "brier_score"),
+        any_number,
+        THESE_MODELS,
+        min_documents=MIN_LOSS_DOCUMENTS,
+        precision=t_test_precision,
+    ),
     PairedTest(
         "paired bootstrap",
         bootstrap_pair,
@@ -147,6 +249,7 @@ TESTS = (
         any_number,
         THESE_MODELS,
         min_documents=MIN_BOOTSTRAP_DOCUMENTS,
+        precision=bootstrap_precision,
     ),
 )
 
@@ -242,77 +345,245 @@ def bootstrap_test(differences: np.ndarray, null: float = 0.0, alpha: float = AL
     }
 
 
-def pooled_test(
-    groups: list[tuple[int, np.ndarray]], null: float = 0.0, alpha: float = ALPHA
-) -> dict:
-    """Return a signed sum of models' means, its interval and p of null; documents and seeds random.
+# Seeds and documents as random effects
 
-    Each group is (sign, the metric of every seed, (1 + resamples, seeds)): first on the documents,
-    then on resamples of them. A group needs two seeds. Seeds are nested in models and crossed with
-    documents, as readers with cases in diagnostic imaging, and this is the analysis made for that:
-    the variance of Obuchowski & Rockette (Communications in Statistics B 24:285-308, 1995) for
-    readers nested in treatments, error covariances from the bootstrap, t distribution with Hillis's
-    degrees of freedom (Statistics in Medicine 26:596-619, 2007). A bootstrap over seeds, too, is
-    the common alternative; with the usual three to five seeds its error rate depends on how much
-    seeds differ.
+
+@dataclass
+class SeedGroup:
+    """The seeds of one model: a metric of each, and how it varies with the documents.
+
+    values is (seeds,) and covariance (seeds, seeds), that of the metrics over samples of the
+    documents. sign is 1 or -1: what the group contributes to the estimate.
     """
-    estimate = float(sum(sign * values[0].mean() for sign, values in groups))
-    means_of_resamples = sum(sign * values[1:].mean(axis=1) for sign, values in groups)
-    document_variance = np.var(means_of_resamples, ddof=1)
-    seed_variance, inverse_freedom = 0.0, 0.0
-    for _, values in groups:
-        n = values.shape[1]
-        variance = np.var(values[0], ddof=1) / n
-        covariance = np.cov(values[1:].T)
-        shared = (covariance.sum() - np.trace(covariance)) / (n * (n - 1))
-        # What one seed does on one document moves both variances: it is taken out of the
-        # documents' part.
-        document_variance -= (np.trace(covariance) / n - shared) / n
-        seed_variance += variance
-        inverse_freedom += variance**2 / (n - 1)
 
-    total = seed_variance + max(0.0, document_variance)
-    if total == 0:
-        # Every resample gives the same difference: the smallest p that so many resamples can show.
-        half = 0.0
-        p = 1.0 if estimate == null else 1 / len(groups[0][1])
-    else:
-        freedom = total**2 / inverse_freedom if inverse_freedom > 0 else np.inf
-        error = np.sqrt(total)
-        half = stats.t.ppf(1 - alpha / 2, freedom) * error
-        p = 2 * stats.t.sf(abs(estimate - null) / error, freedom)
-    return {
-        "difference": estimate,
-        "low": float(estimate - half),
-        "high": float(estimate + half),
-        "p": float(p),
-    }
+    sign: int
+    values: np.ndarray
+    covariance: np.ndarray
+
+    @property
+    def seeds(self) -> int:
+        return len(self.values)
+
+    @property
+    def own_variance(self) -> float:
+        """The variance by which seeds differ because each errs on documents of its own.
+
+        Two seeds of equal quality do not give the same metric on the same documents: their
+        difference has twice this variance, that of a metric less the covariance of two seeds.
+        """
+        trace = np.trace(self.covariance)
+        shared = (self.covariance.sum() - trace) / (self.seeds * (self.seeds - 1))
+        return max(0.0, float(trace / self.seeds - shared))
+
+    @property
+    def quality_variance(self) -> float:
+        """The variance between seeds beyond their own variance: seeds that are better or worse.
+
+        It is 0 where the few seeds at hand differ by less than their own variance, as they may by
+        chance; that is no evidence that new seeds would agree so well.
+        """
+        return max(0.0, float(np.var(self.values, ddof=1)) - self.own_variance)
+
+    @property
+    def freedom(self) -> float:
+        """The degrees of freedom of the variance between seeds.
+
+        Where it is raised to the seeds' own variance, documents estimate it, and there are many.
+        """
+        return self.seeds - 1 if self.quality_variance > 0 else np.inf
+
+
+@dataclass
+class RandomEffects:
+    """A signed sum of models' means, and where its variance comes from.
+
+    documents is the variance over new documents with these seeds, seeds what new seeds add to it.
+    groups are what new seeds alone would give, for each model: (what seeds differ by in quality,
+    what they differ by on their own documents, degrees of freedom), of its mean.
+    """
+
+    estimate: float
+    documents: float
+    seeds: float
+    groups: list[tuple[float, float, float]]
+    resamples: int | None  # None if the covariances are exact
+
+    @property
+    def freedom(self) -> float:
+        """The degrees of freedom of the whole variance (Hillis 2007)."""
+        inverse = sum((quality + own) ** 2 / freedom for quality, own, freedom in self.groups)
+        return (self.documents + self.seeds) ** 2 / inverse if inverse > 0 else np.inf
+
+    def test(self, null: float = 0.0, alpha: float = ALPHA) -> dict:
+        """Return the estimate, its interval and p of null."""
+        total = self.documents + self.seeds
+        if total == 0:
+            # Every resample gives the same difference: the smallest p that so many resamples can
+            # show.
+            half = 0.0
+            smallest = 0.0 if self.resamples is None else 1 / (1 + self.resamples)
+            p = 1.0 if self.estimate == null else smallest
+        else:
+            error = np.sqrt(total)
+            half = stats.t.ppf(1 - alpha / 2, self.freedom) * error
+            p = 2 * stats.t.sf(abs(self.estimate - null) / error, self.freedom)
+        return {
+            "difference": self.estimate,
+            "low": float(self.estimate - half),
+            "high": float(self.estimate + half),
+            "p": float(p),
+        }
+
+    def precision(self, documents: int) -> NormalPrecision:
+        """Return how exact the test would be on other numbers of documents."""
+        quality = sum(quality for quality, _, _ in self.groups)
+        rest = self.documents + self.seeds - quality
+        groups = [(quality, own * documents, freedom) for quality, own, freedom in self.groups]
+        return NormalPrecision(float(quality), float(rest * documents), groups)
+
+
+def groups_of_draws(
+    signed_values: list[tuple[int, np.ndarray]],
+) -> tuple[list[SeedGroup], float, int]:
+    """Return models as groups of seeds, the documents' variance of their sum, and the resamples.
+
+    Each model is (sign, the metric of every seed, (1 + resamples, seeds)): first on the documents,
+    then on resamples of them.
+    """
+    groups = []
+    for sign, values in signed_values:
+        groups.append(SeedGroup(sign, values[0], np.cov(values[1:].T)))
+    sums = sum(sign * values[1:].mean(axis=1) for sign, values in signed_values)
+    return groups, float(np.var(sums, ddof=1)), len(sums)
+
+
+def groups_of_losses(
+    first: np.ndarray, second: np.ndarray
+) -> tuple[list[SeedGroup], float, int | None]:
+    """Return two models as groups of seeds, as groups_of_draws does, from losses of documents.
+
+    first and second are (seeds, documents). The covariance of means over documents needs no
+    resamples: it is that of the documents' losses, divided by their number.
+    """
+    documents = first.shape[1]
+    groups = []
+    for sign, losses in ((1, first), (-1, second)):
+        groups.append(SeedGroup(sign, losses.mean(axis=1), np.cov(losses) / documents))
+    differences = first.mean(axis=0) - second.mean(axis=0)
+    return groups, float(np.var(differences, ddof=1)) / documents, None
+
+
+def random_effects(
+    groups: list[SeedGroup], document_variance: float, resamples: int | None = None
+) -> RandomEffects:
+    """Return a signed sum of models' means with the variance that documents and seeds give it.
+
+    A group needs two seeds. Seeds are nested in models and crossed with documents, as readers with
+    cases in diagnostic imaging, and this is the analysis made for that: the variance of Obuchowski
+    & Rockette (Communications in Statistics B 24:285-308, 1995) for readers nested in treatments,
+    error covariances over the documents, t distribution with Hillis's degrees of freedom
+    (Statistics in Medicine 26:596-619, 2007). One thing is changed: a variance between seeds below
+    what seeds must differ by on the same documents is raised to that (SeedGroup.own_variance).
+    Without it two or three seeds that happen to agree give an interval that is narrower than if
+    nothing but the documents were random. A bootstrap over seeds, too, is the common alternative;
+    with the usual three to five seeds its error rate depends on how much seeds differ.
+    """
+    parts, seed_part, own_part = [], 0.0, 0.0
+    for group in groups:
+        n = group.seeds
+        quality = group.quality_variance / n
+        own = group.own_variance / n
+        parts.append((quality, own, group.freedom))
+        seed_part += quality + own
+        own_part += own
+    # What one seed does on one document moves both variances: it is taken out of the documents'
+    # part before both are added.
+    total = seed_part + max(0.0, document_variance - own_part)
+    return RandomEffects(
+        estimate=float(sum(group.sign * group.values.mean() for group in groups)),
+        documents=document_variance,
+        seeds=max(0.0, total - document_variance),
+        groups=parts,
+        resamples=resamples,
+    )
+
+
+def pooled_test(
+    signed_values: list[tuple[int, np.ndarray]], null: float = 0.0, alpha: float = ALPHA
+) -> dict:
+    """Return a signed sum of models' means, its interval and p of null; documents, seeds random.
+
+    Each model is (sign, the metric of every seed, (1 + resamples, seeds)): first on the documents,
+    then on resamples of them. The analysis is that of ``random_effects``.
+    """
+    return random_effects(*groups_of_draws(signed_values)).test(null, alpha)
 
 
 def margin_tests(test: Callable[[float], dict], found: dict, margin: float) -> dict:
-    """Return p of non-inferiority and of equivalence within a margin (two one-sided tests).
+    """Return p of non-inferiority, of equivalence within a margin, and of being worse beyond it.
 
-    test is a function of null, and found its result for 0. The p-values are 1 if nothing varies,
-    since then the documents cannot say how large a difference might be.
+    Each is one-sided; equivalence is two one-sided tests (Schuirmann, Journal of Pharmacokinetics
+    and Biopharmaceutics 15:657-680, 1987). test is a function of null, and found its result for 0.
+    The p-values are 1 if nothing varies, since then the documents cannot say how large a difference
+    might be.
     """
     if found["low"] == found["high"]:
-        return {"p_non_inferior": 1.0, "p_equivalent": 1.0}
+        return {"p_non_inferior": 1.0, "p_equivalent": 1.0, "p_worse_beyond": 1.0}
     above = test(-margin)["p"] / 2
     below = test(margin)["p"] / 2
+    worse = above
     if found["difference"] <= -margin:
         above = 1 - above
+    else:
+        worse = 1 - worse
     if found["difference"] >= margin:
         below = 1 - below
-    return {"p_non_inferior": above, "p_equivalent": max(above, below)}
+    return {
+        "p_non_inferior": above,
+        "p_equivalent": max(above, below),
+        "p_worse_beyond": worse,
+    }
 
 
 # All tests of a comparison
 
 
-def compared_models(models: list[Model], reference: int) -> list[tuple[int, int]]:
-    """Return the pairs that are tested: all against the reference and against the baseline."""
+@dataclass
+class Tests:
+    """The tests of a comparison, one family.
+
+    pairs are the rows of pairs.csv (``test_row``), not_tested says which metrics of which pairs
+    are left out: {"model", "reference", "metric", "reason"}. which is "reference" or "all": which
+    pairs there are.
+    """
+
+    pairs: list[dict]
+    not_tested: list[dict]
+    notes: list[str]
+    which: Which
+    margin: float
+
+
+def default_pairs(models: list[Model]) -> Which:
+    """Return which pairs are tested if nobody says it: all of three to five models.
+
+    All pairs of more models are so many tests that few would be decided. Two models have one pair.
+    """
+    return "all" if 2 < len(models) <= MAX_MODELS_FOR_ALL_PAIRS else "reference"
+
+
+def compared_models(
+    models: list[Model], reference: int, which: Which = "reference"
+) -> list[tuple[int, int]]:
+    """Return the pairs that are tested.
+
+    With "reference" all models against the reference and against the baseline, with "all" the other
+    pairs, too. The reference is the second of a pair wherever it is one of them.
+    """
     targets = [reference]
     targets += [number for number, model in enumerate(models) if model.is_baseline]
+    if which == "all":
+        targets += range(len(models))
     compared = []
     for target in dict.fromkeys(targets):
         for number in range(len(models)):
@@ -321,62 +592,110 @@ def compared_models(models: list[Model], reference: int) -> list[tuple[int, int]
     return compared
 
 
-def run_tests(
+def compare_models(
     models: list[Model],
     reference: int,
-    draws: dict[str, np.ndarray],
-    correct: np.ndarray,
-    margin: float | None,
-) -> tuple[list[dict], list[str]]:
-    """Return the tests against the reference and the baseline, and notes on what is not tested.
+    evaluation: Evaluation,
+    margin: float = DEFAULT_MARGIN,
+    which: Which = "reference",
+) -> Tests:
+    """Return the tests of accuracy, macro F1, log loss and Brier score of pairs of models.
 
-    draws are the metrics of the runs, (1 + resamples, runs) each, and correct says which run is
-    right on which document. All tests that are made are one family: Holm's method corrects their
-    p-values, and the simultaneous intervals are Bonferroni's. Non-inferiority and equivalence
-    within margin (a fraction) are a family each.
+    All tests that are made are one family: Holm's method corrects their p-values, and the
+    simultaneous intervals are Bonferroni's. Non-inferiority, equivalence and being worse beyond
+    the margin (a fraction), all of accuracy and macro F1 only, are a family each.
     """
-    documents = correct.shape[1]
-    compared = compared_models(models, reference)
+    documents = evaluation.documents
+    tests = Tests([], [], [], which, margin)
+    compared = compared_models(models, reference, which)
     if documents < MIN_TEST_DOCUMENTS:
-        return [], [f"No tests: {documents} documents are fewer than {MIN_TEST_DOCUMENTS}."]
+        tests.notes.append(f"No tests: {documents} documents are fewer than {MIN_TEST_DOCUMENTS}.")
+        return tests
     if not compared:
-        return [], ["No tests: all runs are seeds of one model."]
+        tests.notes.append("No tests: all runs are seeds of one model.")
+        return tests
 
-    # 1. Which tests there are: their number decides how wide the simultaneous intervals are
+    # 1. Which tests there are: their number decides about the level of each
     made = []
     for first, second in compared:
-        members = (models[first].runs, models[second].runs)
-        for metric in METRICS:
-            pair = Pair(
-                metric=metric,
-                values=(draws[metric][:, members[0]], draws[metric][:, members[1]]),
-                right=(correct[members[0]], correct[members[1]]),
-            )
-            test = choose_test(pair)
-            if test is not None:
-                made.append((models[first], models[second], pair, test))
-    total = len(compared) * len(METRICS)
-    notes = []
-    if len(made) < total:
-        notes.append(
-            f"{total - len(made)} of {total} tests are left out, all of macro F1: the paired "
-            f"bootstrap needs {MIN_BOOTSTRAP_DOCUMENTS} documents, and there are {documents}."
-        )
+        names = {"model": models[first].name, "reference": models[second].name}
+        for metric in METRICS | LOSSES:
+            reason = evaluation.reason_without(metric, models[first].runs + models[second].runs)
+            if reason is None:
+                pair = pair_of(metric, models[first], models[second], evaluation)
+                test = choose_test(pair)
+                if test is not None:
+                    made.append((models[first], models[second], pair, test))
+                    continue
+                needed = MIN_LOSS_DOCUMENTS if metric in LOSSES else MIN_BOOTSTRAP_DOCUMENTS
+                reason = f"it needs {needed} documents, and there are {documents}"
+            tests.not_tested.append(names | {"metric": metric, "reason": reason})
+    tests.notes += left_out_notes(tests.not_tested, len(compared))
 
     # 2. The tests
-    rows = []
     for model, other, pair, test in made:
-        rows.append(test_row(model, other, pair, test, ALPHA / len(made), margin))
+        tests.pairs.append(test_row(model, other, pair, test, ALPHA / len(made), margin))
 
     # 3. Holm's correction, in each family
-    for name, verdict in FAMILIES.items():
-        if not rows or name not in rows[0]:
-            continue
-        corrected = holm([row[name] for row in rows])
-        for row, p in zip(rows, corrected, strict=True):
-            row[f"{name}_holm"] = p
-            row[verdict] = bool(p < ALPHA)
-    return rows, notes
+    correct_family(tests.pairs)
+    return tests
+
+
+def pair_of(metric: str, model: Model, reference: Model, evaluation: Evaluation) -> Pair:
+    """Return a metric of two models as it is tested."""
+    members = (model.runs, reference.runs)
+    right = tuple(evaluation.correct[runs] for runs in members)
+    if metric in LOSSES:
+        losses = tuple(evaluation.losses[metric][runs] for runs in members)
+        return Pair(metric, None, right, losses)
+    values = tuple(evaluation.draws[metric][:, runs] for runs in members)
+    changed = np.zeros(evaluation.documents, dtype=bool)
+    for first in model.runs:
+        for second in reference.runs:
+            changed |= evaluation.predictions[first] != evaluation.predictions[second]
+    return Pair(metric, values, right, changed=int(changed.sum()))
+
+
+def left_out_notes(not_tested: list[dict], pairs: int) -> list[str]:
+    """Return a sentence for every metric and reason for which tests are left out."""
+    counts: dict[tuple[str, str], int] = {}
+    for row in not_tested:
+        key = (row["metric"], row["reason"])
+        counts[key] = counts.get(key, 0) + 1
+    names = METRICS | LOSSES
+    return [
+        f"{count} of {pairs} tests of {names[metric]} are left out: {reason}."
+        for (metric, reason), count in counts.items()
+    ]
+
+
+def correct_family(rows: list[dict]) -> None:
+    """Add Holm's correction of every kind of p-value, and the verdicts, to a family of tests."""
+    for kind in FAMILIES:
+        correct_kind(rows, kind)
+    for row in rows:
+        row["verdict"] = verdict(row)
+
+
+def correct_kind(rows: list[dict], kind: str) -> None:
+    """Add Holm's correction of one kind of p-value, and what it leads to; None stays out."""
+    tested = [row for row in rows if row[kind] is not None]
+    corrected = holm([row[kind] for row in tested])
+    for row, p in zip(tested, corrected, strict=True):
+        row[f"{kind}_holm"] = p
+        row[FAMILIES[kind]] = bool(p < ALPHA)
+
+
+def verdict(row: dict) -> str:
+    """Return what a test shows of a model, after correction.
+
+    "better" or "worse" if there is a difference, however small; "within the margin" if none is
+    shown and one beyond the margin is excluded; else "undecided".
+    """
+    if row["distinguishable"]:
+        is_larger = row["difference"] > 0
+        return "better" if is_larger == row["higher_is_better"] else "worse"
+    return "within the margin" if row["equivalent"] else "undecided"
 
 
 def test_row(
@@ -384,15 +703,26 @@ def test_row(
     reference: Model,
     pair: Pair,
     test: PairedTest,
-    simultaneous_alpha: float,
-    margin: float | None,
+    level: float,
+    margin: float,
 ) -> dict:
-    """Return a row of pairs.csv, before correction."""
+    """Return a row of pairs.csv, before correction.
+
+    difference, low and high (and the simultaneous ones) are model minus reference, in the units of
+    the metric: fractions for accuracy and macro F1. se_documents and se_seeds are the two parts of
+    its standard error: with these seeds on new documents, and what new seeds add (None where
+    training does not count as random). level is that of the test after correction for the family
+    (alpha / number of tests, where Holm's method begins). At that level detectable_difference is
+    the smallest one found with a power of 80 %, and documents_needed the number of documents on
+    which a difference of the margin would be found; None if only more seeds would help, or if the
+    metric has no margin.
+    """
     found = test.function(pair)
-    wide = test.function(pair, alpha=simultaneous_alpha)
+    wide = test.function(pair, alpha=level)
     only_model_right, only_reference_right = None, None
     if test.counts_disagreements:
         only_model_right, only_reference_right = pair.only_one_right()
+    has_margin = pair.metric in METRICS
     row = {
         "model": model.name,
         "reference": reference.name,
@@ -410,87 +740,76 @@ def test_row(
         "p": found["p"],
         "low_simultaneous": wide["low"],
         "high_simultaneous": wide["high"],
+        "higher_is_better": has_margin,
     }
-    if margin is not None:
-        row |= margin_tests(lambda null: test.function(pair, null), found, margin)
+
+    # Where the error comes from
+    row |= {"se_documents": None, "se_seeds": None}
+    if test.population == NEW_SEEDS:
+        effects = random_effects(*pair.groups())
+        row["se_documents"] = float(np.sqrt(effects.documents))
+        row["se_seeds"] = float(np.sqrt(effects.seeds))
+
+    # What so many documents can show
+    row |= {"level": level, "detectable_difference": None, "documents_needed": None}
+    if test.precision is not None:
+        precision = test.precision(pair)
+        row["detectable_difference"] = detectable_difference(precision, pair.documents, level)
+        if has_margin:
+            row["documents_needed"] = documents_needed(precision, margin, level)
+
+    # Differences beyond the margin
+    kinds = {"p_non_inferior": None, "p_equivalent": None, "p_worse_beyond": None}
+    if has_margin:
+        kinds = margin_tests(lambda null: test.function(pair, null), found, margin)
+    row |= kinds
+    for kind in kinds:
+        row |= {f"{kind}_holm": None, FAMILIES[kind]: None}
     return row
 
 
-# What so many documents can show
+# Whether a run is to be refused: compare_runs.py --fail_if_worse
 
 
-def detectable_difference(documents: int, disagreement: float) -> float | None:
-    """Return the smallest difference in accuracy that McNemar's test finds with power 0.8.
+@dataclass
+class Decision:
+    """What the tests say about every other model against the reference.
 
-    disagreement is the share of documents on which exactly one model is right; the level is 0.05.
-    Solves the sample-size formula of Connor (Biometrics 43:207-211, 1987). None if not even a model
-    that wins every disagreement would be found.
+    worse are the rows of accuracy and macro F1 that are worse than the reference beyond the margin
+    after correction, open those of which that is neither shown nor excluded (not non-inferior). A
+    command fails if there is a row in worse, or if tested is False: nothing could be tested.
     """
-    z_alpha, z_power = stats.norm.ppf([1 - ALPHA / 2, POWER])
 
-    def surplus(difference: float) -> float:
-        spread = z_alpha * np.sqrt(disagreement) + z_power * np.sqrt(disagreement - difference**2)
-        return documents - (spread / difference) ** 2
+    worse: list[dict]
+    open: list[dict]
+    tested: bool
 
-    if disagreement == 0 or surplus(disagreement) < 0:
-        return None
-    return float(optimize.brentq(surplus, disagreement * 1e-6, disagreement))
+
+def decide(pairs: list[dict], reference: str) -> Decision:
+    """Return which models are worse than the reference (its name) beyond the margin.
+
+    The margin is that of the tests. A model is worse if the hypothesis that it loses no more than
+    the margin is rejected, one-sided, with p < 0.05 after Holm's correction. So a command that
+    fails on it fails without need in at most 5 % of all comparisons, and chance alone, or a test
+    split that is too small, does not fail it.
+    """
+    rows = []
+    for row in pairs:
+        if row["reference"] == reference and row["metric"] in METRICS:
+            rows.append(row)
+    worse = [row for row in rows if row["worse_beyond_margin"]]
+    undecided = [row for row in rows if not row["worse_beyond_margin"] and not row["non_inferior"]]
+    return Decision(worse, undecided, tested=bool(rows))
 
 
 # Sentences
 
 
-def pair_sentence(row: dict, margin: float | None = None) -> str:
-    """Return what a test found, in words; margin is in points."""
-    shown = percent(abs(row["difference"]))
-    if shown == "0.00":
-        relation = "as good as"
-    elif row["difference"] > 0:
-        relation = f"{shown} points better than"
-    else:
-        relation = f"{shown} points worse than"
-    verdict = "distinguishable" if row["distinguishable"] else "not distinguishable"
-
-    # One seed beside several: the reader might think that training was random.
-    alone = []
-    if row["seeds"] == 1:
-        alone.append(row["model"])
-    if row["reference_seeds"] == 1:
-        alone.append(row["reference"])
-    caveat = f" ({alone[0]}: one seed)" if len(alone) == 1 else ""
-
-    sentence = (
-        f"{METRICS[row['metric']]}: {row['model']} is {relation} {row['reference']}, "
-        f"95 % interval {percent(row['low'])} to {percent(row['high'])}, "
-        f"simultaneous {percent(row['low_simultaneous'])} to {percent(row['high_simultaneous'])} "
-        f"({row['test']}, p {p_text(row['p'])}, after Holm {p_text(row['p_holm'])}): "
-        f"{verdict} on {row['documents']:,} documents, for {row['population']}{caveat}."
-    )
-    if margin:
-        sentence += margin_sentence(row, margin)
-    return sentence
-
-
-def margin_sentence(row: dict, margin: float) -> str:
-    """Return what the tests within a margin (in points) found, in words."""
-    if row["equivalent"]:
-        kind = "equivalent"
-    elif row["non_inferior"]:
-        kind = "non-inferior, not shown to be equivalent"
-    else:
-        kind = "not shown to be non-inferior"
-    return (
-        f" Within {margin:g} points: {kind} "
-        f"(after Holm: non-inferior p {p_text(row['p_non_inferior_holm'])}, "
-        f"equivalent p {p_text(row['p_equivalent_holm'])})."
-    )
-
-
-def detectable_sentence(documents: int, disagreement: float | None) -> str:
+def detectable_sentence(documents: int, disagreement: float | None, tests: int = 1) -> str:
     """Return which differences the number of test documents can show at all.
 
     disagreement is the median share of documents on which exactly one of two models is right; None
-    if there is only one model.
+    if there is only one model. tests is the number of tests for which p-values are corrected.
     """
     if disagreement is None:
         return "All runs are seeds of one model: there is no difference to find."
@@ -499,7 +818,7 @@ def detectable_sentence(documents: int, disagreement: float | None) -> str:
             f"On these {documents:,} documents all models are right on the same ones: "
             "accuracy cannot tell them apart."
         )
-    least = detectable_difference(documents, disagreement)
+    least = detectable_difference(ExactMcNemar(disagreement), documents, ALPHA / max(1, tests))
     start = (
         f"Exactly one of two models is right on {100 * disagreement:.1f} % of these "
         f"{documents:,} documents (median)"
@@ -508,5 +827,5 @@ def detectable_sentence(documents: int, disagreement: float | None) -> str:
         return f"{start}: with so few, hardly any difference between them can be told from chance."
     return (
         f"{start}: a difference of {percent(least)} points in accuracy would be found "
-        "with a power of 80 % (before correction)."
+        f"by the exact McNemar test with a power of 80 % (corrected for {max(1, tests)} tests)."
     )

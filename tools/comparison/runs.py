@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from sklearn.metrics import f1_score
+from sklearn.preprocessing import MultiLabelBinarizer
 
 from common.cli import fail, one_line
 from common.folders import read_json, run_name, short_path
+from common.metrics import MULTI_LABEL, SINGLE_LABEL
 
 BASELINE_NAME = "TF-IDF + linear SVM"
 # The columns of predictions.csv that are not scores.
@@ -39,8 +41,10 @@ class Run:
     """A run folder as far as a comparison needs it.
 
     table has the columns label and prediction and the ids as its index; scores has the same index
-    and a column per class, or is None. label identifies the run in what is published. variant
-    holds those of VARIANTS that the run records.
+    and a column per class, or is None. With several labels per document (problem_type) label and
+    prediction are JSON lists of sorted names, so that equal texts are equal sets. label identifies
+    the run in what is published. variant holds those of VARIANTS that the run records, eval_loss
+    the loss on the validation split.
     """
 
     folder: str
@@ -53,6 +57,12 @@ class Run:
     table: pd.DataFrame
     scores: pd.DataFrame | None
     has_probabilities: bool
+    problem_type: str = SINGLE_LABEL
+    eval_loss: float | None = None
+
+    @property
+    def is_multi_label(self) -> bool:
+        return self.problem_type == MULTI_LABEL
 
     def confidence(self) -> np.ndarray:
         """Return the probability that the run gives to its own prediction, one per document."""
@@ -81,11 +91,14 @@ class Model:
 # predictions.csv
 
 
-def read_predictions(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+def read_predictions(
+    path: Path, problem_type: str = SINGLE_LABEL
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Return label and prediction of each document, indexed by id, and the scores.
 
-    The scores have one column per class; they are None if the file has no such column. Exits with
-    status 2 if the file cannot be read, a column or value is missing or an id is duplicated.
+    With several labels per document both columns are JSON lists of sorted names. The scores have
+    one column per class; they are None if the file has no such column. Exits with status 2 if the
+    file cannot be read, a column or value is missing or an id is duplicated.
     """
     as_text = dict.fromkeys(TEXT_COLUMNS, str)
     try:
@@ -114,9 +127,37 @@ def read_predictions(path: Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     # pandas renames the column of a class with the name of one of the first columns.
     scores = scores.rename(columns={f"{name}.1": name for name in TEXT_COLUMNS})
     table = table[["label", "prediction"]]
+    if problem_type == MULTI_LABEL:
+        table = table.apply(lambda column: sorted_lists(path, column))
     if scores.shape[1] == 0:
         return table, None
-    return table, numeric_scores(path, table, scores)
+    return table, numeric_scores(path, table, scores, problem_type)
+
+
+def sorted_lists(path: Path, column: pd.Series) -> pd.Series:
+    """Return a column of JSON lists of names with the names sorted, each once.
+
+    Exits with status 2 if a cell is something else.
+    """
+    texts = []
+    for document, text in column.items():
+        try:
+            names = json.loads(text)
+        except ValueError:
+            names = None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            fail(
+                f"{path} has {column.name} {text!r:.80} for document {document!r:.80}; a run with "
+                'several labels per document has JSON lists there, such as ["math.AG"]; '
+                "make the run again"
+            )
+        texts.append(json.dumps(sorted(set(names)), ensure_ascii=False))
+    return pd.Series(texts, column.index, name=column.name)
+
+
+def names_of(text: str, problem_type: str) -> list[str]:
+    """Return the class names in a cell of label or prediction."""
+    return json.loads(text) if problem_type == MULTI_LABEL else [text]
 
 
 def check_separator(path: Path, header: str) -> None:
@@ -132,6 +173,11 @@ def check_separator(path: Path, header: str) -> None:
 
 def check_columns(path: Path, table: pd.DataFrame) -> None:
     """Exit with status 2 if predictions.csv lacks a column, has an empty cell in one or no rows."""
+    if {"id", "prediction"} <= set(table.columns) and "label" not in table:
+        fail(
+            f"{path} has no column 'label': the run predicted documents without labels; "
+            "predict labeled ones to compare runs"
+        )
     for column in TEXT_COLUMNS:
         if column not in table:
             fail(
@@ -155,9 +201,13 @@ def check_columns(path: Path, table: pd.DataFrame) -> None:
         )
 
 
-def numeric_scores(path: Path, table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+def numeric_scores(
+    path: Path, table: pd.DataFrame, scores: pd.DataFrame, problem_type: str = SINGLE_LABEL
+) -> pd.DataFrame:
     """Return the scores as numbers. Exit with status 2 if one is missing or not a number."""
-    classes = {*table["label"], *table["prediction"]}
+    classes = set()
+    for text in {*table["label"], *table["prediction"]}:
+        classes.update(names_of(text, problem_type))
     missing = sorted(classes - set(scores.columns))
     if missing:
         fail(
@@ -178,7 +228,28 @@ def numeric_scores(path: Path, table: pd.DataFrame, scores: pd.DataFrame) -> pd.
 # What a run records
 
 
-def contradiction(folder: Path, table: pd.DataFrame) -> str | None:
+def macro_f1(table: pd.DataFrame, problem_type: str) -> float:
+    """Return the macro F1 over the classes that are a label or a prediction."""
+    labels, predictions = table["label"], table["prediction"]
+    if problem_type == SINGLE_LABEL:
+        return f1_score(labels, predictions, average="macro", zero_division=0)
+    true = [names_of(text, problem_type) for text in labels]
+    predicted = [names_of(text, problem_type) for text in predictions]
+    names = sorted(set().union(*true, *predicted))
+    if not names:
+        return 0.0
+    binarizer = MultiLabelBinarizer(classes=names)
+    return f1_score(
+        binarizer.fit_transform(true),
+        binarizer.transform(predicted),
+        average="macro",
+        zero_division=0,
+    )
+
+
+def contradiction(
+    folder: Path, table: pd.DataFrame, problem_type: str = SINGLE_LABEL
+) -> str | None:
     """Return in which result predict_results.json or all_results.json contradicts predictions.csv.
 
     None if they agree. A result that is not recorded is not compared. Exits with status 2 if one
@@ -194,9 +265,7 @@ def contradiction(folder: Path, table: pd.DataFrame) -> str | None:
             continue
         results = read_json(path)
         if results.get("predict_f1") is not None and "predict_f1" not in measured:
-            measured["predict_f1"] = f1_score(
-                table["label"], table["prediction"], average="macro", zero_division=0
-            )
+            measured["predict_f1"] = macro_f1(table, problem_type)
         for key, value in measured.items():
             recorded = number_of(folder, results, key)
             if recorded is not None and abs(recorded - value) > RESULTS_TOLERANCE:
@@ -243,13 +312,14 @@ def read_run(folder: str, label: str) -> Run:
     Exits with status 2 if the folder is not a finished run, is damaged or mixes two runs.
     """
     path = Path(folder)
-    table, scores = read_predictions(path / "predictions.csv")
-    found = contradiction(path, table)
-    if found is not None:
-        fail(contradiction_message(folder, found))
     record = {}
     if (path / "run_arguments.json").exists():
         record = read_json(path / "run_arguments.json")
+    problem_type = problem_type_of(folder, record)
+    table, scores = read_predictions(path / "predictions.csv", problem_type)
+    found = contradiction(path, table, problem_type)
+    if found is not None:
+        fail(contradiction_message(folder, found))
     found = class_contradiction(record, scores)
     if found is not None:
         fail(contradiction_message(folder, found))
@@ -272,8 +342,34 @@ def read_run(folder: str, label: str) -> Run:
         test_fingerprint=test_fingerprint(record),
         table=table,
         scores=scores,
-        has_probabilities=are_probabilities(folder, scores),
+        has_probabilities=are_probabilities(folder, record, scores, problem_type),
+        problem_type=problem_type,
+        eval_loss=evaluation_loss(path),
     )
+
+
+def problem_type_of(folder: str | Path, record: dict) -> str:
+    """Return whether a run predicts one label or several; runs of earlier versions predict one.
+
+    Exits with status 2 if the record names something else.
+    """
+    recorded = record.get("problem_type") or SINGLE_LABEL
+    if recorded not in (SINGLE_LABEL, MULTI_LABEL):
+        fail(
+            f"{folder} records problem_type {recorded!r:.80}; compared are {SINGLE_LABEL} "
+            f"and {MULTI_LABEL}"
+        )
+    return recorded
+
+
+def evaluation_loss(folder: Path) -> float | None:
+    """Return the loss on the validation split that a run records; None if it does not."""
+    for file in ("eval_results.json", "all_results.json"):
+        if (folder / file).exists():
+            value = number_of(folder, read_json(folder / file), "eval_loss")
+            if value is not None:
+                return value
+    return None
 
 
 def digest_of_predictions(table: pd.DataFrame) -> str:
@@ -284,14 +380,19 @@ def digest_of_predictions(table: pd.DataFrame) -> str:
     return digest.hexdigest()[:16]
 
 
-def are_probabilities(folder: str, scores: pd.DataFrame | None) -> bool:
-    """Return whether the scores of every document are a distribution.
+def are_probabilities(
+    folder: str, record: dict, scores: pd.DataFrame | None, problem_type: str
+) -> bool:
+    """Return whether the scores are probabilities.
 
-    Exits with status 2 if they are for most, but not all documents.
+    With one label per document these are a distribution, and the command exits with status 2 if
+    they are for most, but not all documents. With several labels each is between 0 and 1.
     """
-    if scores is None:
+    if scores is None or record.get("scores") == "decision values":
         return False
     values = scores.to_numpy(dtype=float)
+    if problem_type == MULTI_LABEL:
+        return bool(np.all((values >= 0) & (values <= 1)))
     is_distribution = np.isclose(values.sum(axis=1), 1, atol=1e-3) & np.all(values >= 0, axis=1)
     if 0.5 < is_distribution.mean() < 1:
         document = scores.index[~is_distribution][0]
@@ -346,6 +447,7 @@ def read_runs(folders: list[str], allow_other_texts: bool = False) -> list[Run]:
         runs.append(read_run(folder, label))
     first = runs[0]
     for run in runs[1:]:
+        check_same_problem(first, run)
         check_same_documents(first, run)
         order = first.table.index
         run.table = run.table.loc[order]
@@ -389,6 +491,17 @@ def is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def check_same_problem(first: Run, other: Run) -> None:
+    """Exit with status 2 if one run predicts one label per document and the other several."""
+    if first.problem_type == other.problem_type:
+        return
+    several, one = (first, other) if first.is_multi_label else (other, first)
+    fail(
+        f"{several.folder} predicts several labels per document and {one.folder} one; "
+        "compare runs of one kind"
+    )
 
 
 def check_same_documents(first: Run, other: Run) -> None:
@@ -530,3 +643,28 @@ def find_reference(reference: str, models: list[Model], runs: list[Run]) -> int:
     folders = ", ".join(run.folder for run in runs)
     names = ", ".join(repr(model.name) for model in models)
     fail(f"--reference {reference} is not one of the runs given: {folders} (names: {names})")
+
+
+def choose_reference(
+    reference: str | None, models: list[Model], runs: list[Run]
+) -> tuple[int, str]:
+    """Return the number of the row that others are tested against, and why it is that one.
+
+    That is the row that --reference names, else the first SVM, else the row with the smallest mean
+    validation loss, else the first. Test documents are never asked: the most accurate model on them
+    is partly the luckiest one, and tests against it reject too often.
+
+    Exits with status 2 if --reference names no row.
+    """
+    if reference is not None:
+        return find_reference(reference, models, runs), "it was named"
+    for number, model in enumerate(models):
+        if model.is_baseline:
+            return number, "it is the SVM"
+    losses = []
+    for model in models:
+        losses.append([runs[member].eval_loss for member in model.runs])
+    if all(loss is not None for losses_of_model in losses for loss in losses_of_model):
+        means = [sum(losses_of_model) / len(losses_of_model) for losses_of_model in losses]
+        return means.index(min(means)), "it has the smallest loss on the validation split"
+    return 0, "it comes first, and there is neither an SVM nor a validation loss of every run"

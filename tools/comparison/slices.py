@@ -88,7 +88,10 @@ def hard_documents(runs: list[Run], categories: list[list[str]] | None) -> pd.Da
         name = min(counts, key=lambda name: (-counts[name], name))
         majorities.append(name)
         supporters.append(counts[name])
-    confidences = [run.confidence()[wrong] for run in runs if run.has_probabilities]
+    confidences = []
+    for run in runs:
+        if run.has_probabilities and not run.is_multi_label:
+            confidences.append(run.confidence()[wrong])
     table = pd.DataFrame({"id": truth.index[wrong], "label": truth[wrong].to_numpy()})
     table["majority_prediction"] = majorities
     table["runs_that_agree"] = supporters
@@ -126,9 +129,11 @@ def hard_summary(
 def confusable(runs: list[Run]) -> np.ndarray | None:
     """Return which quarter of the documents has the closest two best scores of the first SVM.
 
-    None without an SVM that has scores of several classes.
+    None without an SVM that has scores of several classes, one of which is right.
     """
     for run in runs:
+        if run.is_multi_label:
+            return None
         if run.is_baseline and run.scores is not None and run.scores.shape[1] > 1:
             best = np.sort(run.scores.to_numpy(dtype=float), axis=1)
             order = np.argsort(best[:, -1] - best[:, -2], kind="stable")
@@ -222,3 +227,82 @@ def predicts_listed(run: Run, categories: list[list[str]]) -> list[bool]:
     """Return for which documents a run predicts one of their categories."""
     predictions = run.table["prediction"]
     return [name in names for name, names in zip(predictions, categories, strict=True)]
+
+
+# What "any listed category counts" would give by chance
+
+
+def listed_summary(
+    models: list[Model], runs: list[Run], evaluation: Evaluation, categories: list[list[str]]
+) -> dict:
+    """Return what chance gives where any listed category counts, and how often errors are listed.
+
+    Of the categories of a document only the classes of the runs count, its label always among them.
+    random_guess is the share that is right of guesses with equal chances for all classes,
+    random_wrong_guess that of guesses among the classes other than the label. errors has for each
+    model, pooled over its seeds, the share of its errors that are another listed class, with
+    Wilson's interval for one seed, beside random_wrong_guess on the same documents. classes has for
+    each class the share of its documents that are listed in another one, and the number for each
+    other one.
+    """
+    truth = runs[0].table["label"].to_numpy()
+    classes = evaluation.classes
+    index = {name: number for number, name in enumerate(classes)}
+    listed = np.zeros((len(truth), len(classes)), dtype=bool)
+    for row, names in enumerate(categories):
+        listed[row, [index[name] for name in names if name in index]] = True
+    is_label = np.array([[name == label for name in classes] for label in truth])
+    another = listed & ~is_label
+    chance_of_wrong = another.sum(axis=1) / max(1, len(classes) - 1)
+
+    # 1. The errors of every model
+    errors = []
+    for model in models:
+        counts, hits, chances = [], [], []
+        for number in model.runs:
+            wrong = ~evaluation.correct[number]
+            predicted = np.array([index[name] for name in runs[number].table["prediction"]])
+            hit = another[np.arange(len(truth)), predicted] & wrong
+            counts.append(int(wrong.sum()))
+            hits.append(int(hit.sum()))
+            chances.append(float(chance_of_wrong[wrong].sum()))
+        total = sum(counts)
+        low, high = None, None
+        if model.seeds == 1 and total >= MIN_TEST_DOCUMENTS:
+            low, high = wilson_interval(hits[0], total)
+        errors.append(
+            {
+                "model": model.name,
+                "seeds": model.seeds,
+                "errors": total / model.seeds,
+                "listed": sum(hits) / total if total else None,
+                "listed_low": low,
+                "listed_high": high,
+                "random_wrong_guess": sum(chances) / total if total else None,
+            }
+        )
+
+    # 2. Which classes are cross-listed to which
+    of_classes = []
+    for number, name in enumerate(classes):
+        own = is_label[:, number]
+        if not own.any():
+            continue
+        others = {}
+        for other, other_name in enumerate(classes):
+            if other != number:
+                others[other_name] = int(another[own, other].sum())
+        of_classes.append(
+            {
+                "class": name,
+                "documents": int(own.sum()),
+                "cross_listed": float(another[own].any(axis=1).mean()),
+                "listed_in": others,
+            }
+        )
+    return {
+        "random_guess": float((listed | is_label).mean()),
+        "random_wrong_guess": float(chance_of_wrong.mean()),
+        "errors": errors,
+        "classes": of_classes,
+    }

@@ -9,7 +9,8 @@ from itertools import combinations
 from common.statistics import ALPHA
 from common.text import percent
 from comparison.metrics import wilson_interval
-from comparison.paired_tests import detectable_difference, mcnemar_test
+from comparison.paired_tests import mcnemar_test
+from comparison.power import ExactMcNemar, detectable_difference
 
 # Nakada & Masada, table 2: accuracy and macro F1 in percent, one run each; the test split is a
 # tenth of 47,350.
@@ -95,9 +96,14 @@ def study_result(disagreement: float, observed: float | None) -> dict:
         "documents": STUDY_DOCUMENTS,
         "disagreement_rate": disagreement,
         "pairs": pairs,
-        "detectable_difference": detectable_difference(STUDY_DOCUMENTS, disagreement),
+        "detectable_difference": study_detectable_difference(disagreement),
         "sentences": study_sentences(pairs, disagreement, observed),
     }
+
+
+def study_detectable_difference(disagreement: float) -> float | None:
+    """Return the difference that the exact McNemar test of one pair would find, power 80 %."""
+    return detectable_difference(ExactMcNemar(disagreement), STUDY_DOCUMENTS, ALPHA)
 
 
 def study_sentences(pairs: list[dict], disagreement: float, observed: float | None) -> list[str]:
@@ -135,7 +141,7 @@ def study_sentences(pairs: list[dict], disagreement: float, observed: float | No
 
 def power_sentence(disagreement: float, source: str) -> str:
     """Return which difference the study's documents could have shown, given the disagreement."""
-    least = detectable_difference(STUDY_DOCUMENTS, disagreement)
+    least = study_detectable_difference(disagreement)
     if least is None:
         found = "no difference"
     else:

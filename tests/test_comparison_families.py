@@ -1,0 +1,80 @@
+"""tools/correct_together.py and tools/comparison/families.py: several comparisons, one family."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from compared_runs import draw_predictions, results_of, write_run
+from conftest import assert_user_error
+from statsmodels.stats.multitest import multipletests
+
+
+@pytest.fixture
+def comparisons(tmp_path, run):
+    """Two comparisons that have the pair (a, b) in common, once under other names and reversed."""
+    generator = np.random.default_rng(0)
+    labels, difficulty = generator.integers(0, 5, 300), generator.random(300)
+    for name, accuracy in (("a", 0.9), ("b", 0.84), ("c", 0.8)):
+        predictions = draw_predictions(generator, labels, accuracy, 5, difficulty)
+        write_run(tmp_path / name, labels, predictions)
+    shutil.copytree(tmp_path / "b", tmp_path / "copy-of-b")
+    for output, first, second in (
+        ("one", "a", "b"),
+        ("two", "copy-of-b", "a"),
+        ("three", "a", "c"),
+    ):
+        done = run(
+            "compare_runs",
+            *(tmp_path / first, tmp_path / second, "--reference", tmp_path / second),
+            *("--output_dir", tmp_path / output, "--n_resamples", 200),
+        )
+        assert done.code == 0, done.err
+    return tmp_path
+
+
+def test_same_predictions_are_one_test_with_one_verdict(comparisons, run):
+    folders = [comparisons / name for name in ("one", "two", "three")]
+    done = run("correct_together", *folders, "--output_dir", comparisons / "together")
+    assert done.code == 0, done.err
+    table = pd.read_csv(comparisons / "together" / "family.csv")
+    record = json.loads((comparisons / "together" / "family.json").read_text(encoding="utf-8"))
+    assert len(table) == 12 and record["tests"] == 8 == table["tests_in_family"].unique()
+
+    by_comparison = {name: part.set_index("metric") for name, part in table.groupby("comparison")}
+    one, two, three = (by_comparison[name] for name in ("one", "two", "three"))
+    for metric in one.index:
+        assert one.loc[metric, "p_holm"] == two.loc[metric, "p_holm"]
+        opposite = {"better": "worse", "worse": "better"}
+        verdict = one.loc[metric, "verdict"]
+        assert two.loc[metric, "verdict"] == opposite.get(verdict, verdict)
+    expected = multipletests([*one["p"], *three["p"]], method="holm")[1]
+    assert [*one["p_holm"], *three["p_holm"]] == pytest.approx(expected, rel=1e-6)
+    alone = {row["metric"]: row for row in results_of(comparisons / "one")["pairs"]}
+    assert one.loc["accuracy", "p_holm"] >= alone["accuracy"]["p_holm"]
+    text = (comparisons / "together" / "family.md").read_text(encoding="utf-8")
+    assert "12 tests of 3 comparisons, 8 of them distinct" in text
+
+
+def test_what_is_not_a_comparison_is_refused(tmp_path, run):
+    record = {"script": "compare_runs.py", "pairs_tested": "all", "models": [], "pairs": []}
+    files = {
+        "one": record,
+        "two": record,
+        "report": {"script": "make_report.py"},
+        "old": {"script": "compare_runs.py", "pairs": []},
+    }
+    paths = {}
+    for name, content in files.items():
+        paths[name] = tmp_path / f"{name}.json"
+        paths[name].write_text(json.dumps(content))
+    one, output = paths["one"], tmp_path / "out"
+    call = ("correct_together", "--output_dir", output)
+    assert_user_error(run(*call, one), "two comparisons or more, not 1")
+    assert_user_error(run(*call, one, one), "two comparisons are called one")
+    assert_user_error(run(*call, one, tmp_path / "missing"), "missing")
+    assert_user_error(run(*call, one, paths["report"]), "not written by tools/compare_runs.py")
+    assert_user_error(run(*call, one, paths["old"]), "earlier version", "again")
+    assert_user_error(run(*call, one, paths["two"]), "none of the comparisons has a test")
+    assert not output.exists()

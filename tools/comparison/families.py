@@ -1,0 +1,87 @@
+"""Comparisons that are published together: one family of tests."""
+
+from comparison.paired_tests import FAMILIES, LOSSES, correct_kind, verdict
+
+# The kinds of p-values that are the same whichever of two models comes first.
+SYMMETRIC = ("p", "p_equivalent")
+# What rows say about the family of their own comparison
+OF_ONE_COMPARISON = (
+    "low_simultaneous",
+    "high_simultaneous",
+    "level",
+    "detectable_difference",
+    "documents_needed",
+)
+
+
+def one_family(comparisons: dict[str, dict]) -> list[dict]:
+    """Return the tests of several comparisons with the correction of one family over all of them.
+
+    comparisons are the records of comparison.json by name. The rows are those of pairs, each with
+    its comparison, and with p-values after Holm's correction and a verdict that count every test
+    once: two rows are one test if they compare the same metric of the same predictions, in whatever
+    comparison and under whatever names. Where bootstrap samples gave such rows different p-values,
+    the largest is taken. So the same two sets of predictions have the same verdict everywhere.
+    """
+    rows = []
+    for name, comparison in comparisons.items():
+        models = {model["name"]: model for model in comparison["models"]}
+        for pair in comparison["pairs"]:
+            sides = tuple(
+                predictions_of(models[pair[side]], comparison["predictions"], pair["metric"])
+                for side in ("model", "reference")
+            )
+            rows.append({"comparison": name, "sides": sides} | pair)
+
+    # 1. Rows that are one test get its largest p-value of each kind
+    for kind in FAMILIES:
+        largest: dict[tuple, float] = {}
+        for row in rows:
+            if row[kind] is not None:
+                key = test_key(row, kind)
+                largest[key] = max(row[kind], largest.get(key, 0.0))
+        for row in rows:
+            if row[kind] is not None:
+                row[kind] = largest[test_key(row, kind)]
+
+    # 2. Holm's correction over the distinct tests of each kind
+    for kind in FAMILIES:
+        distinct = {}
+        for row in rows:
+            if row[kind] is not None:
+                distinct.setdefault(test_key(row, kind), {kind: row[kind]})
+        correct_kind(list(distinct.values()), kind)
+        for row in rows:
+            if row[kind] is not None:
+                corrected = distinct[test_key(row, kind)]
+                row[f"{kind}_holm"] = corrected[f"{kind}_holm"]
+                row[FAMILIES[kind]] = corrected[FAMILIES[kind]]
+    tests = len({test_key(row, "p") for row in rows})
+    for row in rows:
+        row["verdict"] = verdict(row)
+        row["tests_in_family"] = tests
+        del row["sides"]
+        for column in OF_ONE_COMPARISON:
+            row.pop(column, None)
+    return rows
+
+
+def predictions_of(model: dict, digests: dict[str, str], metric: str) -> tuple:
+    """Return what identifies a metric of a model: the predictions of its runs.
+
+    The digests are those of labels and predictions. Losses depend on the probabilities, too, which
+    the losses of the runs stand for.
+    """
+    parts = []
+    for run in model["runs"]:
+        loss = run[metric] if metric in LOSSES else None
+        parts.append((digests[run["folder"]], loss))
+    return tuple(sorted(parts, key=str))
+
+
+def test_key(row: dict, kind: str) -> tuple:
+    """Return what two rows have in common if they are one test of this kind."""
+    sides = row["sides"]
+    if kind in SYMMETRIC:
+        sides = tuple(sorted(sides, key=str))
+    return row["metric"], sides
