@@ -202,7 +202,8 @@ def test_stated_errors_of_the_rules_hold(method, pole):
     ]
     rules = run_attribution.search_rules(method, steps, points)
     coefficients = rules.inverse @ np.stack([f(rules.alphas) for f in functions], 1)
-    sizes, decay = run_attribution.envelope(coefficients, 1e-13)
+    sizes, rate = run_attribution.envelope(coefficients, 1e-13)
+    decay = rate ** np.arange(1, 3 * points - 2)
     stated = np.outer(rules.factors @ decay, sizes)[:200]
     predicted = (rules.moments @ coefficients)[:200]
     off = np.zeros_like(predicted)
