@@ -127,6 +127,12 @@ LARGEST_STATED_ERROR = 0.2  # relative L1 norm, up to which attributions are sai
 TOP_WORDS = 3  # words without which the model is asked again
 RULES = 6  # numbers of steps whose rules are evaluated, if the limit allows
 
+# What a batch may keep for the gradient, and how many numbers a layer keeps of a token, in multiples
+# of the hidden size: inputs of two normalizations (2) and of GELU (4), query, key, value and output
+# of the attention (4). Weights have no gradient, so the inputs of their products are not kept.
+ACTIVATION_BYTES = 2 * 2**30
+FLOATS_PER_TOKEN = 10
+
 # Of a text, at least this many characters for each token that is kept are given to the tokenizer.
 # More follow while they do not suffice, but at most 64 times as many.
 CHARACTERS_PER_TOKEN = 64
@@ -1527,8 +1533,7 @@ class Explainer:
         self.text_prefix = self.arguments.text_prefix
         if self.text_prefix is None:
             self.text_prefix = trained_setting(config, "text_prefix", str) or ""
-        default_size = {"cpu": 16, "cuda": 512}.get(self.model.device.type, 64)
-        self.batch_size = self.arguments.internal_batch_size or default_size
+        self.batch_size = self.arguments.internal_batch_size or self.default_batch_size()
 
     def refusal(self, reason: str) -> UserError:
         """Return the error that says why a model cannot be explained."""
@@ -1609,6 +1614,25 @@ class Explainer:
                 f"not {length}"
             )
         return length
+
+    def default_batch_size(self) -> int:
+        """Return how many points on a path are evaluated at once.
+
+        On a CPU, 16, halved until the activations of the longest text are expected to fit into
+        ACTIVATION_BYTES: where memory is short, a CPU swaps and does not say so. A GPU does, and
+        the size is halved then.
+        """
+        device = self.model.device.type
+        if device != "cpu":
+            return 512 if device == "cuda" else 64
+        config = self.model.config.get_text_config()
+        layers = getattr(config, "num_hidden_layers", None) or 0
+        hidden = getattr(config, "hidden_size", None) or 0
+        per_point = 4 * FLOATS_PER_TOKEN * layers * hidden * self.max_seq_length  # in float32
+        size = 16
+        while size > 1 and size * per_point > ACTIVATION_BYTES:
+            size //= 2
+        return size
 
     def check_ids(self, ids: list[int]) -> None:
         """Raise UserError if the tokenizer has tokens that the model does not know."""
@@ -2354,6 +2378,7 @@ def summarize(
     """Return the content of summary.json."""
     settings = explainer.arguments
     errors = [line["relative_error"] for line in lines if line["relative_error"] is not None]
+    stated = [largest_stated_error(line) for line in lines if convergence(line) == "stated"]
     device = explainer.model.device
     return {
         "script": SCRIPT,
@@ -2365,7 +2390,10 @@ def summarize(
         "truncated": sum(line["truncated"] for line in lines),
         "median_relative_error": float(np.median(errors)) if errors else None,
         "max_relative_error": max(errors, default=None),
-        "not_converged": sum(not line.get("converged", True) for line in lines),
+        "converged_to_stated_error": len(stated),
+        "median_stated_error": float(np.median(stated)) if stated else None,
+        "max_stated_error": max(stated, default=None),
+        "not_converged": sum(not convergence(line) for line in lines),
         # What the results depend on; run identifies them
         "run": hashlib.sha256(to_json(identity).encode()).hexdigest(),
         "settings": identity,
@@ -2389,6 +2417,27 @@ def summarize(
         },
         "arguments": asdict(arguments) | settings.record(),
     }
+
+
+def convergence(line: dict) -> bool | str:
+    """Return whether a document converged: True, "stated", or False, the worst of its parts.
+
+    Of captum's numbers of steps, nothing is known: True.
+    """
+    values = [part.get("converged", True) for part in explained_parts(line)]
+    if False in values:
+        return False
+    return "stated" if "stated" in values else True
+
+
+def largest_stated_error(line: dict) -> float:
+    """Return the largest error that a part of a document is stated to have."""
+    return max(part["stated_error"] or 0 for part in explained_parts(line))
+
+
+def explained_parts(line: dict) -> list[dict]:
+    """Return the attributions that a document has: its own, those of classes and of baselines."""
+    return [line, *line.get("classes", {}).values(), *line.get("baselines", {}).values()]
 
 
 def several_baselines(baselines: list[Baseline]) -> dict:
@@ -2418,11 +2467,52 @@ def convergence_remedies(explainer: Explainer) -> str:
     if settings.baseline == ["pad"] and explainer.tokenizer.mask_token_id is not None:
         # Models that normalize first are steepest where the embedding of PAD is 0.
         remedies.append("--baseline mask")
-    if not remedies and settings.max_gradient_evaluations < LEVELS[-1] + CHECKS:
-        remedies.append(f"--max_gradient_evaluations {LEVELS[-1] + CHECKS}")
+    limit = min(settings.rough_evaluations, settings.max_gradient_evaluations)
+    if settings.n_steps == "auto" and limit < AttributionArguments.max_gradient_evaluations:
+        more = f"--rough_evaluations {2 * limit}"
+        if 2 * limit > settings.max_gradient_evaluations:
+            more += f" --max_gradient_evaluations {2 * limit}"
+        remedies.append(more)
     if not remedies:
         remedies.append(f"--tolerance {10 * settings.tolerance:.0e}")
     return "try " + " or ".join(remedies)
+
+
+def report(summary: dict, lines: list[dict], explainer: Explainer) -> None:
+    """Log the numbers of a run, and what documents that did not converge mean for a reader."""
+    shown = [
+        "documents", "gradient_evaluations", "forward_evaluations", "seconds", "truncated",
+        "median_relative_error", "max_relative_error", "converged_to_stated_error",
+        "not_converged",
+    ]  # fmt: skip
+    logger.info("%s", {name: summary[name] for name in shown})
+    stated = [line for line in lines if convergence(line) == "stated"]
+    if stated:
+        errors = [largest_stated_error(line) for line in stated]
+        logger.warning(
+            "%d of %d documents (%s) did not converge to --tolerance %s, because F is too rough on "
+            "the path. Their attributions are off by a stated %.1f %% in the median and %.1f %% at "
+            "most (sum of the errors to sum of the sizes): strong words can be read, the order of "
+            "weak ones cannot; for smaller errors, %s",
+            len(stated),
+            len(lines),
+            examples([line["id"] for line in stated]),
+            explainer.arguments.tolerance,
+            100 * np.median(errors),
+            100 * max(errors),
+            convergence_remedies(explainer),
+        )
+    failed = [line["id"] for line in lines if not convergence(line)]
+    if failed:
+        logger.warning(
+            "%d of %d documents (%s) did not converge within --max_gradient_evaluations %d: not "
+            "even the order of their strong words is sure; %s",
+            len(failed),
+            len(lines),
+            examples(failed),
+            explainer.arguments.max_gradient_evaluations,
+            convergence_remedies(explainer),
+        )
 
 
 # Copied from tools/common/cli.py::fail
@@ -2738,25 +2828,6 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
     logger.info(
         "next: python tools/render_attributions.py --attribution_dir %s", shlex.quote(str(output))
     )
-
-
-def report(summary: dict, lines: list[dict], explainer: Explainer) -> None:
-    """Log the numbers of a run, and what to do about documents that did not converge."""
-    shown = [
-        "documents", "gradient_evaluations", "forward_evaluations", "seconds", "truncated",
-        "median_relative_error", "max_relative_error", "not_converged",
-    ]  # fmt: skip
-    logger.info("%s", {name: summary[name] for name in shown})
-    if summary["not_converged"]:
-        failed = [line["id"] for line in lines if not line.get("converged", True)]
-        logger.warning(
-            "%d of %d documents (%s) did not converge within --max_gradient_evaluations %d; %s",
-            len(failed),
-            len(lines),
-            examples(failed),
-            explainer.arguments.max_gradient_evaluations,
-            convergence_remedies(explainer),
-        )
 
 
 def main() -> None:
