@@ -127,9 +127,9 @@ LARGEST_STATED_ERROR = 0.2  # relative L1 norm, up to which attributions are sai
 TOP_WORDS = 3  # words without which the model is asked again
 RULES = 6  # numbers of steps whose rules are evaluated, if the limit allows
 
-# What a batch may keep for the gradient, and how many numbers a layer keeps of a token, in multiples
-# of the hidden size: inputs of two normalizations (2) and of GELU (4), query, key, value and output
-# of the attention (4). Weights have no gradient, so the inputs of their products are not kept.
+# What a batch may keep for the gradient, and how many numbers a layer keeps of a token, in
+# multiples of the hidden size: inputs of two normalizations (2) and of GELU (4), query, key, value
+# and output of the attention (4). Weights have no gradient: the inputs of their products go.
 ACTIVATION_BYTES = 2 * 2**30
 FLOATS_PER_TOKEN = 10
 
@@ -1276,7 +1276,9 @@ def is_hopeless(bounds: ErrorBounds, points: int, allowed: float) -> bool:
     return bool(forecast > FORECAST_SLACK * allowed)
 
 
-def choose(arguments: AttributionArguments, values: PathValues, check_alphas: np.ndarray) -> Choice:
+def choose_steps(
+    arguments: AttributionArguments, values: PathValues, check_alphas: np.ndarray
+) -> Choice:
     """Choose the number of steps with the smallest completeness error.
 
     values are those at check_alphas, (CHECKS,), and then on a level's points. The document has
@@ -1333,10 +1335,13 @@ def choose(arguments: AttributionArguments, values: PathValues, check_alphas: np
     )
 
 
-def is_stable(
+def is_stable_choice(
     arguments: AttributionArguments, values: PathValues, check_alphas: np.ndarray, choice: Choice
 ) -> bool:
-    """Return whether choose() finds the same with rounding errors 2.5 times MiniLM's on a CPU."""
+    """Return whether choose_steps finds the same with other rounding errors.
+
+    They are 2.5 times as large as those of MiniLM on a CPU.
+    """
     rows = np.column_stack([values.f, values.scale, values.v])
     noise = np.random.default_rng(0).normal(size=(4, *rows.shape))
     errors = noise * np.finfo(np.float32).eps * rows
@@ -1345,7 +1350,8 @@ def is_stable(
     errors[:, :, 2:] *= 0.5 * np.linalg.norm(values.scale) / v_norm
     for error in (*errors, *-errors):
         noisy = rows + error
-        other = choose(arguments, PathValues(noisy[:, 0], noisy[:, 1], noisy[:, 2:]), check_alphas)
+        noisy_values = PathValues(noisy[:, 0], noisy[:, 1], noisy[:, 2:])
+        other = choose_steps(arguments, noisy_values, check_alphas)
         if other.outcome() != choice.outcome():
             return False
     return True
@@ -1408,6 +1414,148 @@ def spread_numbers(steps: tuple[int, ...], number: int, limit: int) -> list[int]
             return sorted(chosen)
     affordable = [n for n in steps if n <= limit]
     return affordable[-1:]
+
+
+@dataclass
+class EvaluatedPath:
+    """Points of a path, (points,), in any order, and the values of every target there."""
+
+    alphas: np.ndarray
+    tables: list[PathValues]
+
+    def __len__(self) -> int:
+        return len(self.alphas)
+
+    def add(self, places: np.ndarray, alphas: np.ndarray, tables: list[PathValues]) -> None:
+        """Insert points and their values before the places."""
+        self.alphas = np.insert(self.alphas, places, alphas)
+        self.tables = [
+            table.insert(places, new) for table, new in zip(self.tables, tables, strict=True)
+        ]
+
+    def sort(self) -> "EvaluatedPath":
+        """Return the points in their order on the path, each once."""
+        alphas, first = np.unique(self.alphas, return_index=True)
+        return EvaluatedPath(alphas, [table[first] for table in self.tables])
+
+
+@dataclass
+class PathSearch:
+    """The search for the number of steps, or for the integral, along the path of a document.
+
+    It knows nothing of models: evaluate(alphas, one_by_one=False) returns the PathValues of every
+    target at points of the path, (points,). Those that are evaluated one by one have the same
+    rounding errors whatever the size of batches is; rounding_varies says that others have not.
+    name seeds the random points of the checks.
+    """
+
+    evaluate: Callable[..., list[PathValues]]
+    arguments: AttributionArguments
+    name: str
+    rounding_varies: bool = False
+
+    def run(self) -> list[Choice]:
+        """Return the choice of every target. docs/step-search.md derives how it is made."""
+        limit = self.arguments.max_gradient_evaluations
+        spent = 0
+        choices, path, is_stable = self.refine(limit)
+        if not is_stable:
+            spent = len(path)
+            again = replace(
+                self,
+                evaluate=functools.partial(self.evaluate, one_by_one=True),
+                rounding_varies=False,
+            )
+            choices, path, _ = again.refine(limit - spent)
+        for choice in choices:
+            choice.gradient_evaluations = spent + len(path)
+        if not all(choice.settled for choice in choices):
+            if self.arguments.n_steps is None:
+                self.evaluate_rules(choices, path, limit)
+            else:
+                self.halve_panels(choices, path, limit)
+        return choices
+
+    def refine(self, limit: int) -> tuple[list[Choice], EvaluatedPath, bool]:
+        """Choose on more and more points until the choice is settled, or hopeless, everywhere.
+
+        Returns the choices, the points, and whether rounding errors do not matter. Ends early if
+        they do, and if limit allows to begin again with points that are evaluated one by one.
+        """
+        arguments = self.arguments
+        seed = [*hashlib.sha256(self.name.encode()).digest()]
+        check_alphas = np.random.default_rng(seed).uniform(size=CHECKS)
+        rules = search_rules(arguments.method, arguments.steps, LEVELS[0])
+        alphas = np.append(check_alphas, rules.alphas)
+        path = EvaluatedPath(alphas, self.evaluate(alphas))
+        for level, finer in enumerate(LEVELS):
+            if level > 0:
+                # Every other point of a level is new.
+                rules = search_rules(arguments.method, arguments.steps, finer)
+                new = rules.alphas[1::2]
+                path.add(np.arange(CHECKS + 1, len(path)), new, self.evaluate(new))
+            choices = [choose_steps(arguments, table, check_alphas) for table in path.tables]
+            may_begin_again = self.rounding_varies and 2 * len(path) <= limit
+            if may_begin_again and not self.are_stable(path, check_alphas, choices):
+                return choices, path, False
+            if all(choice.settled or choice.is_rough for choice in choices):
+                break
+            if finer == LEVELS[-1] or LEVELS[level + 1] + CHECKS > limit:
+                break
+        return choices, path, True
+
+    def are_stable(
+        self, path: EvaluatedPath, check_alphas: np.ndarray, choices: list[Choice]
+    ) -> bool:
+        """Return whether other rounding errors change no choice."""
+        for table, choice in zip(path.tables, choices, strict=True):
+            if not is_stable_choice(self.arguments, table, check_alphas, choice):
+                return False
+        return True
+
+    def halve_panels(self, choices: list[Choice], path: EvaluatedPath, limit: int) -> None:
+        """Integrate a rough path: halve the worst panels until so many gradients are spent.
+
+        Changes the choices that are not settled. The limit is that of a rough path, if it is lower.
+        """
+        spent = choices[0].gradient_evaluations
+        limit = max(spent, min(limit, self.arguments.rough_evaluations))
+        path = path.sort()
+        while True:
+            panels = [integrate_panels(path.alphas, table) for table in path.tables]
+            worst = worst_panels(path.alphas, panels, min(PANELS_AT_ONCE, limit - spent))
+            if len(worst) == 0:
+                break
+            middles = (path.alphas[worst] + path.alphas[worst + 1]) / 2
+            path.add(worst + 1, middles, self.evaluate(middles))
+            spent += len(worst)
+        for choice, target in zip(choices, panels, strict=True):
+            choice.gradient_evaluations = spent
+            if not choice.settled:
+                choice.take_panels(target, len(path))
+
+    def evaluate_rules(self, choices: list[Choice], path: EvaluatedPath, limit: int) -> None:
+        """Evaluate RULES real rules, or fewer by the limit, and take the smallest error of them.
+
+        Changes the choices that are not settled. With so many points on the path, their integral
+        by panels says how far the tokens of the rule are off.
+        """
+        spent = choices[0].gradient_evaluations
+        numbers = spread_numbers(self.arguments.steps, RULES, limit - spent)
+        if not numbers:
+            return
+        rules = {}
+        for n in numbers:
+            nodes, weights = quadrature(self.arguments.method, n)
+            tables = self.evaluate(nodes)
+            rules[n] = [weights @ table.v for table in tables]
+            path.add(np.full(n, len(path)), nodes, tables)
+        path = path.sort()
+        for target, choice in enumerate(choices):
+            choice.gradient_evaluations = spent + sum(numbers)
+            if not choice.settled:
+                panels = integrate_panels(path.alphas, path.tables[target])
+                choice.take_rule({n: rules[n][target] for n in numbers}, panels)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -1473,25 +1621,6 @@ class ExplainedPath:
     explanations: dict[str, dict]
     gradient_evaluations: int
     forward_evaluations: int
-
-
-@dataclass
-class Search:
-    """The choices of a search, one for each target, after so many gradients.
-
-    alphas: (points,), the points that were evaluated; tables are the targets' values there.
-    """
-
-    choices: list[Choice]
-    evaluated: int
-    is_stable: bool
-    alphas: np.ndarray
-    tables: list[PathValues]
-
-    def sorted_path(self) -> tuple[np.ndarray, list[PathValues]]:
-        """Return all points in their order on the path, and the values of every target there."""
-        alphas, first = np.unique(self.alphas, return_index=True)
-        return alphas, [table[first] for table in self.tables]
 
 
 @dataclass
@@ -1824,7 +1953,9 @@ class Explainer:
             self.batch_size //= 2
             clear_device_cache(garbage_collection=True)
 
-    def evaluate(self, embedded: EmbeddedText, alphas: np.ndarray) -> list[PathValues]:
+    def evaluate(
+        self, embedded: EmbeddedText, alphas: np.ndarray, one_by_one: bool = False
+    ) -> list[PathValues]:
         """Evaluate every target's F and its gradient at points b + alpha (x - b) of the path.
 
         Raises UserError if a gradient is not finite.
@@ -1853,7 +1984,7 @@ class Explainer:
             return [torch.cat(parts, 1).cpu().numpy() for parts in (f, scale, v)]
 
         # Each of them has the targets as its first dimension.
-        f, scale, v = self.in_batches(compute)
+        f, scale, v = compute(internal_batch_size=1) if one_by_one else self.in_batches(compute)
         if not all(np.isfinite(values).all() for values in (f, scale, v)):
             raise UserError(
                 f"gradients of document {embedded.id} are not finite; train the model again"
@@ -1905,119 +2036,15 @@ class Explainer:
             )
         return results
 
-    def refine(self, embedded: EmbeddedText, limit: int) -> Search:
-        """Choose the number of steps on more and more points until it is settled for every target.
-
-        Ends early if rounding errors, which depend on the batch size, matter, and if limit allows
-        to begin again with points that are evaluated one by one.
-        """
-        arguments = self.arguments
-        seed = [*hashlib.sha256(embedded.id.encode()).digest()]
-        check_alphas = np.random.default_rng(seed).uniform(size=CHECKS)
-        rules = search_rules(arguments.method, arguments.steps, LEVELS[0])
-        tables = self.evaluate(embedded, np.append(check_alphas, rules.alphas))
-        for level, finer in enumerate(LEVELS):
-            if level > 0:
-                # Every other point of a level is new.
-                rules = search_rules(arguments.method, arguments.steps, finer)
-                between = self.evaluate(embedded, rules.alphas[1::2])
-                places = np.arange(CHECKS + 1, len(tables[0]))
-                tables = [
-                    table.insert(places, new) for table, new in zip(tables, between, strict=True)
-                ]
-            evaluated = len(tables[0])
-            alphas = np.append(check_alphas, rules.alphas)
-            choices = [choose(arguments, table, check_alphas) for table in tables]
-            may_begin_again = self.batch_size > 1 and not arguments.bf16 and 2 * evaluated <= limit
-            if may_begin_again and not self.are_stable(tables, check_alphas, choices):
-                return Search(choices, evaluated, False, alphas, tables)
-            if all(choice.settled or choice.is_rough for choice in choices):
-                break
-            if finer == LEVELS[-1] or LEVELS[level + 1] + CHECKS > limit:
-                break
-        return Search(choices, evaluated, True, alphas, tables)
-
-    def are_stable(
-        self, tables: list[PathValues], check_alphas: np.ndarray, choices: list[Choice]
-    ) -> bool:
-        """Return whether other rounding errors change no choice."""
-        for table, choice in zip(tables, choices, strict=True):
-            if not is_stable(self.arguments, table, check_alphas, choice):
-                return False
-        return True
-
     def search(self, embedded: EmbeddedText) -> list[Choice]:
         """Return the choice of the number of steps, and its attributions, for every target."""
-        explainer, limit, spent = self, self.arguments.max_gradient_evaluations, 0
-        search = self.refine(embedded, limit)
-        if not search.is_stable:
-            # Points that are evaluated one by one have the same rounding errors whatever the batch
-            # size is.
-            spent = search.evaluated
-            one_by_one = replace(self.arguments, internal_batch_size=1)
-            explainer = replace(self, arguments=one_by_one)
-            search = explainer.refine(embedded, limit - spent)
-        for choice in search.choices:
-            choice.gradient_evaluations = spent + search.evaluated
-        if not all(choice.settled for choice in search.choices):
-            if self.arguments.n_steps is None:
-                explainer.evaluate_rules(embedded, search, limit)
-            else:
-                explainer.halve_panels(embedded, search, limit)
-        return search.choices
-
-    def halve_panels(self, embedded: EmbeddedText, search: Search, limit: int) -> None:
-        """Integrate a rough path: halve the worst panels until so many gradients are spent.
-
-        Changes the choices that are not settled. The limit is that of a rough path, if it is lower.
-        """
-        spent = search.choices[0].gradient_evaluations
-        limit = max(spent, min(limit, self.arguments.rough_evaluations))
-        alphas, tables = search.sorted_path()
-        while True:
-            panels = [integrate_panels(alphas, table) for table in tables]
-            worst = worst_panels(alphas, panels, min(PANELS_AT_ONCE, limit - spent))
-            if len(worst) == 0:
-                break
-            middles = (alphas[worst] + alphas[worst + 1]) / 2
-            between = self.evaluate(embedded, middles)
-            alphas = np.insert(alphas, worst + 1, middles)
-            tables = [
-                table.insert(worst + 1, new) for table, new in zip(tables, between, strict=True)
-            ]
-            spent += len(worst)
-        for choice, target in zip(search.choices, panels, strict=True):
-            choice.gradient_evaluations = spent
-            if not choice.settled:
-                choice.take_panels(target, len(alphas))
-
-    def evaluate_rules(self, embedded: EmbeddedText, search: Search, limit: int) -> None:
-        """Evaluate RULES real rules, or fewer by the limit, and take the smallest error of them.
-
-        Changes the choices that are not settled. With so many points on the path, their integral
-        by panels says how far the tokens of the rule are off.
-        """
-        spent = search.choices[0].gradient_evaluations
-        numbers = spread_numbers(self.arguments.steps, RULES, limit - spent)
-        if not numbers:
-            return
-        alphas, tables = search.alphas, search.tables
-        rules = {}
-        for n in numbers:
-            nodes, weights = quadrature(self.arguments.method, n)
-            values = self.evaluate(embedded, nodes)
-            rules[n] = [weights @ table.v for table in values]
-            alphas = np.append(alphas, nodes)
-            tables = [
-                table.insert(np.full(n, len(table)), new)
-                for table, new in zip(tables, values, strict=True)
-            ]
-        alphas, tables = replace(search, alphas=alphas, tables=tables).sorted_path()
-        for target, choice in enumerate(search.choices):
-            choice.gradient_evaluations = spent + sum(numbers)
-            if not choice.settled:
-                panels = integrate_panels(alphas, tables[target])
-                choice.take_rule({n: rules[n][target] for n in numbers}, panels)
+        search = PathSearch(
+            functools.partial(self.evaluate, embedded),
+            self.arguments,
+            embedded.id,
+            rounding_varies=self.batch_size > 1 and not self.arguments.bf16,
+        )
+        return search.run()
 
     def explain_path(self, document: dict, baseline: Baseline) -> ExplainedPath:
         """Return the attributions of an encoded document along the path from a baseline."""
