@@ -421,8 +421,10 @@ def test_rough_panels_that_are_halved_are_the_worst_of_any_target():
 def test_rough_numbers_of_real_rules_are_spread_over_the_upper_half():
     steps = tuple(range(1, 201))
     assert run_attribution.spread_numbers(steps, 6, 10_000) == [100, 120, 140, 160, 180, 200]
-    assert run_attribution.spread_numbers(steps, 6, 300) == [100, 200]
-    assert run_attribution.spread_numbers(steps, 6, 35) == [35]
+    for limit, count, largest in [(875, 6, 194), (300, 6, 66), (100, 3, 44), (35, 1, 35)]:
+        numbers = run_attribution.spread_numbers(steps, 6, limit)
+        assert len(numbers) == count and numbers[-1] == largest and sum(numbers) <= limit
+        assert 2 * numbers[0] >= largest
     assert run_attribution.spread_numbers((7,), 6, 100) == [7]
     assert run_attribution.spread_numbers((7,), 6, 5) == []
 
@@ -452,7 +454,8 @@ def test_rough_fronts_are_given_up_early_and_integrated_by_panels(width):
             lambda a: np.exp(a)[:, None].repeat(3, 1), antiderivative, n_steps="auto"
         )
     truth = np.e - 1 + sizes
-    assert found["gradient_evaluations"] == 280 and found["converged"] is not True
+    assert found["gradient_evaluations"] == (280 if width else 485)
+    assert found["converged"] is not True
     assert sum(found["attributions"]) == pytest.approx(truth.sum(), rel=1e-4)
     off = np.abs(found["attributions"] - truth).sum()
     assert off <= found["stated_error"] * np.abs(found["attributions"]).sum()
