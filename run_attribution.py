@@ -105,7 +105,6 @@ OWN_FILES = (  # of an output folder; the page and faithfulness.json are those o
 METHODS = Literal[
     "gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"
 ]
-BASELINES = ("pad", "mask", "zero", "mean")
 MAX_STEPS = 1000
 # Interpolation points of the search; each level contains the points of the one before.
 LEVELS = (31, 61, 121, 241, 481)
@@ -137,6 +136,8 @@ FLOATS_PER_TOKEN = 10
 # Of a text, at least this many characters for each token that is kept are given to the tokenizer.
 # More follow while they do not suffice, but at most 64 times as many.
 CHARACTERS_PER_TOKEN = 64
+
+BASELINES = ("pad", "mask", "zero", "mean")
 
 RED_TO_GREEN = matplotlib.colors.LinearSegmentedColormap.from_list(
     "", ["#e45854", "#ffffff", "#229e49"], 257
@@ -1222,9 +1223,13 @@ def bound_errors(
     v_off = np.abs(inside @ coefficients - checks.v_and_sum()) - 12 * rounding.v
     v_errors = np.outer(np.abs(beyond - inside @ rules.aliases) @ decay, sizes)
 
-    f_factor = (SAFETY * (f_off / (f_errors + tiny))).max()
-    v_factor = (SAFETY * (v_off / (v_errors + tiny))).max()
-    return ErrorBounds(errors * max(1, f_factor, v_factor), rate)
+    with np.errstate(over="ignore"):  # a discrepancy where no error was expected
+        f_factor = (SAFETY * (f_off / (f_errors + tiny))).max()
+        v_factor = (SAFETY * (v_off / (v_errors + tiny))).max()
+    factor = max(1, f_factor, v_factor)
+    if not np.isfinite(factor):
+        return ErrorBounds(np.full_like(errors, np.inf), rate)  # nothing is known
+    return ErrorBounds(errors * factor, rate)
 
 
 def find_certain(

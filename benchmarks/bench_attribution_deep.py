@@ -3,13 +3,13 @@
 
     python benchmarks/bench_attribution_deep.py --model_name_or_path runs/mpnet \
         --dataset_name data --model_note "..." \
-        --cache_dir bench-deep --lengths 24 30 36 44 --reference_gradients 3000
+        --cache_dir bench-deep --ids 1809.04272 1609.02589 --reference_gradients 3000
 
-For each length, the first test document of that many tokens or a few more is taken. The reference
-of a document is an integral by panels (run_attribution.integrate_panels): 257 equidistant points,
-then halving of the panels with the largest errors until --reference_gradients are spent. It is
-kept, so that the same command continues, and other settings take seconds. reference_error is how
-far the integral by every other point of the reference is from it, as relative L1 norm.
+The reference of a document is an integral by panels (run_attribution.integrate_panels): 257
+equidistant points, then halving of the panels with the largest errors until --reference_gradients
+are spent. Points are kept, so that the same command continues, and other settings take seconds.
+reference_error is how far the integral by every other point of the reference is from it, as
+relative L1 norm.
 
 Against it stand --n_steps auto as users get it, with its stated error, and the study's rule: the
 number of steps from 1 to --brute_force with the smallest completeness error. Its rules are
@@ -59,7 +59,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset_name", required=True, help="dataset folder")
     parser.add_argument("--split", default="test", help="split of the dataset")
     parser.add_argument("--cache_dir", type=Path, required=True, help="where the paths are kept")
-    parser.add_argument("--lengths", type=int, nargs="+", required=True, help="tokens of documents")
+    parser.add_argument("--ids", nargs="+", required=True, help="documents of the split")
     parser.add_argument(
         "--baselines", nargs="+", default=["pad"], help="baselines of each document"
     )
@@ -74,20 +74,18 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def choose_documents(arguments: argparse.Namespace, explainer) -> list[dict]:
-    """Return the first document of the split with each of the lengths, or a few tokens more."""
+def read_documents(arguments: argparse.Namespace, explainer) -> list[dict]:
+    """Return the documents of --ids. Those that are cut at the maximum length are refused."""
     rows = datasets.load_dataset(arguments.dataset_name)[arguments.split]
+    texts = dict(zip(rows["id"], rows["abstract"], strict=True))
     documents = []
-    for row in rows:
-        document = {"id": row["id"], "text": row["abstract"], "label": None}
+    for name in arguments.ids:
+        document = {"id": name, "text": texts[name], "label": None}
         explainer.encode(document)
-        if not document["truncated"]:
-            documents.append(document)
-    chosen = []
-    for length in arguments.lengths:
-        fitting = [d for d in documents if len(d["tokens"]) >= length and d not in chosen]
-        chosen.append(min(fitting, key=lambda d: len(d["tokens"])))
-    return chosen
+        if document["truncated"]:
+            raise SystemExit(f"{name} is longer than the maximum length")
+        documents.append(document)
+    return documents
 
 
 class KeptPath:
@@ -262,7 +260,7 @@ def main() -> None:
     )
     explainer = run_attribution.Explainer(model, tokenizer, settings)
     rows = []
-    for document in choose_documents(arguments, explainer):
+    for document in read_documents(arguments, explainer):
         for baseline in arguments.baselines:
             row = measure_document(arguments, explainer, document, baseline)
             rows.append(row)
@@ -270,11 +268,10 @@ def main() -> None:
             write_record(arguments, rows)
 
 
-def write_record(arguments: argparse.Namespace, rows: list[dict]) -> None:
-    """Write the rows with device, versions, date and command."""
+def write_record(arguments: argparse.Namespace, new: list[dict]) -> None:
+    """Add rows to the file, each with device, versions, date and command, and order them."""
     command = " ".join(word if "/" not in word else Path(word).name for word in sys.argv)
-    record = {
-        "rows": rows,
+    origin = {
         "model": arguments.model_note,
         "device": f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
         "versions": {
@@ -284,7 +281,13 @@ def write_record(arguments: argparse.Namespace, rows: list[dict]) -> None:
         "date": datetime.date.today().isoformat(),
         "command": f"python {command}",
     }
-    arguments.output_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    rows = []
+    if arguments.output_file.exists():
+        rows = json.loads(arguments.output_file.read_text(encoding="utf-8"))
+    by_key = {(row["id"], row["baseline"]): row for row in rows}
+    by_key |= {(row["id"], row["baseline"]): row | origin for row in new}
+    ordered = sorted(by_key.values(), key=lambda row: (row["tokens"], row["id"], row["baseline"]))
+    arguments.output_file.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
