@@ -24,9 +24,11 @@
 The path leads from a baseline text, [CLS] PAD ... PAD [SEP], to the document, in the output of the
 embedding layer. F is the logit of the target class. Each document gets the number of steps from 1
 to 200 with the smallest completeness error, found with about 65 gradients instead of 20,100.
---n_steps 50 runs captum.
+--n_steps auto gives the integral itself, also where F is rough, as on deep encoders; then, each
+document states its error. --n_steps 50 runs captum. docs/step-search.md derives the search.
 
     python run_attribution.py --model_name_or_path runs/minilm --dataset_name data --output_dir DIR
+    python run_attribution.py ... --test_file new.csv             # own texts, labeled or not
     accelerate launch --num_processes 4 run_attribution.py ...    # several GPUs, the same flags
     from run_attribution import attribute                         # in a notebook
 
