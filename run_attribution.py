@@ -130,10 +130,10 @@ RULES = 6
 SMALLEST_RULE = 25
 
 # What a batch may keep for the gradient, and how many numbers a layer keeps of a token, in
-# multiples of the hidden size: inputs of two normalizations (2) and of GELU (4), query, key, value
-# and output of the attention (4). Weights have no gradient: the inputs of their products go.
-ACTIVATION_BYTES = 2 * 2**30
-FLOATS_PER_TOKEN = 10
+# multiples of the hidden size: about 20 for BERT-large (benchmarks/bench_attribution_memory.py).
+# Weights have no gradient, so what only these would need is not kept.
+ACTIVATION_BYTES = 4 * 2**30
+FLOATS_PER_TOKEN = 20
 
 # Of a text, at least this many characters for each token that is kept are given to the tokenizer.
 # More follow while they do not suffice, but at most 64 times as many.
