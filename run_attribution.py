@@ -1080,11 +1080,13 @@ class Choice(Result):
         """Take the attributions, (tokens,), of the rule with the smallest completeness error.
 
         rules are those that were evaluated; panels integrate all their points, with these errors.
+        Without any, the attributions stay those of the interpolant.
         """
         difference = self.f_input - self.f_baseline
         gaps = {n: float(abs(scores.sum() - difference)) for n, scores in rules.items()}
-        self.n_steps = min(gaps, key=gaps.get)
-        self.attributions = rules[self.n_steps]
+        if gaps:
+            self.n_steps = min(gaps, key=gaps.get)
+            self.attributions = rules[self.n_steps]
         distances = np.abs(self.attributions - panels.attributions)
         self.state_errors(distances + errors)
         self.evidence["evaluated_gaps"] = gaps
@@ -1568,8 +1570,6 @@ class PathSearch:
         """
         spent = choices[0].gradient_evaluations
         numbers = spread_numbers(self.arguments.steps, RULES, limit - spent)
-        if not numbers:
-            return
         rules = {}
         for n in numbers:
             nodes, weights = quadrature(self.arguments.method, n)
@@ -1582,7 +1582,8 @@ class PathSearch:
             if not choice.settled:
                 panels = integrate_panels(path.alphas, path.tables[target])
                 errors = state_panel_errors(path.alphas, path.tables[target], panels)
-                choice.take_rule({n: rules[n][target] for n in numbers}, panels, errors)
+                scores = {n: rules[n][target] for n in numbers}
+                choice.take_rule(scores, panels, errors)
 
 
 # --------------------------------------------------------------------------------------------------
