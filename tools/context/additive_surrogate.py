@@ -115,6 +115,12 @@ def describe(result: dict) -> Section:
             "(R2 of the best additive surrogate on texts in which each word is left out with "
             f"probability 1/2; mean over {row['documents']} documents)."
         )
+    if result["surrogates"]:
+        section.sentences.append(
+            "Interactions need not be order: a bag of words that is pooled by attention cannot see "
+            "the order, and its words interact through their weights. Only the word order test and "
+            "the phrases whose words are moved apart are about order."
+        )
     return section
 
 
