@@ -10,6 +10,7 @@
 #     "pyarrow==26.0.1",
 #     "PyYAML==6.0.3",
 #     "scikit-learn==1.9.1",
+#     "scipy==1.17.1",
 #     "skops==0.16.0",
 #     "tqdm==4.70.1",
 #     "transformers==5.23.0",
@@ -20,6 +21,11 @@
     python run_baseline.py --dataset_name data/arxiv --output_dir runs/svm
     python run_baseline.py --train_file train.csv --test_file test.csv \\
         --text_column_names title,body --label_column_name kind --output_dir runs/svm
+    # several labels per document, with a threshold per class; probabilities
+    python run_baseline.py --train_file train.csv --test_file test.csv --label_column_name kinds \\
+        --label_delimiter ";" --threshold auto --calibrate --output_dir runs/svm
+    # predict other texts with a finished run; labels are not needed
+    python run_baseline.py --model_name_or_path runs/svm --test_file new.csv --output_dir runs/new
 
 n-grams, sublinear term frequency and C are chosen by macro F1 on the validation split. Vocabulary,
 weights and the final model come from the training split alone, as an encoder's do. The test split,
@@ -28,7 +34,8 @@ if there is one, is predicted once, at the end. A finished run is not repeated.
 Writes to --output_dir: model.skops, train_results.json, eval_results.json, all_results.json,
 trainer_state.json (every setting tried), top_words.csv, top_words.png, run_arguments.json,
 README.md (the model card) and, of the test split, predict_results.json, predictions.csv (decision
-values) and confusion_matrix.png.
+values, with --calibrate probabilities) and confusion_matrix.png or, with several labels,
+class_curves.png. Texts without labels are predicted, and nothing is measured on them.
 """
 
 import argparse
@@ -42,6 +49,7 @@ import io
 import itertools
 import json
 import logging
+import math
 import os
 import re
 import shlex
@@ -51,7 +59,7 @@ import traceback
 import unicodedata
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -67,6 +75,7 @@ from datasets import (
     Dataset,
     DatasetDict,
     Features,
+    List,
     Value,
     concatenate_datasets,
     load_dataset_builder,
@@ -74,13 +83,21 @@ from datasets import (
 from datasets.exceptions import DatasetsError
 from huggingface_hub import EvalResult, HfApi, ModelCardData, try_to_load_from_cache
 from huggingface_hub.utils import httpx
+from scipy.special import expit
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import (
     ConfusionMatrixDisplay,
+    PrecisionRecallDisplay,
     accuracy_score,
+    average_precision_score,
     confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
     precision_recall_fscore_support,
 )
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import Pipeline
 from sklearn.svm import LinearSVC
 from tqdm import tqdm
@@ -88,7 +105,9 @@ from transformers import HfArgumentParser
 
 logger = logging.getLogger(__name__)
 
+SCRIPT = "run_baseline.py"
 RUN_FILE = "run_arguments.json"
+CHUNK = 10_000  # documents that are counted and weighted at once when a split is predicted
 # Arguments that cannot change the results. Where the data is does not matter either: its rows do,
 # and their fingerprints are compared.
 NOT_IDENTITY = (
@@ -114,6 +133,10 @@ class BaselineArguments:
     """Which settings to try, and where to write."""
 
     output_dir: str = field(metadata={"help": "Run folder to write."})
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Finished run folder of this script: predict with it, without training."},
+    )
     ngram_max: list[int] = field(
         default_factory=lambda: [1, 2],
         metadata={"help": "Maximum n-gram lengths to try: 1 is words, 2 also pairs."},
@@ -131,6 +154,18 @@ class BaselineArguments:
     )
     class_weight: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "balanced weights classes by inverse frequency."}
+    )
+    calibrate: bool = field(
+        default=False,
+        metadata={"help": "Add probabilities, from a sigmoid that is fitted on validation."},
+    )
+    threshold: str | None = field(
+        default=None,
+        metadata={
+            "help": "With several labels: auto chooses a threshold per class for its F1 on "
+            "validation; with --calibrate also a probability. Default: decision value 0, "
+            "probability 0.5."
+        },
     )
     seed: int = field(
         default=42, metadata={"help": "Random seed of the solver and of a validation split."}
@@ -240,6 +275,12 @@ def parse_arguments(
 SPLITS = ("train", "validation", "test")
 
 
+# Copied from tools/common/data.py::SINGLE_LABEL
+SINGLE_LABEL = "single_label_classification"  # transformers' names of a problem_type
+# Copied from tools/common/data.py::MULTI_LABEL
+MULTI_LABEL = "multi_label_classification"
+
+
 # Copied from tools/common/data.py::DataArguments
 @dataclass
 class DataArguments:
@@ -263,6 +304,23 @@ class DataArguments:
     test_file: str | None = field(
         default=None, metadata={"help": "Test data with the same columns."}
     )
+    train_split_name: str = field(
+        default="train", metadata={"help": "Split of the dataset to train on."}
+    )
+    validation_split_name: str = field(
+        default="validation", metadata={"help": "Split of the dataset to validate on."}
+    )
+    test_split_name: str = field(
+        default="test", metadata={"help": "Split of the dataset to test on."}
+    )
+    csv_delimiter: str | None = field(
+        default=None,
+        metadata={"help": r"Separator of a CSV file, e.g. ';' or '\t'. Found by default."},
+    )
+    json_field: str | None = field(
+        default=None,
+        metadata={"help": "Key of the list of records in a JSON file, if it is one object."},
+    )
     text_column_names: list[str] = field(
         default_factory=lambda: ["abstract"], metadata={"help": "Columns of text."}
     )
@@ -270,17 +328,38 @@ class DataArguments:
         default=" ", metadata={"help": "Text between joined columns."}
     )
     label_column_name: str = field(
-        default="label", metadata={"help": "Column of the classes: names or integers."}
+        default="label",
+        metadata={"help": "Column of the classes: names, integers, or lists of them."},
+    )
+    label_delimiter: str | None = field(
+        default=None,
+        metadata={"help": "Text between the labels of a document with several, e.g. ';'."},
     )
     label_names: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Names of the classes in the order of their numbers, if labels are 0, 1 ..."
+            "help": "Names of the classes in the order of their numbers, if labels are 0, 1 ...; "
+            "of lists of labels, the ones to keep."
         },
     )
     validation_fraction: float = field(
         default=0.1,
         metadata={"help": "Fraction of training held out when there is no validation split."},
+    )
+    test_fraction: float | None = field(
+        default=None,
+        metadata={"help": "Fraction of training held out as the test split, if there is none."},
+    )
+    drop_bad_rows: bool = field(
+        default=False,
+        metadata={
+            "help": "Drop and count rows with an empty text, no label or a duplicated id, instead "
+            "of stopping."
+        },
+    )
+    shuffle_train_dataset: bool = field(
+        default=False,
+        metadata={"help": "Shuffle training with the seed before --max_train_samples cuts it."},
     )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Truncate the training split."}
@@ -299,8 +378,60 @@ class DataArguments:
             self.text_column_names = [name.strip() for name in names]
 
 
-def check_arguments(arguments: BaselineArguments) -> None:
-    """Exit with status 2 on arguments that have no meaning."""
+@dataclass
+class RunDataArguments(DataArguments):
+    """The same, but how a text is made of columns is None, as in training, unless it is given."""
+
+    text_column_names: list[str] | None = field(
+        default=None, metadata={"help": "Columns of text. Default: as in training, or abstract."}
+    )
+    text_column_delimiter: str | None = field(
+        default=None,
+        metadata={"help": "Text between joined columns. Default: as in training, or a space."},
+    )
+    label_column_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the classes: names, integers, or lists of them. Default: as in "
+            "training, or label."
+        },
+    )
+
+
+# What is not given comes from the run that predicts, or is this.
+TEXT_SETTINGS = {
+    "text_column_names": ["abstract"],
+    "text_column_delimiter": " ",
+    "label_column_name": "label",
+}
+# What only training reads
+TRAINING_ARGUMENTS = (
+    *("ngram_max", "sublinear_tf", "C", "min_df", "class_weight", "calibrate"),
+    *("train_file", "validation_file", "train_split_name", "validation_split_name"),
+    *("validation_fraction", "test_fraction", "shuffle_train_dataset"),
+    *("max_train_samples", "max_eval_samples"),
+)
+
+
+def default_of(arguments: object, name: str) -> object:
+    """Return the default of a field of a dataclass."""
+    (value,) = [value for value in fields(arguments) if value.name == name]
+    return value.default_factory() if callable(value.default_factory) else value.default
+
+
+def check_arguments(arguments: BaselineArguments, data_arguments: DataArguments) -> None:
+    """Exit with status 2 on arguments that have no meaning, or none with the others."""
+    if arguments.model_name_or_path is not None:
+        for name in TRAINING_ARGUMENTS:
+            holder = arguments if hasattr(arguments, name) else data_arguments
+            if getattr(holder, name) != default_of(holder, name):
+                fail(f"--{name}: nothing is trained with --model_name_or_path; leave it out")
+        if arguments.threshold == "auto":
+            fail("--threshold auto is for training; a run has its thresholds already")
+    elif arguments.threshold not in (None, "auto"):
+        read_threshold(arguments.threshold)
+        if not arguments.calibrate:
+            fail(f"--threshold {arguments.threshold} is a probability: it requires --calibrate")
     if not arguments.C or min(arguments.C) <= 0 or not np.isfinite(arguments.C).all():
         fail(f"--C requires positive numbers, not {arguments.C}")
     if not arguments.ngram_max or min(arguments.ngram_max) < 1:
@@ -320,25 +451,180 @@ def check_arguments(arguments: BaselineArguments) -> None:
 # 2. Features, classifier, search of the setting, predictions
 
 
+def read_threshold(text: str) -> float:
+    """Return a threshold of probabilities. Exit with status 2 if it is none."""
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = -1.0
+    if not 0 <= threshold <= 1:
+        fail(f"--threshold must be auto or a number between 0 and 1, not {text}")
+    return threshold
+
+
+# Copied from tools/common/metrics.py::METRICS
 METRICS = {
-    "accuracy": "Accuracy",
+    "accuracy": "Accuracy",  # several labels: of the whole set of labels (subset accuracy)
     "f1": "Macro F1",
+    "f1_micro": "Micro F1",
+    "f1_weighted": "Weighted F1",
     "precision": "Macro precision",
     "recall": "Macro recall",
+    "average_precision": "Macro average precision",
+    "mcc": "Matthews correlation",
+    "quadratic_kappa": "Quadratic kappa",
+    "log_loss": "Log loss",
+    "brier_score": "Brier score",
 }
+# Copied from tools/common/metrics.py::LOSSES
+LOSSES = ("loss", "log_loss", "brier_score")
 
 
-def compute_metrics(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Return accuracy and macro-averaged F1, precision and recall; undefined values count as 0."""
+# Copied from tools/common/metrics.py::metric_name
+def metric_name(key: str, problem_type: str) -> str:
+    """Return what a table calls a metric of METRICS."""
+    if key == "accuracy" and problem_type == MULTI_LABEL:
+        return "Subset accuracy"
+    return METRICS[key]
+
+
+# Copied from tools/common/metrics.py::metric_text
+def metric_text(key: str, value: float) -> str:
+    """Return a metric as a table shows it: in percent, or a loss as it is."""
+    return f"{value:.4f}" if key in LOSSES else f"{100 * value:.2f} %"
+
+
+# Copied from tools/common/metrics.py::compute_scores
+def compute_scores(
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    scores: np.ndarray,
+    names: list[str],
+    problem_type: str,
+    are_probabilities: bool,
+) -> dict[str, float]:
+    """Return the metrics of METRICS that these labels and scores have.
+
+    Macro averages are those over the classes that occur in labels or predictions; undefined values
+    count as 0. Log loss is the mean negative logarithm of the probability of the truth. The Brier
+    score is the mean of squared differences between probability and truth: for one label summed
+    over the classes (0 to 2), for several labels averaged over them (0 to 1). Both need
+    probabilities. Quadratic kappa needs at least three classes with integers as names.
+    """
+    if problem_type == MULTI_LABEL:
+        return multi_label_scores(labels, predictions, scores, are_probabilities)
+
     precision, recall, f1, _ = precision_recall_fscore_support(
-        references, predictions, average="macro", zero_division=0
+        labels, predictions, average="macro", zero_division=0
     )
-    return {
-        "accuracy": float(accuracy_score(references, predictions)),
+    results = {
+        "accuracy": float(accuracy_score(labels, predictions)),
         "f1": float(f1),
+        "f1_weighted": float(f1_score(labels, predictions, average="weighted", zero_division=0)),
         "precision": float(precision),
         "recall": float(recall),
+        "mcc": 0.0,
     }
+    if len(np.union1d(labels, predictions)) > 1:  # scikit-learn warns of a single class
+        results["mcc"] = float(matthews_corrcoef(labels, predictions))
+    if len(names) > 2 and all(re.fullmatch(r"-?\d+", name) for name in names):
+        values = np.array([int(name) for name in names], dtype=float)
+        results["quadratic_kappa"] = quadratic_kappa(values[labels], values[predictions])
+    if are_probabilities:
+        truth = np.eye(len(names))[labels]
+        of_truth = scores[np.arange(len(labels)), labels]
+        results["log_loss"] = float(-log_probability(of_truth).mean())
+        results["brier_score"] = float(((scores - truth) ** 2).sum(axis=1).mean())
+    return results
+
+
+# Copied from tools/common/metrics.py::multi_label_scores
+def multi_label_scores(
+    labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray, are_probabilities: bool
+) -> dict[str, float]:
+    """Return the metrics for several labels per document; the arrays are (documents, classes).
+
+    Average precision is that over the classes that occur in the labels: without a document of a
+    class there is no precision to average.
+    """
+    used = np.flatnonzero((labels + predictions).any(axis=0))
+    precision = recall = f1 = np.zeros(1)
+    if len(used) > 0:
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            labels[:, used], predictions[:, used], average=None, zero_division=0
+        )
+    ranked = [
+        average_precision_score(labels[:, number], scores[:, number])
+        for number in np.flatnonzero(labels.any(axis=0))
+    ]
+    results = {
+        "accuracy": float((labels == predictions).all(axis=1).mean()),
+        "f1": float(f1.mean()),
+        "f1_micro": float(f1_score(labels.ravel(), predictions.ravel(), zero_division=0)),
+        "precision": float(precision.mean()),
+        "recall": float(recall.mean()),
+        "average_precision": float(np.mean(ranked)) if ranked else 0.0,
+    }
+    if are_probabilities:
+        of_truth = np.where(labels == 1, scores, 1 - scores)
+        results["log_loss"] = float(-log_probability(of_truth).mean())
+        results["brier_score"] = float(((scores - labels) ** 2).mean())
+    return results
+
+
+# Copied from tools/common/metrics.py::log_probability
+def log_probability(probabilities: np.ndarray) -> np.ndarray:
+    """Return logarithms; a probability of 0 counts as the smallest step of a float (2.2e-16)."""
+    return np.log(np.maximum(probabilities, np.finfo(float).eps))
+
+
+# Copied from tools/common/metrics.py::quadratic_kappa
+def quadratic_kappa(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Return Cohen's kappa with quadratic weights of numbers; 0 where it is undefined.
+
+    One minus the mean squared difference over that of independent labels and predictions
+    (Cohen, Psychological Bulletin 70:213-220, 1968).
+    """
+    by_chance = labels.var() + predictions.var() + (labels.mean() - predictions.mean()) ** 2
+    if by_chance == 0:
+        return 0.0
+    return float(1 - ((labels - predictions) ** 2).mean() / by_chance)
+
+
+# Copied from tools/common/metrics.py::choose_thresholds
+def choose_thresholds(labels: np.ndarray, scores: np.ndarray, default: float = 0.5) -> list[float]:
+    """Return a threshold per class that maximizes its F1; a score of at least that is a label.
+
+    A threshold lies halfway between two neighboring scores of documents. The default, 0 for
+    decision values, is kept where no other threshold is better, as for a class without documents;
+    among equals, the one closest to it is taken.
+    """
+    thresholds = []
+    for number in range(labels.shape[1]):
+        truth = labels[:, number]
+        values = np.unique(scores[:, number])
+        candidates = [default, values[0], *(values[1:] + values[:-1]) / 2]
+        candidates = sorted(candidates, key=lambda threshold: abs(threshold - default))
+
+        # Documents and labels at or above every candidate
+        order = np.argsort(scores[:, number], kind="stable")
+        first = np.searchsorted(scores[order, number], candidates, side="left")
+        right = truth[order][::-1].cumsum()[::-1]
+        n_right = np.append(right, 0)[first]
+        n_predicted = len(truth) - first
+        f1 = 2 * n_right / np.maximum(n_predicted + truth.sum(), 1)
+        thresholds.append(float(candidates[f1.argmax()]))
+    return thresholds
+
+
+# Copied from tools/common/metrics.py::predict_labels
+def predict_labels(
+    scores: np.ndarray, problem_type: str, thresholds: list[float] | None = None
+) -> np.ndarray:
+    """Return the predictions: the class with the highest score, or each at its threshold."""
+    if problem_type == MULTI_LABEL:
+        return (scores >= np.array(thresholds)).astype(int)
+    return scores.argmax(axis=1)
 
 
 def count_words(ngram_max: int, min_df: int, texts: pd.Series) -> tuple[CountVectorizer, object]:
@@ -357,24 +643,111 @@ def count_words(ngram_max: int, min_df: int, texts: pd.Series) -> tuple[CountVec
 def make_classifier(C: float, arguments: BaselineArguments) -> LinearSVC:
     """Return an untrained classifier."""
     class_weight = None if arguments.class_weight == "none" else arguments.class_weight
-    # ADAPT: classifier. It needs decision_function; top_words() reads coef_ of shape
+    # ADAPT: classifier. It needs decision_function; class_weights() reads coef_ of shape
     # (classes, n-grams), for two classes (1, n-grams).
     return LinearSVC(C=C, class_weight=class_weight, random_state=arguments.seed)
 
 
+@dataclass
+class Trained:
+    """What predicts: the model, and what makes classes of its decision values."""
+
+    model: Pipeline
+    names: list[str]  # of the classes in the order of their numbers
+    problem_type: str
+    thresholds: list[float] | None = None  # with several labels: of the scores, one per class
+    # With --calibrate, the probability of a class is expit(-(slope * decision value + intercept))
+    slopes: list[float] | None = None
+    intercepts: list[float] | None = None
+
+    @property
+    def has_probabilities(self) -> bool:
+        return self.slopes is not None
+
+
+def label_array(labels: Iterable, n_classes: int, problem_type: str) -> np.ndarray:
+    """Return numbers of classes, or with several labels 0 and 1 of shape (documents, classes)."""
+    if problem_type != MULTI_LABEL:
+        return np.array(labels)
+    has_class = np.zeros((len(labels), n_classes), dtype=int)
+    for row, numbers in enumerate(labels):
+        has_class[row, np.array(numbers, dtype=int)] = 1
+    return has_class
+
+
+def decision_values(
+    classifier: LinearSVC | OneVsRestClassifier, matrix: object, n_classes: int
+) -> np.ndarray:
+    """Return decision values of shape (documents, classes)."""
+    values = classifier.decision_function(matrix)
+    if values.ndim == 1:  # two classes: scikit-learn returns those of the second alone
+        values = np.column_stack([-values, values])
+    # A class without training documents is never predicted.
+    scores = np.full((len(values), n_classes), -np.inf)
+    scores[:, classifier.classes_] = values
+    return scores
+
+
+def to_probabilities(values: np.ndarray, trained: Trained) -> np.ndarray:
+    """Return the probabilities of decision values; of one label, they sum to 1 per document."""
+    probabilities = expit(-(np.array(trained.slopes) * values + np.array(trained.intercepts)))
+    if trained.problem_type == MULTI_LABEL:
+        return probabilities
+    sums = probabilities.sum(axis=1, keepdims=True)
+    uniform = np.full_like(probabilities, 1 / len(trained.names))
+    return np.divide(probabilities, sums, out=uniform, where=sums > 0)
+
+
+def predict_scores(trained: Trained, texts: pd.Series) -> np.ndarray:
+    """Return decision values or probabilities of shape (documents, classes).
+
+    The texts are counted in chunks, so that memory does not grow with the number of their n-grams.
+    """
+    features, classifier = trained.model[:-1], trained.model[-1]
+    scores = np.empty((len(texts), len(trained.names)))
+    for start in range(0, len(texts), CHUNK):
+        matrix = features.transform(texts[start : start + CHUNK])
+        values = decision_values(classifier, matrix, len(trained.names))
+        if trained.has_probabilities:
+            values = to_probabilities(values, trained)
+        scores[start : start + CHUNK] = values
+    return scores
+
+
+def measure(labels: np.ndarray, scores: np.ndarray, trained: Trained) -> dict[str, float]:
+    """Return the metrics of scores of shape (documents, classes)."""
+    predictions = predict_labels(scores, trained.problem_type, trained.thresholds)
+    # ADAPT: metrics. A dictionary of numbers; the settings are chosen by f1.
+    return compute_scores(
+        labels,
+        predictions,
+        scores,
+        trained.names,
+        trained.problem_type,
+        trained.has_probabilities,
+    )
+
+
 def search(
-    train: pd.DataFrame, validation: pd.DataFrame, arguments: BaselineArguments
-) -> tuple[Pipeline, list[dict]]:
-    """Fit every setting; return the pipeline with the best macro F1 on validation, and all metrics.
+    train: pd.DataFrame,
+    validation: pd.DataFrame,
+    names: list[str],
+    problem_type: str,
+    arguments: BaselineArguments,
+) -> tuple[Trained, list[dict]]:
+    """Fit every setting; return the model with the best macro F1 on validation, and all metrics.
 
     The texts are counted once per n-gram length and weighted once per setting, not once per C.
-    Among equals the first setting wins: shorter n-grams, raw counts, smaller C.
+    Among equals the first setting wins: shorter n-grams, raw counts, smaller C. With --threshold
+    auto, every setting is measured with the thresholds that suit it.
     """
     # Counted before the bar starts: a message about words must stand on a line of its own.
     counted = []
     for ngram_max in sorted(arguments.ngram_max):
         counter, train_counts = count_words(ngram_max, arguments.min_df, train["text"])
         counted.append((ngram_max, counter, train_counts))
+    train_labels = label_array(train["label"], len(names), problem_type)
+    labels = label_array(validation["label"], len(names), problem_type)
     best = None
     best_f1 = -1.0
     rows = []
@@ -389,8 +762,14 @@ def search(
             for C in sorted(arguments.C):
                 start = time.perf_counter()
                 svm = make_classifier(C, arguments)
-                svm.fit(train_matrix, train["label"])
-                metrics = compute_metrics(validation["label"], svm.predict(validation_matrix))
+                if problem_type == MULTI_LABEL:
+                    svm = OneVsRestClassifier(svm)  # one for each class
+                model = Pipeline([("counts", counter), ("tfidf", tfidf), ("svm", svm)])
+                trained = Trained(model, names, problem_type)
+                svm.fit(train_matrix, train_labels)
+                scores = decision_values(svm, validation_matrix, len(names))
+                trained.thresholds = find_thresholds(labels, scores, trained, arguments)
+                metrics = measure(labels, scores, trained)
                 row = {"ngram_max": ngram_max, "sublinear_tf": bool(sublinear_tf), "C": C}
                 for key, value in metrics.items():
                     row[f"eval_{key}"] = value
@@ -398,48 +777,134 @@ def search(
                 rows.append(row)
                 if metrics["f1"] > best_f1:
                     best_f1 = metrics["f1"]
-                    best = Pipeline([("counts", counter), ("tfidf", tfidf), ("svm", svm)])
+                    best = trained
                 bar.set_postfix(best_f1=f"{best_f1:.4f}")
                 bar.update()
     bar.close()
     return best, rows
 
 
-def decision_values(model: Pipeline, texts: pd.Series) -> np.ndarray:
-    """Return decision values of shape (documents, classes)."""
-    values = model.decision_function(texts)
-    if values.ndim == 1:  # two classes: scikit-learn returns those of the second alone
-        return np.column_stack([-values, values])
-    return values
+def find_thresholds(
+    labels: np.ndarray, scores: np.ndarray, trained: Trained, arguments: BaselineArguments
+) -> list[float] | None:
+    """Return the thresholds of several labels: for decision values, or for probabilities."""
+    if trained.problem_type != MULTI_LABEL:
+        return None
+    default = 0.5 if trained.has_probabilities else 0.0
+    if arguments.threshold == "auto":
+        return choose_thresholds(labels, scores, default)
+    if arguments.threshold is not None and trained.has_probabilities:
+        default = read_threshold(arguments.threshold)
+    return [default] * len(trained.names)
 
 
-def predict_table(model: Pipeline, documents: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    """Return the rows of predictions.csv: id, label, prediction and a decision value per class."""
-    trained = model["svm"].classes_
-    scores = decision_values(model, documents["text"])
-    # A class without training documents is never predicted.
-    values = np.full((len(documents), len(names)), -np.inf)
-    values[:, trained] = scores
-    table = pd.DataFrame(
-        {
-            "id": documents["id"],
-            "label": [names[label] for label in documents["label"]],
-            "prediction": [names[label] for label in trained[scores.argmax(axis=1)]],
-        }
-    )
+def check_calibration(labels: np.ndarray, trained_labels: np.ndarray, names: list[str]) -> None:
+    """Exit with status 2 unless validation has what --calibrate requires.
+
+    That is a document of every trained class, and with several labels also one without it.
+    """
+    for number, name in enumerate(names):
+        if labels.ndim == 2:
+            is_usable = 0 < labels[:, number].sum() < len(labels)
+            required = "documents with and without the label"
+        else:
+            is_usable = number in labels or number not in trained_labels
+            required = "a document of class"
+        if not is_usable:
+            fail(f"--calibrate requires {required} {name!r} in the validation split; leave it out")
+
+
+def calibrate(trained: Trained, validation: pd.DataFrame) -> None:
+    """Fit a sigmoid per class to the decision values of the validation split (Platt scaling).
+
+    The model stays as it is, and the two numbers of every sigmoid are kept in the record:
+    scikit-learn's calibrated classifier is of types that skops does not trust.
+    """
+    features, classifier = trained.model[:-1], trained.model[-1]
+    matrix = features.transform(validation["text"])
+    labels = label_array(validation["label"], len(trained.names), trained.problem_type)
+    # A class without training documents has the decision value -inf and the probability 0.
+    trained.slopes = [-1.0] * len(trained.names)
+    trained.intercepts = [0.0] * len(trained.names)
+    if trained.problem_type == MULTI_LABEL:
+        for number, estimator in enumerate(classifier.estimators_):
+            (sigmoid,) = fit_sigmoids(estimator, matrix, labels[:, number])
+            trained.slopes[number] = float(sigmoid.a_)
+            trained.intercepts[number] = float(sigmoid.b_)
+        return
+    sigmoids = fit_sigmoids(classifier, matrix, labels)
+    if len(sigmoids) == 1:  # two classes: that of the second; the first has the opposite values
+        (sigmoid,) = sigmoids
+        trained_classes = classifier.classes_
+        trained.slopes[trained_classes[1]] = trained.slopes[trained_classes[0]] = float(sigmoid.a_)
+        trained.intercepts[trained_classes[1]] = float(sigmoid.b_)
+        trained.intercepts[trained_classes[0]] = -float(sigmoid.b_)
+        return
+    for number, sigmoid in zip(classifier.classes_, sigmoids, strict=True):
+        trained.slopes[number] = float(sigmoid.a_)
+        trained.intercepts[number] = float(sigmoid.b_)
+
+
+def fit_sigmoids(classifier: LinearSVC, matrix: object, labels: np.ndarray) -> list:
+    """Return the fitted sigmoids, with a_ and b_, of a classifier that stays as it is."""
+    rows = np.arange(len(labels))
+    # Nothing is trained, so that the same documents may be fitted and predicted.
+    calibrated = CalibratedClassifierCV(FrozenEstimator(classifier), cv=[(rows, rows)])
+    return calibrated.fit(matrix, labels).calibrated_classifiers_[0].calibrators
+
+
+def predictions_table(
+    documents: pd.DataFrame, scores: np.ndarray, trained: Trained
+) -> pd.DataFrame:
+    """Return the rows of predictions.csv: id, label, prediction and a score per class.
+
+    Texts without labels have no label. With several labels, both are JSON lists.
+    """
+    predictions = predict_labels(scores, trained.problem_type, trained.thresholds)
+    columns = {"id": documents["id"]}
+    if "label" in documents:
+        labels = label_array(documents["label"], len(trained.names), trained.problem_type)
+        columns["label"] = show_labels(labels, trained.names)
+    columns["prediction"] = show_labels(predictions, trained.names)
     # Put together, not assigned: a class may be called label.
-    return pd.concat([table, pd.DataFrame(values, columns=names)], axis=1)
+    values = pd.DataFrame(scores, columns=trained.names)
+    return pd.concat([pd.DataFrame(columns), values], axis=1)
+
+
+def show_labels(labels: np.ndarray, names: list[str]) -> list[str]:
+    """Return what predictions.csv shows of numbers, or of rows of 0 and 1: a JSON list."""
+    if labels.ndim == 1:
+        return [names[number] for number in labels]
+    return [
+        json.dumps([names[number] for number in np.flatnonzero(row)], ensure_ascii=False)
+        for row in labels
+    ]
 
 
 def warn_if_never_predicted(labels: np.ndarray, predictions: np.ndarray, names: list[str]) -> None:
     """Warn about classes that occur and are never predicted: the model has not learned them."""
-    missing = sorted(set(labels) - set(predictions))
+    missing = []
+    for number, name in enumerate(names):
+        occurs, is_predicted = (
+            array[:, number].any() if array.ndim == 2 else (array == number).any()
+            for array in (labels, predictions)
+        )
+        if occurs and not is_predicted:
+            missing.append(name)
     if missing:
         logger.warning(
             "never predicted: %s, so accuracy says little; give more documents of these classes, "
             "larger values of --C or --class_weight balanced",
-            quote_names([names[label] for label in missing]),
+            quote_names(missing),
         )
+
+
+def class_weights(classifier: LinearSVC | OneVsRestClassifier) -> np.ndarray:
+    """Return the coefficients of the n-grams, of shape (trained classes, n-grams)."""
+    if isinstance(classifier, OneVsRestClassifier):
+        return np.vstack([estimator.coef_ for estimator in classifier.estimators_])
+    weights = classifier.coef_
+    return np.vstack([-weights, weights]) if len(weights) == 1 else weights
 
 
 def top_words(model: Pipeline, names: list[str], n: int = 20) -> pd.DataFrame:
@@ -448,9 +913,7 @@ def top_words(model: Pipeline, names: list[str], n: int = 20) -> pd.DataFrame:
     Columns: class, rank, word, coefficient.
     """
     words = model["counts"].get_feature_names_out()
-    weights = model["svm"].coef_
-    if len(weights) == 1:
-        weights = np.vstack([-weights, weights])
+    weights = class_weights(model["svm"])
     # The SVM has the classes that occur in training, in the order of their numbers.
     rows = []
     for label, weight in zip(model["svm"].classes_, weights, strict=True):
@@ -491,12 +954,20 @@ LOAD_ERRORS = (OSError, ValueError, DatasetsError, httpx.HTTPError)
 # Copied from tools/common/data.py::LoadedData
 @dataclass
 class LoadedData:
-    """Splits with the columns id, text and label, and what the record of a run says about them."""
+    """Splits with the columns id, text and label, and what the record of a run says about them.
 
-    splits: DatasetDict  # label is the same ClassLabel in every split, matched by name
+    label is the same ClassLabel in every split, matched by name, or with several labels per
+    document a list of it, in the order of the numbers. A test split without labels has no such
+    column; where no split has labels, problem_type is that of a single label, and labels are
+    --label_names, if they were given.
+    """
+
+    splits: DatasetDict
     labels: list[str]  # names of the classes in the order of their numbers
     fingerprints: dict[str, str]  # of each split: the rows that are used
     commit: str | None  # of a dataset on the Hub
+    problem_type: str  # SINGLE_LABEL or MULTI_LABEL
+    dropped: dict[str, dict[str, int]]  # by --drop_bad_rows: rows of each split and reason
 
 
 # Copied from tools/common/data.py::load_splits
@@ -505,29 +976,34 @@ def load_splits(
 ) -> LoadedData:
     """Load the splits that are needed, and the optional ones that exist.
 
-    A missing validation split is a stratified share of training. Exits with status 2 if a needed
-    split, a column, a text or a label is missing, an id is duplicated, or a split has a class that
-    the training split lacks.
+    A missing validation split, and with --test_fraction the test split, is a stratified share of
+    training. Labels may be missing in the test split alone, and then in all of its rows. Exits with
+    status 2 if a needed split, a column, a text or a label is missing, an id is duplicated, or a
+    split has a class that the training split lacks.
     """
-    names = arguments.text_column_names
-    if arguments.label_column_name in names:
-        fail(
-            f"--text_column_names has the --label_column_name {arguments.label_column_name!r}: "
-            "the texts would give the classes away; choose another column"
-        )
-    if len(set(names)) < len(names):
-        fail(f"--text_column_names names a column twice: {', '.join(names)}; name it once")
+    check_data_arguments(arguments)
 
-    # 1. Tables with the columns of the files; validation may have to be taken from training
-    tables, commit = read_tables(arguments, needed, optional or [])
-    wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
-    takes_validation = "validation" in wanted and "validation" not in tables and "train" in tables
+    # 1. Tables with the columns of the files
+    frames, taken, commit = read_tables(arguments, needed, optional or [])
+    for split, frame in frames.items():
+        check_columns(frame, split, arguments)
+    labels = find_labels(frames, arguments)
+    problem_type = find_problem_type(labels, arguments)
 
-    # 2. Tables with the columns id, text and label, a name
-    tables = {split: check_rows(table, split, arguments) for split, table in tables.items()}
-    names = match_labels(tables, arguments)
-    if takes_validation:
-        take_validation(tables, names, arguments.validation_fraction, seed)
+    # 2. Tables with the columns id, text and label: a name, or a list of names
+    tables = {}
+    dropped = {}
+    for split, frame in frames.items():
+        tables[split], counts = check_rows(frame, labels.get(split), problem_type, split, arguments)
+        if counts:
+            dropped[split] = counts
+    names = match_labels(tables, find_order(frames, labels), problem_type, arguments)
+
+    # 3. The rows that are used
+    for split in taken:
+        take_from_training(tables, split, names, problem_type, seed, arguments)
+    if arguments.shuffle_train_dataset and "train" in tables:
+        tables["train"] = tables["train"].sample(frac=1, random_state=seed)
     limits = {
         "train": arguments.max_train_samples,
         "validation": arguments.max_eval_samples,
@@ -536,66 +1012,146 @@ def load_splits(
     for split, limit in limits.items():
         if limit is not None and limit < 1:
             fail(f"the number of documents of split {split!r} must be at least 1, not {limit}")
+    wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
     tables = {split: tables[split][: limits[split]] for split in wanted if split in tables}
-    check_classes(tables, names)
+    check_classes(tables, names, problem_type)
     warn_about_leaks(tables)
 
-    # 3. Numbers instead of names
+    # 4. Numbers instead of names
     number = {name: place for place, name in enumerate(names)}
-    kinds = {"id": Value("string"), "text": Value("string"), "label": ClassLabel(names=names)}
+    kinds = {"id": Value("string"), "text": Value("string")}
     splits = DatasetDict()
     for split, table in tables.items():
         columns = table.to_dict("list")
-        columns["label"] = [number[name] for name in columns["label"]]
-        splits[split] = Dataset.from_dict(columns, Features(kinds))
+        features = Features(kinds)
+        if "label" in table and problem_type == MULTI_LABEL:
+            features["label"] = List(ClassLabel(names=names))
+            columns["label"] = [[number[name] for name in label] for label in columns["label"]]
+        elif "label" in table:
+            features["label"] = ClassLabel(names=names)
+            columns["label"] = [number[name] for name in columns["label"]]
+        splits[split] = Dataset.from_dict(columns, features)
     fingerprints = {split: fingerprint(table) for split, table in tables.items()}
-    return LoadedData(splits, names, fingerprints, commit)
+    return LoadedData(splits, names, fingerprints, commit, problem_type, dropped)
+
+
+# Copied from tools/common/data.py::check_data_arguments
+def check_data_arguments(arguments: DataArguments) -> None:
+    """Exit with status 2 on arguments that have no meaning, or none with the others."""
+    columns = arguments.text_column_names
+    if arguments.label_column_name in columns:
+        fail(
+            f"--text_column_names has the --label_column_name {arguments.label_column_name!r}: "
+            "the texts would give the classes away; choose another column"
+        )
+    if len(set(columns)) < len(columns):
+        fail(f"--text_column_names names a column twice: {', '.join(columns)}; name it once")
+    files = data_files(arguments)
+    if arguments.dataset_name and files:
+        fail("give either --dataset_name or files such as --train_file, not both")
+    if not arguments.dataset_name and not files:
+        fail("give either --dataset_name or --train_file, --validation_file, --test_file")
+    splits = [getattr(arguments, f"{split}_split_name") for split in SPLITS]
+    if not arguments.dataset_name and splits != list(SPLITS):
+        fail(
+            "--train_split_name, --validation_split_name, --test_split_name require --dataset_name"
+        )
+    if len(set(splits)) < len(splits):
+        fail(f"the splits to train, validate and test must differ, not {', '.join(splits)}")
+    kinds = {"csv_delimiter": (".csv", ".tsv"), "json_field": (".json", ".jsonl")}
+    for flag, suffixes in kinds.items():
+        if getattr(arguments, flag) is None:
+            continue
+        if not any(file.lower().endswith(suffixes) for file in files.values()):
+            fail(f"--{flag} requires a {' or '.join(suffixes)} file; leave it out")
+    delimiter = arguments.label_delimiter
+    if delimiter is not None and not delimiter:
+        fail("--label_delimiter must not be empty")
+    for name in arguments.label_names or []:
+        if delimiter is not None and delimiter in name:
+            fail(f"--label_delimiter {delimiter!r} occurs in {name!r} of --label_names")
+
+
+# Copied from tools/common/data.py::data_files
+def data_files(arguments: DataArguments) -> dict[str, str]:
+    """Return the files that were given: split -> path."""
+    files = {split: getattr(arguments, f"{split}_file") for split in SPLITS}
+    return {split: file for split, file in files.items() if file}
 
 
 # Copied from tools/common/data.py::read_tables
 def read_tables(
     arguments: DataArguments, needed: list[str], optional: list[str]
-) -> tuple[dict[str, pd.DataFrame], str | None]:
-    """Return the splits that are needed or optional as tables, and the commit of a Hub dataset.
+) -> tuple[dict[str, pd.DataFrame], list[str], str | None]:
+    """Read the splits that are needed or optional.
 
-    Training comes with them where a missing validation split has to be taken from it. Exits with
-    status 2 if a needed split does not exist.
+    Returns the tables, the splits that have to be taken from training in this order, and the commit
+    of a Hub dataset. Exits with status 2 if a needed split does not exist.
     """
-    files = {split: getattr(arguments, f"{split}_file") for split in SPLITS}
-    files = {split: file for split, file in files.items() if file}
-    if arguments.dataset_name and files:
-        fail("give either --dataset_name or files such as --train_file, not both")
-    if not arguments.dataset_name and not files:
-        fail("give either --dataset_name or --train_file, --validation_file, --test_file")
+    files = data_files(arguments)
     commit = None
     loaded = files
     if arguments.dataset_name:
-        loaded = load_hub_dataset(
+        dataset = load_hub_dataset(
             arguments.dataset_name, arguments.dataset_config_name, arguments.dataset_revision
         )
-        commit = dataset_commit(next(iter(loaded.values())))
+        commit = dataset_commit(next(iter(dataset.values())))
+        loaded = name_splits(dataset, arguments)
 
-    wanted = {*needed, *optional} & {*loaded}
-    if "validation" in (*needed, *optional) and "validation" not in loaded and "train" in loaded:
-        wanted.add("train")
+    # Training is cut in the same way whatever is wanted of it: texts that were trained on are never
+    # predicted by another command.
+    wanted = {*needed, *optional}
+    taken = []
+    if arguments.test_fraction is not None:
+        if "test" in loaded:
+            fail("--test_fraction: there is a test split already; leave the flag out")
+        if "train" not in loaded:
+            fail("--test_fraction takes the test split from training, and there is none")
+        taken.append("test")
+    if "validation" in wanted and "validation" not in loaded and "train" in loaded:
+        taken.append("validation")
     for split in needed:
-        is_taken = split == "validation" and "train" in loaded
-        if split not in loaded and not is_taken:
-            has = ", ".join(loaded)
+        if split not in loaded and split not in taken:
             if files:
-                fail(f"--{split}_file is required; the files given are those of {has}")
-            fail(f"{arguments.dataset_name} has no split {split!r}; it has {has}")
-    if not wanted:
-        fail(f"the data has none of the splits {', '.join(SPLITS)}; it has {', '.join(loaded)}")
+                fail(f"--{split}_file is required; the files given are those of {', '.join(files)}")
+            fail(
+                f"{arguments.dataset_name} has no split "
+                f"{getattr(arguments, f'{split}_split_name')!r}; it has {', '.join(dataset)}"
+            )
+    if wanted & {*taken}:
+        wanted.add("train")
+    elif "train" not in wanted:
+        taken = []
+    read = [split for split in SPLITS if split in wanted and split in loaded]
+    if not read:
+        has = ", ".join(dataset if arguments.dataset_name else files)
+        fail(f"the data has none of the splits {', '.join(SPLITS)}; it has {has}")
     tables = {}
-    for split in SPLITS:
-        if split not in wanted:
-            continue
+    for split in read:
         if arguments.dataset_name:
             tables[split] = to_table(loaded[split].to_pandas(), loaded[split].features)
         else:
-            tables[split] = read_file(files[split])
-    return tables, commit
+            tables[split] = read_file(files[split], arguments.csv_delimiter, arguments.json_field)
+    return tables, taken, commit
+
+
+# Copied from tools/common/data.py::name_splits
+def name_splits(dataset: DatasetDict, arguments: DataArguments) -> dict[str, Dataset]:
+    """Return the splits of a dataset by their use; --test_split_name dev calls dev test.
+
+    Exits with status 2 if one that was named does not exist.
+    """
+    splits = {}
+    for split in SPLITS:
+        name = getattr(arguments, f"{split}_split_name")
+        if name in dataset:
+            splits[split] = dataset[name]
+        elif name != split:
+            fail(
+                f"--{split}_split_name: {arguments.dataset_name} has no split {name!r}; "
+                f"it has {', '.join(dataset)}"
+            )
+    return splits
 
 
 # Copied from tools/common/data.py::load_hub_dataset
@@ -644,7 +1200,8 @@ def class_names_agree(files: dict[str, list[str]], features: Features | None) ->
             continue
         own = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
         for column, feature in own.items():
-            if isinstance(feature, ClassLabel) and known.setdefault(column, feature) != feature:
+            has_names = isinstance(getattr(feature, "feature", feature), ClassLabel)  # also a list
+            if has_names and known.setdefault(column, feature) != feature:
                 return False
     return True
 
@@ -671,17 +1228,30 @@ def dataset_commit(dataset: Dataset) -> str | None:
 
 # Copied from tools/common/data.py::to_table
 def to_table(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
-    """Make every ClassLabel a categorical: the names in their order; -1, no label, is missing."""
+    """Replace the numbers of every ClassLabel by their names; -1, no label, becomes missing.
+
+    A column of one label becomes a categorical, which knows the order of its names; those of lists
+    stand in ``frame.attrs[column]``.
+    """
     for column, feature in features.items():
         if isinstance(feature, ClassLabel):
             numbers = frame[column].fillna(-1).astype(int)
             numbers = numbers.where(numbers < feature.num_classes, -1)
             frame[column] = pd.Categorical.from_codes(numbers, feature.names)
+        elif isinstance(getattr(feature, "feature", None), ClassLabel):
+            names = feature.feature.names
+            frame.attrs[column] = names
+            frame[column] = [
+                None if label is None else [names[number] for number in label]
+                for label in frame[column]
+            ]
     return frame
 
 
 # Copied from tools/common/data.py::read_file
-def read_file(file: str) -> pd.DataFrame:
+def read_file(
+    file: str, csv_delimiter: str | None = None, json_field: str | None = None
+) -> pd.DataFrame:
     """Read a file by the rules of its format. Exit with status 2 if it breaks them."""
     suffix = Path(file).suffix.lower()
     if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
@@ -707,7 +1277,9 @@ def read_file(file: str) -> pd.DataFrame:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         fail(f"cannot load {file}: {one_line(error)}; save the file as UTF-8 (Excel: 'CSV UTF-8')")
-    return read_json(file, text) if suffix.startswith(".json") else read_csv(file, text)
+    if suffix.startswith(".json"):
+        return read_json(file, text, json_field)
+    return read_csv(file, text, csv_delimiter)
 
 
 # Copied from tools/common/data.py::read_parquet
@@ -721,16 +1293,23 @@ def read_parquet(file: str) -> pd.DataFrame:
 
 
 # Copied from tools/common/data.py::read_csv
-def read_csv(file: str, text: str) -> pd.DataFrame:
+def read_csv(file: str, text: str, separator: str | None = None) -> pd.DataFrame:
     """Read comma-, semicolon- or tab-separated fields; every value is a text, as the file has it.
 
-    The separator is the one that gives the header the most fields; a comma among equals.
+    Without a separator, it is the one of these that gives the header the most fields; a comma among
+    equals.
     """
     csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long text
-    header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
-    separator = max(",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
-    if separator != ("\t" if file.lower().endswith(".tsv") else ","):
-        logger.info("%s: fields are separated by %r", file, separator)
+    if separator is None:
+        header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+        separator = max(
+            ",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), []))
+        )
+        if separator != ("\t" if file.lower().endswith(".tsv") else ","):
+            logger.info("%s: fields are separated by %r", file, separator)
+    separator = separator.replace("\\t", "\t")
+    if len(separator) != 1 or separator in '"\r\n':
+        fail(f"--csv_delimiter must be one sign other than a quotation mark, not {separator!r}")
     # newline="" leaves line ends inside quotes as they are.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     columns, rows, wrong = [], [], []
@@ -762,8 +1341,11 @@ def read_csv(file: str, text: str) -> pd.DataFrame:
 
 
 # Copied from tools/common/data.py::read_json
-def read_json(file: str, text: str) -> pd.DataFrame:
-    """Read a list of objects, an object with such a list under "data", or an object a line."""
+def read_json(file: str, text: str, field: str | None = None) -> pd.DataFrame:
+    """Read a list of objects, an object with such a list under "data", or an object a line.
+
+    With a field, the list is the one under that key.
+    """
     line = 1
     try:
         decoder = json.JSONDecoder(object_pairs_hook=to_record)
@@ -782,7 +1364,11 @@ def read_json(file: str, text: str) -> pd.DataFrame:
         fail(f"cannot load {file}: line {line} or a later one: {one_line(error)}")
     except RecursionError:
         fail(f"cannot load {file}: a value is nested too deeply")
-    if isinstance(content, dict) and isinstance(content.get("data"), list):
+    if field is not None:
+        if not isinstance(content, dict) or not isinstance(content.get(field), list):
+            fail(f"cannot load {file}: it has no list under {field!r} (--json_field)")
+        content = content[field]
+    elif isinstance(content, dict) and isinstance(content.get("data"), list):
         logger.info("%s: the records are those under 'data'", file)
         content = content["data"]
     records = content if isinstance(content, list) else [content]
@@ -810,54 +1396,19 @@ def to_record(pairs: list[tuple[str, object]]) -> dict:
     return record
 
 
-# Copied from tools/common/data.py::check_rows
-def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.DataFrame:
-    """Return the columns id, text and label. Exit with status 2 if a row is not right."""
+# Copied from tools/common/data.py::check_columns
+def check_columns(frame: pd.DataFrame, split: str, arguments: DataArguments) -> None:
+    """Exit with status 2 unless a split has rows and every column, and none of them twice.
+
+    The test split may lack the label.
+    """
     if len(frame) == 0:
         fail(f"split {split!r} has no rows")
-    check_columns(frame, split, [*arguments.text_column_names, arguments.label_column_name])
-    labels = frame[arguments.label_column_name]
-    columns = [frame[column].tolist() for column in arguments.text_column_names]
-    for name, column in zip(arguments.text_column_names, columns, strict=True):
-        check_texts(column, f"column {name!r} of split {split!r}")
-    delimiter = arguments.text_column_delimiter
-    texts = [join_texts(row, delimiter) for row in zip(*columns, strict=True)]
-    ids = pd.Series([f"{split}.{row}" for row in range(len(frame))])
-    problems = {}
-    if "id" in frame:
-        # Without an id, the row could not be found again; numbers for some rows alone would mix.
-        problems["no id, which others have"] = frame["id"].map(is_missing)
-        ids = frame["id"].astype(str).reset_index(drop=True)
-        problems["a duplicated id"] = ids.duplicated()
-    problems |= {
-        f"an empty text in {', '.join(arguments.text_column_names)}": [not text for text in texts],
-        "half a character (a lone surrogate)": [
-            re.search("[\ud800-\udfff]", f"{identifier}{text}{label}") is not None
-            for identifier, text, label in zip(ids, texts, labels, strict=True)
-        ],
-        f"no label in column {arguments.label_column_name!r}": labels.astype(object).map(
-            is_missing
-        ),
-    }
-    check_labels(labels, f"labels in column {arguments.label_column_name!r} of split {split!r}")
-    for problem, is_wrong in problems.items():
-        rows = [row for row, wrong in enumerate(is_wrong) if wrong]
-        if rows:
-            named = ", ".join(f"row {row} (id {ids[row]})" for row in rows[:3])
-            verb = "has" if len(rows) == 1 else "have"
-            fail(
-                f"{len(rows)} of {len(frame)} rows of split {split!r} {verb} {problem}: {named}"
-                f"{', ...' if len(rows) > 3 else ''}; correct or remove them (rows count from 0)"
-            )
-    return pd.DataFrame({"id": ids, "text": texts, "label": labels.reset_index(drop=True)})
-
-
-# Copied from tools/common/data.py::check_columns
-def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
-    """Exit with status 2 unless a split has every column that is needed, and none of them twice."""
     columns = list(frame.columns)
+    needed = [*arguments.text_column_names, arguments.label_column_name]
     for column in needed:
-        if column not in columns:
+        may_lack = split == "test" and column == arguments.label_column_name
+        if column not in columns and not may_lack:
             names = ", ".join(map(repr, columns))
             fail(
                 f"column {column!r} is not in split {split!r}; its columns are {names}: "
@@ -866,6 +1417,179 @@ def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
     for column in (*needed, "id"):
         if columns.count(column) > 1:
             fail(f"column {column!r} occurs {columns.count(column)} times in split {split!r}")
+
+
+# Copied from tools/common/data.py::find_labels
+def find_labels(frames: dict[str, pd.DataFrame], arguments: DataArguments) -> dict[str, pd.Series]:
+    """Return the labels of every split, without a test split that has none.
+
+    Such a split, whose texts can only be predicted, lacks the column, or every label is missing or
+    -1 (unless -1 is a class of training).
+    """
+    column = arguments.label_column_name
+    labels = {split: frame[column] for split, frame in frames.items() if column in frame}
+    if "test" not in frames:
+        return labels
+    if "test" in labels:
+        values = labels["test"].astype(object)
+        if not all(is_missing(value) or str(value) == "-1" for value in values):
+            return labels
+        if any(str(value) == "-1" for value in labels.get("train", ())):
+            return labels
+    labels.pop("test", None)
+    logger.warning(
+        "split 'test' has no labels in column %r (its columns are %s): its texts can be predicted, "
+        "and nothing is measured on them",
+        *(column, ", ".join(map(repr, frames["test"].columns))),
+    )
+    return labels
+
+
+# Copied from tools/common/data.py::is_list
+def is_list(value: object) -> bool:
+    """Return whether a value of a table is a list; Parquet files have them as arrays."""
+    return isinstance(value, list | np.ndarray)
+
+
+# Copied from tools/common/data.py::find_problem_type
+def find_problem_type(labels: dict[str, pd.Series], arguments: DataArguments) -> str:
+    """Return whether documents have one label or several: lists, or texts with a delimiter.
+
+    Exits with status 2 if there is nothing that --label_delimiter could split.
+    """
+    has_lists = {split: any(map(is_list, values)) for split, values in labels.items()}
+    if arguments.label_delimiter is None:
+        return MULTI_LABEL if any(has_lists.values()) else SINGLE_LABEL
+    if labels and all(has_lists.values()):
+        fail(
+            f"the labels in column {arguments.label_column_name!r} are lists; leave out "
+            "--label_delimiter, which splits texts"
+        )
+    return MULTI_LABEL
+
+
+# Copied from tools/common/data.py::find_order
+def find_order(frames: dict[str, pd.DataFrame], labels: dict[str, pd.Series]) -> list[str] | None:
+    """Return the classes in the order that the first split with one defines, or None."""
+    for split, values in labels.items():
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            return [str(name) for name in values.cat.categories]
+        if values.name in frames[split].attrs:
+            return frames[split].attrs[values.name]
+    return None
+
+
+# Copied from tools/common/data.py::check_rows
+def check_rows(
+    frame: pd.DataFrame,
+    labels: pd.Series | None,
+    problem_type: str,
+    split: str,
+    arguments: DataArguments,
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return the columns id, text and label, if there are labels, and how many rows were dropped.
+
+    Exits with status 2 if a row is not right and --drop_bad_rows does not drop it.
+    """
+    columns = [frame[column].tolist() for column in arguments.text_column_names]
+    for name, column in zip(arguments.text_column_names, columns, strict=True):
+        check_texts(column, f"column {name!r} of split {split!r}")
+    delimiter = arguments.text_column_delimiter
+    texts = [join_texts(row, delimiter) for row in zip(*columns, strict=True)]
+    ids = pd.Series([f"{split}.{row}" for row in range(len(frame))], dtype=object)
+    problems = {}
+    if "id" in frame:
+        # Without an id, the row could not be found again; numbers for some rows alone would mix.
+        problems["no id, which others have"] = frame["id"].map(is_missing).to_numpy()
+        ids = frame["id"].map(str).astype(object).reset_index(drop=True)
+    names = [""] * len(frame)
+    if labels is not None:
+        names = read_labels(labels, problem_type, split, arguments)
+    problems["half a character (a lone surrogate)"] = [
+        re.search("[\ud800-\udfff]", "".join(each_name(row))) is not None
+        for row in zip(ids, texts, names, strict=True)
+    ]
+    is_empty = np.array([not text for text in texts])
+    is_unlabeled = np.array([name is None for name in names])
+    is_usable = ~is_empty & ~is_unlabeled
+    droppable = {
+        f"an empty text in {', '.join(arguments.text_column_names)}": is_empty,
+        f"no label in column {arguments.label_column_name!r}": is_unlabeled,
+        "a duplicated id": is_usable & ids.where(is_usable).duplicated().to_numpy(),
+    }
+    if not arguments.drop_bad_rows:
+        problems |= droppable
+        droppable = {}
+    for problem, is_wrong in problems.items():
+        rows = np.flatnonzero(is_wrong)
+        if len(rows):
+            named = ", ".join(f"row {row} (id {ids[row]})" for row in rows[:3])
+            verb = "has" if len(rows) == 1 else "have"
+            fail(
+                f"{len(rows)} of {len(frame)} rows of split {split!r} {verb} {problem}: {named}"
+                f"{', ...' if len(rows) > 3 else ''}; correct or remove them (rows count from 0)"
+            )
+    dropped = {}
+    is_right = np.ones(len(frame), dtype=bool)
+    for problem, is_wrong in droppable.items():
+        count = int((is_right & is_wrong).sum())
+        is_right &= ~is_wrong
+        if count:
+            dropped[problem] = count
+            logger.warning("%d of %d rows of %r dropped: %s", count, len(frame), split, problem)
+    if not is_right.any():
+        fail(f"--drop_bad_rows would drop every row of split {split!r}; correct them")
+    table = pd.DataFrame({"id": ids, "text": texts})
+    if labels is not None:
+        table["label"] = pd.Series(names, dtype=object)
+    return table[is_right].reset_index(drop=True), dropped
+
+
+# Copied from tools/common/data.py::read_labels
+def read_labels(
+    labels: pd.Series, problem_type: str, split: str, arguments: DataArguments
+) -> list[str | list[str] | None]:
+    """Return the name, or the list of names, of every document; None where it is missing.
+
+    An empty list, or an empty text beside --label_delimiter, means none of the classes. Exits with
+    status 2 unless the labels are all names, all integers or all truth values.
+    """
+    column = f"labels in column {arguments.label_column_name!r} of split {split!r}"
+    delimiter = arguments.label_delimiter
+    documents = []
+    for value in labels.astype(object).tolist():
+        if is_list(value):
+            documents.append(list(value))
+        elif problem_type == MULTI_LABEL and delimiter is not None and isinstance(value, str):
+            parts = [part.strip() for part in value.split(delimiter)]
+            documents.append([part for part in parts if part])
+        elif is_missing(value):
+            documents.append(None)
+        elif problem_type == MULTI_LABEL and delimiter is None:
+            fail(f"{column} are lists and single ones such as {value!r}; write all as lists")
+        else:
+            documents.append(value if problem_type == SINGLE_LABEL else [value])
+    check_labels(each_name(documents), len(documents), column)
+    read = []
+    for document in documents:
+        if isinstance(document, list):
+            if any(map(is_missing, document)):
+                fail(f"{column} have an empty name in the list {document}; correct or remove it")
+            document = list(dict.fromkeys(map(str, document)))
+        read.append(document if document is None or isinstance(document, list) else str(document))
+    return read
+
+
+# Copied from tools/common/data.py::each_name
+def each_name(labels: Iterable[str | list[str] | None]) -> list[str]:
+    """Return the labels of all documents, one after another; lists are taken apart."""
+    names = []
+    for label in labels:
+        if isinstance(label, list):
+            names.extend(label)
+        elif label is not None:
+            names.append(label)
+    return names
 
 
 # Copied from tools/common/data.py::is_missing
@@ -901,19 +1625,18 @@ def check_texts(values: list, name: str) -> None:
 
 
 # Copied from tools/common/data.py::check_labels
-def check_labels(labels: pd.Series, name: str) -> None:
+def check_labels(labels: list, documents: int, name: str) -> None:
     """Exit with status 2 unless the labels are all names, all integers or all truth values."""
-    values = [value for value in labels.astype(object).tolist() if not is_missing(value)]
+    values = [value.item() if isinstance(value, np.generic) else value for value in labels]
+    values = [value for value in values if not is_missing(value)]
     kinds = sorted({type(value).__name__ for value in values})
-    if "list" in kinds or "ndarray" in kinds:
-        fail(f"{name} are lists: several labels for one document are not supported")
     # A CSV file has them as texts.
-    is_decimal = [re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", str(value)) for value in values]
+    is_decimal = (re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", str(value)) for value in values)
     if kinds == ["float"] or (values and all(is_decimal)):
-        missing = len(labels) - len(values)
+        missing = max(0, documents - len(values))
         fail(
             f"{name} are decimal numbers such as {values[0]}, not names or integers; pandas makes "
-            f"integers decimal where one is missing ({missing} of {len(labels)} here): remove such "
+            f"integers decimal where one is missing ({missing} of {documents} here): remove such "
             "rows, then convert with astype(int)"
         )
     if len(kinds) > 1:
@@ -925,25 +1648,31 @@ def check_labels(labels: pd.Series, name: str) -> None:
 
 
 # Copied from tools/common/data.py::match_labels
-def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> list[str]:
+def match_labels(
+    tables: dict[str, pd.DataFrame],
+    order: list[str] | None,
+    problem_type: str,
+    arguments: DataArguments,
+) -> list[str]:
     """Return the names of the classes in their order; every label becomes one of them.
 
-    The order is that of --label_names, else that of the first split with a ClassLabel, else
-    alphabetical, or numerical if all are integers.
+    The order is that of --label_names, else the one that the data defines, else alphabetical, or
+    numerical if all are integers. Of lists of labels, names that --label_names lacks are dropped.
     """
     given = arguments.label_names
     if given is not None and len(set(given)) < len(given):
         fail(f"--label_names has a name twice: {quote_names(given)}")
-    ordered = None
-    for split, table in tables.items():
-        labels = table["label"]
-        if ordered is None and isinstance(labels.dtype, pd.CategoricalDtype):
-            ordered = [str(name) for name in labels.cat.categories]
-        labels = labels.astype(object).map(str)
+    labeled = {split: table for split, table in tables.items() if "label" in table}
+    found = set()
+    for split, table in labeled.items():
+        own = set(each_name(table["label"]))
         if given is not None:
-            labels = name_numbers(labels, given, split)
-        table["label"] = labels
-    found = {name for table in tables.values() for name in table["label"]}
+            renamed = name_numbers(own, given, split)
+            table["label"] = [rename(label, renamed) for label in table["label"]]
+            if problem_type == MULTI_LABEL and arguments.label_delimiter is None:
+                keep_classes(table, given, split)
+            own = set(each_name(table["label"]))
+        found |= own
     spellings = {}
     for name in sorted(found):
         other = spellings.setdefault(visible_text(name), name)
@@ -952,6 +1681,8 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
                 f"classes {other!a} and {name!a} differ only in white space, characters "
                 "that are not seen or the form of accents; write them alike"
             )
+        if arguments.label_delimiter is not None and arguments.label_delimiter in name:
+            fail(f"--label_delimiter {arguments.label_delimiter!r} occurs in the class {name!r}")
     if given is not None:
         unknown = found - set(given)
         if unknown:
@@ -959,13 +1690,42 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
                 f"--label_names {quote_names(given)} lacks classes of the data: "
                 f"{quote_names(unknown)}; write the names as the data does"
             )
-        return list(given)
-    if ordered is not None:
+        names = list(given)
+    elif order is not None:
         # Another split may have names of its own; where training lacks them, check_classes says so.
-        return ordered + sorted(found - set(ordered))
-    if all(re.fullmatch(r"-?\d+", name) for name in found):
-        return sorted(found, key=lambda name: (int(name), name))
-    return sorted(found)
+        names = order + sorted(found - set(order))
+    elif all(re.fullmatch(r"-?\d+", name) for name in found):
+        names = sorted(found, key=lambda name: (int(name), name))
+    else:
+        names = sorted(found)
+    if problem_type == MULTI_LABEL:
+        number = {name: place for place, name in enumerate(names)}
+        for table in labeled.values():
+            table["label"] = [sorted(label, key=number.get) for label in table["label"]]
+    return names
+
+
+# Copied from tools/common/data.py::rename
+def rename(label: str | list[str], renamed: dict[str, str]) -> str | list[str]:
+    """Return a label, or each label of a list, by its other name."""
+    if isinstance(label, list):
+        return [renamed[name] for name in label]
+    return renamed[label]
+
+
+# Copied from tools/common/data.py::keep_classes
+def keep_classes(table: pd.DataFrame, names: list[str], split: str) -> None:
+    """Remove from the lists of labels all but the given names, and say how many."""
+    restricted = [[name for name in label if name in names] for label in table["label"]]
+    total = sum(map(len, table["label"]))
+    kept = sum(map(len, restricted))
+    if kept < total:
+        logger.info(
+            "split %r: %d of %d labels are not in --label_names and left out; %d documents have "
+            "none left",
+            *(split, total - kept, total, restricted.count([])),
+        )
+    table["label"] = restricted
 
 
 # Copied from tools/common/data.py::visible_text
@@ -977,18 +1737,21 @@ def visible_text(name: str) -> str:
 
 
 # Copied from tools/common/data.py::name_numbers
-def name_numbers(labels: pd.Series, names: list[str], split: str) -> pd.Series:
-    """Return labels such as 0 or LABEL_0 as the names with these numbers; others as they are."""
-    numbers = labels.str.extract(r"^(?:LABEL_)?(\d+)$", expand=False)
-    if numbers.isna().any() or set(labels) <= set(names):
-        return labels
-    highest = int(numbers.astype(int).max())
+def name_numbers(labels: set[str], names: list[str], split: str) -> dict[str, str]:
+    """Map labels such as 0 or LABEL_0 to the names with these numbers, and others to themselves."""
+    numbers = {}
+    for label in labels:
+        match = re.fullmatch(r"(?:LABEL_)?(\d+)", label)
+        if match is None or labels <= set(names):
+            return {label: label for label in labels}
+        numbers[label] = int(match[1])
+    highest = max(numbers.values(), default=0)
     if highest >= len(names):
         fail(
             f"--label_names has {len(names)} names, and split {split!r} has a label {highest}; "
             "the first name is that of number 0"
         )
-    return numbers.astype(int).map(dict(enumerate(names)))
+    return {label: names[number] for label, number in numbers.items()}
 
 
 # Copied from tools/common/data.py::quote_names
@@ -998,58 +1761,117 @@ def quote_names(names: Collection[str]) -> str:
     return f"{shown}, ... ({len(names)} in all)" if len(names) > 6 else shown
 
 
-# Copied from tools/common/data.py::take_validation
-def take_validation(
-    tables: dict[str, pd.DataFrame], names: list[str], fraction: float, seed: int
+# Copied from tools/common/data.py::take_from_training
+def take_from_training(
+    tables: dict[str, pd.DataFrame],
+    split: str,
+    names: list[str],
+    problem_type: str,
+    seed: int,
+    arguments: DataArguments,
 ) -> None:
-    """Move a stratified share of training to validation. Exit with status 2 if that cannot be."""
+    """Move a stratified share of training to a split. Exit with status 2 if that cannot be."""
     # Imported where it is used: a file with a validation split is read without waiting for it.
     from sklearn.model_selection import train_test_split
 
     train = tables["train"]
-    counts = train["label"].value_counts()
-    single = [name for name in names if counts.get(name) == 1]
-    if single:
-        fail(
-            "cannot take --validation_fraction from training: there is only one document of "
-            f"{quote_names(single)}; give a --validation_file, or remove it"
-        )
-    # Numbers, not names: the draw depends on the order of the classes.
-    numbers = train["label"].map({name: number for number, name in enumerate(names)})
-    try:
-        tables["train"], tables["validation"] = train_test_split(
-            train, random_state=seed, test_size=fraction, stratify=numbers
-        )
-    except ValueError as error:  # fewer validation documents than classes, or a fraction of 1
-        fail(
-            f"cannot take --validation_fraction {fraction:g} from {len(train)} training documents: "
-            f"{one_line(error)}; choose another fraction or give a --validation_file"
-        )
+    flag = f"--{split}_fraction"
+    fraction = getattr(arguments, f"{split}_fraction")
+    if not 0 < fraction < 1:
+        fail(f"{flag} must be between 0 and 1, not {fraction:g}")
+    if problem_type == MULTI_LABEL:
+        is_taken = draw_stratified(train["label"], fraction, seed)
+        tables["train"], tables[split] = train[~is_taken], train[is_taken]
+    else:
+        counts = train["label"].value_counts()
+        single = [name for name in names if counts.get(name) == 1]
+        if single:
+            fail(
+                f"cannot take {flag} from training: there is only one document of "
+                f"{quote_names(single)}; give a --{split}_file, or remove it"
+            )
+        # Numbers, not names: the draw depends on the order of the classes.
+        numbers = train["label"].map({name: number for number, name in enumerate(names)})
+        try:
+            tables["train"], tables[split] = train_test_split(
+                train, random_state=seed, test_size=fraction, stratify=numbers
+            )
+        except ValueError as error:  # fewer documents than classes
+            fail(
+                f"cannot take {flag} {fraction:g} from {len(train)} training documents: "
+                f"{one_line(error)}; choose another fraction or give a --{split}_file"
+            )
+    if tables["train"].empty or tables[split].empty:
+        fail(f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty")
     logger.warning(
-        "no validation split: %d training documents are used for it", len(tables["validation"])
+        "no %s split: %d training documents are used for it", *(split, len(tables[split]))
     )
 
 
+# Copied from tools/common/data.py::draw_stratified
+def draw_stratified(labels: pd.Series, fraction: float, seed: int) -> np.ndarray:
+    """Draw a share of documents with several labels; return a truth value per document.
+
+    Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011,
+    https://doi.org/10.1007/978-3-642-23808-6_10): the rarest label goes first, each of its
+    documents to the part that lacks most of this label, then to the one with more room. No label at
+    all counts as one more label.
+    """
+    classes = sorted({name for label in labels for name in label})
+    has_label = np.zeros((len(labels), len(classes) + 1), dtype=bool)
+    for row, label in enumerate(labels):
+        has_label[row, [classes.index(name) for name in label] or -1] = True
+    shares = np.array([1 - fraction, fraction])
+    wanted = np.outer(shares, has_label.sum(axis=0))  # documents: (parts, labels)
+    room = shares * len(labels)
+    part = np.full(len(labels), -1)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    while (part < 0).any():
+        left = has_label[part < 0].sum(axis=0)
+        rarest = np.where(left > 0, left, len(labels) + 1).argmin()
+        for row in order[has_label[order, rarest] & (part[order] < 0)]:
+            chosen = np.lexsort((room, wanted[:, rarest]))[-1]
+            part[row] = chosen
+            wanted[chosen] -= has_label[row]
+            room[chosen] -= 1
+    return part == 1
+
+
 # Copied from tools/common/data.py::check_classes
-def check_classes(tables: dict[str, pd.DataFrame], names: list[str]) -> None:
-    """Exit with status 2 if a split has a class that training lacks, or training has only one."""
+def check_classes(tables: dict[str, pd.DataFrame], names: list[str], problem_type: str) -> None:
+    """Exit with status 2 if a split has a class that training lacks, or training has only one.
+
+    With several labels per document, training needs documents with and without each class.
+    """
     if "train" not in tables:
         return
-    trained = set(tables["train"]["label"])
+    counts = pd.Series(each_name(tables["train"]["label"]), dtype=object).value_counts()
+    trained = set(counts.index)
     for split, table in tables.items():
-        is_unknown = ~table["label"].isin(trained)
-        unknown = set(table["label"][is_unknown])
+        if "label" not in table:
+            continue
+        labels = table["label"]
+        is_unknown = [not trained.issuperset(each_name([label])) for label in labels]
+        unknown = set(each_name(labels)) - trained
         if unknown:
             fail(
-                f"split {split!r} has {is_unknown.sum()} rows of {quote_names(unknown)}, and the "
+                f"split {split!r} has {sum(is_unknown)} rows of {quote_names(unknown)}, and the "
                 f"training split only has {quote_names(trained)}; correct the names, name numbers "
                 "with --label_names, or remove the rows"
             )
-    if len(trained) < 2:
+    if len(names if problem_type == MULTI_LABEL else trained) < 2:
         fail(
             f"all training documents are of class {quote_names(trained)}; "
             "at least two classes are required"
         )
+    if problem_type == MULTI_LABEL:
+        for name in names:
+            count = counts.get(name, 0)
+            if count in (0, len(tables["train"])):
+                fail(
+                    f"{'no' if count == 0 else 'every'} training document has the label {name!r}, "
+                    "so it cannot be learned; correct the name, or leave it out of --label_names"
+                )
 
 
 # Copied from tools/common/data.py::normalize_text
@@ -1061,6 +1883,8 @@ def normalize_text(text: str) -> str:
 # Copied from tools/common/data.py::warn_about_leaks
 def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
     """Warn about texts that stand in two splits, exactly and regardless of white space and case."""
+    if len(tables) < 2:
+        return
     texts = {split: table["text"].tolist() for split, table in tables.items()}
     plain = {split: list(map(normalize_text, texts[split])) for split in texts}
     for earlier, later in (("train", "validation"), ("train", "test"), ("validation", "test")):
@@ -1084,7 +1908,7 @@ def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
 def fingerprint(table: pd.DataFrame) -> str:
     """Return 16 digits of the SHA-256 of the ids, texts and class names of a split, in order."""
     digest = hashlib.sha256()
-    columns = (table[column].tolist() for column in ("id", "text", "label"))
+    columns = [table[column].tolist() for column in ("id", "text", "label") if column in table]
     for row in zip(*columns, strict=True):
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()[:16]
@@ -1219,6 +2043,63 @@ def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
     return figure
 
 
+# Copied from run_classification.py::encode_names
+def encode_names(column: pd.Series, names: list[str], problem_type: str) -> np.ndarray:
+    """Return a column label or prediction of predictions.csv as numbers (see compute_scores)."""
+    number = {name: place for place, name in enumerate(names)}
+    if problem_type != MULTI_LABEL:
+        return column.map(number).to_numpy()
+    has_class = np.zeros((len(column), len(names)), dtype=int)
+    for row, text in enumerate(column):
+        for name in json.loads(text):
+            has_class[row, number[name]] = 1
+    return has_class
+
+
+# Copied from run_classification.py::plot_class_curves
+def plot_class_curves(
+    labels: np.ndarray, scores: np.ndarray, names: list[str], thresholds: list[float]
+) -> plt.Figure:
+    """Plot precision over recall of every class, with a dot at its threshold.
+
+    labels and scores are (documents, classes).
+    """
+    n_columns = min(4, len(names))
+    n_rows = math.ceil(len(names) / n_columns)
+    figure, grid = plt.subplots(
+        n_rows, n_columns, figsize=(3 * n_columns, 3 * n_rows), squeeze=False, layout="constrained"
+    )
+    for number, axes in enumerate(grid.flat):
+        if number >= len(names):
+            axes.set_axis_off()
+            continue
+        truth = labels[:, number]
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+        # A $ in a name does not start a formula.
+        title = names[number].replace("$", r"\$")
+        if not truth.any():
+            axes.set_title(f"{title}: no documents", fontsize=9)
+            continue
+        PrecisionRecallDisplay.from_predictions(truth, scores[:, number], ax=axes)
+        axes.get_legend().remove()
+        axes.set(xlabel="recall", ylabel="precision")
+        axes.set_title(f"{title}: {truth.sum():,} documents", fontsize=9)
+        predicted = scores[:, number] >= thresholds[number]
+        if predicted.any():
+            right = (truth[predicted] == 1).sum()
+            axes.plot(right / truth.sum(), right / predicted.sum(), "o", color="C1")
+    return figure
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a large table as write() does, without a copy of the whole file in memory."""
+    temporary = path.with_name(path.name + ".tmp")
+    if temporary.is_symlink():
+        temporary.unlink()
+    table.to_csv(temporary, index=False, float_format="%.6f")
+    os.replace(temporary, path)
+
+
 # Copied from tools/common/folders.py::public_name
 def public_name(source: str) -> str:
     """Return a Hub id as it is and of a local path its last part: it may be published."""
@@ -1227,29 +2108,26 @@ def public_name(source: str) -> str:
     return source
 
 
-def write_card(
-    folder: Path, library: str, title: str, record: dict, results: dict, text: str
-) -> None:
+def write_card(folder: Path, title: str, record: dict, results: dict, text: str) -> None:
     """Write README.md: metadata with a model-index, the metrics of the test split, and the text.
 
     Without metrics of the test split, those of the validation split stand there.
     """
-    base = public_name(record["model_name_or_path"])
     dataset = public_name(record["dataset_name"])
     split, prefix = "validation", "eval"
     if "predict_accuracy" in results:
         split, prefix = "test", "predict"
+    names = {}
     measured = {}
     for key in METRICS:
         if f"{prefix}_{key}" in results:
+            names[key] = metric_name(key, record["problem_type"])
             measured[key] = round(results[f"{prefix}_{key}"], 4)
-    kind = "skops" if library == "sklearn" else "generated_from_trainer"
     data = ModelCardData(
-        library_name=library,
+        library_name="sklearn",
         pipeline_tag="text-classification",
-        tags=["text-classification", kind],
+        tags=["text-classification", "skops"],
         model_name=title,
-        base_model=base if "/" in base else None,
         datasets=[dataset] if "/" in dataset else None,
         eval_results=[
             EvalResult(
@@ -1259,7 +2137,7 @@ def write_card(
                 dataset_name=dataset,
                 dataset_split=split,
                 metric_type=key,
-                metric_name=METRICS[key],
+                metric_name=names[key],
                 metric_value=value,
             )
             for key, value in measured.items()
@@ -1267,9 +2145,11 @@ def write_card(
     )
     lines = [f"---\n{data.to_yaml()}\n---\n", f"# {escape_markdown(title)}\n"]
     if measured:
-        lines.append(f"| {results.get(f'{prefix}_samples')} {split} documents | percent |")
+        lines.append(f"| {results.get(f'{prefix}_samples')} {split} documents | |")
         lines.append("|---|---:|")
-        lines += [f"| {METRICS[key]} | {100 * value:.2f} |" for key, value in measured.items()]
+        lines += [
+            f"| {names[key]} | {metric_text(key, value)} |" for key, value in measured.items()
+        ]
     write(folder / "README.md", "\n".join([*lines, "", text, ""]))
 
 
@@ -1307,42 +2187,52 @@ def push_folder(
 
 
 def run_record(
-    arguments: BaselineArguments, data_arguments: DataArguments, data: LoadedData
+    arguments: BaselineArguments, data_arguments: DataArguments, data: LoadedData, labels: list[str]
 ) -> dict:
     """Return what identifies a run, its versions, and what predicting with it has to know."""
     recorded = asdict(arguments) | asdict(data_arguments)
     # A record may be published: no path of this machine.
-    for key in ("output_dir", "dataset_name", "train_file", "validation_file", "test_file"):
+    paths = ("output_dir", "model_name_or_path", "dataset_name")
+    for key in (*paths, "train_file", "validation_file", "test_file"):
         if recorded[key] is not None:
             recorded[key] = public_name(recorded[key])
     versions = {"python": sys.version.split()[0]}
     for package in ("scikit-learn", "skops", "datasets", "numpy", "scipy"):
         versions[package] = version(package)
     return {
-        "script": "run_baseline.py",
-        "model_name_or_path": "TF-IDF + linear SVM",
-        "dataset_name": recorded["dataset_name"] or recorded["train_file"],
+        "script": SCRIPT,
+        "model_name_or_path": recorded["model_name_or_path"] or "TF-IDF + linear SVM",
+        "dataset_name": recorded["dataset_name"] or recorded["train_file"] or recorded["test_file"],
         "dataset_commit": data.commit,
         "data_fingerprints": data.fingerprints,
-        "labels": data.labels,
+        "dropped_rows": data.dropped,
+        "labels": labels,
+        "problem_type": data.problem_type,
         "seed": arguments.seed,
         "arguments": recorded,
         "versions": versions,
     }
 
 
-def is_finished(folder: Path, record: dict) -> bool:
+def is_finished(
+    folder: Path, record: dict, arguments: BaselineArguments, data_arguments: DataArguments
+) -> bool:
     """Return whether the folder holds this run, complete. Exit with status 2 on another one."""
     if not (folder / RUN_FILE).exists():
         return False
     before = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
-    arguments = before.get("arguments")
-    if not isinstance(arguments, dict):
+    recorded = before.get("arguments")
+    if not isinstance(recorded, dict):
         fail(f"{folder / RUN_FILE} is damaged; choose another --output_dir or delete the folder")
     for key, value in record["arguments"].items():
-        if key not in NOT_IDENTITY and arguments.get(key) != value:
+        if key in NOT_IDENTITY:
+            continue
+        # A run of an earlier version of this script lacks flags, which had no effect then.
+        holder = arguments if hasattr(arguments, key) else data_arguments
+        value_before = recorded.get(key, default_of(holder, key))
+        if value_before != value:
             fail(
-                f"{folder} holds a run with --{key} {arguments.get(key)}, not {value}; "
+                f"{folder} holds a run with --{key} {value_before}, not {value}; "
                 "choose another --output_dir or delete the folder"
             )
     for key in ("labels", "data_fingerprints"):
@@ -1354,6 +2244,40 @@ def is_finished(folder: Path, record: dict) -> bool:
     return (folder / "README.md").exists()  # the card is written last
 
 
+def record_of_model(trained: Trained) -> dict:
+    """Return what a record says about the scores, and what makes them of decision values."""
+    record = {"scores": "probabilities" if trained.has_probabilities else "decision values"}
+    if trained.thresholds is not None:
+        record["thresholds"] = trained.thresholds
+    if trained.has_probabilities:
+        record["calibration"] = {"slopes": trained.slopes, "intercepts": trained.intercepts}
+    return record
+
+
+def read_run(source: str) -> tuple[Trained, dict]:
+    """Return the model of a finished run, and its record. Exit with status 2 if it is none."""
+    folder = Path(source)
+    if not is_record(folder / RUN_FILE, SCRIPT):
+        fail(f"--model_name_or_path {source} is no run folder of {SCRIPT}; choose another")
+    record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    if not (folder / "model.skops").exists() or not (folder / "README.md").exists():
+        fail(f"--model_name_or_path {source} is not finished; run its command again")
+    try:
+        model = skops.io.load(folder / "model.skops")
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        fail(f"cannot load {folder / 'model.skops'}: {one_line(error)}")
+    calibration = record.get("calibration", {})
+    trained = Trained(
+        model,
+        record["labels"],
+        record.get("problem_type", SINGLE_LABEL),
+        record.get("thresholds"),
+        calibration.get("slopes"),
+        calibration.get("intercepts"),
+    )
+    return trained, record
+
+
 def write_results(folder: Path, **results: dict) -> None:
     """Write each of train, eval, predict as <name>_results.json, and all as all_results.json."""
     union = {key: value for result in results.values() for key, value in result.items()}
@@ -1362,68 +2286,172 @@ def write_results(folder: Path, **results: dict) -> None:
         write(folder / f"{name}_results.json", json.dumps(result, indent=2, sort_keys=True) + "\n")
 
 
+def describe_predictions(folder: Path, record: dict, results: dict) -> str:
+    """Draw the picture of predictions.csv; return what the card says about the predictions."""
+    if "predict_samples" not in results:
+        return "There was no test split."
+    n_documents = f"{results['predict_samples']:,}"
+    text = f"`predictions.csv` has the {record['scores']} of every test document."
+    if "predict_accuracy" not in results:
+        return (
+            f"{text} The {n_documents} test documents have no labels, so nothing was measured "
+            "on them."
+        )
+    names = record["labels"]
+    if record["problem_type"] == MULTI_LABEL:
+        table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
+        figure = plot_class_curves(
+            encode_names(table.iloc[:, 1], names, MULTI_LABEL),
+            table.iloc[:, 3:].astype(float).to_numpy(),
+            names,
+            record["thresholds"],
+        )
+        save_figure(figure, folder / "class_curves.png")
+        return f"{text}\n\n![precision and recall of every class](class_curves.png)"
+    # The scores are not read: they may be many.
+    table = pd.read_csv(
+        folder / "predictions.csv", dtype=str, keep_default_na=False, usecols=[1, 2]
+    )
+    save_figure(plot_confusion_matrix(table, names), folder / "confusion_matrix.png")
+    return f"{text}\n\n![confusion matrix](confusion_matrix.png)"
+
+
+def describe_scores(record: dict) -> str:
+    """Return what the card says about thresholds and probabilities."""
+    sentences = []
+    if "calibration" in record:
+        sentences.append(
+            "Probabilities come from a sigmoid per class that was fitted to the decision values of "
+            "the validation split, so those of that split look better than they are."
+        )
+    if "thresholds" in record:
+        shown = [
+            f"{escape_markdown(name)} {threshold:.3g}"
+            for name, threshold in zip(record["labels"], record["thresholds"], strict=True)
+        ]
+        sentences.append(
+            f"A text has a label if its score is at least the threshold of the class: "
+            f"{', '.join(shown)}."
+        )
+        if record["arguments"]["threshold"] == "auto":
+            sentences.append("They were chosen for the F1 of each class on the validation split.")
+    return " ".join(sentences)
+
+
+def usage_example(record: dict) -> str:
+    """Return the card's Python example, whose answers are those of predictions.csv."""
+    lines = [
+        "import skops.io",
+        'model = skops.io.load("model.skops")',
+        f"names = {record['labels']}",
+    ]
+    if record["problem_type"] != MULTI_LABEL and "calibration" not in record:
+        return "\n".join([*lines, 'print(names[model.predict(["A text to classify."])[0]])'])
+    lines.append('values = model.decision_function(["A text to classify."])')
+    if "calibration" in record:
+        lines = ["import json", "import numpy as np", "from scipy.special import expit", *lines]
+        lines += [
+            "if values.ndim == 1:  # two classes",
+            "    values = np.column_stack([-values, values])",
+            'sigmoids = json.load(open("run_arguments.json"))["calibration"]',
+            'scale = np.array(sigmoids["slopes"])[model["svm"].classes_]',
+            'shift = np.array(sigmoids["intercepts"])[model["svm"].classes_]',
+            "values = expit(-(scale * values + shift))",
+        ]
+        if record["problem_type"] != MULTI_LABEL:
+            lines += [
+                "values /= values.sum(axis=1, keepdims=True)",
+                'print({names[n]: p for n, p in zip(model["svm"].classes_, values[0])})',
+            ]
+            return "\n".join(lines)
+    lines += [
+        f"thresholds = {record['thresholds']}",
+        "print([name for name, value, limit in zip(names, values[0], thresholds) "
+        "if value >= limit])",
+    ]
+    return "\n".join(lines)
+
+
 def describe_run(folder: Path, model_id: str | None) -> None:
-    """Draw the confusion matrix and write the model card from the files of a complete run."""
+    """Draw the predictions and write the model card from the files of a complete run."""
     record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
-    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-    names = record["labels"]
+    # A run of an earlier version
+    record = {"problem_type": SINGLE_LABEL, "scores": "decision values"} | record
     dataset = record["dataset_name"]
-    predicted = "There was no test split."
-    if "predict_samples" in results:
-        table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
-        save_figure(plot_confusion_matrix(table, names), folder / "confusion_matrix.png")
-        predicted = (
-            "`predictions.csv` has the decision values of every test document.\n\n"
-            "![confusion matrix](confusion_matrix.png)"
-        )
+    classes = ", ".join(map(escape_markdown, record["labels"]))
+    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
+    source = escape_markdown(dataset)
+    predicted = describe_predictions(folder, record, results)
+    several = ", any number of them per text" if record["problem_type"] == MULTI_LABEL else ""
+    if not (folder / "model.skops").exists():
+        base = escape_markdown(record["model_name_or_path"])
+        text = f"""Predictions of {base} for texts of {source}: {classes}{several}.
+{predicted} {describe_scores(record)}
+
+Versions: {versions}."""
+        title = f"Predictions of {record['model_name_or_path']} for {dataset.split('/')[-1]}"
+        write_card(folder, title, record, results, text)
+        return
+    state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     rows = ""
     for row in sorted(state["log_history"], key=lambda row: -row["eval_f1"]):
         rows += (
             f"| {row['ngram_max']} | {'yes' if row['sublinear_tf'] else 'no'} | {row['C']:g} | "
             f"{100 * row['eval_accuracy']:.2f} | {100 * row['eval_f1']:.2f} |\n"
         )
-    classes = ", ".join(map(escape_markdown, names))
-    versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
-    source = escape_markdown(dataset)
-    text = f"""TF-IDF and a linear SVM that classify texts of {source} as {classes}.
-The validation split chose the setting. {predicted}
+    accuracy = metric_name("accuracy", record["problem_type"]).lower()
+    text = f"""TF-IDF and a linear SVM that classify texts of {source} as {classes}{several}.
+The validation split chose the setting. {predicted} {describe_scores(record)}
 
 ```python
-import skops.io
-model = skops.io.load("model.skops")
-names = {names}
-print(names[model.predict(["A text to classify."])[0]])
+{usage_example(record)}
 ```
 
 ## Settings
 
-| n-grams up to | sublinear tf | C | validation accuracy | validation macro F1 |
+| n-grams up to | sublinear tf | C | validation {accuracy} | validation macro F1 |
 |---|---|---|---|---|
 {rows}
 Versions: {versions}."""
     title = f"TF-IDF and linear SVM on {dataset.split('/')[-1]}"
     if model_id:
         title = model_id.split("/")[-1]
-    write_card(folder, "sklearn", title, record, results, text)
+    write_card(folder, title, record, results, text)
 
 
 def data_flags(arguments: DataArguments) -> str:
     """Return the flags of the data as they would be typed."""
     words = []
-    for key in ("dataset_name", "dataset_config_name", "dataset_revision"):
-        if getattr(arguments, key):
-            words += [f"--{key}", getattr(arguments, key)]
-    for split in SPLITS:
-        if getattr(arguments, f"{split}_file"):
-            words += [f"--{split}_file", getattr(arguments, f"{split}_file")]
-    if arguments.text_column_names != ["abstract"]:
-        words += ["--text_column_names", *arguments.text_column_names]
-    if arguments.label_column_name != "label":
-        words += ["--label_column_name", arguments.label_column_name]
-    if arguments.label_names:
-        words += ["--label_names", *arguments.label_names]
+    for argument in fields(DataArguments):
+        value = getattr(arguments, argument.name)
+        if value == default_of(DataArguments, argument.name):
+            continue
+        words.append(f"--{argument.name}")
+        if value is not True:
+            words += map(str, value if isinstance(value, list) else [value])
     return shlex.join(words)
+
+
+def predict_test_split(
+    trained: Trained, documents: pd.DataFrame
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Return the rows of predictions.csv, and predict_results.json: metrics where labels are."""
+    scores = predict_scores(trained, documents["text"])
+    results = {"predict_samples": len(documents)}
+    if "label" in documents:
+        labels = label_array(documents["label"], len(trained.names), trained.problem_type)
+        for key, value in measure(labels, scores, trained).items():
+            results[f"predict_{key}"] = value
+        logger.info(
+            "predict: accuracy %.4f, macro F1 %.4f on %d documents",
+            *(results["predict_accuracy"], results["predict_f1"], len(documents)),
+        )
+        predictions = predict_labels(scores, trained.problem_type, trained.thresholds)
+        warn_if_never_predicted(labels, predictions, trained.names)
+    else:
+        logger.info("predict: %d documents without labels", len(documents))
+    return predictions_table(documents, scores, trained), results
 
 
 def train_and_predict(
@@ -1432,6 +2460,8 @@ def train_and_predict(
     """Choose the setting, predict the test split and write the run folder, which is locked."""
     # 1. Texts and labels; a test split is predicted where there is one
     data = load_splits(data_arguments, ["train", "validation"], arguments.seed, optional=["test"])
+    if arguments.threshold is not None and data.problem_type != MULTI_LABEL:
+        fail("--threshold requires several labels per document; leave it out")
     names = data.labels
     tables = {split: part.to_pandas() for split, part in data.splits.items()}
     sizes = ", ".join(f"{len(table)} {split}" for split, table in tables.items())
@@ -1440,9 +2470,9 @@ def train_and_predict(
         logger.warning("no test split: the model is trained and saved, nothing is predicted")
 
     # 2. The same run is not repeated, another one is not overwritten
-    record = run_record(arguments, data_arguments, data)
+    record = run_record(arguments, data_arguments, data, names)
     repo_id = arguments.hub_model_id or folder.absolute().name
-    if is_finished(folder, record):
+    if is_finished(folder, record, arguments, data_arguments):
         logger.info("%s is finished; delete the folder to run it again", folder)
         if arguments.push_to_hub:
             describe_run(folder, repo_id)
@@ -1450,59 +2480,60 @@ def train_and_predict(
         return
 
     # 3. The setting with the best macro F1 on validation
+    labels = label_array(tables["validation"]["label"], len(names), data.problem_type)
+    if arguments.calibrate:
+        train_labels = label_array(tables["train"]["label"], len(names), data.problem_type)
+        check_calibration(labels, train_labels, names)
     start = time.perf_counter()
-    model, rows = search(tables["train"], tables["validation"], arguments)
+    trained, rows = search(
+        tables["train"], tables["validation"], names, data.problem_type, arguments
+    )
     best = max(rows, key=lambda row: row["eval_f1"])
+    logger.info(
+        "chosen: n-grams up to %d, sublinear_tf=%s, C=%g",
+        *(best["ngram_max"], best["sublinear_tf"], best["C"]),
+    )
+    evaluated = {key: value for key, value in best.items() if key != "train_runtime"}
+    scores = predict_scores(trained, tables["validation"]["text"])
+    if arguments.calibrate:
+        calibrate(trained, tables["validation"])
+        scores = predict_scores(trained, tables["validation"]["text"])
+        trained.thresholds = find_thresholds(labels, scores, trained, arguments)
+        metrics = measure(labels, scores, trained)
+        evaluated |= {f"eval_{key}": value for key, value in metrics.items()}
+    record |= record_of_model(trained)
     results = {
         "train": {
             "train_runtime": round(time.perf_counter() - start, 2),
             "train_samples": len(tables["train"]),
             "train_settings": len(rows),
-            "train_features": int(model["svm"].coef_.shape[1]),
+            "train_features": len(trained.model["counts"].vocabulary_),
         },
-        "eval": {key: value for key, value in best.items() if key != "train_runtime"},
+        "eval": evaluated | {"eval_samples": len(tables["validation"])},
     }
-    results["eval"]["eval_samples"] = len(tables["validation"])
-    logger.info(
-        "chosen: n-grams up to %d, sublinear_tf=%s, C=%g",
-        *(best["ngram_max"], best["sublinear_tf"], best["C"]),
-    )
 
     # 4. The test split, once
     predictions = None
-    last = tables.get("test", tables["validation"])
-    predicted = model.predict(last["text"])
     if "test" in tables:
-        predictions = predict_table(model, last, names)
-        metrics = compute_metrics(last["label"], predicted)
-        results["predict"] = {f"predict_{key}": value for key, value in metrics.items()}
-        results["predict"]["predict_samples"] = len(last)
-        logger.info(
-            "predict: accuracy %.4f, macro F1 %.4f on %d documents",
-            *(metrics["accuracy"], metrics["f1"], len(last)),
-        )
-    warn_if_never_predicted(last["label"], predicted, names)
+        predictions, results["predict"] = predict_test_split(trained, tables["test"])
+    if "label" not in tables.get("test", ()):
+        predicted = predict_labels(scores, trained.problem_type, trained.thresholds)
+        warn_if_never_predicted(labels, predicted, names)
 
     # 5. The run folder: first the record, which tells whose it is; the card comes last
-    words = top_words(model, names)
+    words = top_words(trained.model, names)
     state = {"best_metric": best["eval_f1"], "best_metric_name": "eval_f1", "log_history": rows}
-    try:
+    with disk_explained(folder):
         write(folder / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-        skops.io.dump(model, folder / "model.skops.tmp", compression=zipfile.ZIP_DEFLATED)
+        skops.io.dump(trained.model, folder / "model.skops.tmp", compression=zipfile.ZIP_DEFLATED)
         os.replace(folder / "model.skops.tmp", folder / "model.skops")
         if predictions is not None:
-            csv_text = predictions.to_csv(index=False, float_format="%.6f")
-            write(folder / "predictions.csv", csv_text)
+            write_table(folder / "predictions.csv", predictions)
         write(folder / "top_words.csv", words.to_csv(index=False, float_format="%.6f"))
         save_figure(plot_top_words(words), folder / "top_words.png")
         write(folder / "trainer_state.json", json.dumps(state, indent=2) + "\n")
         write_results(folder, **results)
         describe_run(folder, repo_id if arguments.push_to_hub else None)
-    except OSError as error:
-        fail(
-            f"cannot write into {folder}: {error.strerror or one_line(error)}; "
-            "free some space and run the command again"
-        )
 
     # 6. Hub
     if arguments.push_to_hub:
@@ -1515,6 +2546,90 @@ def train_and_predict(
     )
 
 
+@contextlib.contextmanager
+def disk_explained(folder: Path) -> Iterator[None]:
+    """Exit with status 2 and one line where a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        fail(
+            f"cannot write into {folder}: {error.strerror or one_line(error)}; "
+            "free some space and run the command again"
+        )
+
+
+def use_settings_of_run(data_arguments: DataArguments, before: dict, trained: Trained) -> None:
+    """Fill in what was not given: columns, delimiters and classes are those of the run."""
+    recorded = before["arguments"]
+    for name in TEXT_SETTINGS:
+        given = getattr(data_arguments, name)
+        if given is None:
+            setattr(data_arguments, name, recorded[name])
+        elif given != recorded[name] and name != "label_column_name":
+            logger.warning("--%s %r: the run was trained with %r", name, given, recorded[name])
+    given = data_arguments.label_names
+    if given is not None and set(given) != set(trained.names):
+        fail(
+            f"--label_names {quote_names(given)} are not the classes of the run, "
+            f"{quote_names(trained.names)}; leave the flag out"
+        )
+    if given is None:
+        data_arguments.label_names = list(trained.names)
+    # Lists in other files need no delimiter.
+    file = data_arguments.test_file or ""
+    if data_arguments.label_delimiter is None and file.lower().endswith((".csv", ".tsv")):
+        data_arguments.label_delimiter = recorded.get("label_delimiter")
+
+
+def predict_with_run(
+    folder: Path, arguments: BaselineArguments, data_arguments: DataArguments
+) -> None:
+    """Predict a test split with the model of a finished run, without training."""
+    # 1. The run, texts and their labels, if there are any
+    source = arguments.model_name_or_path
+    trained, before = read_run(source)
+    if Path(source).resolve() == folder.resolve():
+        fail(f"--output_dir {folder} is the run that predicts; choose another")
+    use_settings_of_run(data_arguments, before, trained)
+    data = load_splits(data_arguments, ["test"], arguments.seed)
+    documents = data.splits["test"].to_pandas()
+    if "label" in documents and data.problem_type != trained.problem_type:
+        kinds = {SINGLE_LABEL: "one label", MULTI_LABEL: "several labels"}
+        fail(
+            f"the texts have {kinds[data.problem_type]} per document, and {source} predicts "
+            f"{kinds[trained.problem_type]}; see --label_delimiter"
+        )
+    if "label" in documents and data.labels != trained.names:
+        # Only the order can differ: every label is one of --label_names.
+        numbers = [trained.names.index(name) for name in data.labels]
+        if data.problem_type == MULTI_LABEL:
+            documents["label"] = [[numbers[n] for n in row] for row in documents["label"]]
+        else:
+            documents["label"] = [numbers[n] for n in documents["label"]]
+    if arguments.threshold is not None:
+        if trained.problem_type != MULTI_LABEL or not trained.has_probabilities:
+            fail("--threshold requires a run with several labels and --calibrate; leave it out")
+        trained.thresholds = [read_threshold(arguments.threshold)] * len(trained.names)
+
+    # 2. The same predictions are not repeated, another run is not overwritten
+    record = run_record(arguments, data_arguments, data, trained.names)
+    record["problem_type"] = trained.problem_type
+    record["model_fingerprints"] = before["data_fingerprints"]
+    record |= record_of_model(trained)
+    if is_finished(folder, record, arguments, data_arguments):
+        logger.info("%s is finished; delete the folder to run it again", folder)
+        return
+
+    # 3. Predictions and their folder
+    predictions, results = predict_test_split(trained, documents)
+    with disk_explained(folder):
+        write(folder / RUN_FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        write_table(folder / "predictions.csv", predictions)
+        write_results(folder, predict=results)
+        describe_run(folder, None)
+    logger.info("%d predictions are in %s", len(predictions), folder / "predictions.csv")
+
+
 def main() -> None:
     # Arguments and output folder
     logging.basicConfig(
@@ -1525,11 +2640,17 @@ def main() -> None:
     )
     # Otherwise there is a line for every request to the Hub.
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    arguments, data_arguments = parse_arguments(__doc__, BaselineArguments, DataArguments)
-    check_arguments(arguments)
+    arguments, data_arguments = parse_arguments(__doc__, BaselineArguments, RunDataArguments)
+    check_arguments(arguments, data_arguments)
     folder = Path(arguments.output_dir)
-    open_output_dir(folder, "run_baseline.py", [RUN_FILE])
+    open_output_dir(folder, SCRIPT, [RUN_FILE])
     with locked_folder(folder):
+        if arguments.model_name_or_path is not None:
+            predict_with_run(folder, arguments, data_arguments)
+            return
+        for name, default in TEXT_SETTINGS.items():
+            if getattr(data_arguments, name) is None:
+                setattr(data_arguments, name, default)
         train_and_predict(folder, arguments, data_arguments)
 
 

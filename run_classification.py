@@ -25,16 +25,20 @@
     accelerate launch --config_file accelerate_config.yaml run_classification.py \\
         --model_name_or_path BAAI/bge-large-en-v1.5 --dataset_name data/arxiv \\
         --output_dir runs/bge --do_train --do_eval --do_predict
-    # other texts, with a model that was trained by this script
+    # other texts, with or without labels, with a model that was trained by this script
     python run_classification.py --model_name_or_path runs/m --test_file new.csv \\
         --output_dir runs/m-new --do_predict
+    # several labels per document: lists, or texts such as "math.AG;math.DG"
+    python run_classification.py --model_name_or_path M --train_file train.csv \\
+        --test_file test.csv --text_column_names text --label_delimiter ";" --threshold auto \\
+        --output_dir runs/several --do_train --do_eval --do_predict
 
 The defaults are the study's. The same command continues an interrupted run. A FILE.yaml of
 arguments may come first.
 
 Writes to --output_dir: model, tokenizer, {train,eval,predict,all}_results.json,
-trainer_state.json, predictions.csv (probabilities), confusion_matrix.png, training_curve.png,
-run_arguments.json and README.md (the model card).
+trainer_state.json, predictions.csv (probabilities), confusion_matrix.png (with several labels
+class_curves.png), training_curve.png, run_arguments.json and README.md (the model card).
 """
 
 import argparse
@@ -47,6 +51,7 @@ import fcntl
 import functools
 import hashlib
 import html
+import inspect
 import io
 import itertools
 import json
@@ -78,18 +83,23 @@ from datasets import (
     Dataset,
     DatasetDict,
     Features,
+    List,
     Value,
     concatenate_datasets,
     load_dataset_builder,
 )
 from datasets.exceptions import DatasetsError
-from huggingface_hub import EvalResult, HfApi, ModelCardData, try_to_load_from_cache
+from huggingface_hub import EvalResult, HfApi, ModelCard, ModelCardData, try_to_load_from_cache
 from huggingface_hub.utils import httpx
 from safetensors import SafetensorError, safe_open
 from sklearn.metrics import (
     ConfusionMatrixDisplay,
+    PrecisionRecallDisplay,
     accuracy_score,
+    average_precision_score,
     confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
     precision_recall_fscore_support,
 )
 from transformers import (
@@ -105,6 +115,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
 from transformers.utils import cached_file, extract_commit_hash
 
@@ -149,6 +160,7 @@ TEXT_SETTINGS = {
 NOT_IDENTIFYING = (
     # Paths; the data itself is compared by fingerprints
     "output_dir dataset_name train_file validation_file test_file max_predict_samples "
+    "train_split_name validation_split_name test_split_name csv_delimiter json_field "
     # Which steps are done
     "do_train do_eval do_predict resume_from_checkpoint "
     # Batches: total_train_batch_size counts
@@ -221,8 +233,30 @@ class ModelArguments:
     preprocessing_num_workers: int | None = field(
         default=None, metadata={"help": "Processes for tokenization."}
     )
+    long_texts: Literal["truncate", "windows"] = field(
+        default="truncate",
+        metadata={
+            "help": "Longer texts in evaluation and prediction after training: truncate, or "
+            "windows: overlapping windows of --max_seq_length, whose logits are averaged."
+        },
+    )
     class_weights: Literal["none", "balanced"] = field(
-        default="none", metadata={"help": "Class weights of the loss."}
+        default="none",
+        metadata={"help": "Class weights of the loss; with several labels, weights of positives."},
+    )
+    threshold: str | None = field(
+        default=None,
+        metadata={
+            "help": "With several labels: a probability of at least that is a label; auto chooses "
+            "one per class on the validation split. Default: as in training, or 0.5."
+        },
+    )
+    metric_name: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "More metrics of the package evaluate: names, or folders with their code, "
+            "which is run."
+        },
     )
     early_stopping_patience: int = field(
         default=3,
@@ -350,6 +384,23 @@ class DataArguments:
     test_file: str | None = field(
         default=None, metadata={"help": "Test data with the same columns."}
     )
+    train_split_name: str = field(
+        default="train", metadata={"help": "Split of the dataset to train on."}
+    )
+    validation_split_name: str = field(
+        default="validation", metadata={"help": "Split of the dataset to validate on."}
+    )
+    test_split_name: str = field(
+        default="test", metadata={"help": "Split of the dataset to test on."}
+    )
+    csv_delimiter: str | None = field(
+        default=None,
+        metadata={"help": r"Separator of a CSV file, e.g. ';' or '\t'. Found by default."},
+    )
+    json_field: str | None = field(
+        default=None,
+        metadata={"help": "Key of the list of records in a JSON file, if it is one object."},
+    )
     text_column_names: list[str] = field(
         default_factory=lambda: ["abstract"], metadata={"help": "Columns of text."}
     )
@@ -357,17 +408,38 @@ class DataArguments:
         default=" ", metadata={"help": "Text between joined columns."}
     )
     label_column_name: str = field(
-        default="label", metadata={"help": "Column of the classes: names or integers."}
+        default="label",
+        metadata={"help": "Column of the classes: names, integers, or lists of them."},
+    )
+    label_delimiter: str | None = field(
+        default=None,
+        metadata={"help": "Text between the labels of a document with several, e.g. ';'."},
     )
     label_names: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Names of the classes in the order of their numbers, if labels are 0, 1 ..."
+            "help": "Names of the classes in the order of their numbers, if labels are 0, 1 ...; "
+            "of lists of labels, the ones to keep."
         },
     )
     validation_fraction: float = field(
         default=0.1,
         metadata={"help": "Fraction of training held out when there is no validation split."},
+    )
+    test_fraction: float | None = field(
+        default=None,
+        metadata={"help": "Fraction of training held out as the test split, if there is none."},
+    )
+    drop_bad_rows: bool = field(
+        default=False,
+        metadata={
+            "help": "Drop and count rows with an empty text, no label or a duplicated id, instead "
+            "of stopping."
+        },
+    )
+    shuffle_train_dataset: bool = field(
+        default=False,
+        metadata={"help": "Shuffle training with the seed before --max_train_samples cuts it."},
     )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Truncate the training split."}
@@ -429,6 +501,10 @@ def adapt_to_machine(namespace: argparse.Namespace, unknown: list[str]) -> None:
             if os.environ.get("RANK", "0") == "0":
                 logger.warning("fp16 needs a GPU and there is none: this run computes in fp32")
 
+    metric = (namespace.metric_for_best_model or "loss").removeprefix("eval_")
+    if namespace.greater_is_better is None and metric in LOSSES:
+        # TrainingArguments would only know those whose name ends in loss.
+        namespace.greater_is_better = False
     if not namespace.do_train:
         # The study's defaults would switch evaluation on for a command that only predicts.
         namespace.eval_strategy = "no"
@@ -480,17 +556,27 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
             "without it the last one is used"
         )
 
+    # Several labels
+    if model.threshold == "auto" and not (training.do_train and training.do_eval):
+        fail(
+            "--threshold auto requires --do_train and --do_eval: thresholds are chosen on the "
+            "validation split after training, and the run keeps them"
+        )
+    if model.threshold not in (None, "auto"):
+        read_threshold(model.threshold)
+
     # Which model is the best
     metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
-    if metric not in BEST_MODEL_METRICS:
+    if metric in BEST_MODEL_METRICS:
+        is_greater_better = metric not in LOSSES
+        if training.greater_is_better not in (None, is_greater_better):
+            fail(
+                f"--greater_is_better {str(not is_greater_better).lower()} would keep the model "
+                f"with the worst {metric}; leave it out"
+            )
+    elif not model.metric_name:  # see check_metric_for_best_model
         fail(
             f"--metric_for_best_model must be one of {', '.join(BEST_MODEL_METRICS)}, not {metric}"
-        )
-    is_greater_better = metric != "loss"
-    if training.greater_is_better not in (None, is_greater_better):
-        fail(
-            f"--greater_is_better {str(not is_greater_better).lower()} would keep the model with "
-            f"the worst {metric}; leave it out"
         )
     if training.do_train and training.eval_strategy == "no" and model.early_stopping_patience:
         fail(
@@ -515,6 +601,17 @@ def check_at_least(name: str, value: float | None, least: int) -> None:
     """Exit with status 2 if a number is smaller, infinite or NaN; None stands for a default."""
     if value is not None and not least <= value < math.inf:
         fail(f"--{name} must be at least {least}, not {value}")
+
+
+def read_threshold(text: str) -> float:
+    """Return a threshold of probabilities. Exit with status 2 if it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        fail(f"--threshold must be auto or a number between 0 and 1, not {text}")
+    return value
 
 
 # 2. Texts, classes, model
@@ -555,6 +652,11 @@ def use_text_settings_of_run(
             elif given != trained:
                 logger.warning("--%s %r: the model was trained with %r", name, given, trained)
         setattr(arguments, name, value)
+    # Labels of a CSV file cannot be lists; the run knows what is between them.
+    delimiter = getattr(config, "label_delimiter", None)
+    is_csv = (data.test_file or data.validation_file or "").lower().endswith((".csv", ".tsv"))
+    if not do_train and data.label_delimiter is None and is_csv and isinstance(delimiter, str):
+        data.label_delimiter = delimiter
 
 
 def has_generic_names(config: PretrainedConfig) -> bool:
@@ -622,18 +724,83 @@ def forget_other_task(config: PretrainedConfig) -> None:
     With another problem_type, for example, pipeline() would apply a sigmoid instead of a softmax.
     """
     config.problem_type = None
-    for name in ("task_specific_params", "finetuning_task", "thresholds", "threshold"):
+    for name in (
+        "task_specific_params",
+        "finetuning_task",
+        "thresholds",
+        "threshold",
+        "label_delimiter",
+    ):
         vars(config).pop(name, None)
 
 
-def check_kind_of_classifier(config: PretrainedConfig, source: str) -> None:
-    """Exit with status 2 if a model does not choose one of several classes."""
-    problem = getattr(config, "problem_type", None)
-    if problem not in (None, "single_label_classification") or config.num_labels < 2:
+@dataclass
+class Task:
+    """What is predicted, and how it follows from the probabilities."""
+
+    classes: list[str]  # in the order of the model
+    problem_type: str  # SINGLE_LABEL or MULTI_LABEL
+    # Several labels per document: the least probability of a label, for every class
+    thresholds: list[float] | None = None
+    # While training with --threshold auto, those that are best for F1 are chosen in each evaluation
+    chooses_thresholds: bool = False
+
+
+def make_task(
+    arguments: ModelArguments, config: PretrainedConfig, loaded: "LoadedData", do_train: bool
+) -> Task:
+    """Return what is predicted: what the data has, or without training what the model does.
+
+    Exits with status 2 if they do not agree, or if --threshold has no meaning.
+    """
+    source = arguments.model_name_or_path
+    problem_type = loaded.problem_type
+    if not do_train:
+        problem_type = config.problem_type or SINGLE_LABEL
+        if problem_type not in (SINGLE_LABEL, MULTI_LABEL) or config.num_labels < 2:
+            fail(
+                f"{source} does not choose among several classes ({config.problem_type or 'one'} "
+                "output); choose another model, or train it with --do_train"
+            )
+        is_labeled = any("label" in split.column_names for split in loaded.splits.values())
+        if is_labeled and problem_type != loaded.problem_type:
+            fail(
+                f"{source} is a model for {problem_type}, and the labels are those of "
+                f"{loaded.problem_type}: see --label_column_name and --label_delimiter, or train "
+                "it with --do_train"
+            )
+    task = Task([config.id2label[number] for number in sorted(config.id2label)], problem_type)
+    threshold = arguments.threshold
+    if problem_type == SINGLE_LABEL:
+        if threshold is not None:
+            fail("--threshold requires several labels per document; leave it out")
+        return task
+
+    trained = None if do_train else getattr(config, "thresholds", None)
+    if threshold not in (None, "auto"):
+        task.thresholds = [read_threshold(threshold)] * len(task.classes)
+        if trained is not None and trained != task.thresholds:
+            logger.warning("--threshold %s: the model has its own, %s", threshold, trained)
+    elif trained is not None:
+        task.thresholds = check_thresholds(trained, len(task.classes), source)
+    else:
+        task.thresholds = [0.5] * len(task.classes)
+        task.chooses_thresholds = threshold == "auto"
+    return task
+
+
+def check_thresholds(thresholds: object, n_classes: int, source: str) -> list[float]:
+    """Return the thresholds of a model's config.json. Exit with status 2 if they are none."""
+    is_right = isinstance(thresholds, list) and len(thresholds) == n_classes
+    for threshold in thresholds if is_right else ():
+        is_number = isinstance(threshold, int | float) and not isinstance(threshold, bool)
+        is_right = is_right and is_number and 0 <= threshold <= 1
+    if not is_right:
         fail(
-            f"{source} does not choose one of several classes ({problem or 'one output'}); "
-            "choose another model, or train it with --do_train"
+            f"thresholds in config.json of {source} must be {n_classes} numbers between 0 and 1; "
+            "correct them, or give --threshold"
         )
+    return thresholds
 
 
 # ADAPT: the model and its head. For LoRA, return peft.get_peft_model(model, ...) here.
@@ -745,11 +912,9 @@ def load_tokenizer(
     return tokenizer
 
 
-def check_max_seq_length(
-    max_seq_length: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    """Exit with status 2 if the model has no positions for so many tokens."""
-    limits = [tokenizer.model_max_length]
+def max_length_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return how many tokens of a text a model reads at most; None if it has no limit."""
+    limits = [tokenizer.model_max_length]  # a very large number if nobody set it
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and positions > 0:  # XLNet has no limit: -1
         # RoBERTa counts positions from padding_idx + 1, so its table is longer than its texts.
@@ -759,10 +924,32 @@ def check_max_seq_length(
                 reserved = max(reserved, module.padding_idx + 1)
         limits.append(positions - reserved)
     limit = min(limits)
-    if not 3 <= max_seq_length <= limit:
+    return limit if limit < VERY_LARGE_INTEGER else None
+
+
+def check_max_seq_length(
+    arguments: ModelArguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Exit with status 2 if the model cannot read so many tokens, or has no use for windows."""
+    length = arguments.max_seq_length
+    limit = max_length_of(model, tokenizer)
+    if length < 3 or (limit is not None and length > limit):
+        most = "any number" if limit is None else f"{limit}, the model's maximum"
+        fail(f"--max_seq_length {length} must be between 3 and {most}")
+    if arguments.long_texts == "truncate":
+        return
+    if limit is None:
         fail(
-            f"--max_seq_length {max_seq_length} must be between 3 and {limit}, the model's maximum"
+            f"--long_texts windows is for models with a maximum length, and "
+            f"{arguments.model_name_or_path} has none: raise --max_seq_length instead"
         )
+    if not tokenizer.is_fast:  # the others do not tell where in the text a token stands
+        fail(
+            "--long_texts windows requires a tokenizer of the tokenizers library, not "
+            f"{type(tokenizer).__name__}; leave it out"
+        )
+    if window_size(tokenizer, arguments.text_prefix, length) < 2:
+        fail(f"--max_seq_length {length} leaves no room for a window; raise it")
 
 
 # ADAPT: the preprocessing, such as pairs of texts, or the end of a text instead of its start.
@@ -772,23 +959,104 @@ def preprocess(
     text_prefix: str,
     max_seq_length: int,
     labels: list[int | float],
+    n_classes: int,
 ) -> dict:
-    """Tokenize rows of text and label; labels[n] is what the model calls class n of the dataset."""
+    """Tokenize rows of text and, if there is one, label.
+
+    labels[n] is what the model, which has n_classes, calls class n of the dataset.
+    """
     texts = [text_prefix + text for text in rows["text"]]
     encoded = dict(tokenizer(texts, truncation=True, max_length=max_seq_length))
-    encoded["labels"] = [labels[label] for label in rows["label"]]
+    if "label" in rows:
+        encoded["labels"] = [encode_label(label, labels, n_classes) for label in rows["label"]]
     encoded["length"] = [len(ids) for ids in encoded["input_ids"]]  # for batches of similar length
     return encoded
+
+
+def encode_label(
+    label: int | list[int], labels: list[int | float], n_classes: int
+) -> int | float | list[float]:
+    """Return the model's number of a class; of a list of classes, 1 or 0 for each of the model's.
+
+    labels[n] is what the model calls class n of the dataset.
+    """
+    if not isinstance(label, list):
+        return labels[label]
+    has_class = [0.0] * n_classes  # floats, as the loss takes them
+    for number in label:
+        has_class[labels[number]] = 1.0
+    return has_class
+
+
+def window_size(tokenizer: PreTrainedTokenizerBase, text_prefix: str, max_seq_length: int) -> int:
+    """Return how many tokens of a text fit beside the prefix and the special tokens."""
+    n_prefix = len(tokenizer(text_prefix, add_special_tokens=False)["input_ids"])
+    return max_seq_length - n_prefix - tokenizer.num_special_tokens_to_add()
+
+
+def cut_into_windows(
+    rows: dict, tokenizer: PreTrainedTokenizerBase, text_prefix: str, max_seq_length: int
+) -> dict:
+    """Cut long texts into windows that the model reads whole; a short text is one window.
+
+    A window has the maximum number of tokens and starts in the middle of the one before; the last
+    one ends with the text. Windows are texts, so that the preprocessing is that of any text. One
+    that starts inside a word may be tokenized differently there, and end a token earlier.
+    Returns the columns text and document, the number of the row of the dataset that it is from.
+    """
+    size = window_size(tokenizer, text_prefix, max_seq_length)
+    encoded = tokenizer(rows["text"], add_special_tokens=False, return_offsets_mapping=True)
+    windows = {"text": [], "document": []}
+    for document, text, offsets in zip(
+        rows["document"], rows["text"], encoded["offset_mapping"], strict=True
+    ):
+        last = len(offsets) - size
+        if last <= 0:
+            starts = []
+            windows["text"].append(text)
+        else:
+            starts = [*range(0, last, size // 2), last]
+        for start in starts:
+            first_character = offsets[start][0]
+            end_character = offsets[start + size - 1][1]
+            windows["text"].append(text[first_character:end_character])
+        windows["document"] += [document] * max(len(starts), 1)
+    return windows
+
+
+def encode_windows(split: Dataset, encode: functools.partial) -> Dataset:
+    """Return the windows of all texts of a split, preprocessed, with the column document.
+
+    encode is preprocess() with its arguments; labels belong to documents and are left out.
+    """
+    texts = split.select_columns("text").add_column("document", range(len(split)))
+    settings = {
+        name: encode.keywords[name] for name in ("tokenizer", "text_prefix", "max_seq_length")
+    }
+    windows = texts.map(
+        cut_into_windows, batched=True, remove_columns=texts.column_names, fn_kwargs=settings
+    )
+    return windows.map(encode, batched=True, desc="Tokenizing windows", remove_columns="text")
 
 
 # 3. Loss, metrics, predictions
 
 
-def balanced_weights(labels: list[int], n_classes: int) -> torch.Tensor:
-    """Return a weight of shape (classes,): the inverse of a class's frequency, 1 on average."""
-    counts = np.bincount(labels, minlength=n_classes)
-    n_used = (counts > 0).sum()
-    return torch.tensor(counts.sum() / n_used / np.maximum(counts, 1), dtype=torch.float32)
+def balanced_weights(labels: np.ndarray, n_classes: int) -> torch.Tensor:
+    """Return a weight per class, shape (classes,).
+
+    One label: the inverse of a class's frequency, 1 on average. Several labels, where labels is
+    (documents, classes), the weight of a document with the class: how many there are without it for
+    one with it.
+    """
+    if labels.ndim == 2:
+        counts = labels.sum(axis=0)
+        weights = (len(labels) - counts) / np.maximum(counts, 1)
+    else:
+        counts = np.bincount(labels, minlength=n_classes)
+        n_used = (counts > 0).sum()
+        weights = counts.sum() / n_used / np.maximum(counts, 1)
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 # ADAPT: the loss, such as a focal loss.
@@ -802,67 +1070,365 @@ def compute_loss(
 ) -> torch.Tensor:
     """Return the mean cross-entropy over the documents of an optimizer step.
 
-    The loss is summed and divided by the documents of all accumulated batches. transformers 5.23
-    would count a BERT classifier's own loss, a mean over a batch, once per accumulated batch.
+    With several labels per document, where labels is (documents, classes), it is the mean of the
+    binary cross-entropy over the documents and classes. The loss is summed and divided by the
+    number of labels of all accumulated batches. transformers 5.23 would count a BERT classifier's
+    own loss, a mean over a batch, once per accumulated batch.
     """
-    loss = torch.nn.functional.cross_entropy(
-        outputs.logits,
-        labels,
-        weight.to(outputs.logits),
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
-    n_documents = len(labels) if num_items_in_batch is None else num_items_in_batch
-    return loss / n_documents
+    weight = weight.to(outputs.logits)
+    if labels.ndim == 2:
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            outputs.logits,
+            labels.to(outputs.logits) * (1 - label_smoothing) + label_smoothing / 2,
+            pos_weight=weight,
+            reduction="sum",
+        )
+    else:
+        loss = torch.nn.functional.cross_entropy(
+            outputs.logits, labels, weight, reduction="sum", label_smoothing=label_smoothing
+        )
+    n_labels = labels.numel() if num_items_in_batch is None else num_items_in_batch
+    return loss / n_labels
 
 
-# Copied from run_baseline.py::METRICS
+# Copied from tools/common/metrics.py::METRICS
 METRICS = {
-    "accuracy": "Accuracy",
+    "accuracy": "Accuracy",  # several labels: of the whole set of labels (subset accuracy)
     "f1": "Macro F1",
+    "f1_micro": "Micro F1",
+    "f1_weighted": "Weighted F1",
     "precision": "Macro precision",
     "recall": "Macro recall",
+    "average_precision": "Macro average precision",
+    "mcc": "Matthews correlation",
+    "quadratic_kappa": "Quadratic kappa",
+    "log_loss": "Log loss",
+    "brier_score": "Brier score",
 }
+
+
+# Copied from tools/common/metrics.py::LOSSES
+LOSSES = ("loss", "log_loss", "brier_score")
 
 
 # ADAPT: the metrics. A new one is computed in evaluate_logits and named here.
 BEST_MODEL_METRICS = ("loss", *METRICS)
 
 
-# Copied from run_baseline.py::compute_metrics
-def compute_metrics(references: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Return accuracy and macro-averaged F1, precision and recall; undefined values count as 0."""
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        references, predictions, average="macro", zero_division=0
+def evaluate_logits(
+    output: EvalPrediction, task: Task, more_metrics: list["LoadedMetric"]
+) -> dict[str, float]:
+    """Return the metrics of the validation or test split."""
+    if not np.isfinite(output.predictions).all():
+        return {}  # RunMonitor ends the run
+    if task.chooses_thresholds:
+        task = choose_task_thresholds(task, output.predictions, output.label_ids)
+    scores, predictions = make_predictions(output.predictions, task)
+    labels = output.label_ids.astype(int)
+    metrics = compute_scores(
+        labels, predictions, scores, task.classes, task.problem_type, are_probabilities=True
     )
-    return {
-        "accuracy": float(accuracy_score(references, predictions)),
+    for metric in more_metrics:
+        metrics |= compute_metric(metric, labels, predictions, scores)
+    return metrics
+
+
+# ADAPT: from logits to predictions, such as another rule than a threshold.
+def make_predictions(logits: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Return probabilities, shape (documents, classes), and predictions.
+
+    Predictions are the number of a class for every document, or with several labels per document
+    1 or 0 for each class, (documents, classes).
+    """
+    logits = torch.tensor(logits, dtype=torch.float64)
+    scores = logits.sigmoid() if task.problem_type == MULTI_LABEL else logits.softmax(dim=1)
+    scores = scores.numpy()
+    return scores, predict_labels(scores, task.problem_type, task.thresholds)
+
+
+def choose_task_thresholds(task: Task, logits: np.ndarray, labels: np.ndarray) -> Task:
+    """Return the task with the thresholds that are best for the F1 of every class on these."""
+    scores, _ = make_predictions(logits, task)
+    thresholds = choose_thresholds(labels.astype(int), scores)
+    return dataclasses.replace(task, thresholds=thresholds, chooses_thresholds=False)
+
+
+# Copied from tools/common/metrics.py::SINGLE_LABEL
+SINGLE_LABEL = "single_label_classification"
+
+
+# Copied from tools/common/metrics.py::MULTI_LABEL
+MULTI_LABEL = "multi_label_classification"
+
+
+# Copied from tools/common/metrics.py::metric_name
+def metric_name(key: str, problem_type: str) -> str:
+    """Return what a table calls a metric of METRICS."""
+    if key == "accuracy" and problem_type == MULTI_LABEL:
+        return "Subset accuracy"
+    return METRICS[key]
+
+
+# Copied from tools/common/metrics.py::metric_text
+def metric_text(key: str, value: float) -> str:
+    """Return a metric as a table shows it: in percent, or a loss as it is."""
+    return f"{value:.4f}" if key in LOSSES else f"{100 * value:.2f} %"
+
+
+# Copied from tools/common/metrics.py::compute_scores
+def compute_scores(
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    scores: np.ndarray,
+    names: list[str],
+    problem_type: str,
+    are_probabilities: bool,
+) -> dict[str, float]:
+    """Return the metrics of METRICS that these labels and scores have.
+
+    Macro averages are those over the classes that occur in labels or predictions; undefined values
+    count as 0. Log loss is the mean negative logarithm of the probability of the truth. The Brier
+    score is the mean of squared differences between probability and truth: for one label summed
+    over the classes (0 to 2), for several labels averaged over them (0 to 1). Both need
+    probabilities. Quadratic kappa needs at least three classes with integers as names.
+    """
+    if problem_type == MULTI_LABEL:
+        return multi_label_scores(labels, predictions, scores, are_probabilities)
+
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        labels, predictions, average="macro", zero_division=0
+    )
+    results = {
+        "accuracy": float(accuracy_score(labels, predictions)),
         "f1": float(f1),
+        "f1_weighted": float(f1_score(labels, predictions, average="weighted", zero_division=0)),
         "precision": float(precision),
         "recall": float(recall),
+        "mcc": 0.0,
     }
+    if len(np.union1d(labels, predictions)) > 1:  # scikit-learn warns of a single class
+        results["mcc"] = float(matthews_corrcoef(labels, predictions))
+    if len(names) > 2 and all(re.fullmatch(r"-?\d+", name) for name in names):
+        values = np.array([int(name) for name in names], dtype=float)
+        results["quadratic_kappa"] = quadratic_kappa(values[labels], values[predictions])
+    if are_probabilities:
+        truth = np.eye(len(names))[labels]
+        of_truth = scores[np.arange(len(labels)), labels]
+        results["log_loss"] = float(-log_probability(of_truth).mean())
+        results["brier_score"] = float(((scores - truth) ** 2).sum(axis=1).mean())
+    return results
 
 
-def evaluate_logits(output: EvalPrediction) -> dict[str, float]:
-    """Return the metrics of the validation or test split."""
-    _, predictions = make_predictions(output.predictions)
-    return compute_metrics(output.label_ids, predictions)
+# Copied from tools/common/metrics.py::multi_label_scores
+def multi_label_scores(
+    labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray, are_probabilities: bool
+) -> dict[str, float]:
+    """Return the metrics for several labels per document; the arrays are (documents, classes).
+
+    Average precision is that over the classes that occur in the labels: without a document of a
+    class there is no precision to average.
+    """
+    used = np.flatnonzero((labels + predictions).any(axis=0))
+    precision = recall = f1 = np.zeros(1)
+    if len(used) > 0:
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            labels[:, used], predictions[:, used], average=None, zero_division=0
+        )
+    ranked = [
+        average_precision_score(labels[:, number], scores[:, number])
+        for number in np.flatnonzero(labels.any(axis=0))
+    ]
+    results = {
+        "accuracy": float((labels == predictions).all(axis=1).mean()),
+        "f1": float(f1.mean()),
+        "f1_micro": float(f1_score(labels.ravel(), predictions.ravel(), zero_division=0)),
+        "precision": float(precision.mean()),
+        "recall": float(recall.mean()),
+        "average_precision": float(np.mean(ranked)) if ranked else 0.0,
+    }
+    if are_probabilities:
+        of_truth = np.where(labels == 1, scores, 1 - scores)
+        results["log_loss"] = float(-log_probability(of_truth).mean())
+        results["brier_score"] = float(((scores - labels) ** 2).mean())
+    return results
 
 
-# ADAPT: from logits to predictions, such as a threshold.
-def make_predictions(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities and predicted classes, (documents, classes) and (documents,)."""
-    scores = torch.tensor(logits, dtype=torch.float64).softmax(dim=1).numpy()
-    return scores, scores.argmax(axis=1)
+# Copied from tools/common/metrics.py::log_probability
+def log_probability(probabilities: np.ndarray) -> np.ndarray:
+    """Return logarithms; a probability of 0 counts as the smallest step of a float (2.2e-16)."""
+    return np.log(np.maximum(probabilities, np.finfo(float).eps))
 
 
-def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> np.ndarray:
-    """Return logits of shape (documents, classes) in dataset order, and save the metrics."""
+# Copied from tools/common/metrics.py::quadratic_kappa
+def quadratic_kappa(labels: np.ndarray, predictions: np.ndarray) -> float:
+    """Return Cohen's kappa with quadratic weights of numbers; 0 where it is undefined.
+
+    One minus the mean squared difference over that of independent labels and predictions
+    (Cohen, Psychological Bulletin 70:213-220, 1968).
+    """
+    by_chance = labels.var() + predictions.var() + (labels.mean() - predictions.mean()) ** 2
+    if by_chance == 0:
+        return 0.0
+    return float(1 - ((labels - predictions) ** 2).mean() / by_chance)
+
+
+# Copied from tools/common/metrics.py::class_f1
+def class_f1(
+    labels: np.ndarray, predictions: np.ndarray, n_classes: int, problem_type: str
+) -> np.ndarray:
+    """Return the F1 of every class, shape (classes,); undefined values count as 0."""
+    numbers = None if problem_type == MULTI_LABEL else range(n_classes)
+    return f1_score(labels, predictions, labels=numbers, average=None, zero_division=0)
+
+
+# Copied from tools/common/metrics.py::choose_thresholds
+def choose_thresholds(labels: np.ndarray, scores: np.ndarray, default: float = 0.5) -> list[float]:
+    """Return a threshold per class that maximizes its F1; a score of at least that is a label.
+
+    A threshold lies halfway between two neighboring scores of documents. The default, 0 for
+    decision values, is kept where no other threshold is better, as for a class without documents;
+    among equals, the one closest to it is taken.
+    """
+    thresholds = []
+    for number in range(labels.shape[1]):
+        truth = labels[:, number]
+        values = np.unique(scores[:, number])
+        candidates = [default, values[0], *(values[1:] + values[:-1]) / 2]
+        candidates = sorted(candidates, key=lambda threshold: abs(threshold - default))
+
+        # Documents and labels at or above every candidate
+        order = np.argsort(scores[:, number], kind="stable")
+        first = np.searchsorted(scores[order, number], candidates, side="left")
+        right = truth[order][::-1].cumsum()[::-1]
+        n_right = np.append(right, 0)[first]
+        n_predicted = len(truth) - first
+        f1 = 2 * n_right / np.maximum(n_predicted + truth.sum(), 1)
+        thresholds.append(float(candidates[f1.argmax()]))
+    return thresholds
+
+
+# Copied from tools/common/metrics.py::predict_labels
+def predict_labels(
+    scores: np.ndarray, problem_type: str, thresholds: list[float] | None = None
+) -> np.ndarray:
+    """Return the predictions: the class with the highest score, or each at its threshold."""
+    if problem_type == MULTI_LABEL:
+        return (scores >= np.array(thresholds)).astype(int)
+    return scores.argmax(axis=1)
+
+
+@dataclass
+class LoadedMetric:
+    """A metric of the package evaluate."""
+
+    name: str
+    module: "evaluate.EvaluationModule"  # noqa: F821, imported in load_metrics
+    takes_scores: bool  # probabilities instead of predictions
+    options: dict[str, str]
+
+
+def load_metrics(names: list[str], task: Task) -> list[LoadedMetric]:
+    """Load metrics of the package evaluate: a name on the Hub, or a folder with the code.
+
+    Each is tried on a few labels. Exits with status 2 if one cannot be loaded or computed, returns
+    no number, or returns one with the name of another's.
+    """
+    if not names:
+        return []
+    import evaluate  # starting without it is faster
+
+    several = task.problem_type == MULTI_LABEL
+    n_classes = len(task.classes)
+    labels = np.eye(n_classes, dtype=int) if several else np.arange(n_classes)
+    loaded = []
+    taken = {}
+    for name in names:
+        configuration = "multilabel" if several else None
+        try:
+            module = evaluate.load(name, configuration, keep_in_memory=True)
+            takes_scores = "prediction_scores" in module.features
+            if takes_scores and not several and n_classes > 2:
+                module = evaluate.load(name, "multiclass", keep_in_memory=True)
+        except Exception as error:  # whatever the code of the metric raises
+            fail(
+                f"cannot load --metric_name {name}: {one_line(error)}; a name requires the Hub, "
+                "and a folder must hold a file with its name and .py"
+            )
+        parameters = inspect.signature(module._compute).parameters
+        options = {"average": "macro", "multi_class": "ovr"}
+        options = {key: value for key, value in options.items() if key in parameters}
+        if several:
+            options.pop("multi_class", None)
+        metric = LoadedMetric(name, module, takes_scores, options)
+        try:
+            found = compute_metric(metric, labels, labels, np.eye(n_classes))
+        except Exception as error:  # whatever the code of the metric raises
+            fail(f"--metric_name {name} cannot be computed from classes: {one_line(error)}")
+        for key in found:
+            if key in taken:
+                fail(f"--metric_name {taken[key]} and {name} both return {key!r}; leave one out")
+            taken[key] = name
+        loaded.append(metric)
+    return loaded
+
+
+def compute_metric(
+    metric: LoadedMetric, labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray
+) -> dict[str, float]:
+    """Return the numbers that a metric of the package evaluate gives, without built-in names.
+
+    Exits with status 2 if there is none, or one is NaN or infinite.
+    """
+    values = {"predictions": predictions}
+    if metric.takes_scores:
+        is_binary = labels.ndim == 1 and scores.shape[1] == 2
+        values = {"prediction_scores": scores[:, 1] if is_binary else scores}
+    results = metric.module.compute(references=labels, **values, **metric.options)
+    numbers = {}
+    for key, value in (results or {}).items():
+        if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+            numbers[str(key)] = float(value)
+    if not numbers:
+        fail(f"--metric_name {metric.name} returns no number: {results}")
+    for key, value in numbers.items():
+        if not math.isfinite(value):
+            fail(f"--metric_name {metric.name} returns no number but {value} for {key!r}")
+    return {key: value for key, value in numbers.items() if key not in METRICS}
+
+
+def check_metric_for_best_model(
+    training: TrainingArguments, task: Task, more_metrics: list[LoadedMetric]
+) -> list[str]:
+    """Return the names of the metrics that an evaluation gives: tried on a document per class.
+
+    Exits with status 2 if --metric_for_best_model is none of them.
+    """
+    n_classes = len(task.classes)
+    labels = np.arange(n_classes)
+    if task.problem_type == MULTI_LABEL:
+        labels = np.eye(n_classes)
+    logits = 9 * np.eye(n_classes)
+    found = ["loss", *evaluate_logits(EvalPrediction(logits, labels), task, more_metrics)]
+    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    if training.do_train and metric not in found:
+        fail(f"--metric_for_best_model must be one of {', '.join(found)} here, not {metric}")
+    return found
+
+
+def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> tuple[np.ndarray, dict]:
+    """Return logits of shape (documents, classes) in dataset order, and runtimes as metrics.
+
+    In a dataset of windows, the column document numbers the document of a window; the logits of its
+    windows are averaged.
+    """
     # Batches hold documents of similar length. The Trainer's own grouping would leave the rows in
     # that order.
     trainer.args.train_sampling_strategy = "random"
     order = np.argsort(-np.array(dataset["length"]), kind="stable")
-    output = trainer.predict(dataset.select(order), metric_key_prefix=prefix)
+    rows = dataset.select(order)
+    if "labels" in rows.column_names:  # score_logits measures
+        rows = rows.remove_columns("labels")
+    output = trainer.predict(rows, metric_key_prefix=prefix)
     logits = output.predictions[np.argsort(order)]
     if not np.isfinite(logits).all():
         fail(
@@ -870,15 +1436,31 @@ def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> np.ndar
             "train it again with a lower --learning_rate"
         )
     metrics = output.metrics
-    metrics[f"{prefix}_samples"] = len(dataset)
-    # The Trainer's loss is a mean over batches, which depends on their size and on the number of
-    # processes.
-    outputs = transformers.utils.ModelOutput(logits=torch.tensor(output.predictions))
-    loss = trainer.compute_loss_func(outputs, torch.tensor(output.label_ids))
-    metrics[f"{prefix}_loss"] = loss.item()
-    trainer.log_metrics(prefix, metrics)
-    save_metrics(trainer, prefix, metrics)
-    return logits
+    if "document" in dataset.column_names:
+        documents = np.array(dataset["document"])
+        n_windows = np.bincount(documents)
+        sums = np.zeros((len(n_windows), logits.shape[1]))
+        np.add.at(sums, documents, logits)
+        logits = (sums / n_windows[:, None]).astype(logits.dtype)
+        metrics[f"{prefix}_windows"] = len(documents)
+        seconds = metrics[f"{prefix}_runtime"]
+        metrics[f"{prefix}_samples_per_second"] = round(len(logits) / seconds, 3)
+    metrics[f"{prefix}_samples"] = len(logits)
+    return logits, metrics
+
+
+def score_logits(
+    trainer: Trainer, logits: np.ndarray, labels: np.ndarray, prefix: str
+) -> dict[str, float]:
+    """Return the loss and the metrics of a split; the names start with the prefix.
+
+    The Trainer's own loss is a mean over batches, which depends on their size and on the number of
+    processes.
+    """
+    outputs = transformers.utils.ModelOutput(logits=torch.tensor(logits))
+    loss = trainer.compute_loss_func(outputs, torch.tensor(labels))
+    metrics = trainer.compute_metrics(EvalPrediction(logits, labels))
+    return {f"{prefix}_{key}": value for key, value in {"loss": loss.item(), **metrics}.items()}
 
 
 def save_metrics(trainer: Trainer, prefix: str, metrics: dict) -> None:
@@ -898,31 +1480,50 @@ def save_metrics(trainer: Trainer, prefix: str, metrics: dict) -> None:
         write(path, json.dumps(content, indent=4, sort_keys=True))
 
 
-def predictions_table(test: Dataset, logits: np.ndarray, classes: list[str]) -> pd.DataFrame:
-    """Return the columns id, label, prediction and a score per class, in dataset order."""
-    names = test.features["label"].names
-    scores, predictions = make_predictions(logits)
-    table = pd.DataFrame(
-        {
-            "id": test["id"],
-            "label": [names[label] for label in test["label"]],
-            "prediction": [classes[number] for number in predictions],
-        }
-    )
+def predictions_table(
+    test: Dataset, names: list[str], logits: np.ndarray, task: Task
+) -> pd.DataFrame:
+    """Return the columns id, label, prediction and a score per class, in dataset order.
+
+    names are the classes in the order of the dataset's numbers. Several labels are a JSON list of
+    names; without labels there is no such column.
+    """
+    scores, predictions = make_predictions(logits, task)
+    columns = {"id": test["id"]}
+    if "label" in test.column_names:
+        columns["label"] = [name_classes(label, names) for label in test["label"]]
+    if task.problem_type == MULTI_LABEL:
+        predictions = [np.flatnonzero(row).tolist() for row in predictions]
+    columns["prediction"] = [name_classes(numbers, task.classes) for numbers in predictions]
     # A class may be called label, so the columns are not assigned by name.
-    return pd.concat([table, pd.DataFrame(scores, columns=classes)], axis=1)
+    return pd.concat([pd.DataFrame(columns), pd.DataFrame(scores, columns=task.classes)], axis=1)
 
 
-def find_collapse(labels: np.ndarray, logits: np.ndarray, classes: list[str]) -> str | None:
+def name_classes(numbers: int | list[int], names: list[str]) -> str:
+    """Return the name of a class, or the names of several as a JSON list."""
+    if isinstance(numbers, list):
+        return json.dumps([names[number] for number in numbers], ensure_ascii=False)
+    return names[numbers]
+
+
+def find_collapse(labels: np.ndarray, logits: np.ndarray, task: Task) -> str | None:
     """Return in words how a model has learned too little to be used, or None."""
-    _, predictions = make_predictions(logits)
-    never = sorted(set(labels.tolist()) - set(predictions.tolist()))
+    scores, predictions = make_predictions(logits, task)
+    labels = labels.astype(int)
+    if task.problem_type == MULTI_LABEL:
+        never = np.flatnonzero(labels.any(axis=0) & ~predictions.any(axis=0)).tolist()
+        simplest, rule = np.ones_like(labels), "predicting every class"
+    else:
+        never = sorted(set(labels.tolist()) - set(predictions.tolist()))
+        simplest, rule = np.full_like(labels, np.bincount(labels).argmax()), "predicting one class"
     if never:
-        return f"never predicts {', '.join(repr(classes[number]) for number in never)}"
-    majority = np.full_like(labels, np.bincount(labels).argmax())
-    chance = compute_metrics(labels, majority)["f1"]
-    if compute_metrics(labels, predictions)["f1"] <= chance:
-        return f"has a macro F1 no better than always predicting one class ({100 * chance:.1f} %)"
+        return f"never predicts {', '.join(repr(task.classes[number]) for number in never)}"
+    f1, chance = (
+        compute_scores(labels, given, scores, task.classes, task.problem_type, False)["f1"]
+        for given in (predictions, simplest)
+    )
+    if f1 <= chance:
+        return f"has a macro F1 no better than always {rule} ({100 * chance:.1f} %)"
     return None
 
 
@@ -993,6 +1594,10 @@ class RunMonitor(TrainerCallback):
         self.progress = None  # the Trainer's own progress callback
         self.first_step = None
         self.first_time = None
+        self.logged_time = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.logged_time = time.time()
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         if self.first_step is None:
@@ -1037,6 +1642,11 @@ class RunMonitor(TrainerCallback):
         bar.set_postfix(shown)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            # Checkpoints keep the log, and with it the time of a run that was interrupted.
+            now = time.time()
+            state.log_history[-1]["seconds"] = round(now - self.logged_time, 3)
+            self.logged_time = now
         for key in ("loss", "eval_loss"):
             if not math.isfinite(logs.get(key, 0.0)):
                 self.progress.on_train_end(args, state, control)  # closes the bar
@@ -1055,6 +1665,11 @@ def mean_loss(log_history: list[dict]) -> float | None:
             total += entry["loss"] * (entry["step"] - last_step)
             last_step = entry["step"]
     return total / last_step if last_step else None
+
+
+def training_seconds(log_history: list[dict]) -> float:
+    """Return how long training took, with evaluations, before an interruption, too."""
+    return sum(entry.get("seconds", 0.0) for entry in log_history)
 
 
 @dataclass
@@ -1119,12 +1734,20 @@ LOAD_ERRORS = (OSError, ValueError, DatasetsError, httpx.HTTPError)
 # Copied from tools/common/data.py::LoadedData
 @dataclass
 class LoadedData:
-    """Splits with the columns id, text and label, and what the record of a run says about them."""
+    """Splits with the columns id, text and label, and what the record of a run says about them.
 
-    splits: DatasetDict  # label is the same ClassLabel in every split, matched by name
+    label is the same ClassLabel in every split, matched by name, or with several labels per
+    document a list of it, in the order of the numbers. A test split without labels has no such
+    column; where no split has labels, problem_type is that of a single label, and labels are
+    --label_names, if they were given.
+    """
+
+    splits: DatasetDict
     labels: list[str]  # names of the classes in the order of their numbers
     fingerprints: dict[str, str]  # of each split: the rows that are used
     commit: str | None  # of a dataset on the Hub
+    problem_type: str  # SINGLE_LABEL or MULTI_LABEL
+    dropped: dict[str, dict[str, int]]  # by --drop_bad_rows: rows of each split and reason
 
 
 # Copied from tools/common/data.py::load_splits
@@ -1133,29 +1756,34 @@ def load_splits(
 ) -> LoadedData:
     """Load the splits that are needed, and the optional ones that exist.
 
-    A missing validation split is a stratified share of training. Exits with status 2 if a needed
-    split, a column, a text or a label is missing, an id is duplicated, or a split has a class that
-    the training split lacks.
+    A missing validation split, and with --test_fraction the test split, is a stratified share of
+    training. Labels may be missing in the test split alone, and then in all of its rows. Exits with
+    status 2 if a needed split, a column, a text or a label is missing, an id is duplicated, or a
+    split has a class that the training split lacks.
     """
-    names = arguments.text_column_names
-    if arguments.label_column_name in names:
-        fail(
-            f"--text_column_names has the --label_column_name {arguments.label_column_name!r}: "
-            "the texts would give the classes away; choose another column"
-        )
-    if len(set(names)) < len(names):
-        fail(f"--text_column_names names a column twice: {', '.join(names)}; name it once")
+    check_data_arguments(arguments)
 
-    # 1. Tables with the columns of the files; validation may have to be taken from training
-    tables, commit = read_tables(arguments, needed, optional or [])
-    wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
-    takes_validation = "validation" in wanted and "validation" not in tables and "train" in tables
+    # 1. Tables with the columns of the files
+    frames, taken, commit = read_tables(arguments, needed, optional or [])
+    for split, frame in frames.items():
+        check_columns(frame, split, arguments)
+    labels = find_labels(frames, arguments)
+    problem_type = find_problem_type(labels, arguments)
 
-    # 2. Tables with the columns id, text and label, a name
-    tables = {split: check_rows(table, split, arguments) for split, table in tables.items()}
-    names = match_labels(tables, arguments)
-    if takes_validation:
-        take_validation(tables, names, arguments.validation_fraction, seed)
+    # 2. Tables with the columns id, text and label: a name, or a list of names
+    tables = {}
+    dropped = {}
+    for split, frame in frames.items():
+        tables[split], counts = check_rows(frame, labels.get(split), problem_type, split, arguments)
+        if counts:
+            dropped[split] = counts
+    names = match_labels(tables, find_order(frames, labels), problem_type, arguments)
+
+    # 3. The rows that are used
+    for split in taken:
+        take_from_training(tables, split, names, problem_type, seed, arguments)
+    if arguments.shuffle_train_dataset and "train" in tables:
+        tables["train"] = tables["train"].sample(frac=1, random_state=seed)
     limits = {
         "train": arguments.max_train_samples,
         "validation": arguments.max_eval_samples,
@@ -1164,66 +1792,146 @@ def load_splits(
     for split, limit in limits.items():
         if limit is not None and limit < 1:
             fail(f"the number of documents of split {split!r} must be at least 1, not {limit}")
+    wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
     tables = {split: tables[split][: limits[split]] for split in wanted if split in tables}
-    check_classes(tables, names)
+    check_classes(tables, names, problem_type)
     warn_about_leaks(tables)
 
-    # 3. Numbers instead of names
+    # 4. Numbers instead of names
     number = {name: place for place, name in enumerate(names)}
-    kinds = {"id": Value("string"), "text": Value("string"), "label": ClassLabel(names=names)}
+    kinds = {"id": Value("string"), "text": Value("string")}
     splits = DatasetDict()
     for split, table in tables.items():
         columns = table.to_dict("list")
-        columns["label"] = [number[name] for name in columns["label"]]
-        splits[split] = Dataset.from_dict(columns, Features(kinds))
+        features = Features(kinds)
+        if "label" in table and problem_type == MULTI_LABEL:
+            features["label"] = List(ClassLabel(names=names))
+            columns["label"] = [[number[name] for name in label] for label in columns["label"]]
+        elif "label" in table:
+            features["label"] = ClassLabel(names=names)
+            columns["label"] = [number[name] for name in columns["label"]]
+        splits[split] = Dataset.from_dict(columns, features)
     fingerprints = {split: fingerprint(table) for split, table in tables.items()}
-    return LoadedData(splits, names, fingerprints, commit)
+    return LoadedData(splits, names, fingerprints, commit, problem_type, dropped)
+
+
+# Copied from tools/common/data.py::check_data_arguments
+def check_data_arguments(arguments: DataArguments) -> None:
+    """Exit with status 2 on arguments that have no meaning, or none with the others."""
+    columns = arguments.text_column_names
+    if arguments.label_column_name in columns:
+        fail(
+            f"--text_column_names has the --label_column_name {arguments.label_column_name!r}: "
+            "the texts would give the classes away; choose another column"
+        )
+    if len(set(columns)) < len(columns):
+        fail(f"--text_column_names names a column twice: {', '.join(columns)}; name it once")
+    files = data_files(arguments)
+    if arguments.dataset_name and files:
+        fail("give either --dataset_name or files such as --train_file, not both")
+    if not arguments.dataset_name and not files:
+        fail("give either --dataset_name or --train_file, --validation_file, --test_file")
+    splits = [getattr(arguments, f"{split}_split_name") for split in SPLITS]
+    if not arguments.dataset_name and splits != list(SPLITS):
+        fail(
+            "--train_split_name, --validation_split_name, --test_split_name require --dataset_name"
+        )
+    if len(set(splits)) < len(splits):
+        fail(f"the splits to train, validate and test must differ, not {', '.join(splits)}")
+    kinds = {"csv_delimiter": (".csv", ".tsv"), "json_field": (".json", ".jsonl")}
+    for flag, suffixes in kinds.items():
+        if getattr(arguments, flag) is None:
+            continue
+        if not any(file.lower().endswith(suffixes) for file in files.values()):
+            fail(f"--{flag} requires a {' or '.join(suffixes)} file; leave it out")
+    delimiter = arguments.label_delimiter
+    if delimiter is not None and not delimiter:
+        fail("--label_delimiter must not be empty")
+    for name in arguments.label_names or []:
+        if delimiter is not None and delimiter in name:
+            fail(f"--label_delimiter {delimiter!r} occurs in {name!r} of --label_names")
+
+
+# Copied from tools/common/data.py::data_files
+def data_files(arguments: DataArguments) -> dict[str, str]:
+    """Return the files that were given: split -> path."""
+    files = {split: getattr(arguments, f"{split}_file") for split in SPLITS}
+    return {split: file for split, file in files.items() if file}
 
 
 # Copied from tools/common/data.py::read_tables
 def read_tables(
     arguments: DataArguments, needed: list[str], optional: list[str]
-) -> tuple[dict[str, pd.DataFrame], str | None]:
-    """Return the splits that are needed or optional as tables, and the commit of a Hub dataset.
+) -> tuple[dict[str, pd.DataFrame], list[str], str | None]:
+    """Read the splits that are needed or optional.
 
-    Training comes with them where a missing validation split has to be taken from it. Exits with
-    status 2 if a needed split does not exist.
+    Returns the tables, the splits that have to be taken from training in this order, and the commit
+    of a Hub dataset. Exits with status 2 if a needed split does not exist.
     """
-    files = {split: getattr(arguments, f"{split}_file") for split in SPLITS}
-    files = {split: file for split, file in files.items() if file}
-    if arguments.dataset_name and files:
-        fail("give either --dataset_name or files such as --train_file, not both")
-    if not arguments.dataset_name and not files:
-        fail("give either --dataset_name or --train_file, --validation_file, --test_file")
+    files = data_files(arguments)
     commit = None
     loaded = files
     if arguments.dataset_name:
-        loaded = load_hub_dataset(
+        dataset = load_hub_dataset(
             arguments.dataset_name, arguments.dataset_config_name, arguments.dataset_revision
         )
-        commit = dataset_commit(next(iter(loaded.values())))
+        commit = dataset_commit(next(iter(dataset.values())))
+        loaded = name_splits(dataset, arguments)
 
-    wanted = {*needed, *optional} & {*loaded}
-    if "validation" in (*needed, *optional) and "validation" not in loaded and "train" in loaded:
-        wanted.add("train")
+    # Training is cut in the same way whatever is wanted of it: texts that were trained on are never
+    # predicted by another command.
+    wanted = {*needed, *optional}
+    taken = []
+    if arguments.test_fraction is not None:
+        if "test" in loaded:
+            fail("--test_fraction: there is a test split already; leave the flag out")
+        if "train" not in loaded:
+            fail("--test_fraction takes the test split from training, and there is none")
+        taken.append("test")
+    if "validation" in wanted and "validation" not in loaded and "train" in loaded:
+        taken.append("validation")
     for split in needed:
-        is_taken = split == "validation" and "train" in loaded
-        if split not in loaded and not is_taken:
-            has = ", ".join(loaded)
+        if split not in loaded and split not in taken:
             if files:
-                fail(f"--{split}_file is required; the files given are those of {has}")
-            fail(f"{arguments.dataset_name} has no split {split!r}; it has {has}")
-    if not wanted:
-        fail(f"the data has none of the splits {', '.join(SPLITS)}; it has {', '.join(loaded)}")
+                fail(f"--{split}_file is required; the files given are those of {', '.join(files)}")
+            fail(
+                f"{arguments.dataset_name} has no split "
+                f"{getattr(arguments, f'{split}_split_name')!r}; it has {', '.join(dataset)}"
+            )
+    if wanted & {*taken}:
+        wanted.add("train")
+    elif "train" not in wanted:
+        taken = []
+    read = [split for split in SPLITS if split in wanted and split in loaded]
+    if not read:
+        has = ", ".join(dataset if arguments.dataset_name else files)
+        fail(f"the data has none of the splits {', '.join(SPLITS)}; it has {has}")
     tables = {}
-    for split in SPLITS:
-        if split not in wanted:
-            continue
+    for split in read:
         if arguments.dataset_name:
             tables[split] = to_table(loaded[split].to_pandas(), loaded[split].features)
         else:
-            tables[split] = read_file(files[split])
-    return tables, commit
+            tables[split] = read_file(files[split], arguments.csv_delimiter, arguments.json_field)
+    return tables, taken, commit
+
+
+# Copied from tools/common/data.py::name_splits
+def name_splits(dataset: DatasetDict, arguments: DataArguments) -> dict[str, Dataset]:
+    """Return the splits of a dataset by their use; --test_split_name dev calls dev test.
+
+    Exits with status 2 if one that was named does not exist.
+    """
+    splits = {}
+    for split in SPLITS:
+        name = getattr(arguments, f"{split}_split_name")
+        if name in dataset:
+            splits[split] = dataset[name]
+        elif name != split:
+            fail(
+                f"--{split}_split_name: {arguments.dataset_name} has no split {name!r}; "
+                f"it has {', '.join(dataset)}"
+            )
+    return splits
 
 
 # Copied from tools/common/data.py::load_hub_dataset
@@ -1272,7 +1980,8 @@ def class_names_agree(files: dict[str, list[str]], features: Features | None) ->
             continue
         own = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
         for column, feature in own.items():
-            if isinstance(feature, ClassLabel) and known.setdefault(column, feature) != feature:
+            has_names = isinstance(getattr(feature, "feature", feature), ClassLabel)  # also a list
+            if has_names and known.setdefault(column, feature) != feature:
                 return False
     return True
 
@@ -1299,17 +2008,30 @@ def dataset_commit(dataset: Dataset) -> str | None:
 
 # Copied from tools/common/data.py::to_table
 def to_table(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
-    """Make every ClassLabel a categorical: the names in their order; -1, no label, is missing."""
+    """Replace the numbers of every ClassLabel by their names; -1, no label, becomes missing.
+
+    A column of one label becomes a categorical, which knows the order of its names; those of lists
+    stand in ``frame.attrs[column]``.
+    """
     for column, feature in features.items():
         if isinstance(feature, ClassLabel):
             numbers = frame[column].fillna(-1).astype(int)
             numbers = numbers.where(numbers < feature.num_classes, -1)
             frame[column] = pd.Categorical.from_codes(numbers, feature.names)
+        elif isinstance(getattr(feature, "feature", None), ClassLabel):
+            names = feature.feature.names
+            frame.attrs[column] = names
+            frame[column] = [
+                None if label is None else [names[number] for number in label]
+                for label in frame[column]
+            ]
     return frame
 
 
 # Copied from tools/common/data.py::read_file
-def read_file(file: str) -> pd.DataFrame:
+def read_file(
+    file: str, csv_delimiter: str | None = None, json_field: str | None = None
+) -> pd.DataFrame:
     """Read a file by the rules of its format. Exit with status 2 if it breaks them."""
     suffix = Path(file).suffix.lower()
     if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
@@ -1335,7 +2057,9 @@ def read_file(file: str) -> pd.DataFrame:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         fail(f"cannot load {file}: {one_line(error)}; save the file as UTF-8 (Excel: 'CSV UTF-8')")
-    return read_json(file, text) if suffix.startswith(".json") else read_csv(file, text)
+    if suffix.startswith(".json"):
+        return read_json(file, text, json_field)
+    return read_csv(file, text, csv_delimiter)
 
 
 # Copied from tools/common/data.py::read_parquet
@@ -1349,16 +2073,23 @@ def read_parquet(file: str) -> pd.DataFrame:
 
 
 # Copied from tools/common/data.py::read_csv
-def read_csv(file: str, text: str) -> pd.DataFrame:
+def read_csv(file: str, text: str, separator: str | None = None) -> pd.DataFrame:
     """Read comma-, semicolon- or tab-separated fields; every value is a text, as the file has it.
 
-    The separator is the one that gives the header the most fields; a comma among equals.
+    Without a separator, it is the one of these that gives the header the most fields; a comma among
+    equals.
     """
     csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long text
-    header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
-    separator = max(",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
-    if separator != ("\t" if file.lower().endswith(".tsv") else ","):
-        logger.info("%s: fields are separated by %r", file, separator)
+    if separator is None:
+        header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+        separator = max(
+            ",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), []))
+        )
+        if separator != ("\t" if file.lower().endswith(".tsv") else ","):
+            logger.info("%s: fields are separated by %r", file, separator)
+    separator = separator.replace("\\t", "\t")
+    if len(separator) != 1 or separator in '"\r\n':
+        fail(f"--csv_delimiter must be one sign other than a quotation mark, not {separator!r}")
     # newline="" leaves line ends inside quotes as they are.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     columns, rows, wrong = [], [], []
@@ -1390,8 +2121,11 @@ def read_csv(file: str, text: str) -> pd.DataFrame:
 
 
 # Copied from tools/common/data.py::read_json
-def read_json(file: str, text: str) -> pd.DataFrame:
-    """Read a list of objects, an object with such a list under "data", or an object a line."""
+def read_json(file: str, text: str, field: str | None = None) -> pd.DataFrame:
+    """Read a list of objects, an object with such a list under "data", or an object a line.
+
+    With a field, the list is the one under that key.
+    """
     line = 1
     try:
         decoder = json.JSONDecoder(object_pairs_hook=to_record)
@@ -1410,7 +2144,11 @@ def read_json(file: str, text: str) -> pd.DataFrame:
         fail(f"cannot load {file}: line {line} or a later one: {one_line(error)}")
     except RecursionError:
         fail(f"cannot load {file}: a value is nested too deeply")
-    if isinstance(content, dict) and isinstance(content.get("data"), list):
+    if field is not None:
+        if not isinstance(content, dict) or not isinstance(content.get(field), list):
+            fail(f"cannot load {file}: it has no list under {field!r} (--json_field)")
+        content = content[field]
+    elif isinstance(content, dict) and isinstance(content.get("data"), list):
         logger.info("%s: the records are those under 'data'", file)
         content = content["data"]
     records = content if isinstance(content, list) else [content]
@@ -1438,54 +2176,19 @@ def to_record(pairs: list[tuple[str, object]]) -> dict:
     return record
 
 
-# Copied from tools/common/data.py::check_rows
-def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.DataFrame:
-    """Return the columns id, text and label. Exit with status 2 if a row is not right."""
+# Copied from tools/common/data.py::check_columns
+def check_columns(frame: pd.DataFrame, split: str, arguments: DataArguments) -> None:
+    """Exit with status 2 unless a split has rows and every column, and none of them twice.
+
+    The test split may lack the label.
+    """
     if len(frame) == 0:
         fail(f"split {split!r} has no rows")
-    check_columns(frame, split, [*arguments.text_column_names, arguments.label_column_name])
-    labels = frame[arguments.label_column_name]
-    columns = [frame[column].tolist() for column in arguments.text_column_names]
-    for name, column in zip(arguments.text_column_names, columns, strict=True):
-        check_texts(column, f"column {name!r} of split {split!r}")
-    delimiter = arguments.text_column_delimiter
-    texts = [join_texts(row, delimiter) for row in zip(*columns, strict=True)]
-    ids = pd.Series([f"{split}.{row}" for row in range(len(frame))])
-    problems = {}
-    if "id" in frame:
-        # Without an id, the row could not be found again; numbers for some rows alone would mix.
-        problems["no id, which others have"] = frame["id"].map(is_missing)
-        ids = frame["id"].astype(str).reset_index(drop=True)
-        problems["a duplicated id"] = ids.duplicated()
-    problems |= {
-        f"an empty text in {', '.join(arguments.text_column_names)}": [not text for text in texts],
-        "half a character (a lone surrogate)": [
-            re.search("[\ud800-\udfff]", f"{identifier}{text}{label}") is not None
-            for identifier, text, label in zip(ids, texts, labels, strict=True)
-        ],
-        f"no label in column {arguments.label_column_name!r}": labels.astype(object).map(
-            is_missing
-        ),
-    }
-    check_labels(labels, f"labels in column {arguments.label_column_name!r} of split {split!r}")
-    for problem, is_wrong in problems.items():
-        rows = [row for row, wrong in enumerate(is_wrong) if wrong]
-        if rows:
-            named = ", ".join(f"row {row} (id {ids[row]})" for row in rows[:3])
-            verb = "has" if len(rows) == 1 else "have"
-            fail(
-                f"{len(rows)} of {len(frame)} rows of split {split!r} {verb} {problem}: {named}"
-                f"{', ...' if len(rows) > 3 else ''}; correct or remove them (rows count from 0)"
-            )
-    return pd.DataFrame({"id": ids, "text": texts, "label": labels.reset_index(drop=True)})
-
-
-# Copied from tools/common/data.py::check_columns
-def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
-    """Exit with status 2 unless a split has every column that is needed, and none of them twice."""
     columns = list(frame.columns)
+    needed = [*arguments.text_column_names, arguments.label_column_name]
     for column in needed:
-        if column not in columns:
+        may_lack = split == "test" and column == arguments.label_column_name
+        if column not in columns and not may_lack:
             names = ", ".join(map(repr, columns))
             fail(
                 f"column {column!r} is not in split {split!r}; its columns are {names}: "
@@ -1494,6 +2197,179 @@ def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
     for column in (*needed, "id"):
         if columns.count(column) > 1:
             fail(f"column {column!r} occurs {columns.count(column)} times in split {split!r}")
+
+
+# Copied from tools/common/data.py::find_labels
+def find_labels(frames: dict[str, pd.DataFrame], arguments: DataArguments) -> dict[str, pd.Series]:
+    """Return the labels of every split, without a test split that has none.
+
+    Such a split, whose texts can only be predicted, lacks the column, or every label is missing or
+    -1 (unless -1 is a class of training).
+    """
+    column = arguments.label_column_name
+    labels = {split: frame[column] for split, frame in frames.items() if column in frame}
+    if "test" not in frames:
+        return labels
+    if "test" in labels:
+        values = labels["test"].astype(object)
+        if not all(is_missing(value) or str(value) == "-1" for value in values):
+            return labels
+        if any(str(value) == "-1" for value in labels.get("train", ())):
+            return labels
+    labels.pop("test", None)
+    logger.warning(
+        "split 'test' has no labels in column %r (its columns are %s): its texts can be predicted, "
+        "and nothing is measured on them",
+        *(column, ", ".join(map(repr, frames["test"].columns))),
+    )
+    return labels
+
+
+# Copied from tools/common/data.py::is_list
+def is_list(value: object) -> bool:
+    """Return whether a value of a table is a list; Parquet files have them as arrays."""
+    return isinstance(value, list | np.ndarray)
+
+
+# Copied from tools/common/data.py::find_problem_type
+def find_problem_type(labels: dict[str, pd.Series], arguments: DataArguments) -> str:
+    """Return whether documents have one label or several: lists, or texts with a delimiter.
+
+    Exits with status 2 if there is nothing that --label_delimiter could split.
+    """
+    has_lists = {split: any(map(is_list, values)) for split, values in labels.items()}
+    if arguments.label_delimiter is None:
+        return MULTI_LABEL if any(has_lists.values()) else SINGLE_LABEL
+    if labels and all(has_lists.values()):
+        fail(
+            f"the labels in column {arguments.label_column_name!r} are lists; leave out "
+            "--label_delimiter, which splits texts"
+        )
+    return MULTI_LABEL
+
+
+# Copied from tools/common/data.py::find_order
+def find_order(frames: dict[str, pd.DataFrame], labels: dict[str, pd.Series]) -> list[str] | None:
+    """Return the classes in the order that the first split with one defines, or None."""
+    for split, values in labels.items():
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            return [str(name) for name in values.cat.categories]
+        if values.name in frames[split].attrs:
+            return frames[split].attrs[values.name]
+    return None
+
+
+# Copied from tools/common/data.py::check_rows
+def check_rows(
+    frame: pd.DataFrame,
+    labels: pd.Series | None,
+    problem_type: str,
+    split: str,
+    arguments: DataArguments,
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return the columns id, text and label, if there are labels, and how many rows were dropped.
+
+    Exits with status 2 if a row is not right and --drop_bad_rows does not drop it.
+    """
+    columns = [frame[column].tolist() for column in arguments.text_column_names]
+    for name, column in zip(arguments.text_column_names, columns, strict=True):
+        check_texts(column, f"column {name!r} of split {split!r}")
+    delimiter = arguments.text_column_delimiter
+    texts = [join_texts(row, delimiter) for row in zip(*columns, strict=True)]
+    ids = pd.Series([f"{split}.{row}" for row in range(len(frame))], dtype=object)
+    problems = {}
+    if "id" in frame:
+        # Without an id, the row could not be found again; numbers for some rows alone would mix.
+        problems["no id, which others have"] = frame["id"].map(is_missing).to_numpy()
+        ids = frame["id"].map(str).astype(object).reset_index(drop=True)
+    names = [""] * len(frame)
+    if labels is not None:
+        names = read_labels(labels, problem_type, split, arguments)
+    problems["half a character (a lone surrogate)"] = [
+        re.search("[\ud800-\udfff]", "".join(each_name(row))) is not None
+        for row in zip(ids, texts, names, strict=True)
+    ]
+    is_empty = np.array([not text for text in texts])
+    is_unlabeled = np.array([name is None for name in names])
+    is_usable = ~is_empty & ~is_unlabeled
+    droppable = {
+        f"an empty text in {', '.join(arguments.text_column_names)}": is_empty,
+        f"no label in column {arguments.label_column_name!r}": is_unlabeled,
+        "a duplicated id": is_usable & ids.where(is_usable).duplicated().to_numpy(),
+    }
+    if not arguments.drop_bad_rows:
+        problems |= droppable
+        droppable = {}
+    for problem, is_wrong in problems.items():
+        rows = np.flatnonzero(is_wrong)
+        if len(rows):
+            named = ", ".join(f"row {row} (id {ids[row]})" for row in rows[:3])
+            verb = "has" if len(rows) == 1 else "have"
+            fail(
+                f"{len(rows)} of {len(frame)} rows of split {split!r} {verb} {problem}: {named}"
+                f"{', ...' if len(rows) > 3 else ''}; correct or remove them (rows count from 0)"
+            )
+    dropped = {}
+    is_right = np.ones(len(frame), dtype=bool)
+    for problem, is_wrong in droppable.items():
+        count = int((is_right & is_wrong).sum())
+        is_right &= ~is_wrong
+        if count:
+            dropped[problem] = count
+            logger.warning("%d of %d rows of %r dropped: %s", count, len(frame), split, problem)
+    if not is_right.any():
+        fail(f"--drop_bad_rows would drop every row of split {split!r}; correct them")
+    table = pd.DataFrame({"id": ids, "text": texts})
+    if labels is not None:
+        table["label"] = pd.Series(names, dtype=object)
+    return table[is_right].reset_index(drop=True), dropped
+
+
+# Copied from tools/common/data.py::read_labels
+def read_labels(
+    labels: pd.Series, problem_type: str, split: str, arguments: DataArguments
+) -> list[str | list[str] | None]:
+    """Return the name, or the list of names, of every document; None where it is missing.
+
+    An empty list, or an empty text beside --label_delimiter, means none of the classes. Exits with
+    status 2 unless the labels are all names, all integers or all truth values.
+    """
+    column = f"labels in column {arguments.label_column_name!r} of split {split!r}"
+    delimiter = arguments.label_delimiter
+    documents = []
+    for value in labels.astype(object).tolist():
+        if is_list(value):
+            documents.append(list(value))
+        elif problem_type == MULTI_LABEL and delimiter is not None and isinstance(value, str):
+            parts = [part.strip() for part in value.split(delimiter)]
+            documents.append([part for part in parts if part])
+        elif is_missing(value):
+            documents.append(None)
+        elif problem_type == MULTI_LABEL and delimiter is None:
+            fail(f"{column} are lists and single ones such as {value!r}; write all as lists")
+        else:
+            documents.append(value if problem_type == SINGLE_LABEL else [value])
+    check_labels(each_name(documents), len(documents), column)
+    read = []
+    for document in documents:
+        if isinstance(document, list):
+            if any(map(is_missing, document)):
+                fail(f"{column} have an empty name in the list {document}; correct or remove it")
+            document = list(dict.fromkeys(map(str, document)))
+        read.append(document if document is None or isinstance(document, list) else str(document))
+    return read
+
+
+# Copied from tools/common/data.py::each_name
+def each_name(labels: Iterable[str | list[str] | None]) -> list[str]:
+    """Return the labels of all documents, one after another; lists are taken apart."""
+    names = []
+    for label in labels:
+        if isinstance(label, list):
+            names.extend(label)
+        elif label is not None:
+            names.append(label)
+    return names
 
 
 # Copied from tools/common/data.py::is_missing
@@ -1529,19 +2405,18 @@ def check_texts(values: list, name: str) -> None:
 
 
 # Copied from tools/common/data.py::check_labels
-def check_labels(labels: pd.Series, name: str) -> None:
+def check_labels(labels: list, documents: int, name: str) -> None:
     """Exit with status 2 unless the labels are all names, all integers or all truth values."""
-    values = [value for value in labels.astype(object).tolist() if not is_missing(value)]
+    values = [value.item() if isinstance(value, np.generic) else value for value in labels]
+    values = [value for value in values if not is_missing(value)]
     kinds = sorted({type(value).__name__ for value in values})
-    if "list" in kinds or "ndarray" in kinds:
-        fail(f"{name} are lists: several labels for one document are not supported")
     # A CSV file has them as texts.
-    is_decimal = [re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", str(value)) for value in values]
+    is_decimal = (re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", str(value)) for value in values)
     if kinds == ["float"] or (values and all(is_decimal)):
-        missing = len(labels) - len(values)
+        missing = max(0, documents - len(values))
         fail(
             f"{name} are decimal numbers such as {values[0]}, not names or integers; pandas makes "
-            f"integers decimal where one is missing ({missing} of {len(labels)} here): remove such "
+            f"integers decimal where one is missing ({missing} of {documents} here): remove such "
             "rows, then convert with astype(int)"
         )
     if len(kinds) > 1:
@@ -1553,25 +2428,31 @@ def check_labels(labels: pd.Series, name: str) -> None:
 
 
 # Copied from tools/common/data.py::match_labels
-def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> list[str]:
+def match_labels(
+    tables: dict[str, pd.DataFrame],
+    order: list[str] | None,
+    problem_type: str,
+    arguments: DataArguments,
+) -> list[str]:
     """Return the names of the classes in their order; every label becomes one of them.
 
-    The order is that of --label_names, else that of the first split with a ClassLabel, else
-    alphabetical, or numerical if all are integers.
+    The order is that of --label_names, else the one that the data defines, else alphabetical, or
+    numerical if all are integers. Of lists of labels, names that --label_names lacks are dropped.
     """
     given = arguments.label_names
     if given is not None and len(set(given)) < len(given):
         fail(f"--label_names has a name twice: {quote_names(given)}")
-    ordered = None
-    for split, table in tables.items():
-        labels = table["label"]
-        if ordered is None and isinstance(labels.dtype, pd.CategoricalDtype):
-            ordered = [str(name) for name in labels.cat.categories]
-        labels = labels.astype(object).map(str)
+    labeled = {split: table for split, table in tables.items() if "label" in table}
+    found = set()
+    for split, table in labeled.items():
+        own = set(each_name(table["label"]))
         if given is not None:
-            labels = name_numbers(labels, given, split)
-        table["label"] = labels
-    found = {name for table in tables.values() for name in table["label"]}
+            renamed = name_numbers(own, given, split)
+            table["label"] = [rename(label, renamed) for label in table["label"]]
+            if problem_type == MULTI_LABEL and arguments.label_delimiter is None:
+                keep_classes(table, given, split)
+            own = set(each_name(table["label"]))
+        found |= own
     spellings = {}
     for name in sorted(found):
         other = spellings.setdefault(visible_text(name), name)
@@ -1580,6 +2461,8 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
                 f"classes {other!a} and {name!a} differ only in white space, characters "
                 "that are not seen or the form of accents; write them alike"
             )
+        if arguments.label_delimiter is not None and arguments.label_delimiter in name:
+            fail(f"--label_delimiter {arguments.label_delimiter!r} occurs in the class {name!r}")
     if given is not None:
         unknown = found - set(given)
         if unknown:
@@ -1587,13 +2470,42 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
                 f"--label_names {quote_names(given)} lacks classes of the data: "
                 f"{quote_names(unknown)}; write the names as the data does"
             )
-        return list(given)
-    if ordered is not None:
+        names = list(given)
+    elif order is not None:
         # Another split may have names of its own; where training lacks them, check_classes says so.
-        return ordered + sorted(found - set(ordered))
-    if all(re.fullmatch(r"-?\d+", name) for name in found):
-        return sorted(found, key=lambda name: (int(name), name))
-    return sorted(found)
+        names = order + sorted(found - set(order))
+    elif all(re.fullmatch(r"-?\d+", name) for name in found):
+        names = sorted(found, key=lambda name: (int(name), name))
+    else:
+        names = sorted(found)
+    if problem_type == MULTI_LABEL:
+        number = {name: place for place, name in enumerate(names)}
+        for table in labeled.values():
+            table["label"] = [sorted(label, key=number.get) for label in table["label"]]
+    return names
+
+
+# Copied from tools/common/data.py::rename
+def rename(label: str | list[str], renamed: dict[str, str]) -> str | list[str]:
+    """Return a label, or each label of a list, by its other name."""
+    if isinstance(label, list):
+        return [renamed[name] for name in label]
+    return renamed[label]
+
+
+# Copied from tools/common/data.py::keep_classes
+def keep_classes(table: pd.DataFrame, names: list[str], split: str) -> None:
+    """Remove from the lists of labels all but the given names, and say how many."""
+    restricted = [[name for name in label if name in names] for label in table["label"]]
+    total = sum(map(len, table["label"]))
+    kept = sum(map(len, restricted))
+    if kept < total:
+        logger.info(
+            "split %r: %d of %d labels are not in --label_names and left out; %d documents have "
+            "none left",
+            *(split, total - kept, total, restricted.count([])),
+        )
+    table["label"] = restricted
 
 
 # Copied from tools/common/data.py::visible_text
@@ -1605,18 +2517,21 @@ def visible_text(name: str) -> str:
 
 
 # Copied from tools/common/data.py::name_numbers
-def name_numbers(labels: pd.Series, names: list[str], split: str) -> pd.Series:
-    """Return labels such as 0 or LABEL_0 as the names with these numbers; others as they are."""
-    numbers = labels.str.extract(r"^(?:LABEL_)?(\d+)$", expand=False)
-    if numbers.isna().any() or set(labels) <= set(names):
-        return labels
-    highest = int(numbers.astype(int).max())
+def name_numbers(labels: set[str], names: list[str], split: str) -> dict[str, str]:
+    """Map labels such as 0 or LABEL_0 to the names with these numbers, and others to themselves."""
+    numbers = {}
+    for label in labels:
+        match = re.fullmatch(r"(?:LABEL_)?(\d+)", label)
+        if match is None or labels <= set(names):
+            return {label: label for label in labels}
+        numbers[label] = int(match[1])
+    highest = max(numbers.values(), default=0)
     if highest >= len(names):
         fail(
             f"--label_names has {len(names)} names, and split {split!r} has a label {highest}; "
             "the first name is that of number 0"
         )
-    return numbers.astype(int).map(dict(enumerate(names)))
+    return {label: names[number] for label, number in numbers.items()}
 
 
 # Copied from tools/common/data.py::quote_names
@@ -1626,58 +2541,117 @@ def quote_names(names: Collection[str]) -> str:
     return f"{shown}, ... ({len(names)} in all)" if len(names) > 6 else shown
 
 
-# Copied from tools/common/data.py::take_validation
-def take_validation(
-    tables: dict[str, pd.DataFrame], names: list[str], fraction: float, seed: int
+# Copied from tools/common/data.py::take_from_training
+def take_from_training(
+    tables: dict[str, pd.DataFrame],
+    split: str,
+    names: list[str],
+    problem_type: str,
+    seed: int,
+    arguments: DataArguments,
 ) -> None:
-    """Move a stratified share of training to validation. Exit with status 2 if that cannot be."""
+    """Move a stratified share of training to a split. Exit with status 2 if that cannot be."""
     # Imported where it is used: a file with a validation split is read without waiting for it.
     from sklearn.model_selection import train_test_split
 
     train = tables["train"]
-    counts = train["label"].value_counts()
-    single = [name for name in names if counts.get(name) == 1]
-    if single:
-        fail(
-            "cannot take --validation_fraction from training: there is only one document of "
-            f"{quote_names(single)}; give a --validation_file, or remove it"
-        )
-    # Numbers, not names: the draw depends on the order of the classes.
-    numbers = train["label"].map({name: number for number, name in enumerate(names)})
-    try:
-        tables["train"], tables["validation"] = train_test_split(
-            train, random_state=seed, test_size=fraction, stratify=numbers
-        )
-    except ValueError as error:  # fewer validation documents than classes, or a fraction of 1
-        fail(
-            f"cannot take --validation_fraction {fraction:g} from {len(train)} training documents: "
-            f"{one_line(error)}; choose another fraction or give a --validation_file"
-        )
+    flag = f"--{split}_fraction"
+    fraction = getattr(arguments, f"{split}_fraction")
+    if not 0 < fraction < 1:
+        fail(f"{flag} must be between 0 and 1, not {fraction:g}")
+    if problem_type == MULTI_LABEL:
+        is_taken = draw_stratified(train["label"], fraction, seed)
+        tables["train"], tables[split] = train[~is_taken], train[is_taken]
+    else:
+        counts = train["label"].value_counts()
+        single = [name for name in names if counts.get(name) == 1]
+        if single:
+            fail(
+                f"cannot take {flag} from training: there is only one document of "
+                f"{quote_names(single)}; give a --{split}_file, or remove it"
+            )
+        # Numbers, not names: the draw depends on the order of the classes.
+        numbers = train["label"].map({name: number for number, name in enumerate(names)})
+        try:
+            tables["train"], tables[split] = train_test_split(
+                train, random_state=seed, test_size=fraction, stratify=numbers
+            )
+        except ValueError as error:  # fewer documents than classes
+            fail(
+                f"cannot take {flag} {fraction:g} from {len(train)} training documents: "
+                f"{one_line(error)}; choose another fraction or give a --{split}_file"
+            )
+    if tables["train"].empty or tables[split].empty:
+        fail(f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty")
     logger.warning(
-        "no validation split: %d training documents are used for it", len(tables["validation"])
+        "no %s split: %d training documents are used for it", *(split, len(tables[split]))
     )
 
 
+# Copied from tools/common/data.py::draw_stratified
+def draw_stratified(labels: pd.Series, fraction: float, seed: int) -> np.ndarray:
+    """Draw a share of documents with several labels; return a truth value per document.
+
+    Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011,
+    https://doi.org/10.1007/978-3-642-23808-6_10): the rarest label goes first, each of its
+    documents to the part that lacks most of this label, then to the one with more room. No label at
+    all counts as one more label.
+    """
+    classes = sorted({name for label in labels for name in label})
+    has_label = np.zeros((len(labels), len(classes) + 1), dtype=bool)
+    for row, label in enumerate(labels):
+        has_label[row, [classes.index(name) for name in label] or -1] = True
+    shares = np.array([1 - fraction, fraction])
+    wanted = np.outer(shares, has_label.sum(axis=0))  # documents: (parts, labels)
+    room = shares * len(labels)
+    part = np.full(len(labels), -1)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    while (part < 0).any():
+        left = has_label[part < 0].sum(axis=0)
+        rarest = np.where(left > 0, left, len(labels) + 1).argmin()
+        for row in order[has_label[order, rarest] & (part[order] < 0)]:
+            chosen = np.lexsort((room, wanted[:, rarest]))[-1]
+            part[row] = chosen
+            wanted[chosen] -= has_label[row]
+            room[chosen] -= 1
+    return part == 1
+
+
 # Copied from tools/common/data.py::check_classes
-def check_classes(tables: dict[str, pd.DataFrame], names: list[str]) -> None:
-    """Exit with status 2 if a split has a class that training lacks, or training has only one."""
+def check_classes(tables: dict[str, pd.DataFrame], names: list[str], problem_type: str) -> None:
+    """Exit with status 2 if a split has a class that training lacks, or training has only one.
+
+    With several labels per document, training needs documents with and without each class.
+    """
     if "train" not in tables:
         return
-    trained = set(tables["train"]["label"])
+    counts = pd.Series(each_name(tables["train"]["label"]), dtype=object).value_counts()
+    trained = set(counts.index)
     for split, table in tables.items():
-        is_unknown = ~table["label"].isin(trained)
-        unknown = set(table["label"][is_unknown])
+        if "label" not in table:
+            continue
+        labels = table["label"]
+        is_unknown = [not trained.issuperset(each_name([label])) for label in labels]
+        unknown = set(each_name(labels)) - trained
         if unknown:
             fail(
-                f"split {split!r} has {is_unknown.sum()} rows of {quote_names(unknown)}, and the "
+                f"split {split!r} has {sum(is_unknown)} rows of {quote_names(unknown)}, and the "
                 f"training split only has {quote_names(trained)}; correct the names, name numbers "
                 "with --label_names, or remove the rows"
             )
-    if len(trained) < 2:
+    if len(names if problem_type == MULTI_LABEL else trained) < 2:
         fail(
             f"all training documents are of class {quote_names(trained)}; "
             "at least two classes are required"
         )
+    if problem_type == MULTI_LABEL:
+        for name in names:
+            count = counts.get(name, 0)
+            if count in (0, len(tables["train"])):
+                fail(
+                    f"{'no' if count == 0 else 'every'} training document has the label {name!r}, "
+                    "so it cannot be learned; correct the name, or leave it out of --label_names"
+                )
 
 
 # Copied from tools/common/data.py::normalize_text
@@ -1689,6 +2663,8 @@ def normalize_text(text: str) -> str:
 # Copied from tools/common/data.py::warn_about_leaks
 def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
     """Warn about texts that stand in two splits, exactly and regardless of white space and case."""
+    if len(tables) < 2:
+        return
     texts = {split: table["text"].tolist() for split, table in tables.items()}
     plain = {split: list(map(normalize_text, texts[split])) for split in texts}
     for earlier, later in (("train", "validation"), ("train", "test"), ("validation", "test")):
@@ -1712,7 +2688,7 @@ def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
 def fingerprint(table: pd.DataFrame) -> str:
     """Return 16 digits of the SHA-256 of the ids, texts and class names of a split, in order."""
     digest = hashlib.sha256()
-    columns = (table[column].tolist() for column in ("id", "text", "label"))
+    columns = [table[column].tolist() for column in ("id", "text", "label") if column in table]
     for row in zip(*columns, strict=True):
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()[:16]
@@ -1858,53 +2834,6 @@ def public_name(source: str) -> str:
     return source
 
 
-# Copied from run_baseline.py::write_card
-def write_card(
-    folder: Path, library: str, title: str, record: dict, results: dict, text: str
-) -> None:
-    """Write README.md: metadata with a model-index, the metrics of the test split, and the text.
-
-    Without metrics of the test split, those of the validation split stand there.
-    """
-    base = public_name(record["model_name_or_path"])
-    dataset = public_name(record["dataset_name"])
-    split, prefix = "validation", "eval"
-    if "predict_accuracy" in results:
-        split, prefix = "test", "predict"
-    measured = {}
-    for key in METRICS:
-        if f"{prefix}_{key}" in results:
-            measured[key] = round(results[f"{prefix}_{key}"], 4)
-    kind = "skops" if library == "sklearn" else "generated_from_trainer"
-    data = ModelCardData(
-        library_name=library,
-        pipeline_tag="text-classification",
-        tags=["text-classification", kind],
-        model_name=title,
-        base_model=base if "/" in base else None,
-        datasets=[dataset] if "/" in dataset else None,
-        eval_results=[
-            EvalResult(
-                task_type="text-classification",
-                task_name="Text classification",
-                dataset_type=dataset,
-                dataset_name=dataset,
-                dataset_split=split,
-                metric_type=key,
-                metric_name=METRICS[key],
-                metric_value=value,
-            )
-            for key, value in measured.items()
-        ],
-    )
-    lines = [f"---\n{data.to_yaml()}\n---\n", f"# {escape_markdown(title)}\n"]
-    if measured:
-        lines.append(f"| {results.get(f'{prefix}_samples')} {split} documents | percent |")
-        lines.append("|---|---:|")
-        lines += [f"| {METRICS[key]} | {100 * value:.2f} |" for key, value in measured.items()]
-    write(folder / "README.md", "\n".join([*lines, "", text, ""]))
-
-
 # Copied from run_baseline.py::push_folder
 def push_folder(
     folder: Path, repo_id: str, private: bool | None, revision: str | None = None
@@ -1953,6 +2882,8 @@ def identifying_arguments(training: TrainingArguments, *others) -> dict:
     for name in ("model_name_or_path", "tokenizer_name"):  # no path of this machine
         if identifying[name] is not None:
             identifying[name] = public_name(identifying[name])
+    if identifying["metric_name"] is not None:
+        identifying["metric_name"] = [public_name(name) for name in identifying["metric_name"]]
     identifying["mixed_precision"] = training.mixed_precision
     identifying["total_train_batch_size"] = total_batch_size(training)
     return json.loads(json.dumps(identifying))  # as a file gives them back
@@ -1979,7 +2910,7 @@ def run_record(
     data: DataArguments,
     training: TrainingArguments,
     loaded: LoadedData,
-    config: PretrainedConfig,
+    task: Task,
 ) -> dict:
     """Return what identifies and describes this run, without tokens and paths of the machine."""
     packages = ("torch", "transformers", "accelerate", "datasets", "scikit-learn")
@@ -1995,7 +2926,15 @@ def run_record(
         "dataset_name": public_name(source),
         "dataset_commit": loaded.commit,
         "data_fingerprints": loaded.fingerprints,
-        "labels": [config.id2label[number] for number in sorted(config.id2label)],
+        "dropped_rows": loaded.dropped,
+        "labels": task.classes,
+        "problem_type": task.problem_type,
+        "thresholds": None if task.chooses_thresholds else task.thresholds,
+        "scores": "probabilities",
+        # Documents of every class; None: without labels
+        "class_counts": {
+            split: count_classes(part, loaded.labels) for split, part in loaded.splits.items()
+        },
         # How
         "seed": trained.get("seed", training.seed),
         "learning_rate": trained.get("learning_rate", training.learning_rate),
@@ -2011,11 +2950,51 @@ def run_record(
     }
 
 
+def count_classes(split: Dataset, names: list[str]) -> dict[str, int] | None:
+    """Return how many documents of a split have each class; None if it has no labels."""
+    if "label" not in split.column_names:
+        return None
+    numbers = []
+    for label in split["label"]:
+        numbers += label if isinstance(label, list) else [label]
+    counts = np.bincount(np.array(numbers, dtype=int), minlength=len(names)).tolist()
+    return dict(zip(names, counts, strict=True))
+
+
+def ask_for_base_card(model_name_or_path: str) -> dict[str, str | list[str]]:
+    """Return licence and language of a model on the Hub, as its card has them.
+
+    Empty for a local model, without a network, and where the card does not say.
+    """
+    base = public_name(model_name_or_path)
+    if "/" not in base:
+        return {}
+    try:
+        metadata = ModelCard.load(base, ignore_metadata_errors=True).data
+    except (OSError, ValueError, httpx.HTTPError, yaml.YAMLError):
+        return {}
+    found = {}
+    for name in ("license", "license_name", "license_link", "language"):
+        value = getattr(metadata, name, None)
+        if value:
+            found[name] = value
+    return found
+
+
 def read_record(folder: Path) -> dict | None:
     """Return the record of the run in a folder, or None if it is no run folder of this script."""
     if not is_record(folder / RUN_FILE, SCRIPT):
         return None
-    return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    # Runs of an earlier version had one label per document and the built-in metrics.
+    earlier = {
+        "problem_type": SINGLE_LABEL,
+        "thresholds": None,
+        "class_counts": {},
+        "more_metrics": [],
+        "base_card": {},
+    }
+    return earlier | record
 
 
 def check_same_run(
@@ -2029,9 +3008,11 @@ def check_same_run(
         fail(f"{folder} holds a trained run of another model; choose another --output_dir")
     compared = dict(record["arguments"])
     if not training.do_train:
-        names = [*TEXT_SETTINGS, "label_column_name"]
+        names = [*TEXT_SETTINGS, "label_column_name", "long_texts", "metric_name"]
         if not is_its_model:
             names += ["model_name_or_path", "tokenizer_name", "model_revision"]
+        if not is_its_model or compared["threshold"] is not None:
+            names.append("threshold")  # by default a run's own model has the run's
         compared = {name: compared[name] for name in names}
     for name, value in compared.items():
         if before["arguments"].get(name, value) != value:
@@ -2070,6 +3051,13 @@ def is_described(folder: Path) -> bool:
     card = folder / "README.md"
     results = folder / "all_results.json"
     return card.exists() and card.stat().st_mtime_ns >= results.stat().st_mtime_ns
+
+
+def save_thresholds(folder: Path, record: dict) -> None:
+    """Write the record with its thresholds, and these into the model's config.json."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", config | {"thresholds": record["thresholds"]})
+    write_json(folder / RUN_FILE, record)
 
 
 def write_json(path: Path, content: dict) -> None:
@@ -2178,9 +3166,10 @@ def plot_training(state: dict, best_step: int | None) -> plt.Figure:
 
 def describe_run(folder: Path, model_id: str | None) -> None:
     """Draw the pictures and write the model card from the files of a trained run."""
-    record, results, state = (
+    record = read_record(folder)
+    results, state = (
         json.loads((folder / name).read_text(encoding="utf-8"))
-        for name in (RUN_FILE, "all_results.json", "trainer_state.json")
+        for name in ("all_results.json", "trainer_state.json")
     )
     arguments = record["arguments"]
     # Without load_best_model_at_end, the last model is kept whatever the evaluations said.
@@ -2189,59 +3178,267 @@ def describe_run(folder: Path, model_id: str | None) -> None:
     kept = f"best validation {arguments['metric_for_best_model']}" if is_best_kept else "last step"
     save_figure(plot_training(state, best_step), folder / "training_curve.png")
     pictures = "![training curve](training_curve.png)"
-    if (folder / "predictions.csv").exists():
-        draw_predictions(folder, record["labels"])
-        pictures = f"![confusion matrix](confusion_matrix.png) {pictures}"
+    table, picture = draw_predictions(folder, record)
+    if picture:
+        pictures = f"{picture} {pictures}"
 
     base = public_name(record["model_name_or_path"])
     dataset = public_name(record["dataset_name"])
-    prefix = arguments["text_prefix"]
-    note = f"\nIn training every text was preceded by `{prefix}`: do the same." if prefix else ""
+    kind = "several of" if record["problem_type"] == MULTI_LABEL else "one of"
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
-    text = f"""`{base}`, fine-tuned to classify texts of `{dataset}` as \
-{", ".join(escape_markdown(name) for name in record["labels"])}.{note}
+    seconds = training_seconds(state["log_history"])
+    text = f"""`{base}`, fine-tuned to classify texts of `{dataset}` as {kind} the classes \
+{", ".join(escape_markdown(name) for name in record["labels"])}.
 
-```python
-from transformers import pipeline
-classifier = pipeline("text-classification", {json.dumps(model_id or ".")})
-text = {json.dumps(prefix + "Put a text here.", ensure_ascii=False)}
-print(classifier(text, truncation=True, max_length={arguments["max_seq_length"]}))
-```
+{describe_use(record, model_id)}
+
+{class_table(record, table)}## Training
+
+Data: {describe_data(record)}
 
 Checkpoint: {kept}. Learning rate {record["learning_rate"]:g}, \
 effective batch size {record["total_train_batch_size"]}, \
 at most {arguments["max_seq_length"]} tokens,
-{record["precision"]}, seed {record["seed"]}, {record["processes"]} x {record["device"]}. \
+{record["precision"]}, seed {record["seed"]}. \
+Hardware: {record["processes"]} x {record["device"]}; training took {seconds:.0f} s. \
 Versions: {versions}.
 
 {pictures}"""
     title = (model_id or f"{base} on {dataset}").split("/")[-1]
-    write_card(folder, "transformers", title, record, results, text)
+    write_card(folder, title, record, results, text)
 
 
 def describe_predictions(folder: Path) -> None:
-    """Draw the confusion matrix and write a card of predictions by a model of another folder."""
-    record, results = (
-        json.loads((folder / name).read_text(encoding="utf-8"))
-        for name in (RUN_FILE, "all_results.json")
-    )
+    """Draw the picture and write a card of predictions by a model of another folder."""
+    record = read_record(folder)
+    results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
     base = public_name(record["model_name_or_path"])
     dataset = public_name(record["dataset_name"])
-    pictures = ""
-    if (folder / "predictions.csv").exists():
-        draw_predictions(folder, record["labels"])
-        pictures = "\n\n![confusion matrix](confusion_matrix.png)"
+    table, picture = draw_predictions(folder, record)
     classes = ", ".join(escape_markdown(name) for name in record["labels"])
     text = f"""Results of `{base}` on texts of `{dataset}`; the model itself is not in this folder.
-Classes: {classes}. At most {record["arguments"]["max_seq_length"]} tokens, \
-{record["precision"]}.{pictures}"""
-    write_card(folder, "transformers", f"{base} on {dataset}", record, results, text)
+Classes: {classes}. At most {record["arguments"]["max_seq_length"]} tokens, {record["precision"]}.
+{describe_rules(record)}
+
+{class_table(record, table)}Data: {describe_data(record)}
+
+{picture}"""
+    write_card(folder, f"{base} on {dataset}", record, results, text)
 
 
-def draw_predictions(folder: Path, names: list[str]) -> None:
-    """Draw the confusion matrix of predictions.csv."""
+def write_card(folder: Path, title: str, record: dict, results: dict, text: str) -> None:
+    """Write README.md: metadata with a model-index, the metrics of the test split, and the text.
+
+    Without metrics of the test split, those of the validation split stand there.
+    """
+    base = public_name(record["model_name_or_path"])
+    dataset = public_name(record["dataset_name"])
+    names = {key: metric_name(key, record["problem_type"]) for key in METRICS}
+    names |= {key: key for key in record["more_metrics"]}
+    split, prefix = "validation", "eval"
+    if any(f"predict_{key}" in results for key in names):
+        split, prefix = "test", "predict"
+    measured = {}
+    for key in names:
+        if f"{prefix}_{key}" in results:
+            measured[key] = round(results[f"{prefix}_{key}"], 4)
+
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["text-classification", "generated_from_trainer"],
+        model_name=title,
+        base_model=base if "/" in base else None,
+        datasets=[dataset] if "/" in dataset else None,
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                task_name="Text classification",
+                dataset_type=dataset,
+                dataset_name=dataset,
+                dataset_split=split,
+                dataset_revision=record["dataset_commit"],
+                metric_type=key,
+                metric_name=names[key],
+                metric_value=value,
+            )
+            for key, value in measured.items()
+        ]
+        or None,  # an empty list would be an empty model-index
+        **record["base_card"],
+    )
+    lines = [f"---\n{data.to_yaml()}\n---\n", f"# {escape_markdown(title)}\n"]
+    if measured:
+        lines.append(f"| {results.get(f'{prefix}_samples')} {split} documents | |")
+        lines.append("|---|---:|")
+        for key, value in measured.items():
+            shown = metric_text(key, value) if key in METRICS else f"{value:.4f}"
+            lines.append(f"| {escape_markdown(names[key])} | {shown} |")
+    write(folder / "README.md", "\n".join([*lines, "", text, ""]))
+
+
+def describe_use(record: dict, model_id: str | None) -> str:
+    """Return the card's example, whose answers are those of predictions.csv, uses and limits."""
+    prefix = record["arguments"]["text_prefix"]
+    length = record["arguments"]["max_seq_length"]
+    text = json.dumps(prefix + "Put a text here.", ensure_ascii=False)
+    note = ""
+    if prefix:
+        note = f"In training every text was preceded by `{prefix}`: do the same.\n"
+    if record["problem_type"] == MULTI_LABEL:
+        example = f"""from transformers import pipeline
+classifier = pipeline("text-classification", {json.dumps(model_id or ".")})
+config = classifier.model.config
+thresholds = {{config.id2label[n]: value for n, value in enumerate(config.thresholds)}}
+text = {text}
+answers = classifier(text, top_k=None, truncation=True, max_length={length})
+print([answer for answer in answers if answer["score"] >= thresholds[answer["label"]]])"""
+    else:
+        example = f"""from transformers import pipeline
+classifier = pipeline("text-classification", {json.dumps(model_id or ".")})
+text = {text}
+print(classifier(text, truncation=True, max_length={length}))"""
+    return f"""{note}
+```python
+{example}
+```
+
+{describe_rules(record)}
+
+Intended for texts like those of the training data, in their language, to sort or to find them. \
+It knows no other classes, so a text on another subject may be given one of these, too; and what \
+was measured here does not tell how well it does on texts of another kind or time."""
+
+
+def describe_rules(record: dict) -> str:
+    """Return how predictions follow from the texts and scores, where that is not the usual way."""
+    sentences = []
+    if record["problem_type"] == MULTI_LABEL:
+        shown = []
+        for name, threshold in zip(record["labels"], record["thresholds"], strict=True):
+            shown.append(f"{escape_markdown(name)} {threshold:.3g}")
+        chosen = "each the best for F1 on the validation split"
+        if record["arguments"]["threshold"] != "auto":
+            chosen = "as given or as the model has them"
+        sentences.append(
+            "A text has a label if its probability is at least the threshold of the class "
+            f"({chosen}): {', '.join(shown)}."
+        )
+    if record["arguments"].get("long_texts") == "windows":  # older runs lack it
+        length = record["arguments"]["max_seq_length"]
+        sentences.append(
+            f"Longer texts were evaluated and predicted in overlapping windows of {length} tokens, "
+            "whose logits are averaged; the pipeline reads the first of them only."
+        )
+    if record["class_counts"].get("test", {}) is None:
+        sentences.append("The test texts have no labels, so nothing is measured on them.")
+    return " ".join(sentences)
+
+
+def describe_data(record: dict) -> str:
+    """Return the dataset with its revision, and the size and fingerprint of every split."""
+    name = f"`{public_name(record['dataset_name'])}`"
+    revision = record["dataset_commit"] or record["arguments"]["dataset_revision"]
+    if revision:
+        name += f", revision `{revision}`"
+    parts = [f"{split} {digest}" for split, digest in record["data_fingerprints"].items()]
+    return f"{name}; fingerprints of the rows that were used: {', '.join(parts)}."
+
+
+def class_table(record: dict, predictions: pd.DataFrame | None) -> str:
+    """Return the section with the documents of every class per split and its F1 on the test split.
+
+    It is empty if no split has labels.
+    """
+    names = record["labels"]
+    counts = {split: count for split, count in record["class_counts"].items() if count is not None}
+    columns = {}
+    for split in SPLITS:
+        if split in counts:
+            # A dataset may lack a class of the model.
+            columns[f"{split} documents"] = [f"{counts[split].get(name, 0):,}" for name in names]
+    if predictions is not None and "test" in counts:
+        labels, predicted = (
+            encode_names(predictions.iloc[:, column], names, record["problem_type"])
+            for column in (1, 2)
+        )
+        f1 = class_f1(labels, predicted, len(names), record["problem_type"])
+        columns["test F1"] = [metric_text("f1", value) for value in f1]
+    if not columns:
+        return ""
+    lines = ["## Classes\n", f"| class | {' | '.join(columns)} |"]
+    lines.append(f"|---|{'---:|' * len(columns)}")
+    for number, name in enumerate(names):
+        cells = [escape_markdown(name), *(column[number] for column in columns.values())]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", ""])
+
+
+def encode_names(column: pd.Series, names: list[str], problem_type: str) -> np.ndarray:
+    """Return a column label or prediction of predictions.csv as numbers (see compute_scores)."""
+    number = {name: place for place, name in enumerate(names)}
+    if problem_type != MULTI_LABEL:
+        return column.map(number).to_numpy()
+    has_class = np.zeros((len(column), len(names)), dtype=int)
+    for row, text in enumerate(column):
+        for name in json.loads(text):
+            has_class[row, number[name]] = 1
+    return has_class
+
+
+def draw_predictions(folder: Path, record: dict) -> tuple[pd.DataFrame | None, str]:
+    """Draw the picture of predictions.csv; return its table and the picture in Markdown.
+
+    Without predictions there is no table, and without labels no picture.
+    """
+    if not (folder / "predictions.csv").exists():
+        return None, ""
     table = pd.read_csv(folder / "predictions.csv", dtype=str, keep_default_na=False)
+    names = record["labels"]
+    if record["class_counts"].get("test", {}) is None:
+        return table, ""
+    if record["problem_type"] == MULTI_LABEL:
+        labels = encode_names(table.iloc[:, 1], names, MULTI_LABEL)
+        scores = table.iloc[:, 3:].astype(float).to_numpy()
+        figure = plot_class_curves(labels, scores, names, record["thresholds"])
+        save_figure(figure, folder / "class_curves.png")
+        return table, "![precision and recall of every class](class_curves.png)"
     save_figure(plot_confusion_matrix(table, names), folder / "confusion_matrix.png")
+    return table, "![confusion matrix](confusion_matrix.png)"
+
+
+def plot_class_curves(
+    labels: np.ndarray, scores: np.ndarray, names: list[str], thresholds: list[float]
+) -> plt.Figure:
+    """Plot precision over recall of every class, with a dot at its threshold.
+
+    labels and scores are (documents, classes).
+    """
+    n_columns = min(4, len(names))
+    n_rows = math.ceil(len(names) / n_columns)
+    figure, grid = plt.subplots(
+        n_rows, n_columns, figsize=(3 * n_columns, 3 * n_rows), squeeze=False, layout="constrained"
+    )
+    for number, axes in enumerate(grid.flat):
+        if number >= len(names):
+            axes.set_axis_off()
+            continue
+        truth = labels[:, number]
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+        # A $ in a name does not start a formula.
+        title = names[number].replace("$", r"\$")
+        if not truth.any():
+            axes.set_title(f"{title}: no documents", fontsize=9)
+            continue
+        PrecisionRecallDisplay.from_predictions(truth, scores[:, number], ax=axes)
+        axes.get_legend().remove()
+        axes.set(xlabel="recall", ylabel="precision")
+        axes.set_title(f"{title}: {truth.sum():,} documents", fontsize=9)
+        predicted = scores[:, number] >= thresholds[number]
+        if predicted.any():
+            right = (truth[predicted] == 1).sum()
+            axes.plot(right / truth.sum(), right / predicted.sum(), "o", color="C1")
+    return figure
 
 
 def next_command(
@@ -2279,13 +3476,18 @@ def run_stages(
     if training.do_predict:
         needed.append("test")
     loaded = load_splits(data, needed, training.seed)
-    if not training.do_train:
-        check_kind_of_classifier(config, arguments.model_name_or_path)
     set_classes(
         config, arguments.model_name_or_path, loaded.labels, data.label_names, training.do_train
     )
+    task = make_task(arguments, config, loaded, training.do_train)
+    more_metrics = load_metrics(arguments.metric_name or [], task)
+    metric_names = check_metric_for_best_model(training, task, more_metrics)
     if training.do_train:
         forget_other_task(config)
+        if task.problem_type == MULTI_LABEL:
+            config.problem_type = task.problem_type
+            config.thresholds = task.thresholds
+            config.label_delimiter = data.label_delimiter
         for name in TEXT_SETTINGS:
             holder = data if hasattr(data, name) else arguments
             setattr(config, name, getattr(holder, name))
@@ -2294,7 +3496,8 @@ def run_stages(
         training.gradient_accumulation_steps = choose_accumulation_steps(training, n_documents)
 
     # 3. The run that the folder holds already
-    record = run_record(arguments, data, training, loaded, config)
+    record = run_record(arguments, data, training, loaded, task)
+    record["more_metrics"] = [name for name in metric_names if name not in BEST_MODEL_METRICS]
     before = read_record(folder)
     source = Path(arguments.model_name_or_path)
     is_its_model = source.is_dir() and source.resolve() == folder.resolve()
@@ -2318,20 +3521,24 @@ def run_stages(
     # 4. Model and tokens
     model = load_model(arguments, config, training.do_train, training.device)
     tokenizer = load_tokenizer(arguments, model, training.do_train)
-    check_max_seq_length(arguments.max_seq_length, model, tokenizer)
-    encoded = loaded.splits.map(
+    check_max_seq_length(arguments, model, tokenizer)
+    encode = functools.partial(
         preprocess,
-        batched=True,
-        desc="Tokenizing",
-        remove_columns=["id", "text", "label"],
-        num_proc=arguments.preprocessing_num_workers,
-        fn_kwargs={
-            "tokenizer": tokenizer,
-            "text_prefix": arguments.text_prefix,
-            "max_seq_length": arguments.max_seq_length,
-            "labels": [config.label2id[name] for name in loaded.labels],
-        },
+        tokenizer=tokenizer,
+        text_prefix=arguments.text_prefix,
+        max_seq_length=arguments.max_seq_length,
+        labels=[config.label2id[name] for name in loaded.labels],
+        n_classes=config.num_labels,
     )
+    encoded = DatasetDict()
+    for split, part in loaded.splits.items():
+        encoded[split] = part.map(
+            encode,
+            batched=True,
+            desc="Tokenizing",
+            remove_columns=part.column_names,
+            num_proc=arguments.preprocessing_num_workers,
+        )
     for split, part in encoded.items():
         is_long = np.array(part["length"]) >= arguments.max_seq_length
         logger.info(
@@ -2340,11 +3547,18 @@ def run_stages(
             f"{len(part):,}",
             100 * is_long.mean(),
         )
+    # What is evaluated after training and predicted
+    final = encoded
+    if arguments.long_texts == "windows":
+        final = DatasetDict()
+        for split, part in loaded.splits.items():
+            if split != "train":
+                final[split] = encode_windows(part, encode)
 
     # 5. Trainer
     weight = torch.ones(config.num_labels)
     if training.do_train and arguments.class_weights == "balanced":
-        weight = balanced_weights(encoded["train"]["labels"][:], config.num_labels)
+        weight = balanced_weights(np.array(encoded["train"]["labels"]), config.num_labels)
     monitor = RunMonitor()
     callbacks = [monitor]
     if training.do_train and arguments.early_stopping_patience:
@@ -2360,7 +3574,7 @@ def run_stages(
         eval_dataset=encoded.get("validation"),
         processing_class=tokenizer,
         data_collator=transformers.DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple),
-        compute_metrics=evaluate_logits,
+        compute_metrics=functools.partial(evaluate_logits, task=task, more_metrics=more_metrics),
         compute_loss_func=functools.partial(
             compute_loss, weight=weight, label_smoothing=training.label_smoothing_factor
         ),
@@ -2374,10 +3588,14 @@ def run_stages(
     )
     record["model_commit"] = extract_commit_hash(config_file, None)  # None for a local folder
     record["pad_token"] = tokenizer.pad_token
+    # Asked here, because after a long training the network may be gone
+    record["base_card"] = ask_for_base_card(arguments.model_name_or_path)
     if before is not None:
         # A run that is continued, or whose own model predicts, keeps what it knows.
-        fingerprints = before["data_fingerprints"] | record["data_fingerprints"]
-        record = (before if is_its_model else record) | {"data_fingerprints": fingerprints}
+        together = {}
+        for name in ("data_fingerprints", "class_counts"):
+            together[name] = before[name] | record[name]
+        record = (before if is_its_model else record) | together
     is_main = trainer.is_world_process_zero()
     collapsed = None
 
@@ -2415,18 +3633,32 @@ def run_stages(
 
         # 7. Validation split
         if training.do_eval:
-            logits = predict_in_order(trainer, encoded["validation"], "eval")
+            logits, metrics = predict_in_order(trainer, final["validation"], "eval")
             labels = np.array(encoded["validation"]["labels"])
-            collapsed = find_collapse(labels, logits, record["labels"])
+            if task.chooses_thresholds:
+                task = choose_task_thresholds(task, logits, labels)
+                trainer.compute_metrics.keywords["task"] = task
+                record["thresholds"] = task.thresholds
+                logger.info("thresholds: %s", dict(zip(task.classes, task.thresholds, strict=True)))
+                if is_main:
+                    save_thresholds(folder, record)
+            metrics |= score_logits(trainer, logits, labels, "eval")
+            trainer.log_metrics("eval", metrics)
+            save_metrics(trainer, "eval", metrics)
+            collapsed = find_collapse(labels, logits, task)
 
         # 8. Test split, once
         if training.do_predict:
-            logits = predict_in_order(trainer, encoded["test"], "predict")
-            table = predictions_table(loaded.splits["test"], logits, record["labels"])
+            logits, metrics = predict_in_order(trainer, final["test"], "predict")
+            if "labels" in encoded["test"].column_names:
+                labels = np.array(encoded["test"]["labels"])
+                metrics |= score_logits(trainer, logits, labels, "predict")
+                collapsed = collapsed or find_collapse(labels, logits, task)
+            trainer.log_metrics("predict", metrics)
+            save_metrics(trainer, "predict", metrics)
+            table = predictions_table(loaded.splits["test"], loaded.labels, logits, task)
             if is_main:
                 write(folder / "predictions.csv", table.to_csv(index=False, float_format="%.6f"))
-            labels = np.array(encoded["test"]["labels"])
-            collapsed = collapsed or find_collapse(labels, logits, record["labels"])
         if collapsed is not None:
             logger.warning(
                 "the model %s; try more --num_train_epochs, a smaller effective batch size "

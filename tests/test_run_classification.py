@@ -1,5 +1,6 @@
 """Fine-tuning: its files, order and metrics, that nothing is lost, what it says to mistakes."""
 
+import ast
 import json
 import multiprocessing
 import os
@@ -30,7 +31,9 @@ from accelerate.commands.launch import (
 )
 from conftest import (
     LABELS,
+    OWN_WORDS,
     ROOT,
+    SHARED_WORDS,
     assert_user_error,
     make_records,
     write_dataset,
@@ -39,7 +42,7 @@ from conftest import (
 )
 from datasets import load_dataset
 from safetensors.torch import load_file
-from sklearn.metrics import accuracy_score, f1_score
+from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 FAST = (
@@ -1614,3 +1617,546 @@ def test_error_of_a_copiers_loss_is_a_traceback(
     monkeypatch.setattr("run_classification.compute_loss", loss)
     with pytest.raises(type(error)):
         run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run"))
+
+
+# Texts without labels
+
+
+def write_texts(path, n=6, **columns):
+    """Write own texts as a CSV file with the column abstract and others."""
+    texts = [record["abstract"] for record in make_records(4)][:n]
+    pd.DataFrame({"id": [f"new.{row}" for row in range(n)], "abstract": texts} | columns).to_csv(
+        path, index=False
+    )
+    return path
+
+
+@pytest.mark.parametrize("columns", [{}, {"label": -1}, {"label": ""}])
+def test_texts_without_labels_are_predicted_and_nothing_is_measured(
+    run, finished, tmp_path, columns
+):
+    file = write_texts(tmp_path / "new.csv", **columns)
+    flags = ("--model_name_or_path", finished, "--test_file", file, "--do_predict")
+    result = run("run_classification", *flags, "--output_dir", tmp_path / "out")
+    assert result.code == 0, result.err
+    table = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert list(table.columns) == ["id", "prediction", *LABELS]
+    classifier = pipeline("text-classification", str(finished))
+    texts = pd.read_csv(file)["abstract"].tolist()
+    assert [answer["label"] for answer in classifier(texts)] == table["prediction"].tolist()
+
+    results = json.loads((tmp_path / "out" / "predict_results.json").read_text())
+    assert results["predict_samples"] == 6
+    measured = {"predict_loss", "predict_accuracy", "predict_f1", "predict_log_loss"}
+    assert not measured & set(results)
+    assert record_of(tmp_path / "out")["class_counts"] == {"test": None}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "no labels, so nothing is measured" in card
+    assert "confusion" not in card and "model-index" not in card
+    assert not (tmp_path / "out" / "confusion_matrix.png").exists()
+
+
+def test_training_with_a_test_split_without_labels(run, tiny_model, tmp_path):
+    files = write_own_files(tmp_path, texts=["body"])
+    test = pd.read_csv(tmp_path / "test.csv").drop(columns="kind")
+    test.to_csv(tmp_path / "test.csv", index=False)
+    flags = ("--model_name_or_path", tiny_model, *files, *FAST, *EVERYTHING)
+    more = ("--num_train_epochs", 1, "--output_dir", tmp_path / "run")
+    result = run("run_classification", *flags, *more)
+    assert result.code == 0, result.err
+    assert list(pd.read_csv(tmp_path / "run" / "predictions.csv").columns[:2]) == [
+        "id",
+        "prediction",
+    ]
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "| 8 validation documents |" in card  # measured there, and said so
+    assert run("run_classification", *flags, *more).log.count("is finished") == 1
+
+
+# Several labels per document
+
+
+def write_several(folder, kind="parquet", labels=LABELS):
+    """Write files whose documents have one label, two, or none: the words of their classes."""
+    rows = []
+    for number, record in enumerate(make_records(30)):
+        names = [LABELS[record["label"]]]
+        words = record["abstract"]
+        if number % 3 == 0:
+            names.append(LABELS[(record["label"] + 1) % 5])
+            words += f" {OWN_WORDS[names[1]]} {OWN_WORDS[names[1]]}"
+        if number % 10 == 9:
+            for word in OWN_WORDS.values():
+                words = words.replace(word, "bound")
+            names = []
+        rows.append({"id": f"doc.{number}", "abstract": words, "label": names})
+    table = pd.DataFrame(rows)
+    parts = {"train": table[:110], "validation": table[110:130], "test": table[130:]}
+    flags = []
+    for split, part in parts.items():
+        path = folder / f"{split}.{kind}"
+        if kind == "csv":
+            part.assign(label=part["label"].map("; ".join)).to_csv(path, index=False)
+        elif kind == "jsonl":
+            part.to_json(path, orient="records", lines=True)
+        else:
+            part.to_parquet(path)
+        flags += [f"--{split}_file", path]
+    return flags
+
+
+SEVERAL = (*FAST, *EVERYTHING, "--num_train_epochs", 10, "--learning_rate", 0.005)
+
+
+@pytest.fixture(scope="module")
+def several(tiny_model, tmp_path_factory):
+    """A finished run with several labels per document and thresholds of its own: its folder."""
+    import run_classification
+
+    folder = tmp_path_factory.mktemp("several")
+    flags = ["--model_name_or_path", tiny_model, *write_several(folder), *SEVERAL]
+    flags += ["--threshold", "auto", "--metric_for_best_model", "f1", "--output_dir"]
+    argv = sys.argv
+    sys.argv = ["run_classification.py", *map(str, [*flags, folder / "run"])]
+    try:
+        run_classification.main()
+    finally:
+        sys.argv = argv
+    return folder / "run"
+
+
+def several_predictions(folder):
+    """Labels, predictions and probabilities of predictions.csv as arrays, (documents, classes)."""
+    table = pd.read_csv(folder / "predictions.csv")
+    labels, predictions = (
+        np.array([[name in json.loads(text) for name in LABELS] for text in table[column]])
+        for column in ("label", "prediction")
+    )
+    return labels.astype(int), predictions.astype(int), table[LABELS].to_numpy()
+
+
+def test_several_labels_are_learned_and_measured(several):
+    labels, predictions, scores = several_predictions(several)
+    assert (labels.sum(axis=1) == 0).any() and (labels.sum(axis=1) == 2).any()
+    results = json.loads((several / "predict_results.json").read_text())
+    assert results["predict_f1"] > 0.8
+    expected = {
+        "accuracy": accuracy_score(labels, predictions),
+        "f1": f1_score(labels, predictions, average="macro"),
+        "f1_micro": f1_score(labels, predictions, average="micro"),
+        "average_precision": average_precision_score(labels, scores, average="macro"),
+        "brier_score": np.mean((labels - scores) ** 2),
+        "log_loss": results["predict_loss"],  # both are the mean binary cross-entropy
+    }
+    for key, value in expected.items():
+        assert results[f"predict_{key}"] == pytest.approx(value, abs=2e-5), key
+
+
+def test_thresholds_are_chosen_on_the_validation_split_and_kept(several):
+    thresholds = record_of(several)["thresholds"]
+    config = json.loads((several / "config.json").read_text())
+    assert config["thresholds"] == thresholds
+    assert config["problem_type"] == record_of(several)["problem_type"]
+    assert config["problem_type"] == "multi_label_classification"
+    assert thresholds != [0.5] * 5
+    _, predictions, scores = several_predictions(several)
+    np.testing.assert_array_equal(predictions, scores >= np.array(thresholds))
+    # The best model is the one with the best F1 at the best thresholds of each evaluation.
+    state = json.loads((several / "trainer_state.json").read_text())
+    logged = [entry["eval_f1"] for entry in state["log_history"] if "eval_f1" in entry]
+    assert state["best_metric"] == max(logged)
+    kept = json.loads((several / "eval_results.json").read_text())["eval_f1"]
+    assert kept == pytest.approx(max(logged))
+
+
+def test_pictures_and_card_of_several_labels(several):
+    assert (several / "class_curves.png").exists()
+    assert not (several / "confusion_matrix.png").exists()
+    card = (several / "README.md").read_text()
+    for words in ("Subset accuracy", "Macro average precision", "class_curves.png", "threshold"):
+        assert words in card
+
+
+def card_example(folder):
+    """The Python block of a model card."""
+    return re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
+
+
+@pytest.mark.parametrize("name", ["finished", "several"])
+def test_example_of_the_card_gives_the_answers_of_predictions_csv(
+    request, monkeypatch, capsys, tiny_dataset, name
+):
+    folder = request.getfixturevalue(name)
+    if name == "finished":
+        texts = load_dataset(str(tiny_dataset))["test"]["abstract"]
+    else:
+        texts = pd.read_parquet(folder.parent / "test.parquet")["abstract"]
+    table = pd.read_csv(folder / "predictions.csv")
+    monkeypatch.chdir(folder)
+    for text, row in list(zip(texts, table.to_dict("records"), strict=True))[:4]:
+        code = card_example(folder).replace("Put a text here.", text)
+        capsys.readouterr()
+        exec(code, {})
+        answers = ast.literal_eval(capsys.readouterr().out)
+        found = sorted(answer["label"] for answer in answers)
+        expected = row["prediction"]
+        assert found == (sorted(json.loads(expected)) if name == "several" else [expected])
+        for answer in answers:
+            assert answer["score"] == pytest.approx(row[answer["label"]], abs=1e-5)
+
+
+def test_run_with_several_labels_predicts_again_with_its_own_thresholds(run, several, tmp_path):
+    test = ("--test_file", several.parent / "test.parquet", "--do_predict")
+    flags = ("--model_name_or_path", several, *test, "--attn_implementation", "eager")
+    result = run("run_classification", *flags, "--output_dir", tmp_path / "a")
+    assert result.code == 0, result.err
+    predictions = (several / "predictions.csv").read_bytes()
+    assert (tmp_path / "a" / "predictions.csv").read_bytes() == predictions
+    assert "class_curves.png" in (tmp_path / "a" / "README.md").read_text()
+
+    result = run("run_classification", *flags, "--threshold", 0.9, "--output_dir", tmp_path / "b")
+    assert result.code == 0, result.err
+    assert "--threshold 0.9: the model has its own" in result.log
+    _, found, scores = several_predictions(tmp_path / "b")
+    np.testing.assert_array_equal(found, scores >= 0.9)
+    assert record_of(tmp_path / "b")["thresholds"] == [0.9] * 5
+    other = run("run_classification", *flags, "--threshold", 0.8, "--output_dir", tmp_path / "b")
+    assert_user_error(other, "threshold", "--output_dir")
+
+
+@pytest.mark.parametrize(("kind", "more"), [("csv", ["--label_delimiter", ";"]), ("jsonl", [])])
+def test_several_labels_in_other_files_and_positive_weights(run, tiny_model, tmp_path, kind, more):
+    files = write_several(tmp_path, kind)
+    flags = ("--model_name_or_path", tiny_model, *files, *SEVERAL, "--num_train_epochs", 1)
+    flags += ("--class_weights", "balanced", "--output_dir", tmp_path / "run")
+    result = run("run_classification", *flags, *more)
+    assert result.code == 0, result.err
+    assert record_of(tmp_path / "run")["thresholds"] == [0.5] * 5
+    labels, predictions, scores = several_predictions(tmp_path / "run")
+    np.testing.assert_array_equal(predictions, scores >= 0.5)
+    # The loss of the test split has the weights of the training split, too.
+    train = pd.read_json(files[1], lines=True) if kind == "jsonl" else None
+    if train is not None:
+        share = np.array([[name in row for name in LABELS] for row in train["label"]]).mean(axis=0)
+        losses = -(
+            labels * np.log(scores) * (1 - share) / share + (1 - labels) * np.log(1 - scores)
+        )
+        results = json.loads((tmp_path / "run" / "predict_results.json").read_text())
+        assert results["predict_loss"] == pytest.approx(losses.mean(), abs=1e-4)
+    else:  # the run knows what is between labels
+        flags = ("--model_name_or_path", tmp_path / "run", "--test_file", tmp_path / "test.csv")
+        flags += ("--do_predict", "--output_dir", tmp_path / "again")
+        assert run("run_classification", *flags).code == 0
+        assert several_predictions(tmp_path / "again")[0].tolist() == labels.tolist()
+
+
+def test_cross_listed_categories_as_labels(run, tiny_model, tmp_path):
+    """Of the lists of categories, the named classes are kept."""
+    records = make_records()
+    for record in records[::4]:
+        record["categories"] = [*record["categories"], "math.QA"]
+    write_dataset(tmp_path / "data", records)
+    several = ("--label_column_name", "categories", "--label_names", *LABELS)
+    arguments = command(tiny_model, tmp_path / "data", tmp_path / "run", *several)
+    result = run("run_classification", *arguments, "--num_train_epochs", 1)
+    assert result.code == 0, result.err
+    labels, _, _ = several_predictions(tmp_path / "run")
+    test = load_dataset(str(tmp_path / "data"))["test"]
+    expected = [[int(name in row) for name in LABELS] for row in test["categories"]]
+    assert labels.tolist() == expected
+
+
+def test_binary_cross_entropy_is_the_mean_over_documents_and_classes_of_a_step():
+    import run_classification
+
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(8, 5, generator=generator)
+    labels = (torch.rand(8, 5, generator=generator) < 0.4).float()
+    outputs = transformers.utils.ModelOutput(logits=logits)
+    weight = torch.ones(5)
+    whole = run_classification.compute_loss(outputs, labels, weight=weight, label_smoothing=0.0)
+    mean = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
+    assert whole == pytest.approx(mean)
+    parts = 0
+    for rows in (slice(0, 3), slice(3, 8)):  # as the Trainer accumulates batches
+        part = transformers.utils.ModelOutput(logits=logits[rows])
+        parts += run_classification.compute_loss(
+            part, labels[rows], torch.tensor(40), weight=weight, label_smoothing=0.0
+        )
+    assert parts == pytest.approx(mean)
+    smooth = run_classification.compute_loss(outputs, labels, weight=weight, label_smoothing=0.2)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels * 0.8 + 0.1)
+    assert smooth == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--threshold", "1.5"], ["--threshold", "between 0 and 1", "1.5"]),
+        (["--threshold", "high"], ["--threshold", "auto", "high"]),
+        (["--threshold", "nan"], ["--threshold", "nan"]),
+        (["--threshold", "auto", "--do_train", "false"], ["--threshold auto", "--do_train"]),
+        (["--threshold", "0.3"], ["--threshold", "several labels"]),
+        (["--long_texts", "cut"], ["--long_texts", "cut"]),
+    ],
+)
+def test_bad_flags_of_several_labels(run, tiny_model, tiny_dataset, tmp_path, flags, words):
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", *flags))
+    assert_user_error(result, *words)
+
+
+def test_model_and_labels_of_different_kinds(run, finished, several, tiny_dataset, tmp_path):
+    out = ("--do_predict", "--output_dir", tmp_path / "run")
+    flags = ("--model_name_or_path", several, "--dataset_name", tiny_dataset)
+    result = run("run_classification", *flags, *out)
+    assert_user_error(result, several, "multi_label_classification", "--label_column_name")
+    flags = ("--model_name_or_path", finished, "--test_file", several.parent / "test.parquet")
+    assert_user_error(run("run_classification", *flags, *out), finished, "multi_label")
+
+
+@pytest.mark.parametrize("thresholds", [[0.5] * 4, [0.5] * 4 + [2], {"a": 1}, "0.5"])
+def test_thresholds_of_a_model_that_are_none(run, several, tmp_path, thresholds):
+    folder = shutil.copytree(several, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"thresholds": thresholds}))
+    flags = ("--model_name_or_path", folder, "--test_file", several.parent / "test.parquet")
+    result = run("run_classification", *flags, "--do_predict", "--output_dir", tmp_path / "run")
+    assert_user_error(result, "thresholds", folder, "--threshold")
+
+
+# Metrics of the package evaluate
+
+METRIC = """
+import datasets
+import evaluate
+
+class Own(evaluate.Metric):
+    def _info(self):
+        number = datasets.Value("int32")
+        kinds = {"predictions": number, "references": number}
+        if self.config_name == "multilabel":
+            kinds = {name: datasets.Sequence(number) for name in kinds}
+        return evaluate.MetricInfo(
+            description="", citation="", inputs_description="",
+            features=datasets.Features(kinds),
+        )
+
+    def _compute(self, predictions, references):
+        same = sum(p == r for p, r in zip(predictions, references))
+        return RESULT
+"""
+
+
+@pytest.fixture
+def metric(tmp_path, monkeypatch):
+    """``metric(result, name)`` writes the folder of a metric that returns the result."""
+    monkeypatch.setattr("evaluate.config.HF_EVALUATE_CACHE", str(tmp_path / "cache"))
+
+    def write_metric(result, name="wrong"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(METRIC.replace("RESULT", result))
+        return folder
+
+    return write_metric
+
+
+WRONG = "{'wrong': len(references) - same, 'accuracy': 7, 'words': 'many'}"
+
+
+def test_metric_of_a_folder_is_computed_and_chooses_the_best_model(
+    run, metric, tiny_model, tiny_dataset, tmp_path
+):
+    more = ("--metric_name", metric(WRONG), "--metric_for_best_model", "wrong")
+    more += ("--greater_is_better", "false", "--num_train_epochs", 3)
+    arguments = command(tiny_model, tiny_dataset, tmp_path / "run", *more)
+    result = run("run_classification", *arguments)
+    assert result.code == 0, result.err
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    for prefix in ("eval", "predict"):
+        wrong = results[f"{prefix}_samples"] * (1 - results[f"{prefix}_accuracy"])
+        assert results[f"{prefix}_wrong"] == pytest.approx(wrong)
+        assert results[f"{prefix}_accuracy"] <= 1  # the built-in one
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    logged = [entry["eval_wrong"] for entry in state["log_history"] if "eval_wrong" in entry]
+    assert state["best_metric"] == min(logged)
+    assert record_of(tmp_path / "run")["arguments"]["metric_name"] == ["wrong"]
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert f"| wrong | {results['predict_wrong']:.4f} |" in card
+
+
+def test_metric_of_a_folder_with_several_labels(run, metric, several, tmp_path):
+    flags = ("--model_name_or_path", several, "--test_file", several.parent / "test.parquet")
+    flags += ("--metric_name", metric("{'exact': same / len(references)}", "exact"), "--do_predict")
+    result = run("run_classification", *flags, "--output_dir", tmp_path / "run")
+    assert result.code == 0, result.err
+    results = json.loads((tmp_path / "run" / "predict_results.json").read_text())
+    assert results["predict_exact"] == pytest.approx(results["predict_accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ("{'words': 'many'}", ["returns no number"]),
+        ("{}", ["returns no number"]),
+        ("{'x': float('nan')}", ["returns no number but nan", "'x'"]),
+        ("1 / 0", ["cannot be computed", "division by zero"]),
+        ("{'x': 1.0}); (", ["cannot load --metric_name"]),
+    ],
+)
+def test_metric_that_gives_no_number(
+    run, metric, tiny_model, tiny_dataset, tmp_path, result, words
+):
+    arguments = command(tiny_model, tiny_dataset, tmp_path / "run")
+    found = run("run_classification", *arguments, "--metric_name", metric(result))
+    assert_user_error(found, "--metric_name", *words)
+    assert not list((tmp_path / "run").iterdir())
+
+
+def test_metric_that_cannot_be_loaded_or_has_a_name_twice(
+    run, metric, tiny_model, tiny_dataset, tmp_path
+):
+    arguments = command(tiny_model, tiny_dataset, tmp_path / "run")
+    result = run("run_classification", *arguments, "--metric_name", "accuracy")
+    assert_user_error(result, "cannot load --metric_name accuracy", "requires the Hub")
+    folders = [metric(WRONG, "one"), metric(WRONG, "two")]
+    result = run("run_classification", *arguments, "--metric_name", *folders)
+    assert_user_error(result, "both return 'wrong'")
+    more = ("--metric_name", folders[0], "--metric_for_best_model", "right")
+    result = run("run_classification", *arguments, *more)
+    assert_user_error(result, "--metric_for_best_model", "wrong", "not right")
+
+
+@pytest.mark.parametrize("name", ["average_precision", "quadratic_kappa"])
+def test_metric_for_best_model_that_such_data_does_not_have(
+    run, tiny_model, tiny_dataset, tmp_path, name
+):
+    more = ("--metric_for_best_model", name)
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", *more))
+    assert_user_error(result, "--metric_for_best_model", "mcc", f"not {name}")
+
+
+def test_lowest_brier_score_is_the_best(run, tiny_model, tiny_dataset, tmp_path):
+    more = ("--metric_for_best_model", "brier_score", "--num_train_epochs", 3, *NO_TEST)
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", *more))
+    assert result.code == 0, result.err
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    logged = [entry["eval_brier_score"] for entry in state["log_history"] if "eval_f1" in entry]
+    assert state["best_metric"] == min(logged)
+
+
+# Texts that are longer than the model reads
+
+
+def test_windows_average_the_logits_of_overlapping_parts(run, finished, tmp_path):
+    records = make_records(4)
+    texts = [record["abstract"] for record in records[:6]]
+    texts[1] = " ".join(texts)  # several windows
+    frame = pd.DataFrame({"abstract": texts, "label": [LABELS[n % 5] for n in range(6)]})
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    flags = ("--model_name_or_path", finished, "--test_file", tmp_path / "new.csv", "--do_predict")
+    flags += ("--max_seq_length", 30)
+    tables = {}
+    for mode in ("truncate", "windows"):
+        out = ("--long_texts", mode, "--output_dir", tmp_path / mode)
+        result = run("run_classification", *flags, *out)
+        assert result.code == 0, result.err
+        tables[mode] = pd.read_csv(tmp_path / mode / "predictions.csv")
+    short = [0, 2, 3, 4, 5]
+    np.testing.assert_allclose(
+        tables["windows"][LABELS].loc[short], tables["truncate"][LABELS].loc[short], atol=2e-6
+    )
+
+    model = AutoModelForSequenceClassification.from_pretrained(finished).eval()
+    tokenizer = AutoTokenizer.from_pretrained(finished)
+    ids = tokenizer(texts[1], add_special_tokens=False)["input_ids"]
+    last = len(ids) - 28
+    logits = []
+    for start in [*range(0, last, 14), last]:
+        window = [tokenizer.cls_token_id, *ids[start : start + 28], tokenizer.sep_token_id]
+        with torch.no_grad():
+            logits.append(model(torch.tensor([window])).logits[0])
+    expected = torch.stack(logits).mean(0).softmax(-1)
+    np.testing.assert_allclose(tables["windows"][LABELS].loc[1].astype(float), expected, atol=1e-5)
+    results = json.loads((tmp_path / "windows" / "predict_results.json").read_text())
+    assert (results["predict_samples"], results["predict_windows"]) == (6, 5 + len(logits))
+    assert "overlapping windows of 30 tokens" in (tmp_path / "windows" / "README.md").read_text()
+    other = run("run_classification", *flags, "--output_dir", tmp_path / "windows")
+    assert_user_error(other, "long_texts", "--output_dir")
+
+
+def test_windows_begin_with_the_prefix(run, finished, tmp_path):
+    import run_classification
+
+    tokenizer = AutoTokenizer.from_pretrained(finished)
+    words = " ".join(SHARED_WORDS[:20])
+    rows = {"document": [7, 8], "text": [words, "floer bound"]}
+    windows = run_classification.cut_into_windows(rows, tokenizer, "floer ", 9)
+    assert windows["document"] == [7] * (len(windows["text"]) - 1) + [8]
+    assert windows["text"][-1] == "floer bound"
+    assert words.startswith(windows["text"][0]) and words.endswith(windows["text"][-2])
+    for text in windows["text"][:-1]:
+        assert len(tokenizer("floer " + text)["input_ids"]) == 9
+    covered = set(" ".join(windows["text"][:-1]).split())
+    assert covered == set(words.split())
+
+
+def test_windows_for_a_model_without_a_limit(run, tiny_model, tiny_dataset, tmp_path):
+    folder = small_model("xlnet", tmp_path / "model", tiny_model)
+    arguments = command(folder, tiny_dataset, tmp_path / "run", "--long_texts", "windows")
+    assert_user_error(run("run_classification", *arguments), folder, "windows", "--max_seq_length")
+    arguments = command(folder, tiny_dataset, tmp_path / "run", "--max_seq_length", 1)
+    assert_user_error(run("run_classification", *arguments), "between 3 and any number")
+
+
+def test_windows_after_a_training_are_used_for_the_results(run, tiny_model, tiny_dataset, tmp_path):
+    more = ("--long_texts", "windows", "--max_seq_length", 9, "--num_train_epochs", 1)
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", *more))
+    assert result.code == 0, result.err
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert results["eval_windows"] > results["eval_samples"] == 10
+    assert results["predict_windows"] > results["predict_samples"] == 10
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    found = accuracy_score(table["label"], table["prediction"])
+    assert results["predict_accuracy"] == pytest.approx(found)
+
+
+# The flags of the ancestor, and the card
+
+
+def test_names_of_splits_and_shuffled_training(run, tiny_model, tiny_dataset, tmp_path):
+    """What is validation in one command is the test split of another."""
+    names = ("--validation_split_name", "test", "--test_split_name", "validation")
+    more = ("--shuffle_train_dataset", "--max_train_samples", 40, "--num_train_epochs", 1)
+    arguments = command(tiny_model, tiny_dataset, tmp_path / "run", *names, *more)
+    result = run("run_classification", *arguments)
+    assert result.code == 0, result.err
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    data = load_dataset(str(tiny_dataset))
+    assert list(table["id"]) == list(data["validation"]["id"])
+    counts = record_of(tmp_path / "run")["class_counts"]["train"]
+    assert sum(counts.values()) == 40
+    first = [LABELS[label] for label in data["train"]["label"][:40]]
+    assert counts != {name: first.count(name) for name in LABELS}  # 8 of each
+
+
+def test_card_tells_classes_use_data_hardware_and_time(finished, tiny_dataset):
+    from huggingface_hub import ModelCard
+    from huggingface_hub.repocard import metadata_load
+
+    path = finished / "README.md"
+    card = ModelCard.load(path)
+    assert card.data.to_dict() == metadata_load(path)
+    assert card.data.library_name == "transformers"
+    table = pd.read_csv(finished / "predictions.csv")
+    f1 = f1_score(table["label"], table["prediction"], average=None, labels=LABELS)
+    for name, value in zip(LABELS, f1, strict=True):
+        assert f"| {name} | 16 | 2 | 2 | {100 * value:.2f} % |" in card.content
+    record = record_of(finished)
+    assert record["class_counts"]["train"] == dict.fromkeys(LABELS, 16)
+    assert "Intended for texts like those" in card.content
+    assert record["data_fingerprints"]["train"] in card.content
+    assert re.search(r"Hardware: 1 x cpu; training took \d+ s\.", card.content)
+    results = json.loads((finished / "predict_results.json").read_text())
+    assert f"| Log loss | {results['predict_log_loss']:.4f} |" in card.content
+    assert f"| Matthews correlation | {100 * results['predict_mcc']:.2f} % |" in card.content

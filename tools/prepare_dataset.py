@@ -29,16 +29,20 @@ run_baseline.py and run_classification.py also read such files and datasets them
 same flags.
 
 Labels are names or integers, in alphabetical or numerical order unless the dataset or
---label_names defines one. A missing validation split is a stratified share of the training split
-(--validation_fraction, --seed). --drop_leaked removes training texts that another split has, too.
+--label_names defines one. Documents with several labels have lists of them, or texts with a
+--label_delimiter. A missing validation split is a stratified share of the training split
+(--validation_fraction, --seed), and with --test_fraction so is the test split. A test split may
+lack labels. --drop_bad_rows drops and counts rows that would otherwise stop the command.
+--drop_leaked removes training texts that another split has, too.
 --shuffle_words puts the words of every text, separated by white space, in a random order. With
 --tokenizer_name, a text is first cut after the last word that a model reads whole within
 --max_seq_length tokens, so that models on both datasets read the same words. The same input and
 arguments give the same files.
 
 Writes to --output_dir: data/{train,validation,test}-00000-of-00001.parquet with the columns id,
-abstract (the text) and label, README.md (the dataset card) and manifest.json (arguments with the
-seed, SHA-256, counts). Files that this tool did not write are never replaced or deleted.
+abstract (the text) and label (or a list of labels), README.md (the dataset card) and manifest.json
+(arguments with the seed, SHA-256, counts). Files that this tool did not write are never replaced or
+deleted.
 """
 
 import hashlib
@@ -56,7 +60,14 @@ from datasets import Dataset, DatasetDict, Features, Value, disable_progress_bar
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
-from common.data import SPLITS, DataArguments, load_splits, normalize_text
+from common.data import (
+    MULTI_LABEL,
+    SPLITS,
+    DataArguments,
+    each_name,
+    load_splits,
+    normalize_text,
+)
 from common.folders import (
     is_record,
     locked_folder,
@@ -235,16 +246,23 @@ def drop_leaked(splits: DatasetDict) -> dict[str, int]:
             removed[split] = len(part) - len(kept)
             splits[split] = part.select(kept)
         later.update(texts)
-        names = part.features["label"].names
-        lost = set(part["label"]) - set(splits[split]["label"])
-        if lost and split == "train":
-            fail(
-                f"--drop_leaked would remove every training text of {names[min(lost)]!r}; "
-                "remove the texts from the other splits"
-            )
         if not kept:
             fail(f"--drop_leaked would remove every text of split {split!r}; make another split")
+        if split == "train":
+            names = class_names(part)
+            lost = set(each_name(part["label"])) - set(each_name(splits[split]["label"]))
+            if lost:
+                fail(
+                    f"--drop_leaked would remove every training text of {names[min(lost)]!r}; "
+                    "remove the texts from the other splits"
+                )
     return removed
+
+
+def class_names(part: Dataset) -> list[str]:
+    """Return the names of the classes of a split, whose label is a ClassLabel or a list of it."""
+    feature = part.features["label"]
+    return getattr(feature, "feature", feature).names
 
 
 def source_digests(data: DataArguments) -> dict[str, str]:
@@ -271,6 +289,9 @@ def dataset_card(manifest: dict, names: list[str]) -> str:
     digest = hashlib.sha256("".join(manifest["sha256"].values()).encode()).hexdigest()
     source = arguments["dataset_name"] or ", ".join(manifest["source_sha256"])
     sentences = [f"Made of {escape_markdown(source)}."]
+    for split, reasons in manifest["dropped_rows"].items():
+        for reason, count in reasons.items():
+            sentences.append(f"{count} rows of {split} were dropped: {escape_markdown(reason)}.")
     for split, count in manifest["leaked_removed"].items():
         sentences.append(f"{count} texts of {split} that a later split has, too, were removed.")
     if arguments["tokenizer_name"]:
@@ -284,7 +305,12 @@ def dataset_card(manifest: dict, names: list[str]) -> str:
         sentences.append(
             f"The words of every text are in a random order (seed {arguments['seed']})."
         )
-    sentences.append("Columns: id, abstract (the text), label.")
+    if manifest["problem_type"] == MULTI_LABEL:
+        sentences.append("Columns: id, abstract (the text), label (a list of labels).")
+    else:
+        sentences.append("Columns: id, abstract (the text), label.")
+    for split, count in manifest["unlabeled"].items():
+        sentences.append(f"The {count} texts of {split} have no labels.")
     rows = [[name, *(counts[name] for counts in manifest["counts"].values())] for name in names]
     return f"""---
 task_categories: [text-classification]
@@ -346,20 +372,17 @@ def prepare(folder: Path, arguments: PrepareArguments, data: DataArguments) -> N
         logger.info("%d texts of split %r are removed: a later split has them", count, split)
 
     # 2. Texts
-    features = Features(
-        {
-            "id": Value("string"),
-            "abstract": Value("string"),
-            "label": next(iter(splits.values())).features["label"],
-        }
-    )
+    features = Features({"id": Value("string"), "abstract": Value("string")})
+    for part in splits.values():
+        if "label" in part.features:
+            features["label"] = part.features["label"]
     contents = {}
     counts = {}
+    unlabeled = {}
     truncated = {}
     for split, part in splits.items():
         ids = part["id"][:]
         texts = part["text"][:]
-        labels = part["label"][:]
         if tokenizer is not None:
             whole = texts
             texts = truncate_texts(whole, tokenizer, arguments.max_seq_length)
@@ -370,11 +393,18 @@ def prepare(folder: Path, arguments: PrepareArguments, data: DataArguments) -> N
                 for text, identifier in zip(texts, ids, strict=True)
             ]
         buffer = io.BytesIO()
-        table = Dataset.from_dict({"id": ids, "abstract": texts, "label": labels}, features)
-        table.to_parquet(buffer)
-        contents[f"{split}-00000-of-00001.parquet"] = buffer.getvalue()
-        counted = Counter(labels)
+        columns = {"id": ids, "abstract": texts}
+        counted = Counter()
+        if "label" in part.features:
+            columns["label"] = part["label"][:]
+            counted.update(each_name(columns["label"]))
+        else:
+            unlabeled[split] = len(ids)
+            if "label" in features:  # datasets.load_dataset requires the same columns in all splits
+                columns["label"] = [None] * len(ids)
         counts[split] = {name: counted[number] for number, name in enumerate(loaded.labels)}
+        Dataset.from_dict(columns, features).to_parquet(buffer)
+        contents[f"{split}-00000-of-00001.parquet"] = buffer.getvalue()
     if arguments.shuffle_words and tokenizer is None:
         logger.warning(
             "texts are shuffled whole: a model that reads their first tokens alone reads other "
@@ -393,7 +423,10 @@ def prepare(folder: Path, arguments: PrepareArguments, data: DataArguments) -> N
         "dataset_commit": loaded.commit,
         "source_sha256": source_digests(data),
         "tokenizer_sha256": None,
+        "problem_type": loaded.problem_type,
         "counts": counts,
+        "unlabeled": unlabeled,
+        "dropped_rows": loaded.dropped,
         "leaked_removed": removed,
         "truncated": truncated,
         "sha256": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},

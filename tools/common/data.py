@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet
 from datasets import (
@@ -19,6 +20,7 @@ from datasets import (
     Dataset,
     DatasetDict,
     Features,
+    List,
     Value,
     concatenate_datasets,
     load_dataset_builder,
@@ -32,6 +34,8 @@ from common.cli import fail, one_line
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+SINGLE_LABEL = "single_label_classification"  # transformers' names of a problem_type
+MULTI_LABEL = "multi_label_classification"
 # What reading a file or a Hub dataset raises for reasons that the user can mend: no such file, no
 # network, no access, an unknown configuration, broken bytes.
 LOAD_ERRORS = (OSError, ValueError, DatasetsError, httpx.HTTPError)
@@ -59,6 +63,23 @@ class DataArguments:
     test_file: str | None = field(
         default=None, metadata={"help": "Test data with the same columns."}
     )
+    train_split_name: str = field(
+        default="train", metadata={"help": "Split of the dataset to train on."}
+    )
+    validation_split_name: str = field(
+        default="validation", metadata={"help": "Split of the dataset to validate on."}
+    )
+    test_split_name: str = field(
+        default="test", metadata={"help": "Split of the dataset to test on."}
+    )
+    csv_delimiter: str | None = field(
+        default=None,
+        metadata={"help": r"Separator of a CSV file, e.g. ';' or '\t'. Found by default."},
+    )
+    json_field: str | None = field(
+        default=None,
+        metadata={"help": "Key of the list of records in a JSON file, if it is one object."},
+    )
     text_column_names: list[str] = field(
         default_factory=lambda: ["abstract"], metadata={"help": "Columns of text."}
     )
@@ -66,17 +87,38 @@ class DataArguments:
         default=" ", metadata={"help": "Text between joined columns."}
     )
     label_column_name: str = field(
-        default="label", metadata={"help": "Column of the classes: names or integers."}
+        default="label",
+        metadata={"help": "Column of the classes: names, integers, or lists of them."},
+    )
+    label_delimiter: str | None = field(
+        default=None,
+        metadata={"help": "Text between the labels of a document with several, e.g. ';'."},
     )
     label_names: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Names of the classes in the order of their numbers, if labels are 0, 1 ..."
+            "help": "Names of the classes in the order of their numbers, if labels are 0, 1 ...; "
+            "of lists of labels, the ones to keep."
         },
     )
     validation_fraction: float = field(
         default=0.1,
         metadata={"help": "Fraction of training held out when there is no validation split."},
+    )
+    test_fraction: float | None = field(
+        default=None,
+        metadata={"help": "Fraction of training held out as the test split, if there is none."},
+    )
+    drop_bad_rows: bool = field(
+        default=False,
+        metadata={
+            "help": "Drop and count rows with an empty text, no label or a duplicated id, instead "
+            "of stopping."
+        },
+    )
+    shuffle_train_dataset: bool = field(
+        default=False,
+        metadata={"help": "Shuffle training with the seed before --max_train_samples cuts it."},
     )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Truncate the training split."}
@@ -97,12 +139,20 @@ class DataArguments:
 
 @dataclass
 class LoadedData:
-    """Splits with the columns id, text and label, and what the record of a run says about them."""
+    """Splits with the columns id, text and label, and what the record of a run says about them.
 
-    splits: DatasetDict  # label is the same ClassLabel in every split, matched by name
+    label is the same ClassLabel in every split, matched by name, or with several labels per
+    document a list of it, in the order of the numbers. A test split without labels has no such
+    column; where no split has labels, problem_type is that of a single label, and labels are
+    --label_names, if they were given.
+    """
+
+    splits: DatasetDict
     labels: list[str]  # names of the classes in the order of their numbers
     fingerprints: dict[str, str]  # of each split: the rows that are used
     commit: str | None  # of a dataset on the Hub
+    problem_type: str  # SINGLE_LABEL or MULTI_LABEL
+    dropped: dict[str, dict[str, int]]  # by --drop_bad_rows: rows of each split and reason
 
 
 def load_splits(
@@ -110,29 +160,34 @@ def load_splits(
 ) -> LoadedData:
     """Load the splits that are needed, and the optional ones that exist.
 
-    A missing validation split is a stratified share of training. Exits with status 2 if a needed
-    split, a column, a text or a label is missing, an id is duplicated, or a split has a class that
-    the training split lacks.
+    A missing validation split, and with --test_fraction the test split, is a stratified share of
+    training. Labels may be missing in the test split alone, and then in all of its rows. Exits with
+    status 2 if a needed split, a column, a text or a label is missing, an id is duplicated, or a
+    split has a class that the training split lacks.
     """
-    names = arguments.text_column_names
-    if arguments.label_column_name in names:
-        fail(
-            f"--text_column_names has the --label_column_name {arguments.label_column_name!r}: "
-            "the texts would give the classes away; choose another column"
-        )
-    if len(set(names)) < len(names):
-        fail(f"--text_column_names names a column twice: {', '.join(names)}; name it once")
+    check_data_arguments(arguments)
 
-    # 1. Tables with the columns of the files; validation may have to be taken from training
-    tables, commit = read_tables(arguments, needed, optional or [])
-    wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
-    takes_validation = "validation" in wanted and "validation" not in tables and "train" in tables
+    # 1. Tables with the columns of the files
+    frames, taken, commit = read_tables(arguments, needed, optional or [])
+    for split, frame in frames.items():
+        check_columns(frame, split, arguments)
+    labels = find_labels(frames, arguments)
+    problem_type = find_problem_type(labels, arguments)
 
-    # 2. Tables with the columns id, text and label, a name
-    tables = {split: check_rows(table, split, arguments) for split, table in tables.items()}
-    names = match_labels(tables, arguments)
-    if takes_validation:
-        take_validation(tables, names, arguments.validation_fraction, seed)
+    # 2. Tables with the columns id, text and label: a name, or a list of names
+    tables = {}
+    dropped = {}
+    for split, frame in frames.items():
+        tables[split], counts = check_rows(frame, labels.get(split), problem_type, split, arguments)
+        if counts:
+            dropped[split] = counts
+    names = match_labels(tables, find_order(frames, labels), problem_type, arguments)
+
+    # 3. The rows that are used
+    for split in taken:
+        take_from_training(tables, split, names, problem_type, seed, arguments)
+    if arguments.shuffle_train_dataset and "train" in tables:
+        tables["train"] = tables["train"].sample(frac=1, random_state=seed)
     limits = {
         "train": arguments.max_train_samples,
         "validation": arguments.max_eval_samples,
@@ -141,65 +196,142 @@ def load_splits(
     for split, limit in limits.items():
         if limit is not None and limit < 1:
             fail(f"the number of documents of split {split!r} must be at least 1, not {limit}")
+    wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
     tables = {split: tables[split][: limits[split]] for split in wanted if split in tables}
-    check_classes(tables, names)
+    check_classes(tables, names, problem_type)
     warn_about_leaks(tables)
 
-    # 3. Numbers instead of names
+    # 4. Numbers instead of names
     number = {name: place for place, name in enumerate(names)}
-    kinds = {"id": Value("string"), "text": Value("string"), "label": ClassLabel(names=names)}
+    kinds = {"id": Value("string"), "text": Value("string")}
     splits = DatasetDict()
     for split, table in tables.items():
         columns = table.to_dict("list")
-        columns["label"] = [number[name] for name in columns["label"]]
-        splits[split] = Dataset.from_dict(columns, Features(kinds))
+        features = Features(kinds)
+        if "label" in table and problem_type == MULTI_LABEL:
+            features["label"] = List(ClassLabel(names=names))
+            columns["label"] = [[number[name] for name in label] for label in columns["label"]]
+        elif "label" in table:
+            features["label"] = ClassLabel(names=names)
+            columns["label"] = [number[name] for name in columns["label"]]
+        splits[split] = Dataset.from_dict(columns, features)
     fingerprints = {split: fingerprint(table) for split, table in tables.items()}
-    return LoadedData(splits, names, fingerprints, commit)
+    return LoadedData(splits, names, fingerprints, commit, problem_type, dropped)
 
 
-def read_tables(
-    arguments: DataArguments, needed: list[str], optional: list[str]
-) -> tuple[dict[str, pd.DataFrame], str | None]:
-    """Return the splits that are needed or optional as tables, and the commit of a Hub dataset.
-
-    Training comes with them where a missing validation split has to be taken from it. Exits with
-    status 2 if a needed split does not exist.
-    """
-    files = {split: getattr(arguments, f"{split}_file") for split in SPLITS}
-    files = {split: file for split, file in files.items() if file}
+def check_data_arguments(arguments: DataArguments) -> None:
+    """Exit with status 2 on arguments that have no meaning, or none with the others."""
+    columns = arguments.text_column_names
+    if arguments.label_column_name in columns:
+        fail(
+            f"--text_column_names has the --label_column_name {arguments.label_column_name!r}: "
+            "the texts would give the classes away; choose another column"
+        )
+    if len(set(columns)) < len(columns):
+        fail(f"--text_column_names names a column twice: {', '.join(columns)}; name it once")
+    files = data_files(arguments)
     if arguments.dataset_name and files:
         fail("give either --dataset_name or files such as --train_file, not both")
     if not arguments.dataset_name and not files:
         fail("give either --dataset_name or --train_file, --validation_file, --test_file")
+    splits = [getattr(arguments, f"{split}_split_name") for split in SPLITS]
+    if not arguments.dataset_name and splits != list(SPLITS):
+        fail(
+            "--train_split_name, --validation_split_name, --test_split_name require --dataset_name"
+        )
+    if len(set(splits)) < len(splits):
+        fail(f"the splits to train, validate and test must differ, not {', '.join(splits)}")
+    kinds = {"csv_delimiter": (".csv", ".tsv"), "json_field": (".json", ".jsonl")}
+    for flag, suffixes in kinds.items():
+        if getattr(arguments, flag) is None:
+            continue
+        if not any(file.lower().endswith(suffixes) for file in files.values()):
+            fail(f"--{flag} requires a {' or '.join(suffixes)} file; leave it out")
+    delimiter = arguments.label_delimiter
+    if delimiter is not None and not delimiter:
+        fail("--label_delimiter must not be empty")
+    for name in arguments.label_names or []:
+        if delimiter is not None and delimiter in name:
+            fail(f"--label_delimiter {delimiter!r} occurs in {name!r} of --label_names")
+
+
+def data_files(arguments: DataArguments) -> dict[str, str]:
+    """Return the files that were given: split -> path."""
+    files = {split: getattr(arguments, f"{split}_file") for split in SPLITS}
+    return {split: file for split, file in files.items() if file}
+
+
+def read_tables(
+    arguments: DataArguments, needed: list[str], optional: list[str]
+) -> tuple[dict[str, pd.DataFrame], list[str], str | None]:
+    """Read the splits that are needed or optional.
+
+    Returns the tables, the splits that have to be taken from training in this order, and the commit
+    of a Hub dataset. Exits with status 2 if a needed split does not exist.
+    """
+    files = data_files(arguments)
     commit = None
     loaded = files
     if arguments.dataset_name:
-        loaded = load_hub_dataset(
+        dataset = load_hub_dataset(
             arguments.dataset_name, arguments.dataset_config_name, arguments.dataset_revision
         )
-        commit = dataset_commit(next(iter(loaded.values())))
+        commit = dataset_commit(next(iter(dataset.values())))
+        loaded = name_splits(dataset, arguments)
 
-    wanted = {*needed, *optional} & {*loaded}
-    if "validation" in (*needed, *optional) and "validation" not in loaded and "train" in loaded:
-        wanted.add("train")
+    # Training is cut in the same way whatever is wanted of it: texts that were trained on are never
+    # predicted by another command.
+    wanted = {*needed, *optional}
+    taken = []
+    if arguments.test_fraction is not None:
+        if "test" in loaded:
+            fail("--test_fraction: there is a test split already; leave the flag out")
+        if "train" not in loaded:
+            fail("--test_fraction takes the test split from training, and there is none")
+        taken.append("test")
+    if "validation" in wanted and "validation" not in loaded and "train" in loaded:
+        taken.append("validation")
     for split in needed:
-        is_taken = split == "validation" and "train" in loaded
-        if split not in loaded and not is_taken:
-            has = ", ".join(loaded)
+        if split not in loaded and split not in taken:
             if files:
-                fail(f"--{split}_file is required; the files given are those of {has}")
-            fail(f"{arguments.dataset_name} has no split {split!r}; it has {has}")
-    if not wanted:
-        fail(f"the data has none of the splits {', '.join(SPLITS)}; it has {', '.join(loaded)}")
+                fail(f"--{split}_file is required; the files given are those of {', '.join(files)}")
+            fail(
+                f"{arguments.dataset_name} has no split "
+                f"{getattr(arguments, f'{split}_split_name')!r}; it has {', '.join(dataset)}"
+            )
+    if wanted & {*taken}:
+        wanted.add("train")
+    elif "train" not in wanted:
+        taken = []
+    read = [split for split in SPLITS if split in wanted and split in loaded]
+    if not read:
+        has = ", ".join(dataset if arguments.dataset_name else files)
+        fail(f"the data has none of the splits {', '.join(SPLITS)}; it has {has}")
     tables = {}
-    for split in SPLITS:
-        if split not in wanted:
-            continue
+    for split in read:
         if arguments.dataset_name:
             tables[split] = to_table(loaded[split].to_pandas(), loaded[split].features)
         else:
-            tables[split] = read_file(files[split])
-    return tables, commit
+            tables[split] = read_file(files[split], arguments.csv_delimiter, arguments.json_field)
+    return tables, taken, commit
+
+
+def name_splits(dataset: DatasetDict, arguments: DataArguments) -> dict[str, Dataset]:
+    """Return the splits of a dataset by their use; --test_split_name dev calls dev test.
+
+    Exits with status 2 if one that was named does not exist.
+    """
+    splits = {}
+    for split in SPLITS:
+        name = getattr(arguments, f"{split}_split_name")
+        if name in dataset:
+            splits[split] = dataset[name]
+        elif name != split:
+            fail(
+                f"--{split}_split_name: {arguments.dataset_name} has no split {name!r}; "
+                f"it has {', '.join(dataset)}"
+            )
+    return splits
 
 
 def load_hub_dataset(name: str, config: str | None, revision: str | None) -> DatasetDict:
@@ -246,7 +378,8 @@ def class_names_agree(files: dict[str, list[str]], features: Features | None) ->
             continue
         own = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
         for column, feature in own.items():
-            if isinstance(feature, ClassLabel) and known.setdefault(column, feature) != feature:
+            has_names = isinstance(getattr(feature, "feature", feature), ClassLabel)  # also a list
+            if has_names and known.setdefault(column, feature) != feature:
                 return False
     return True
 
@@ -270,16 +403,29 @@ def dataset_commit(dataset: Dataset) -> str | None:
 
 
 def to_table(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
-    """Make every ClassLabel a categorical: the names in their order; -1, no label, is missing."""
+    """Replace the numbers of every ClassLabel by their names; -1, no label, becomes missing.
+
+    A column of one label becomes a categorical, which knows the order of its names; those of lists
+    stand in ``frame.attrs[column]``.
+    """
     for column, feature in features.items():
         if isinstance(feature, ClassLabel):
             numbers = frame[column].fillna(-1).astype(int)
             numbers = numbers.where(numbers < feature.num_classes, -1)
             frame[column] = pd.Categorical.from_codes(numbers, feature.names)
+        elif isinstance(getattr(feature, "feature", None), ClassLabel):
+            names = feature.feature.names
+            frame.attrs[column] = names
+            frame[column] = [
+                None if label is None else [names[number] for number in label]
+                for label in frame[column]
+            ]
     return frame
 
 
-def read_file(file: str) -> pd.DataFrame:
+def read_file(
+    file: str, csv_delimiter: str | None = None, json_field: str | None = None
+) -> pd.DataFrame:
     """Read a file by the rules of its format. Exit with status 2 if it breaks them."""
     suffix = Path(file).suffix.lower()
     if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
@@ -305,7 +451,9 @@ def read_file(file: str) -> pd.DataFrame:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         fail(f"cannot load {file}: {one_line(error)}; save the file as UTF-8 (Excel: 'CSV UTF-8')")
-    return read_json(file, text) if suffix.startswith(".json") else read_csv(file, text)
+    if suffix.startswith(".json"):
+        return read_json(file, text, json_field)
+    return read_csv(file, text, csv_delimiter)
 
 
 def read_parquet(file: str) -> pd.DataFrame:
@@ -317,16 +465,23 @@ def read_parquet(file: str) -> pd.DataFrame:
     return to_table(table.to_pandas(ignore_metadata=True), features)
 
 
-def read_csv(file: str, text: str) -> pd.DataFrame:
+def read_csv(file: str, text: str, separator: str | None = None) -> pd.DataFrame:
     """Read comma-, semicolon- or tab-separated fields; every value is a text, as the file has it.
 
-    The separator is the one that gives the header the most fields; a comma among equals.
+    Without a separator, it is the one of these that gives the header the most fields; a comma among
+    equals.
     """
     csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long text
-    header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
-    separator = max(",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
-    if separator != ("\t" if file.lower().endswith(".tsv") else ","):
-        logger.info("%s: fields are separated by %r", file, separator)
+    if separator is None:
+        header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+        separator = max(
+            ",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), []))
+        )
+        if separator != ("\t" if file.lower().endswith(".tsv") else ","):
+            logger.info("%s: fields are separated by %r", file, separator)
+    separator = separator.replace("\\t", "\t")
+    if len(separator) != 1 or separator in '"\r\n':
+        fail(f"--csv_delimiter must be one sign other than a quotation mark, not {separator!r}")
     # newline="" leaves line ends inside quotes as they are.
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     columns, rows, wrong = [], [], []
@@ -357,8 +512,11 @@ def read_csv(file: str, text: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns, dtype=object)
 
 
-def read_json(file: str, text: str) -> pd.DataFrame:
-    """Read a list of objects, an object with such a list under "data", or an object a line."""
+def read_json(file: str, text: str, field: str | None = None) -> pd.DataFrame:
+    """Read a list of objects, an object with such a list under "data", or an object a line.
+
+    With a field, the list is the one under that key.
+    """
     line = 1
     try:
         decoder = json.JSONDecoder(object_pairs_hook=to_record)
@@ -377,7 +535,11 @@ def read_json(file: str, text: str) -> pd.DataFrame:
         fail(f"cannot load {file}: line {line} or a later one: {one_line(error)}")
     except RecursionError:
         fail(f"cannot load {file}: a value is nested too deeply")
-    if isinstance(content, dict) and isinstance(content.get("data"), list):
+    if field is not None:
+        if not isinstance(content, dict) or not isinstance(content.get(field), list):
+            fail(f"cannot load {file}: it has no list under {field!r} (--json_field)")
+        content = content[field]
+    elif isinstance(content, dict) and isinstance(content.get("data"), list):
         logger.info("%s: the records are those under 'data'", file)
         content = content["data"]
     records = content if isinstance(content, list) else [content]
@@ -404,52 +566,18 @@ def to_record(pairs: list[tuple[str, object]]) -> dict:
     return record
 
 
-def check_rows(frame: pd.DataFrame, split: str, arguments: DataArguments) -> pd.DataFrame:
-    """Return the columns id, text and label. Exit with status 2 if a row is not right."""
+def check_columns(frame: pd.DataFrame, split: str, arguments: DataArguments) -> None:
+    """Exit with status 2 unless a split has rows and every column, and none of them twice.
+
+    The test split may lack the label.
+    """
     if len(frame) == 0:
         fail(f"split {split!r} has no rows")
-    check_columns(frame, split, [*arguments.text_column_names, arguments.label_column_name])
-    labels = frame[arguments.label_column_name]
-    columns = [frame[column].tolist() for column in arguments.text_column_names]
-    for name, column in zip(arguments.text_column_names, columns, strict=True):
-        check_texts(column, f"column {name!r} of split {split!r}")
-    delimiter = arguments.text_column_delimiter
-    texts = [join_texts(row, delimiter) for row in zip(*columns, strict=True)]
-    ids = pd.Series([f"{split}.{row}" for row in range(len(frame))])
-    problems = {}
-    if "id" in frame:
-        # Without an id, the row could not be found again; numbers for some rows alone would mix.
-        problems["no id, which others have"] = frame["id"].map(is_missing)
-        ids = frame["id"].astype(str).reset_index(drop=True)
-        problems["a duplicated id"] = ids.duplicated()
-    problems |= {
-        f"an empty text in {', '.join(arguments.text_column_names)}": [not text for text in texts],
-        "half a character (a lone surrogate)": [
-            re.search("[\ud800-\udfff]", f"{identifier}{text}{label}") is not None
-            for identifier, text, label in zip(ids, texts, labels, strict=True)
-        ],
-        f"no label in column {arguments.label_column_name!r}": labels.astype(object).map(
-            is_missing
-        ),
-    }
-    check_labels(labels, f"labels in column {arguments.label_column_name!r} of split {split!r}")
-    for problem, is_wrong in problems.items():
-        rows = [row for row, wrong in enumerate(is_wrong) if wrong]
-        if rows:
-            named = ", ".join(f"row {row} (id {ids[row]})" for row in rows[:3])
-            verb = "has" if len(rows) == 1 else "have"
-            fail(
-                f"{len(rows)} of {len(frame)} rows of split {split!r} {verb} {problem}: {named}"
-                f"{', ...' if len(rows) > 3 else ''}; correct or remove them (rows count from 0)"
-            )
-    return pd.DataFrame({"id": ids, "text": texts, "label": labels.reset_index(drop=True)})
-
-
-def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
-    """Exit with status 2 unless a split has every column that is needed, and none of them twice."""
     columns = list(frame.columns)
+    needed = [*arguments.text_column_names, arguments.label_column_name]
     for column in needed:
-        if column not in columns:
+        may_lack = split == "test" and column == arguments.label_column_name
+        if column not in columns and not may_lack:
             names = ", ".join(map(repr, columns))
             fail(
                 f"column {column!r} is not in split {split!r}; its columns are {names}: "
@@ -458,6 +586,172 @@ def check_columns(frame: pd.DataFrame, split: str, needed: list[str]) -> None:
     for column in (*needed, "id"):
         if columns.count(column) > 1:
             fail(f"column {column!r} occurs {columns.count(column)} times in split {split!r}")
+
+
+def find_labels(frames: dict[str, pd.DataFrame], arguments: DataArguments) -> dict[str, pd.Series]:
+    """Return the labels of every split, without a test split that has none.
+
+    Such a split, whose texts can only be predicted, lacks the column, or every label is missing or
+    -1 (unless -1 is a class of training).
+    """
+    column = arguments.label_column_name
+    labels = {split: frame[column] for split, frame in frames.items() if column in frame}
+    if "test" not in frames:
+        return labels
+    if "test" in labels:
+        values = labels["test"].astype(object)
+        if not all(is_missing(value) or str(value) == "-1" for value in values):
+            return labels
+        if any(str(value) == "-1" for value in labels.get("train", ())):
+            return labels
+    labels.pop("test", None)
+    logger.warning(
+        "split 'test' has no labels in column %r (its columns are %s): its texts can be predicted, "
+        "and nothing is measured on them",
+        *(column, ", ".join(map(repr, frames["test"].columns))),
+    )
+    return labels
+
+
+def is_list(value: object) -> bool:
+    """Return whether a value of a table is a list; Parquet files have them as arrays."""
+    return isinstance(value, list | np.ndarray)
+
+
+def find_problem_type(labels: dict[str, pd.Series], arguments: DataArguments) -> str:
+    """Return whether documents have one label or several: lists, or texts with a delimiter.
+
+    Exits with status 2 if there is nothing that --label_delimiter could split.
+    """
+    has_lists = {split: any(map(is_list, values)) for split, values in labels.items()}
+    if arguments.label_delimiter is None:
+        return MULTI_LABEL if any(has_lists.values()) else SINGLE_LABEL
+    if labels and all(has_lists.values()):
+        fail(
+            f"the labels in column {arguments.label_column_name!r} are lists; leave out "
+            "--label_delimiter, which splits texts"
+        )
+    return MULTI_LABEL
+
+
+def find_order(frames: dict[str, pd.DataFrame], labels: dict[str, pd.Series]) -> list[str] | None:
+    """Return the classes in the order that the first split with one defines, or None."""
+    for split, values in labels.items():
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            return [str(name) for name in values.cat.categories]
+        if values.name in frames[split].attrs:
+            return frames[split].attrs[values.name]
+    return None
+
+
+def check_rows(
+    frame: pd.DataFrame,
+    labels: pd.Series | None,
+    problem_type: str,
+    split: str,
+    arguments: DataArguments,
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return the columns id, text and label, if there are labels, and how many rows were dropped.
+
+    Exits with status 2 if a row is not right and --drop_bad_rows does not drop it.
+    """
+    columns = [frame[column].tolist() for column in arguments.text_column_names]
+    for name, column in zip(arguments.text_column_names, columns, strict=True):
+        check_texts(column, f"column {name!r} of split {split!r}")
+    delimiter = arguments.text_column_delimiter
+    texts = [join_texts(row, delimiter) for row in zip(*columns, strict=True)]
+    ids = pd.Series([f"{split}.{row}" for row in range(len(frame))], dtype=object)
+    problems = {}
+    if "id" in frame:
+        # Without an id, the row could not be found again; numbers for some rows alone would mix.
+        problems["no id, which others have"] = frame["id"].map(is_missing).to_numpy()
+        ids = frame["id"].map(str).astype(object).reset_index(drop=True)
+    names = [""] * len(frame)
+    if labels is not None:
+        names = read_labels(labels, problem_type, split, arguments)
+    problems["half a character (a lone surrogate)"] = [
+        re.search("[\ud800-\udfff]", "".join(each_name(row))) is not None
+        for row in zip(ids, texts, names, strict=True)
+    ]
+    is_empty = np.array([not text for text in texts])
+    is_unlabeled = np.array([name is None for name in names])
+    is_usable = ~is_empty & ~is_unlabeled
+    droppable = {
+        f"an empty text in {', '.join(arguments.text_column_names)}": is_empty,
+        f"no label in column {arguments.label_column_name!r}": is_unlabeled,
+        "a duplicated id": is_usable & ids.where(is_usable).duplicated().to_numpy(),
+    }
+    if not arguments.drop_bad_rows:
+        problems |= droppable
+        droppable = {}
+    for problem, is_wrong in problems.items():
+        rows = np.flatnonzero(is_wrong)
+        if len(rows):
+            named = ", ".join(f"row {row} (id {ids[row]})" for row in rows[:3])
+            verb = "has" if len(rows) == 1 else "have"
+            fail(
+                f"{len(rows)} of {len(frame)} rows of split {split!r} {verb} {problem}: {named}"
+                f"{', ...' if len(rows) > 3 else ''}; correct or remove them (rows count from 0)"
+            )
+    dropped = {}
+    is_right = np.ones(len(frame), dtype=bool)
+    for problem, is_wrong in droppable.items():
+        count = int((is_right & is_wrong).sum())
+        is_right &= ~is_wrong
+        if count:
+            dropped[problem] = count
+            logger.warning("%d of %d rows of %r dropped: %s", count, len(frame), split, problem)
+    if not is_right.any():
+        fail(f"--drop_bad_rows would drop every row of split {split!r}; correct them")
+    table = pd.DataFrame({"id": ids, "text": texts})
+    if labels is not None:
+        table["label"] = pd.Series(names, dtype=object)
+    return table[is_right].reset_index(drop=True), dropped
+
+
+def read_labels(
+    labels: pd.Series, problem_type: str, split: str, arguments: DataArguments
+) -> list[str | list[str] | None]:
+    """Return the name, or the list of names, of every document; None where it is missing.
+
+    An empty list, or an empty text beside --label_delimiter, means none of the classes. Exits with
+    status 2 unless the labels are all names, all integers or all truth values.
+    """
+    column = f"labels in column {arguments.label_column_name!r} of split {split!r}"
+    delimiter = arguments.label_delimiter
+    documents = []
+    for value in labels.astype(object).tolist():
+        if is_list(value):
+            documents.append(list(value))
+        elif problem_type == MULTI_LABEL and delimiter is not None and isinstance(value, str):
+            parts = [part.strip() for part in value.split(delimiter)]
+            documents.append([part for part in parts if part])
+        elif is_missing(value):
+            documents.append(None)
+        elif problem_type == MULTI_LABEL and delimiter is None:
+            fail(f"{column} are lists and single ones such as {value!r}; write all as lists")
+        else:
+            documents.append(value if problem_type == SINGLE_LABEL else [value])
+    check_labels(each_name(documents), len(documents), column)
+    read = []
+    for document in documents:
+        if isinstance(document, list):
+            if any(map(is_missing, document)):
+                fail(f"{column} have an empty name in the list {document}; correct or remove it")
+            document = list(dict.fromkeys(map(str, document)))
+        read.append(document if document is None or isinstance(document, list) else str(document))
+    return read
+
+
+def each_name(labels: Iterable[str | list[str] | None]) -> list[str]:
+    """Return the labels of all documents, one after another; lists are taken apart."""
+    names = []
+    for label in labels:
+        if isinstance(label, list):
+            names.extend(label)
+        elif label is not None:
+            names.append(label)
+    return names
 
 
 def is_missing(value: object) -> bool:
@@ -489,19 +783,18 @@ def check_texts(values: list, name: str) -> None:
         logger.warning("%s has numbers alone, which are taken as texts", name)
 
 
-def check_labels(labels: pd.Series, name: str) -> None:
+def check_labels(labels: list, documents: int, name: str) -> None:
     """Exit with status 2 unless the labels are all names, all integers or all truth values."""
-    values = [value for value in labels.astype(object).tolist() if not is_missing(value)]
+    values = [value.item() if isinstance(value, np.generic) else value for value in labels]
+    values = [value for value in values if not is_missing(value)]
     kinds = sorted({type(value).__name__ for value in values})
-    if "list" in kinds or "ndarray" in kinds:
-        fail(f"{name} are lists: several labels for one document are not supported")
     # A CSV file has them as texts.
-    is_decimal = [re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", str(value)) for value in values]
+    is_decimal = (re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", str(value)) for value in values)
     if kinds == ["float"] or (values and all(is_decimal)):
-        missing = len(labels) - len(values)
+        missing = max(0, documents - len(values))
         fail(
             f"{name} are decimal numbers such as {values[0]}, not names or integers; pandas makes "
-            f"integers decimal where one is missing ({missing} of {len(labels)} here): remove such "
+            f"integers decimal where one is missing ({missing} of {documents} here): remove such "
             "rows, then convert with astype(int)"
         )
     if len(kinds) > 1:
@@ -512,25 +805,31 @@ def check_labels(labels: pd.Series, name: str) -> None:
         fail(f"{name} must be names or integers, not {kinds[0]}")
 
 
-def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> list[str]:
+def match_labels(
+    tables: dict[str, pd.DataFrame],
+    order: list[str] | None,
+    problem_type: str,
+    arguments: DataArguments,
+) -> list[str]:
     """Return the names of the classes in their order; every label becomes one of them.
 
-    The order is that of --label_names, else that of the first split with a ClassLabel, else
-    alphabetical, or numerical if all are integers.
+    The order is that of --label_names, else the one that the data defines, else alphabetical, or
+    numerical if all are integers. Of lists of labels, names that --label_names lacks are dropped.
     """
     given = arguments.label_names
     if given is not None and len(set(given)) < len(given):
         fail(f"--label_names has a name twice: {quote_names(given)}")
-    ordered = None
-    for split, table in tables.items():
-        labels = table["label"]
-        if ordered is None and isinstance(labels.dtype, pd.CategoricalDtype):
-            ordered = [str(name) for name in labels.cat.categories]
-        labels = labels.astype(object).map(str)
+    labeled = {split: table for split, table in tables.items() if "label" in table}
+    found = set()
+    for split, table in labeled.items():
+        own = set(each_name(table["label"]))
         if given is not None:
-            labels = name_numbers(labels, given, split)
-        table["label"] = labels
-    found = {name for table in tables.values() for name in table["label"]}
+            renamed = name_numbers(own, given, split)
+            table["label"] = [rename(label, renamed) for label in table["label"]]
+            if problem_type == MULTI_LABEL and arguments.label_delimiter is None:
+                keep_classes(table, given, split)
+            own = set(each_name(table["label"]))
+        found |= own
     spellings = {}
     for name in sorted(found):
         other = spellings.setdefault(visible_text(name), name)
@@ -539,6 +838,8 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
                 f"classes {other!a} and {name!a} differ only in white space, characters "
                 "that are not seen or the form of accents; write them alike"
             )
+        if arguments.label_delimiter is not None and arguments.label_delimiter in name:
+            fail(f"--label_delimiter {arguments.label_delimiter!r} occurs in the class {name!r}")
     if given is not None:
         unknown = found - set(given)
         if unknown:
@@ -546,13 +847,40 @@ def match_labels(tables: dict[str, pd.DataFrame], arguments: DataArguments) -> l
                 f"--label_names {quote_names(given)} lacks classes of the data: "
                 f"{quote_names(unknown)}; write the names as the data does"
             )
-        return list(given)
-    if ordered is not None:
+        names = list(given)
+    elif order is not None:
         # Another split may have names of its own; where training lacks them, check_classes says so.
-        return ordered + sorted(found - set(ordered))
-    if all(re.fullmatch(r"-?\d+", name) for name in found):
-        return sorted(found, key=lambda name: (int(name), name))
-    return sorted(found)
+        names = order + sorted(found - set(order))
+    elif all(re.fullmatch(r"-?\d+", name) for name in found):
+        names = sorted(found, key=lambda name: (int(name), name))
+    else:
+        names = sorted(found)
+    if problem_type == MULTI_LABEL:
+        number = {name: place for place, name in enumerate(names)}
+        for table in labeled.values():
+            table["label"] = [sorted(label, key=number.get) for label in table["label"]]
+    return names
+
+
+def rename(label: str | list[str], renamed: dict[str, str]) -> str | list[str]:
+    """Return a label, or each label of a list, by its other name."""
+    if isinstance(label, list):
+        return [renamed[name] for name in label]
+    return renamed[label]
+
+
+def keep_classes(table: pd.DataFrame, names: list[str], split: str) -> None:
+    """Remove from the lists of labels all but the given names, and say how many."""
+    restricted = [[name for name in label if name in names] for label in table["label"]]
+    total = sum(map(len, table["label"]))
+    kept = sum(map(len, restricted))
+    if kept < total:
+        logger.info(
+            "split %r: %d of %d labels are not in --label_names and left out; %d documents have "
+            "none left",
+            *(split, total - kept, total, restricted.count([])),
+        )
+    table["label"] = restricted
 
 
 def visible_text(name: str) -> str:
@@ -562,18 +890,21 @@ def visible_text(name: str) -> str:
     return " ".join(name.split())
 
 
-def name_numbers(labels: pd.Series, names: list[str], split: str) -> pd.Series:
-    """Return labels such as 0 or LABEL_0 as the names with these numbers; others as they are."""
-    numbers = labels.str.extract(r"^(?:LABEL_)?(\d+)$", expand=False)
-    if numbers.isna().any() or set(labels) <= set(names):
-        return labels
-    highest = int(numbers.astype(int).max())
+def name_numbers(labels: set[str], names: list[str], split: str) -> dict[str, str]:
+    """Map labels such as 0 or LABEL_0 to the names with these numbers, and others to themselves."""
+    numbers = {}
+    for label in labels:
+        match = re.fullmatch(r"(?:LABEL_)?(\d+)", label)
+        if match is None or labels <= set(names):
+            return {label: label for label in labels}
+        numbers[label] = int(match[1])
+    highest = max(numbers.values(), default=0)
     if highest >= len(names):
         fail(
             f"--label_names has {len(names)} names, and split {split!r} has a label {highest}; "
             "the first name is that of number 0"
         )
-    return numbers.astype(int).map(dict(enumerate(names)))
+    return {label: names[number] for label, number in numbers.items()}
 
 
 def quote_names(names: Collection[str]) -> str:
@@ -582,56 +913,114 @@ def quote_names(names: Collection[str]) -> str:
     return f"{shown}, ... ({len(names)} in all)" if len(names) > 6 else shown
 
 
-def take_validation(
-    tables: dict[str, pd.DataFrame], names: list[str], fraction: float, seed: int
+def take_from_training(
+    tables: dict[str, pd.DataFrame],
+    split: str,
+    names: list[str],
+    problem_type: str,
+    seed: int,
+    arguments: DataArguments,
 ) -> None:
-    """Move a stratified share of training to validation. Exit with status 2 if that cannot be."""
+    """Move a stratified share of training to a split. Exit with status 2 if that cannot be."""
     # Imported where it is used: a file with a validation split is read without waiting for it.
     from sklearn.model_selection import train_test_split
 
     train = tables["train"]
-    counts = train["label"].value_counts()
-    single = [name for name in names if counts.get(name) == 1]
-    if single:
-        fail(
-            "cannot take --validation_fraction from training: there is only one document of "
-            f"{quote_names(single)}; give a --validation_file, or remove it"
-        )
-    # Numbers, not names: the draw depends on the order of the classes.
-    numbers = train["label"].map({name: number for number, name in enumerate(names)})
-    try:
-        tables["train"], tables["validation"] = train_test_split(
-            train, random_state=seed, test_size=fraction, stratify=numbers
-        )
-    except ValueError as error:  # fewer validation documents than classes, or a fraction of 1
-        fail(
-            f"cannot take --validation_fraction {fraction:g} from {len(train)} training documents: "
-            f"{one_line(error)}; choose another fraction or give a --validation_file"
-        )
+    flag = f"--{split}_fraction"
+    fraction = getattr(arguments, f"{split}_fraction")
+    if not 0 < fraction < 1:
+        fail(f"{flag} must be between 0 and 1, not {fraction:g}")
+    if problem_type == MULTI_LABEL:
+        is_taken = draw_stratified(train["label"], fraction, seed)
+        tables["train"], tables[split] = train[~is_taken], train[is_taken]
+    else:
+        counts = train["label"].value_counts()
+        single = [name for name in names if counts.get(name) == 1]
+        if single:
+            fail(
+                f"cannot take {flag} from training: there is only one document of "
+                f"{quote_names(single)}; give a --{split}_file, or remove it"
+            )
+        # Numbers, not names: the draw depends on the order of the classes.
+        numbers = train["label"].map({name: number for number, name in enumerate(names)})
+        try:
+            tables["train"], tables[split] = train_test_split(
+                train, random_state=seed, test_size=fraction, stratify=numbers
+            )
+        except ValueError as error:  # fewer documents than classes
+            fail(
+                f"cannot take {flag} {fraction:g} from {len(train)} training documents: "
+                f"{one_line(error)}; choose another fraction or give a --{split}_file"
+            )
+    if tables["train"].empty or tables[split].empty:
+        fail(f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty")
     logger.warning(
-        "no validation split: %d training documents are used for it", len(tables["validation"])
+        "no %s split: %d training documents are used for it", *(split, len(tables[split]))
     )
 
 
-def check_classes(tables: dict[str, pd.DataFrame], names: list[str]) -> None:
-    """Exit with status 2 if a split has a class that training lacks, or training has only one."""
+def draw_stratified(labels: pd.Series, fraction: float, seed: int) -> np.ndarray:
+    """Draw a share of documents with several labels; return a truth value per document.
+
+    Iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011,
+    https://doi.org/10.1007/978-3-642-23808-6_10): the rarest label goes first, each of its
+    documents to the part that lacks most of this label, then to the one with more room. No label at
+    all counts as one more label.
+    """
+    classes = sorted({name for label in labels for name in label})
+    has_label = np.zeros((len(labels), len(classes) + 1), dtype=bool)
+    for row, label in enumerate(labels):
+        has_label[row, [classes.index(name) for name in label] or -1] = True
+    shares = np.array([1 - fraction, fraction])
+    wanted = np.outer(shares, has_label.sum(axis=0))  # documents: (parts, labels)
+    room = shares * len(labels)
+    part = np.full(len(labels), -1)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    while (part < 0).any():
+        left = has_label[part < 0].sum(axis=0)
+        rarest = np.where(left > 0, left, len(labels) + 1).argmin()
+        for row in order[has_label[order, rarest] & (part[order] < 0)]:
+            chosen = np.lexsort((room, wanted[:, rarest]))[-1]
+            part[row] = chosen
+            wanted[chosen] -= has_label[row]
+            room[chosen] -= 1
+    return part == 1
+
+
+def check_classes(tables: dict[str, pd.DataFrame], names: list[str], problem_type: str) -> None:
+    """Exit with status 2 if a split has a class that training lacks, or training has only one.
+
+    With several labels per document, training needs documents with and without each class.
+    """
     if "train" not in tables:
         return
-    trained = set(tables["train"]["label"])
+    counts = pd.Series(each_name(tables["train"]["label"]), dtype=object).value_counts()
+    trained = set(counts.index)
     for split, table in tables.items():
-        is_unknown = ~table["label"].isin(trained)
-        unknown = set(table["label"][is_unknown])
+        if "label" not in table:
+            continue
+        labels = table["label"]
+        is_unknown = [not trained.issuperset(each_name([label])) for label in labels]
+        unknown = set(each_name(labels)) - trained
         if unknown:
             fail(
-                f"split {split!r} has {is_unknown.sum()} rows of {quote_names(unknown)}, and the "
+                f"split {split!r} has {sum(is_unknown)} rows of {quote_names(unknown)}, and the "
                 f"training split only has {quote_names(trained)}; correct the names, name numbers "
                 "with --label_names, or remove the rows"
             )
-    if len(trained) < 2:
+    if len(names if problem_type == MULTI_LABEL else trained) < 2:
         fail(
             f"all training documents are of class {quote_names(trained)}; "
             "at least two classes are required"
         )
+    if problem_type == MULTI_LABEL:
+        for name in names:
+            count = counts.get(name, 0)
+            if count in (0, len(tables["train"])):
+                fail(
+                    f"{'no' if count == 0 else 'every'} training document has the label {name!r}, "
+                    "so it cannot be learned; correct the name, or leave it out of --label_names"
+                )
 
 
 def normalize_text(text: str) -> str:
@@ -641,6 +1030,8 @@ def normalize_text(text: str) -> str:
 
 def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
     """Warn about texts that stand in two splits, exactly and regardless of white space and case."""
+    if len(tables) < 2:
+        return
     texts = {split: table["text"].tolist() for split, table in tables.items()}
     plain = {split: list(map(normalize_text, texts[split])) for split in texts}
     for earlier, later in (("train", "validation"), ("train", "test"), ("validation", "test")):
@@ -663,7 +1054,7 @@ def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
 def fingerprint(table: pd.DataFrame) -> str:
     """Return 16 digits of the SHA-256 of the ids, texts and class names of a split, in order."""
     digest = hashlib.sha256()
-    columns = (table[column].tolist() for column in ("id", "text", "label"))
+    columns = [table[column].tolist() for column in ("id", "text", "label") if column in table]
     for row in zip(*columns, strict=True):
         digest.update(json.dumps(row).encode() + b"\n")
     return digest.hexdigest()[:16]
