@@ -1041,6 +1041,34 @@ def test_no_pickle_and_no_code_of_a_model_is_loaded(context, runs, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_several_labels_per_document_are_refused(context, documents, runs, tmp_path):
+    """By the record of a run, by a model's config, and in the dataset."""
+    several = "several labels per document"
+    shutil.copytree(runs / "svm", tmp_path / "svm")
+    record = json.loads((tmp_path / "svm" / "run_arguments.json").read_text())
+    record["problem_type"] = "multi_label_classification"
+    (tmp_path / "svm" / "run_arguments.json").write_text(json.dumps(record))
+    result = context(tmp_path / "out", "--compare", tmp_path / "svm")
+    assert_user_error(result, tmp_path / "svm", several)
+    shutil.copytree(runs / "steep", tmp_path / "steep")
+    config = json.loads((tmp_path / "steep" / "config.json").read_text())
+    config["problem_type"] = "multi_label_classification"
+    (tmp_path / "steep" / "config.json").write_text(json.dumps(config))
+    result = context(tmp_path / "out", model=tmp_path / "steep")
+    assert_user_error(result, tmp_path / "steep", several)
+    (tmp_path / "data").mkdir()
+    for kind in ("listed", "unlabeled"):
+        table = load_dataset(str(documents))["test"]
+        labels = [[label] for label in table["label"]]
+        table = table.remove_columns("label")
+        if kind == "listed":
+            table = table.add_column("label", labels)
+        (tmp_path / kind).mkdir()
+        table.to_parquet(tmp_path / kind / "test.parquet")
+        result = context(tmp_path / "out", dataset=tmp_path / kind)
+        assert_user_error(result, several if kind == "listed" else "no column 'label'")
+
+
 def test_tokenizer_of_another_model(context, runs, tmp_path):
     folder = shutil.copytree(runs / "steep", tmp_path / "steep")
     tokenizer = AutoTokenizer.from_pretrained(folder)
