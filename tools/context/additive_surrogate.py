@@ -109,6 +109,11 @@ def describe(result: dict) -> Section:
     """Return the section of the additive surrogate."""
     section = Section(TITLE)
     for row in result["surrogates"]:
+        if row["name"] == result["model"]:
+            section.answer = (
+                f"{percent(row['mean'])}% ({interval(row)}) of the variance of the logit is a sum "
+                "over words, the rest is interactions, of order or not."
+            )
         section.sentences.append(
             f"{row['name']}: {percent(row['mean'])}% ({interval(row)}) of the variance of the "
             "predicted class's logit is a sum over words, and the rest is interactions of words "

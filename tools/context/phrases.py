@@ -405,6 +405,7 @@ def describe(result: dict) -> Section:
         f"phrase adds to the logit of the class that {result['model']} predicts, minus the sum of "
         "what each of its words adds alone. A synergy of 0 means that the words act independently."
     )
+    section.answer = answer(phrases["against_moved"])
     for kind, text in CONTROLS.items():
         section.sentences.append(comparison_sentence(phrases[f"against_{kind}"], text))
     section.sentences.append(
@@ -416,6 +417,21 @@ def describe(result: dict) -> Section:
         section.sentences.append(f"Not in the documents: {', '.join(phrases['not_found'])}.")
     section.tables.append(phrase_table(phrases["phrases"]))
     return section
+
+
+def answer(together: dict | None) -> str:
+    """Return whether phrases add more than their words moved apart."""
+    if not together:
+        return ""
+    details = f"({interval(together, number)}, p {p_text(together['p'])})"
+    change = number(abs(together["mean"]))
+    if together["p"] >= ALPHA:
+        return (
+            "It is undecided whether phrases add more to the logit than the same words moved "
+            f"apart: {number(together['mean'])} {details}."
+        )
+    more = "more" if together["mean"] > 0 else "less"
+    return f"Phrases add {change} {more} to the logit than the same words moved apart {details}."
 
 
 def comparison_sentence(together: dict | None, controls: str) -> str:

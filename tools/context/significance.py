@@ -55,7 +55,10 @@ def one_mean_test(mean: float, error: float, ratios: np.ndarray, documents: int)
         p = 1.0 if mean == 0 else 2.0 ** (1 - documents)
         low = high = mean
     else:
-        lower, upper = np.quantile(ratios, [ALPHA / 2, 1 - ALPHA / 2], method="nearest")
+        # The ratios beyond which p would be less than 0.05, so that p and interval agree
+        beyond = max(1, int(np.ceil(ALPHA / 2 * (len(ratios) + 1))) - 1)
+        in_order = np.sort(ratios)
+        lower, upper = in_order[beyond - 1], in_order[-beyond]
         observed = mean / error
         if np.isfinite([lower, upper]).all():
             tail = min((ratios <= observed).sum(), (ratios >= observed).sum())

@@ -198,6 +198,13 @@ def describe(result: dict) -> Section:
     section = Section(TITLE)
     rows = []
     for model in result["attribution"]:
+        variance = model["content"]
+        if variance and model is result["attribution"][0]:
+            section.answer = (
+                f"{percent(variance['icc'])}% ({interval(variance)}) of the variance of the rank "
+                "of a content word's attribution lies between words, the rest between the "
+                "documents that contain it."
+            )
         section.sentences += model_sentences(model)
         for kind, text in WORD_KINDS.items():
             variance = model[kind]
