@@ -507,7 +507,7 @@ def summary_table(result: dict) -> Table:
         shuffled = run["conditions"][0]
         row = [name, estimate_cell(run["accuracy"], "value")]
         if run["indifferent"]:
-            row += ["no order", "no order"]
+            row += ["-", "-"]
         else:
             row.append(estimate_cell(shuffled["accuracy"], "difference"))
             row.append(estimate_cell(shuffled.get("true_class_probability"), "mean"))
@@ -516,7 +516,11 @@ def summary_table(result: dict) -> Table:
         row.append(estimate_cell(surrogates.get(name), "mean", number))
         row.append(estimate_cell(attributed.get(name), "icc", number))
         rows.append(row)
-    return Table("Each test in one number per model, with its 95% CI", header, rows)
+    caption = (
+        "Each test in one number per model, with its 95% CI (a dash: not measured, or the model "
+        "cannot see the order of words)"
+    )
+    return Table(caption, header, rows)
 
 
 def markdown(result: dict, sections: list[Section], summary: Table) -> str:
