@@ -4,11 +4,13 @@ The simulations carry the marker slow. On a core that others used, too, they too
 agreement 24 s, additive surrogate 2 s.
 """
 
+import json
 from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 from statsmodels.formula.api import ols
@@ -256,6 +258,22 @@ def test_additive_surrogate_of_a_sum_and_of_a_constant():
     kept = np.random.default_rng(0).random((40, 10)) < 0.5
     assert additive_r2(kept, kept @ np.arange(10) + 3.0) == pytest.approx(1)
     assert additive_r2(kept, np.ones(40)) is None
+
+
+def test_error_rates_of_the_docs_are_those_of_the_file():
+    path = ROOT / "benchmarks/results/context_tests.json"
+    measured = json.loads(path.read_text(encoding="utf-8"))
+    text = (ROOT / "docs/context.md").read_text(encoding="utf-8")
+    assert f"{measured['device']}, {measured['date']}" in text
+    for row in measured["means"]:
+        rates = [row[name] for name in ("studentized_bootstrap", "students_t", "sign_flip")]
+        cells = " | ".join(f"{100 * rate:.1f} %" for rate in rates)
+        assert f"| {row['documents']} | {cells} |" in text
+    for row in measured["share_between_words"]:
+        rates = [row["words_and_documents"], row["documents_alone"]]
+        cells = " | ".join(f"{100 * rate:.1f} %" for rate in rates)
+        numbers = f"| {row['words']} | {row['documents']} | {row['true_share']} |"
+        assert f"{numbers} {cells} |" in text
 
 
 # Error rates by simulation

@@ -384,6 +384,21 @@ def test_class_without_recent_papers_is_named(fetch_by_date, snapshot, tmp_path)
     assert not (tmp_path / "dataset").exists()
 
 
+def test_results_of_both_splits_in_the_docs_are_those_of_the_file():
+    path = ROOT / "results/arxiv-dev/split-by-date.json"
+    models = json.loads(path.read_text(encoding="utf-8"))["models"]
+    text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    for name, measured in models.items():
+        cells = []
+        for metric in ("accuracy", "macro_f1"):
+            for part in ("random", "date", "difference"):
+                estimate = measured[part][metric]
+                value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+                cells.append(f"{value:.2f} ({low:.2f} to {high:.2f})")
+        assert re.search(rf"\| {name}[^|]*\| {re.escape(' | '.join(cells))} \|", text), name
+        assert measured["measured"] in text
+
+
 # What a user may get wrong
 
 
