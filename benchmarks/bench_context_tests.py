@@ -3,6 +3,7 @@
 
     python benchmarks/bench_context_tests.py                              # about 10 minutes
     python benchmarks/bench_context_tests.py --repetitions 100 --output_file few.json
+    python benchmarks/bench_context_tests.py --parts bags                 # this part alone
 
 Means over documents (phrases, P(true class)): values with mean 0 from a normal distribution,
 Student's t with 3 degrees of freedom, and shifted lognormal and exponential ones. The share of
@@ -13,7 +14,11 @@ Share of the variance between words: words and documents are both random, the tr
 The share of the 95% intervals that contain it should be 95%; it is that of the interval in use,
 from resampled words and documents, beside that of documents alone.
 
-Writes benchmarks/results/context_tests.json.
+Additive share of a model that cannot see order: a bag of words with random values, pooled by
+attention with random scores. The standard deviation of the scores says how unequal the weights are;
+0 is the mean. Texts leave each word out with probability 1/2, as the tool's do.
+
+Writes benchmarks/results/context_tests.json; parts that are not measured again stay.
 """
 
 import argparse
@@ -30,12 +35,17 @@ from scipy import stats
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+from common.statistics import mean_interval  # noqa: E402
+from context.additive_surrogate import additive_r2, draw_kept_words  # noqa: E402
 from context.significance import mean_tests  # noqa: E402
 from context.word_variance import intraclass_correlation, ranks  # noqa: E402
 
 SHAPES = ("normal", "t3", "lognormal", "exponential")
 SIZES = (10, 20, 50, 93)
 WORDS_AND_DOCUMENTS = ((20, 60), (56, 258))
+BAG_WORDS = 80  # the median of the real abstracts is 81
+BAG_DOCUMENTS = 50
+PARTS = ("means", "share_between_words", "bags")
 
 
 def draw(shape: str, size: int, generator: np.random.Generator) -> np.ndarray:
@@ -119,27 +129,54 @@ def simulate_shares(repetitions: int, n_resamples: int) -> list[dict]:
     return rows
 
 
+def simulate_bags() -> list[dict]:
+    """Return the mean additive share of bags that are pooled by attention, by their scores' SD."""
+    rows = []
+    for spread in (0.0, 1.0, 2.0, 3.0):
+        shares = []
+        for document in range(BAG_DOCUMENTS):
+            generator = np.random.default_rng([document])
+            values = generator.normal(size=BAG_WORDS)
+            weights = np.exp(spread * generator.normal(size=BAG_WORDS))
+            kept = draw_kept_words(BAG_WORDS, [document])
+            logits = kept @ (weights * values) / (kept @ weights)
+            shares.append(additive_r2(kept, logits))
+        row = {"sd_of_scores": spread, "words": BAG_WORDS} | mean_interval(shares)
+        rows.append(row)
+        print(json.dumps(row), flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repetitions", type=int, default=1000, help="Simulated samples.")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="What to run.")
     parser.add_argument("--n_resamples", type=int, default=499, help="Resamples of each.")
     parser.add_argument(
         "--output_file", default=str(ROOT / "benchmarks/results/context_tests.json")
     )
     arguments = parser.parse_args()
-    content = {
+    path = Path(arguments.output_file)
+    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    made = {
         "date": datetime.date.today().isoformat(),
         "command": " ".join(["python", "benchmarks/bench_context_tests.py", *sys.argv[1:]]),
         "device": f"{os.cpu_count()} CPU cores",
         "versions": {name: version(name) for name in ("numpy", "scipy")},
-        "repetitions": arguments.repetitions,
-        "n_resamples": arguments.n_resamples,
-        "means": simulate_means(arguments.repetitions, arguments.n_resamples),
-        "share_between_words": simulate_shares(arguments.repetitions // 5, arguments.n_resamples),
     }
-    path = Path(arguments.output_file)
+    if "means" in arguments.parts:
+        content |= made
+        content["repetitions"] = arguments.repetitions
+        content["n_resamples"] = arguments.n_resamples
+        content["means"] = simulate_means(arguments.repetitions, arguments.n_resamples)
+    if "share_between_words" in arguments.parts:
+        repetitions = arguments.repetitions // 5
+        content["share_between_words"] = simulate_shares(repetitions, arguments.n_resamples)
+    if "bags" in arguments.parts:
+        content["bags"] = simulate_bags()
+        content["bags_made"] = made
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
