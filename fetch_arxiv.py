@@ -22,11 +22,13 @@
     python fetch_arxiv.py --output_dir data/arxiv                           # search API, an hour
     python fetch_arxiv.py --ids_from manifest.json --output_dir data/arxiv  # papers of a manifest
 
-The defaults are the study's: five fields of mathematics, 2014 to 2023, split 8:1:1. The snapshot is
-the metadata file that Cornell publishes on Kaggle (plain or gzip) or a file of
-tools/harvest_oai.py. ``--source hub --hub_dataset librarian-bots/arxiv-metadata-snapshot`` reads a
-mirror. ``--source api`` keeps finished windows of time in OUTPUT_DIR/.fetch: the same command
-continues. A window that is not complete is named, with exit status 1.
+The defaults are the study's: five fields of mathematics, 2014 to 2023, split 8:1:1 at random;
+``--split_by date`` trains on the oldest papers and tests on the newest ones. The snapshot is the
+metadata file that Cornell publishes on Kaggle (plain or gzip) or a file of tools/harvest_oai.py.
+``--source hub --hub_dataset librarian-bots/arxiv-metadata-snapshot`` reads a mirror.
+``--source api`` keeps finished windows of time in OUTPUT_DIR/.fetch: the same command continues;
+tell arXiv who you are with ``--contact you@example.org``. A window that is not complete is named,
+with exit status 1.
 
 Writes a folder that datasets.load_dataset opens: README.md (dataset card), manifest.json
 (arguments, counts, ids) and data/{train,validation,test}-00000-of-00001.parquet. The same records,
@@ -105,7 +107,8 @@ STUDY_COUNTS = {
     "math.SG": 2435,
 }
 STUDY_FLAGS = ("categories", "start_date", "end_date", "max_records_per_category")
-MANIFEST_FLAGS = (*STUDY_FLAGS, "split_ratios", "seed")  # what --ids_from takes from a manifest
+# What --ids_from takes from a manifest
+MANIFEST_FLAGS = (*STUDY_FLAGS, "split_by", "split_ratios", "seed")
 
 # An abstract is a withdrawal notice if it opens by saying that the paper itself is withdrawn. The
 # verb alone is not enough: players withdraw from coalitions, and points are removed from manifolds.
@@ -179,6 +182,14 @@ BUSY = (429, *range(500, 600))  # statuses of a server that may answer later
 LONGEST_PAUSE = 300  # seconds, of the growing pauses between retries
 # Copied from tools/common/arxiv_access.py::LONGEST_RETRY_AFTER
 LONGEST_RETRY_AFTER = 3600  # seconds that a server may ask for
+# Copied from tools/common/arxiv_access.py::CONTACT
+CONTACT = re.compile(
+    r"(?:mailto:)?[\w.+%-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}"
+    r"|https?://[\w.-]+(?::\d{1,5})?(?:/[\w./~%+-]*)?",
+    re.ASCII,
+)
+# Copied from tools/common/arxiv_access.py::LONGEST_CONTACT
+LONGEST_CONTACT = 200  # characters
 
 # The longest records, of collaborations with thousands of authors, have about 1 MB. A few bytes of
 # gzip can stand for a line of gigabytes.
@@ -225,13 +236,23 @@ class FetchArguments:
     end_date: str = field(
         default="2023-12-31", metadata={"help": "Last day of version 1 of the papers to keep, UTC."}
     )
+    split_by: Literal["random", "date"] = field(
+        default="random",
+        metadata={
+            "help": "random: stratified by label. date: the oldest papers are for training, the "
+            "newest for the test."
+        },
+    )
     split_ratios: list[float] = field(
-        default_factory=lambda: [0.8, 0.1, 0.1], metadata={"help": "Split fractions."}
+        default_factory=lambda: [0.8, 0.1, 0.1],
+        metadata={"help": "Fractions of train, validation and test."},
     )
     max_records_per_category: int | None = field(
         default=None, metadata={"help": "Keep a random sample of larger categories."}
     )
-    seed: int = field(default=42, metadata={"help": "Random seed of the sample and of the split."})
+    seed: int = field(
+        default=42, metadata={"help": "Random seed of the sample, of the split and of its order."}
+    )
     ids_from: str | None = field(
         default=None,
         metadata={"help": "manifest.json: rebuild its dataset, with its labels and splits."},
@@ -256,6 +277,10 @@ class FetchArguments:
         default="https://export.arxiv.org/api/query",
         metadata={"help": "api: address of the search API."},
     )
+    contact: str | None = field(
+        default=None,
+        metadata={"help": "api: your e-mail address, for the User-Agent of the requests."},
+    )
     push_to_hub: bool = field(
         default=False, metadata={"help": "Publish the folder on the Hugging Face Hub."}
     )
@@ -277,6 +302,7 @@ SOURCES_OF_FLAGS = {
     "timeout_seconds": ["api"],
     "num_retries": ["api"],
     "api_url": ["api"],
+    "contact": ["api"],
 }
 
 
@@ -351,6 +377,11 @@ def check_split(arguments: FetchArguments) -> None:
             f"--split_ratios {' '.join(map(str, ratios))}: give three positive numbers that sum "
             "to 1, such as 0.8 0.1 0.1; every dataset has a train, a validation and a test split"
         )
+    if arguments.split_by == "date" and arguments.start_date == arguments.end_date:
+        fail(
+            f"--split_by date: {arguments.start_date} is both the first and the last day; give an "
+            "earlier --start_date or a later --end_date"
+        )
     limit = arguments.max_records_per_category
     if limit is not None and limit < 10:
         fail(f"--max_records_per_category must be at least 10, not {limit}")
@@ -382,6 +413,7 @@ def check_source(arguments: FetchArguments) -> None:
         arguments.timeout_seconds,
         arguments.num_retries,
     )
+    check_contact(arguments.contact)
 
 
 def read_manifest(arguments: FetchArguments) -> dict:
@@ -393,7 +425,11 @@ def read_manifest(arguments: FetchArguments) -> dict:
     remedy = "give the manifest.json that fetch_arxiv.py wrote"
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        recorded = {name: manifest["arguments"][name] for name in MANIFEST_FLAGS}
+        # Manifests of earlier versions do not say how they were split: at random.
+        asked = {"split_by": "random"} | manifest["arguments"]
+        recorded = {name: asked[name] for name in MANIFEST_FLAGS}
+        if recorded["split_by"] not in ("random", "date"):
+            raise ValueError(f"split_by is {recorded['split_by']!r:.50}")
         number_of_labels = len(recorded["categories"])
         for split in SPLITS:
             for _, label in zip(manifest["ids"][split], manifest["labels"][split], strict=True):
@@ -666,7 +702,7 @@ def draw_sample(records: list[dict], limit: int, seed: int) -> list[dict]:
 
 
 def split_records(records: list[dict], arguments: FetchArguments) -> dict[str, list[dict]]:
-    """Return the splits, stratified by label and shuffled.
+    """Return the splits, each in random order.
 
     Exits with status 2 if a class is too small for that.
     """
@@ -685,6 +721,8 @@ def split_records(records: list[dict], arguments: FetchArguments) -> dict[str, l
     _, validation_ratio, test_ratio = arguments.split_ratios
     validation_size = round(len(records) * validation_ratio)
     test_size = round(len(records) * test_ratio)
+    if arguments.split_by == "date":
+        return split_by_date(records, validation_size, test_size, arguments)
     train, rest = train_test_split(
         records,
         test_size=validation_size + test_size,
@@ -698,6 +736,51 @@ def split_records(records: list[dict], arguments: FetchArguments) -> dict[str, l
         random_state=arguments.seed,
     )
     return {"train": train, "validation": validation, "test": test}
+
+
+def split_by_date(
+    records: list[dict], validation_size: int, test_size: int, arguments: FetchArguments
+) -> dict[str, list[dict]]:
+    """Return the splits by the day of version 1: the newest papers are the test split.
+
+    Papers of one day are in the order of their ids, so that a source without times of day gives
+    the same splits. Within a split the order is random: --max_train_samples of the other scripts
+    takes the first ones. Exits with status 2 if a split lacks a class.
+    """
+
+    def day_and_id(record: dict) -> tuple[date, str]:
+        return record["published"].date(), record["id"]
+
+    def rank(record: dict) -> bytes:
+        return hashlib.sha256(f"order {arguments.seed} {record['id']}".encode()).digest()
+
+    in_order = sorted(records, key=day_and_id)
+    first_test = len(in_order) - test_size
+    first_validation = first_test - validation_size
+    parts = {
+        "train": in_order[:first_validation],
+        "validation": in_order[first_validation:first_test],
+        "test": in_order[first_test:],
+    }
+    splits = {}
+    for split, part in parts.items():
+        present = {record["label"] for record in part}
+        for label, name in enumerate(arguments.categories):
+            if label not in present:
+                first, last = day_range(part)
+                fail(
+                    f"--split_by date: category {name} has no paper of {first} to {last}, the "
+                    f"{split} split; change the dates or --split_ratios, or leave it out of "
+                    "--categories"
+                )
+        splits[split] = sorted(part, key=rank)
+    return splits
+
+
+def day_range(records: list[dict]) -> tuple[str, str]:
+    """Return the days of the oldest and of the newest record."""
+    days = [record["published"].date().isoformat() for record in records]
+    return min(days), max(days)
 
 
 def rebuild_splits(
@@ -776,7 +859,7 @@ class SearchApi:
         self.arguments = arguments
         self.pace = Pace(arguments.delay_seconds)
         self.adapter = PoliteAdapter(
-            "arxiv-confusable-classification (fetch_arxiv.py; requests)",
+            user_agent("fetch_arxiv.py", arguments.contact),
             self.pace,
             arguments.timeout_seconds,
             arguments.num_retries,
@@ -1114,8 +1197,9 @@ def make_manifest(
     facts: dict,
     digests: dict[str, str],
 ) -> dict:
-    """Return everything that is needed to rebuild the dataset; no path of this machine."""
+    """Return everything that is needed to rebuild the dataset; no path, no address of a person."""
     recorded = asdict(arguments)
+    del recorded["contact"]
     recorded["output_dir"] = Path(os.path.abspath(arguments.output_dir)).name
     for name in ("snapshot_file", "ids_from"):
         if recorded[name] is not None:
@@ -1129,6 +1213,8 @@ def make_manifest(
         sizes[split] = {
             name: labels[split].count(label) for label, name in enumerate(arguments.categories)
         }
+    if arguments.split_by == "date":
+        facts = facts | {"days": {split: day_range(splits[split]) for split in SPLITS}}
     packages = ("arxiv", "datasets", "pyarrow", "requests", "scikit-learn")
     return {
         "script": "fetch_arxiv.py",
@@ -1136,7 +1222,7 @@ def make_manifest(
         "arguments": recorded,
         "counts": sizes,
         "dropped": dict(sorted(counts.items())),
-        **facts,  # of the source: harvest, dataset_commit, gone
+        **facts,  # of the source: harvest, dataset_commit, gone; of the split: days
         "sha256": digests,
         "versions": {package: version(package) for package in packages},
         "ids": ids,
@@ -1180,6 +1266,21 @@ def counts_table(splits: dict[str, list[dict]], arguments: FetchArguments) -> st
     return "\n".join(lines)
 
 
+def describe_split(splits: dict[str, list[dict]], arguments: FetchArguments) -> str:
+    """Return a sentence that says how the records were split."""
+    ratios = ":".join(f"{ratio:g}" for ratio in arguments.split_ratios)
+    if arguments.split_by == "random":
+        return f"Stratified split {ratios}, seed {arguments.seed}."
+    days = []
+    for split in SPLITS:
+        first, last = day_range(splits[split])
+        days.append(f"{split} {first} to {last}")
+    return (
+        f"Split {ratios} by the day of version 1: {', '.join(days)}. The newest papers are the "
+        f"test split, so the shares of the classes differ. Seed {arguments.seed}."
+    )
+
+
 def dataset_card(
     splits: dict[str, list[dict]],
     arguments: FetchArguments,
@@ -1203,7 +1304,6 @@ def dataset_card(
         "snapshot": f"the metadata snapshot {Path(arguments.snapshot_file or '').name}",
         "hub": f"{arguments.hub_dataset} on the Hugging Face Hub",
     }[arguments.source]
-    ratios = ":".join(f"{ratio:g}" for ratio in arguments.split_ratios)
     size = SIZES[max(0, len(str(len(records))) - 3)]
     data_files = json.dumps([{"split": split, "path": f"data/{split}-*"} for split in SPLITS])
     # datasets' cache knows a local folder by its name and its configuration. The digest tells
@@ -1230,7 +1330,7 @@ classification. Read from {source}. {origin}
 
 {counts_table(splits, arguments)}
 
-Stratified split {ratios}, seed {arguments.seed}.
+{describe_split(splits, arguments)}
 Records dropped: {describe_counts(counts)}. An abstract is taken for a withdrawal notice if its
 first {WITHDRAWN_WITHIN} characters say that the paper itself is withdrawn, removed or retracted. Of
 records with the same abstract only the earliest is kept.
@@ -1470,6 +1570,28 @@ def check_requests(
             f"--delay_seconds {delay_seconds:g}: arXiv's terms of use ask for {TERMS_DELAY:g} "
             "seconds between two requests"
         )
+
+
+# Copied from tools/common/arxiv_access.py::check_contact
+def check_contact(contact: str | None) -> None:
+    """Exit with status 2 if --contact is not the address of a person or of a page."""
+    if contact is None:
+        return
+    if len(contact) > LONGEST_CONTACT or CONTACT.fullmatch(contact) is None:
+        fail(
+            f"--contact {contact!r:.100} is neither an e-mail address nor that of a web page; "
+            "write it like you@example.org"
+        )
+
+
+# Copied from tools/common/arxiv_access.py::user_agent
+def user_agent(script: str, contact: str | None) -> str:
+    """Return the User-Agent of a script's requests, with the address of who sends them."""
+    purpose = f"{script}; requests"
+    if contact is not None:
+        is_mail = "@" in contact and not contact.startswith("mailto:")
+        purpose += f"; mailto:{contact}" if is_mail else f"; {contact}"
+    return f"arxiv-confusable-classification ({purpose})"
 
 
 # Copied from tools/common/arxiv_access.py::Pace

@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import random
+import re
 import shlex
 import subprocess
 import sys
@@ -297,6 +298,107 @@ def test_arguments_from_a_yaml_file(run, snapshot, tmp_path, flag):
     assert (arguments["seed"], arguments["categories"]) == (2, LABELS[:3])
 
 
+# The split by date
+
+
+@pytest.fixture
+def fetch_by_date(fetch_snapshot, tmp_path):
+    """Split records by date of which every class has two in each year from 2014 to 2023."""
+    entries = [snapshot_entry(number, LABELS[number // 10 % 5]) for number in range(100)]
+    file = write_snapshot(tmp_path / "by-year.jsonl", entries)
+
+    def call(*flags, **options):
+        return fetch_snapshot("--split_by", "date", *flags, **({"file": file} | options))
+
+    return call
+
+
+def days_of(folder):
+    """The days of each split, sorted."""
+    days = {}
+    for split, table in load_dataset(str(folder)).items():
+        days[split] = sorted(moment.date().isoformat() for moment in table["published"])
+    return days
+
+
+def test_split_by_date_trains_on_the_past(fetch_by_date, tmp_path):
+    result = fetch_by_date()
+    assert result.code == 0, result.err
+    folder = tmp_path / "dataset"
+    days = days_of(folder)
+    assert [len(days[split]) for split in ("train", "validation", "test")] == [80, 10, 10]
+    assert days["train"][-1] <= days["validation"][0]
+    assert days["validation"][-1] <= days["test"][0]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["arguments"]["split_by"] == "date"
+    assert manifest["days"] == {split: [days[split][0], days[split][-1]] for split in days}
+    card = " ".join((folder / "README.md").read_text().split())
+    assert f"Split 0.8:0.1:0.1 by the day of version 1: train {days['train'][0]} to" in card
+    assert f"test {days['test'][0]} to {days['test'][-1]}" in card
+    assert "Stratified" not in card
+
+
+def test_split_by_date_is_the_same_for_any_order_and_without_times_of_day(fetch_by_date, tmp_path):
+    """Many papers of one day: their ids decide, as OAI-PMH has no times of day."""
+    entries = []
+    for number in range(100):
+        clock = f"{(7 * number) % 24:02d}:{number % 60:02d}:00"
+        day = f"Mon, {1 + number // 30} Jun 2015 {clock} GMT"
+        entry = snapshot_entry(number, LABELS[number % 5], id=f"1506.{number:05d}")
+        entries.append(entry | {"versions": [{"version": "v1", "created": day}]})
+    ids = {}
+    hashes = {}
+    for name in ("in order", "reversed", "days"):
+        records = entries[::-1] if name == "reversed" else entries
+        if name == "days":
+            text = re.sub(r"\d\d:\d\d:\d\d GMT", "00:00:00 GMT", json.dumps(entries))
+            records = json.loads(text)
+        file = write_snapshot(tmp_path / f"{name}.jsonl", records)
+        folder = tmp_path / name
+        assert fetch_by_date(file=file, folder=folder).code == 0
+        ids[name] = json.loads((folder / "manifest.json").read_text())["ids"]
+        hashes[name] = parquet_hashes(folder)
+    assert hashes["in order"] == hashes["reversed"]
+    assert ids["in order"] == ids["days"]
+    # The cuts are within a day, so the larger ids of that day come later.
+    assert sorted(ids["days"]["test"]) == [entry["id"] for entry in entries[-10:]]
+
+
+def test_seed_decides_the_order_within_a_split_by_date(fetch_by_date, tmp_path):
+    """--max_train_samples takes the first documents: these must not be the oldest."""
+    for seed in (42, 43):
+        fetch_by_date("--seed", seed, folder=tmp_path / str(seed))
+    first, second = (
+        json.loads((tmp_path / name / "manifest.json").read_text())["ids"]["train"]
+        for name in ("42", "43")
+    )
+    assert first != second
+    assert sorted(first) == sorted(second)
+    days = [str(moment) for moment in load_dataset(str(tmp_path / "42"))["train"]["published"]]
+    assert days != sorted(days)
+
+
+def test_class_without_recent_papers_is_named(fetch_by_date, snapshot, tmp_path):
+    result = fetch_by_date(file=snapshot)  # each of its classes has papers of two years only
+    assert_user_error(result, "--split_by date", "math.AG", "the validation split")
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_results_of_both_splits_in_the_docs_are_those_of_the_file():
+    path = ROOT / "results/arxiv-dev/split-by-date.json"
+    models = json.loads(path.read_text(encoding="utf-8"))["models"]
+    text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    for name, measured in models.items():
+        cells = []
+        for metric in ("accuracy", "macro_f1"):
+            for part in ("random", "date", "difference"):
+                estimate = measured[part][metric]
+                value, low, high = (100 * estimate[key] for key in ("value", "low", "high"))
+                cells.append(f"{value:.2f} ({low:.2f} to {high:.2f})")
+        assert re.search(rf"\| {name}[^|]*\| {re.escape(' | '.join(cells))} \|", text), name
+        assert measured["measured"] in text
+
+
 # What a user may get wrong
 
 
@@ -327,6 +429,12 @@ def test_arguments_from_a_yaml_file(run, snapshot, tmp_path, flag):
         (["--sead", "1"], ["--sead", "--seed"]),
         (["--seed", "x"], ["--seed", "x"]),
         (["--source", "sanpshot"], ["sanpshot"]),
+        (["--split_by", "day"], ["--split_by", "day"]),
+        (
+            ["--split_by", "date", "--start_date", "2015-06-01", "--end_date", "2015-06-01"],
+            ["--split_by date", "2015-06-01", "--start_date"],
+        ),
+        (["--contact", "you@example.org"], ["--contact", "--source api"]),
     ],
 )
 def test_bad_flags(fetch_snapshot, tmp_path, flags, words):
@@ -1058,6 +1166,41 @@ def test_full_disk_keeps_finished_windows(fetch, server, expected, tmp_path):
     assert parquet_hashes(tmp_path / "dataset") == expected
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["fetch.json", "halved window", "window", "manifest.json", "README.md"],
+)
+def test_full_disk_at_any_file_is_one_line(fetch, server, expected, tmp_path, request, name):
+    """What has come is kept, and the same command goes on."""
+    disk_is_full = request.getfixturevalue("full_disk")
+    if name.endswith("window"):
+        fetch("--max_window", 100, folder=tmp_path / "other")
+        state = "halved" if name == "halved window" else "jsonl"
+        window, total = next(iter(windows_of(tmp_path / "other", state).items()))
+        name = f"{window}.{total}.{state}.gz"
+        server.log.clear()
+    with disk_is_full(name):
+        assert_user_error(fetch("--max_window", 100), "cannot write into")
+    assert not (tmp_path / "dataset/manifest.json").exists()
+    asked = len(server.log)
+    assert fetch("--max_window", 100).code == 0
+    assert parquet_hashes(tmp_path / "dataset") == expected
+    if name in ("manifest.json", "README.md"):
+        assert len(server.log) == asked, "all windows were there"
+
+
+# Who asks
+
+
+def test_contact_stands_in_the_user_agent_and_is_not_published(fetch, server, expected, tmp_path):
+    assert fetch("--contact", "you@example.org").code == 0
+    agent = "arxiv-confusable-classification (fetch_arxiv.py; requests; mailto:you@example.org)"
+    assert {request["agent"] for request in server.log} == {agent}
+    assert parquet_hashes(tmp_path / "dataset") == expected
+    for name in ("manifest.json", "README.md"):
+        assert "you@" not in (tmp_path / "dataset" / name).read_text()
+
+
 # A published manifest
 
 
@@ -1091,6 +1234,34 @@ def test_ids_from_rebuilds_the_dataset(fetch, fetch_again, server, expected, tmp
         assert len(server.log) == math.ceil(75 / 20), (
             "the number of entries is known: no request for it"
         )
+
+
+def test_ids_from_rebuilds_a_split_by_date(fetch_by_date, run, tmp_path):
+    fetch_by_date("--seed", 7)
+    published = parquet_hashes(tmp_path / "dataset")
+    flags = ["--source", "snapshot", "--snapshot_file", tmp_path / "by-year.jsonl"]
+    flags += ["--ids_from", tmp_path / "dataset/manifest.json", "--output_dir", tmp_path / "again"]
+    result = run("fetch_arxiv", *flags, "--disable_tqdm")
+    assert result.code == 0, result.err
+    assert parquet_hashes(tmp_path / "again") == published
+    before, after = (
+        json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("dataset", "again")
+    )
+    assert after["arguments"]["split_by"] == "date"
+    assert after["days"] == before["days"]
+
+
+def test_ids_from_a_manifest_of_an_earlier_version(fetch, fetch_again, tmp_path):
+    """It does not say how it was split: that was at random."""
+    fetch()
+    path = tmp_path / "dataset/manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["arguments"]["split_by"]
+    path.write_text(json.dumps(manifest))
+    published = parquet_hashes(tmp_path / "dataset")
+    assert fetch_again("snapshot").code == 0
+    assert parquet_hashes(tmp_path / "again") == published
+    assert "Stratified split" in (tmp_path / "again/README.md").read_text()
 
 
 @pytest.mark.parametrize("source", ["api", "snapshot"])
@@ -1203,6 +1374,8 @@ def test_ids_from_something_else(fetch, tmp_path, content):
         (["--snapshot_file", "x.jsonl"], ["--snapshot_file", "--source snapshot"]),
         (["--skip_bad_lines"], ["--skip_bad_lines", "--source snapshot"]),
         (["--source", "oai"], ["oai", "snapshot"]),
+        (["--contact", "nobody"], ["--contact 'nobody'", "you@example.org"]),
+        (["--contact", "a@b.org\nX: 1"], ["--contact"]),
     ],
 )
 def test_bad_flags_of_the_api(fetch, server, tmp_path, more, words):

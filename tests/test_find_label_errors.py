@@ -12,6 +12,8 @@ from conftest import LABELS, ROOT, assert_user_error, make_records, write_datase
 from datasets import Dataset, load_dataset
 from statsmodels.stats.proportion import proportion_confint
 
+from common.data import DataArguments, load_splits
+
 NAMES = ["label_errors.csv", "label_errors.html", "label_errors.json"]
 WRONG = {3: 1, 57: 0, 85: 2, 95: 4}  # document number -> label that it gets; in all three splits
 
@@ -424,6 +426,45 @@ def test_runs_of_other_data_are_refused(find, dataset, tmp_path):
     assert_user_error(find(dataset, *flags), "more or fewer values than its header")
     path.write_text("")
     assert_user_error(find(dataset, *flags), "no rows")
+
+
+def record_fingerprint(folder, data, columns=("abstract",)):
+    """Let a run say which texts it predicted, as run_classification.py does."""
+    arguments = DataArguments(dataset_name=str(data), text_column_names=list(columns))
+    fingerprints = load_splits(arguments, ["train", "validation", "test"], 42).fingerprints
+    record = {"data_fingerprints": fingerprints, "arguments": {"text_column_names": list(columns)}}
+    (folder / "run_arguments.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize("columns", [["abstract"], ["title", "abstract"]])
+def test_runs_of_other_texts_are_refused(find, dataset, tmp_path, columns):
+    """Same ids and labels, but the abstracts have changed since."""
+    write_run(tmp_path / "run", dataset)
+    record_fingerprint(tmp_path / "run", dataset, columns)
+    flags = ("--runs", tmp_path / "run")
+    assert find(dataset, *flags).code == 0
+    # The texts are read by other columns than the run's.
+    assert find(dataset, *flags, "--text_column_names", "title", out="title").code == 0
+    records = records_with_wrong_labels()
+    records[-1]["abstract"] += " Version 2."
+    changed = write_dataset(tmp_path / "changed", records)
+    result = find(changed, *flags, out="other")
+    assert_user_error(result, tmp_path / "run", "other texts", "predict again")
+
+
+def test_several_labels_per_document_are_refused(find, dataset, tmp_path):
+    write_run(tmp_path / "run", dataset)
+    record = {"problem_type": "multi_label_classification", "script": "run_baseline.py"}
+    (tmp_path / "run" / "run_arguments.json").write_text(json.dumps(record))
+    for flag in ("--runs", "--svm_run"):
+        result = find(dataset, flag, tmp_path / "run")
+        assert_user_error(result, tmp_path / "run", "several labels per document")
+    listed = load_dataset(str(dataset))["test"]
+    labels = [[label] for label in listed["label"]]
+    listed = listed.remove_columns("label").add_column("label", labels)
+    (tmp_path / "listed").mkdir()
+    listed.to_parquet(tmp_path / "listed" / "train.parquet")
+    assert_user_error(find(tmp_path / "listed"), "'label'", "several labels per document")
 
 
 def test_predictions_that_were_edited_are_refused_or_named(find, dataset, tmp_path):

@@ -2,9 +2,13 @@
 
 import gzip
 import json
+import multiprocessing
+import os
 import shlex
+import signal
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import filelock
 import pytest
@@ -13,6 +17,7 @@ from arxiv_server import (
     full_disk,
     hashes_from_snapshot,
     parquet_hashes,
+    run_main,
     snapshot_entry,
     start,
     study_entries,
@@ -295,6 +300,92 @@ def test_killed_at_any_moment_it_goes_on(server, harvest, tmp_path):
     assert (tmp_path / "oai.jsonl.gz").read_bytes() == (tmp_path / "whole.jsonl.gz").read_bytes()
 
 
+def kill_at_operation(number, arguments):
+    """Run the harvest and kill it, as kill -9 does, before a file operation of the output.
+
+    The operations are counted from the first write of the joined file on.
+    """
+    seen = []
+
+    def watch(owner, name):
+        original = getattr(owner, name)
+
+        def call(path, *more, **options):
+            if seen or Path(path).name == "output":
+                seen.append(f"{name} {path}")
+                if len(seen) == number:
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return original(path, *more, **options)
+
+        setattr(owner, name, call)
+
+    for name in ("write_bytes", "open", "unlink", "rmdir"):
+        watch(Path, name)
+    watch(os, "replace")
+    run_main("harvest_oai", arguments)
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_killed_at_the_end_no_paper_is_lost(is_moved, server, harvest, tmp_path):
+    """From the join of the pages on, also if the user takes the finished file away."""
+    flags = ["--categories", "math.AG", "math.CV"]
+    assert harvest(*flags, file=tmp_path / "whole.jsonl").code == 0
+    whole = (tmp_path / "whole.jsonl").read_bytes()
+    file = tmp_path / "oai.jsonl"
+    for number in range(1, 30):
+        arguments = oai_flags(server, file, *flags)
+        process = multiprocessing.get_context("fork").Process(
+            target=kill_at_operation, args=(number, arguments)
+        )
+        process.start()
+        process.join()
+        was_killed = process.exitcode == -signal.SIGKILL
+        if is_moved and file.exists():
+            assert file.read_bytes() == whole
+            file.unlink()
+        if was_killed:
+            again = harvest(*flags, file=file)
+            # Where nothing but an empty folder or a lock was left, the file is simply there.
+            assert again.code == 0 or "exists; delete it" in again.err
+        if was_killed or not is_moved:
+            assert file.read_bytes() == whole, number
+            file.unlink()
+        if not was_killed:
+            break
+    assert 10 < number < 29, "the last command was not killed, and all before were"
+
+
+def test_token_of_yesterday_starts_its_set_again(server, harvest, hashes_of, expected, tmp_path):
+    """A command is stopped, and its token is dead when the same command goes on."""
+    server.fault = lambda number, query: "503" if number > 2 else None
+    assert harvest("--num_retries", 0).code == 1
+    state = json.loads((tmp_path / "oai.jsonl.gz.work/state.json").read_text())
+    assert (state["set"], state["page"]) == (1, 1) and state["token"]
+    asked = len(server.log)
+    server.fault = lambda number, query: "bad token, 400" if number == asked else None
+    assert harvest().code == 0
+    dead, again = server.log[asked : asked + 2]
+    assert dead["resumptionToken"] == state["token"]
+    assert again["set"] == "math:math:CV"
+    assert hashes_of() == expected
+
+
+@pytest.mark.parametrize(
+    ("contact", "shown"),
+    [
+        ("you@example.org", "mailto:you@example.org"),
+        ("mailto:first.last+arxiv@sub.example.org", "mailto:first.last+arxiv@sub.example.org"),
+        ("https://example.org/~you/harvest", "https://example.org/~you/harvest"),
+    ],
+)
+def test_contact_stands_in_the_user_agent(harvest, server, tmp_path, contact, shown):
+    server.fault = lambda number, query: "503" if number > 2 else None
+    assert harvest("--contact", contact, "--num_retries", 0).code == 1
+    agent = f"arxiv-confusable-classification (harvest_oai.py; requests; {shown})"
+    assert {request["agent"] for request in server.log} == {agent}
+    assert contact not in (tmp_path / "oai.jsonl.gz.work/state.json").read_text()
+
+
 def test_full_disk_keeps_finished_pages(server, harvest, tmp_path):
     with full_disk(6000):  # the pages are smaller, the whole file is not
         assert_user_error(harvest(file=tmp_path / "oai.jsonl"), "cannot write")
@@ -328,6 +419,12 @@ def test_full_disk_keeps_finished_pages(server, harvest, tmp_path):
         (["--oai_url", "http://127.0.0.1:9/oai"], ["no connection"]),
         (["--oai_url", "http://no-such-host.invalid/oai"], ["no connection"]),
         (["--page_size", 5], ["--page_size"]),
+        (["--contact", "you"], ["--contact 'you'", "you@example.org"]),
+        (["--contact", "you@example.org\r\nX-More: 1"], ["--contact", "you@example.org"]),
+        (["--contact", "Zoë@example.org"], ["--contact"]),
+        (["--contact", "a@b.org and c@d.org"], ["--contact"]),
+        (["--contact", ""], ["--contact ''"]),
+        (["--contact", f"you@{'a' * 200}.org"], ["--contact"]),
     ],
 )
 def test_user_errors(harvest, server, tmp_path, more, words):

@@ -129,11 +129,64 @@ def test_page_is_self_contained_and_summary_says_what_was_found(everything):
     assert 'http-equiv="Content-Security-Policy"' in page and "default-src 'none'" in page
     HTMLParser().feed(page)
     for experiment in EXPERIMENTS:
-        assert f"<h2>{experiment.TITLE}</h2>" in page
+        assert f"<summary>{experiment.TITLE}</summary>" in page
         assert f"## {experiment.TITLE}" in summary
     for sentence in ("flat does not see the word order", "its output does not", "moved apart"):
         assert sentence in page and sentence in summary
     assert (everything / "context.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_page_answers_first(everything):
+    """Question, answers, picture, one table, the tests in fold-outs; versions last."""
+    page = (everything / "context.html").read_text(encoding="utf-8")
+    condition = read(everything)["order"][0]["conditions"][0]
+    is_found = any(
+        condition[name]["p_holm"] < 0.05 for name in ("accuracy", "true_class_probability")
+    )
+    answer = "Yes, the order of words: when single words are shuffled, its accuracy "
+    if not is_found:
+        answer = answer.replace("Yes, the order of words", "Undecided")
+    places = [
+        page.index(text)
+        for text in (
+            "<h1>Does steep use context?</h1>",
+            f"<strong>{answer}",
+            "<li>Attention window: When a token sees only itself, accuracy ",
+            "<figure",
+            "Each test in one number per model",
+            "<details><summary>Word order</summary>",
+            "Versions:",
+        )
+    ]
+    assert places == sorted(places)
+    summary = (everything / "context.md").read_text(encoding="utf-8")
+    assert summary.startswith(f"# Does steep use context?\n\n**{answer}")
+    # Nothing but zeros: one sentence instead of two tables
+    for name in ("flat", "svm"):
+        assert f"{name}, change of F1" not in page + summary
+        assert f"{name} does not see the word order" in summary
+    assert "svm2, change of F1" in page and "svm2, change of F1" in summary
+
+
+def test_what_may_be_chance_is_not_called_a_loss(everything):
+    sentences = (everything / "context.md").read_text(encoding="utf-8").split("## Word order")[1]
+    for run in read(everything)["order"]:
+        if run["indifferent"]:
+            continue
+        for condition in run["conditions"]:
+            test = condition["accuracy"]
+            if condition["block"] not in (1, "sentence") or test["difference"] == 0:
+                continue
+            name = {1: "single words", "sentence": "sentences"}[condition["block"]]
+            (line,) = [
+                line
+                for line in sentences.split("\n")
+                if line.startswith(f"- {run['name']}: with {name} shuffled, accuracy")
+            ]
+            first = line.split("; ")[0]
+            assert ("may be chance" in first) == (test["p_holm"] >= 0.05)
+            assert ("falls" in first or "rises" in first) == (test["p_holm"] < 0.05)
+            assert ("P(true" in line or "true class" in line) == (run["kind"] == "encoder")
 
 
 def test_text_from_the_data_is_escaped(everything, tmp_path, run):
@@ -1039,6 +1092,34 @@ def test_no_pickle_and_no_code_of_a_model_is_loaded(context, runs, tmp_path):
     (hostile / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     assert_user_error(context(tmp_path / "o", model=hostile), "hostile")
     assert not (tmp_path / "ran").exists()
+
+
+def test_several_labels_per_document_are_refused(context, documents, runs, tmp_path):
+    """By the record of a run, by a model's config, and in the dataset."""
+    several = "several labels per document"
+    shutil.copytree(runs / "svm", tmp_path / "svm")
+    record = json.loads((tmp_path / "svm" / "run_arguments.json").read_text())
+    record["problem_type"] = "multi_label_classification"
+    (tmp_path / "svm" / "run_arguments.json").write_text(json.dumps(record))
+    result = context(tmp_path / "out", "--compare", tmp_path / "svm")
+    assert_user_error(result, tmp_path / "svm", several)
+    shutil.copytree(runs / "steep", tmp_path / "steep")
+    config = json.loads((tmp_path / "steep" / "config.json").read_text())
+    config["problem_type"] = "multi_label_classification"
+    (tmp_path / "steep" / "config.json").write_text(json.dumps(config))
+    result = context(tmp_path / "out", model=tmp_path / "steep")
+    assert_user_error(result, tmp_path / "steep", several)
+    (tmp_path / "data").mkdir()
+    for kind in ("listed", "unlabeled"):
+        table = load_dataset(str(documents))["test"]
+        labels = [[label] for label in table["label"]]
+        table = table.remove_columns("label")
+        if kind == "listed":
+            table = table.add_column("label", labels)
+        (tmp_path / kind).mkdir()
+        table.to_parquet(tmp_path / kind / "test.parquet")
+        result = context(tmp_path / "out", dataset=tmp_path / kind)
+        assert_user_error(result, several if kind == "listed" else "no column 'label'")
 
 
 def test_tokenizer_of_another_model(context, runs, tmp_path):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import LABELS, assert_user_error, make_records, write_dataset, write_tiny_model
+from datasets import load_dataset
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -127,6 +128,23 @@ def test_texts_are_read_as_in_training(probe, tiny_model, tmp_path):
     other = record_of(tmp_path / "abstract-alone")
     assert other["arguments"]["text_column_names"] == ["abstract"]
     assert other["data_fingerprints"] != record["data_fingerprints"]
+
+
+@pytest.mark.parametrize("case", ["several labels", "no test labels"])
+def test_labels_that_cannot_be_probed(probe, dataset, tmp_path, case):
+    splits = load_dataset(str(dataset))
+    (tmp_path / "other").mkdir()
+    for split, table in splits.items():
+        labels = [LABELS[label] for label in table["label"]]
+        table = table.remove_columns("label")
+        if case == "several labels":
+            table = table.add_column("label", [[name] for name in labels])
+        elif split != "test":
+            table = table.add_column("label", labels)
+        table.to_parquet(tmp_path / "other" / f"{split}.parquet")
+    words = {"several labels": "several labels per document", "no test labels": "has no labels"}
+    assert_user_error(probe(data=tmp_path / "other"), tmp_path / "other", words[case])
+    assert not (tmp_path / "probes").exists()
 
 
 def test_folders_of_others_are_left_alone(probe, tiny_model, tmp_path):

@@ -70,7 +70,14 @@ from statsmodels.stats.weightstats import DescrStatsW
 from tqdm import tqdm
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
-from common.data import SPLITS, dataset_commit, fingerprint, join_texts, load_split
+from common.data import (
+    MULTI_LABEL,
+    SPLITS,
+    dataset_commit,
+    fingerprint,
+    join_texts,
+    load_split,
+)
 from common.folders import (
     check_names,
     lock_output_dir,
@@ -276,6 +283,15 @@ def read_svm_setting(folder: Path) -> dict:
     return setting | read_setting(folder, ("min_df", "class_weight", *RUN_DEFAULTS))
 
 
+def check_single_label(folder: Path, record: dict) -> None:
+    """Exit with status 2 if a run has several labels per document."""
+    if record.get("problem_type") == MULTI_LABEL:
+        fail(
+            f"{folder} has several labels per document, which {SCRIPT} does not support; give runs "
+            "of one label per document"
+        )
+
+
 def read_setting(folder: Path, names: tuple[str, ...]) -> dict:
     """Return those of the flags that a run records. Exit with status 2 if one is damaged."""
     path = folder / "run_arguments.json"
@@ -300,6 +316,9 @@ def read_setting(folder: Path, names: tuple[str, ...]) -> dict:
 
 def complete_arguments(arguments: LabelArguments) -> None:
     """Set the flags that were not given: as in the run, otherwise to their defaults."""
+    for folder in map(Path, [arguments.svm_run] if arguments.svm_run else arguments.runs or []):
+        if (folder / "run_arguments.json").exists():
+            check_single_label(folder, read_json(folder / "run_arguments.json"))
     recorded = {}
     source = arguments.svm_run
     if arguments.svm_run:
@@ -435,6 +454,11 @@ def read_texts(
 def read_labels(part: datasets.Dataset, ids: list[str], split: str, column: str) -> list[str]:
     """Return the class names of a split. Exit with status 2 if a document has no label."""
     feature = part.features[column]
+    if isinstance(feature, (datasets.List, datasets.LargeList)):
+        fail(
+            f"column {column!r} has several labels per document, which {SCRIPT} does not support; "
+            "give a dataset of one label per document"
+        )
     kind = str(getattr(feature, "dtype", "list"))
     if not kind.endswith(("string", "bool")) and "int" not in kind:
         fail(f"labels in column {column!r} must be names or integers, not {feature}")
@@ -604,7 +628,45 @@ def read_predictions(folder: Path, names: list[str]) -> tuple[list[str], list[st
     return ids, labels, scores[:, columns] / sums[:, None]
 
 
-def average_runs(folders: list[str], documents: Documents) -> tuple[np.ndarray, list[dict]]:
+def check_texts_of_run(
+    folder: Path, rows: list[int], is_labeled: bool, documents: Documents, arguments: LabelArguments
+) -> None:
+    """Exit with status 2 if the documents that a run predicted have other texts now.
+
+    rows are their numbers, in the order of predictions.csv. Nothing is checked where the run does
+    not record a fingerprint of its test split: runs of earlier versions, and of others.
+    """
+    path = folder / "run_arguments.json"
+    record = read_json(path) if path.exists() else {}
+    fingerprints = record.get("data_fingerprints")
+    if not isinstance(fingerprints, dict) or "test" not in fingerprints:
+        return
+    setting = RUN_DEFAULTS | read_setting(folder, tuple(RUN_DEFAULTS))
+    columns = split_names(setting["text_column_names"])
+    delimiter = setting["text_column_delimiter"]
+    texts = [documents.texts[row] for row in rows]
+    is_read_alike = (columns, delimiter) == (
+        arguments.text_column_names,
+        arguments.text_column_delimiter,
+    )
+    if not is_read_alike:
+        split = documents.splits[rows[0]]
+        part = load_split(arguments.dataset_name, split, columns, arguments.dataset_revision)
+        first = documents.splits.index(split)
+        values = [part[name] for name in columns]
+        joined = [join_texts(row, delimiter) for row in zip(*values, strict=True)]
+        texts = [joined[row - first] for row in rows]
+    table = {"id": [documents.ids[row] for row in rows], "text": texts}
+    if is_labeled:
+        table["label"] = [documents.names[documents.labels[row]] for row in rows]
+    if fingerprint(pd.DataFrame(table)) != fingerprints["test"]:
+        fail(
+            f"{folder} predicted other texts than those of the dataset, which has changed since, "
+            "or its predictions.csv was edited; predict again"
+        )
+
+
+def average_runs(arguments: LabelArguments, documents: Documents) -> tuple[np.ndarray, list[dict]]:
     """Return the mean probabilities (documents, classes) and a record per run.
 
     Rows of documents that no run predicted are NaN. A run's documents are found by id, and all
@@ -616,7 +678,7 @@ def average_runs(folders: list[str], documents: Documents) -> tuple[np.ndarray, 
     for row, (split, name) in enumerate(zip(documents.splits, documents.ids, strict=True)):
         rows_of_split[split][name] = row
     records = []
-    for folder in map(Path, folders):
+    for folder in map(Path, arguments.runs):
         ids, labels, scores = read_predictions(folder, documents.names)
         check_ids(ids, f"predictions of {folder}")
         overlaps = {s: sum(name in rows for name in ids) for s, rows in rows_of_split.items()}
@@ -637,6 +699,7 @@ def average_runs(folders: list[str], documents: Documents) -> tuple[np.ndarray, 
                 f"{folder / 'predictions.csv'} has {first_rows(ids, changed)} with another label "
                 "than the dataset, which has changed since; predict again"
             )
+        check_texts_of_run(folder, rows, bool(labels), documents, arguments)
         if split == "train":
             logger.warning(
                 "%s predicted documents of the training split: their ranks mean nothing "
@@ -1015,7 +1078,7 @@ def main() -> None:
     run_records = []
     groups = same_text(documents.texts)
     if arguments.runs:
-        probabilities, run_records = average_runs(arguments.runs, documents)
+        probabilities, run_records = average_runs(arguments, documents)
         predicted = np.flatnonzero(~np.isnan(probabilities[:, 0]))
         documents = select_documents(documents, predicted)
         probabilities = probabilities[predicted]

@@ -14,7 +14,7 @@
 # ///
 """Harvest arXiv's metadata through OAI-PMH into a file in the layout of Kaggle's metadata snapshot.
 
-    python tools/harvest_oai.py --output_file arxiv-oai.jsonl.gz
+    python tools/harvest_oai.py --output_file arxiv-oai.jsonl.gz --contact you@example.org
     python fetch_arxiv.py --source snapshot --snapshot_file arxiv-oai.jsonl.gz \\
         --output_dir data/arxiv
 
@@ -31,6 +31,7 @@ Writes --output_file: one JSON object per line, gzip if the name ends in .gz, on
 
 import contextlib
 import gzip
+import hashlib
 import json
 import logging
 import os
@@ -58,10 +59,12 @@ from common.arxiv_access import (
     Pace,
     PoliteAdapter,
     category_names,
+    check_contact,
     check_requests,
     failure_reason,
     give_up,
     is_final,
+    user_agent,
 )
 from common.cli import fail, one_line, parse_arguments, start_logging
 from common.folders import find_foreign_file, is_record, write
@@ -114,6 +117,10 @@ class HarvestArguments:
     num_retries: int = field(
         default=10, metadata={"help": "Number of retries of a failed request."}
     )
+    contact: str | None = field(
+        default=None,
+        metadata={"help": "Your e-mail address, for the User-Agent of the requests."},
+    )
     disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
 
 
@@ -150,12 +157,13 @@ def check_arguments(arguments: HarvestArguments) -> None:
         arguments.timeout_seconds,
         arguments.num_retries,
     )
+    check_contact(arguments.contact)
     check_output(Path(arguments.output_file))
 
 
 def check_output(file: Path) -> None:
     """Exit with status 2 if the output file exists, or is a link to where a file may come."""
-    if os.path.lexists(file):
+    if os.path.lexists(file) and not is_finished(file, work_folder(file)):
         fail(f"--output_file {file} exists; delete it, or give another name")
 
 
@@ -182,7 +190,7 @@ class OaiClient:
         self.num_retries = arguments.num_retries
         self.pace = Pace(arguments.delay_seconds)
         self.adapter = PoliteAdapter(
-            "arxiv-confusable-classification (harvest_oai.py; requests)",
+            user_agent("harvest_oai.py", arguments.contact),
             self.pace,
             arguments.timeout_seconds,
             arguments.num_retries,
@@ -286,6 +294,11 @@ def set_name(category: str) -> str:
 # The work folder: finished pages and how far the harvest is
 
 
+def work_folder(file: Path) -> Path:
+    """Return the folder of the pages of an output file."""
+    return Path(f"{file}.work")
+
+
 @dataclass
 class State:
     """How far a harvest is, as it stands in state.json."""
@@ -294,6 +307,7 @@ class State:
     set: int = 0  # finished sets
     page: int = 0  # finished pages of the current set
     token: str = ""  # of the next page
+    output: str = ""  # SHA-256 of the output file, once all pages are joined
     script: str = "harvest_oai.py"
 
     def save(self, folder: Path) -> None:
@@ -315,7 +329,9 @@ def open_work_folder(folder: Path, arguments: HarvestArguments) -> Iterator[Stat
         with filelock.FileLock(folder / "lock", timeout=0):
             try:
                 # Another process may have gone on between reading the state and locking it.
-                yield load_state(folder, arguments)
+                state = load_state(folder, arguments)
+                remove_pages(folder, state)
+                yield state
             finally:
                 (folder / "lock").unlink(missing_ok=True)
                 if next(folder.glob(PAGES), None) is None:
@@ -369,6 +385,40 @@ def load_state(folder: Path, arguments: HarvestArguments) -> State:
     except (ValueError, KeyError, TypeError) as error:
         fail(f"cannot read {path} ({one_line(error)}); delete {folder} to start again")
     return state
+
+
+def is_finished(file: Path, folder: Path) -> bool:
+    """Return whether a file is the output of the harvest in the folder.
+
+    A command that was killed afterwards has left its work files.
+    """
+    path = folder / STATE
+    if file.is_symlink() or not file.is_file() or not is_record(path, "harvest_oai.py"):
+        return False
+    output = json.loads(path.read_text(encoding="utf-8")).get("output")
+    with file.open("rb") as stream:
+        return output == hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def remove_pages(folder: Path, state: State) -> None:
+    """Remove the pages that do not count as finished.
+
+    A command that was killed between two writes has left them; they come again.
+    """
+    for path in folder.glob(PAGES):
+        number, page = path.name.split(".")[0].split("-")
+        if (int(number), int(page)) >= (state.set, state.page):
+            path.unlink()
+
+
+def finish(folder: Path, state: State) -> None:
+    """Remove the work files, the output file being written."""
+    # If this command is killed between two pages, the rest of them must not be taken for all.
+    state.set = 0
+    state.page = 0
+    state.token = ""
+    state.save(folder)
+    remove_work_files(folder)
 
 
 def remove_work_files(folder: Path) -> None:
@@ -441,14 +491,13 @@ def restart_set(folder: Path, state: State) -> None:
     state.page = 0
     state.token = ""
     state.save(folder)
-    for path in folder.glob(f"{state.set:03d}-*.jsonl.gz"):
-        path.unlink()  # a page of this harvest; it comes again
+    remove_pages(folder, state)
 
 
 # The output file
 
 
-def join_pages(folder: Path, arguments: HarvestArguments) -> int:
+def join_pages(folder: Path, arguments: HarvestArguments, state: State) -> int:
     """Write the output file from all pages and return the number of papers.
 
     Exits with status 2 if a page is damaged, or if the output file has appeared meanwhile.
@@ -462,6 +511,9 @@ def join_pages(folder: Path, arguments: HarvestArguments) -> int:
         else:
             number = write_papers(folder, arguments, raw)
     check_output(file)
+    with temporary.open("rb") as stream:
+        state.output = hashlib.file_digest(stream, "sha256").hexdigest()
+    state.save(folder)
     os.replace(temporary, file)  # there was no such file a moment ago
     return number
 
@@ -504,22 +556,23 @@ def main() -> None:
     start_logging()
     (arguments,) = parse_arguments(__doc__, HarvestArguments)
     check_arguments(arguments)
-    folder = Path(arguments.output_file + ".work")
+    file = Path(arguments.output_file)
+    folder = work_folder(file)
 
     with open_work_folder(folder, arguments) as state:
+        if is_finished(file, folder):
+            finish(folder, state)
+            logger.info("%s was complete; its work files are removed", file)
+            return
+
         # 2. The pages of all sets
         client = OaiClient(arguments)
         harvest(client, arguments, folder, state)
 
         # 3. One file
-        number = join_pages(folder, arguments)
-        remove_work_files(folder)
-    logger.info(
-        "wrote %s: %s papers, %d requests",
-        arguments.output_file,
-        f"{number:,}",
-        client.pace.requests,
-    )
+        number = join_pages(folder, arguments, state)
+        finish(folder, state)
+    logger.info("wrote %s: %s papers, %d requests", file, f"{number:,}", client.pace.requests)
     logger.info("next: %s", next_command(arguments))
 
 

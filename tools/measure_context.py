@@ -70,7 +70,9 @@ from context import EXPERIMENTS
 from context.attributions import warn_of_another_model
 from context.documents import Documents, read_documents, text_digest
 from context.models import Cache, Run, column_names, load_runs, read_words
-from context.results import Evaluation, Measurement, Section, logits_key
+from context.results import Evaluation, Measurement, Section, Table, logits_key
+from context.text import estimate_cell, number
+from context.word_order import block_text
 from context.words import normalize_phrase
 
 logger = logging.getLogger(__name__)
@@ -407,23 +409,23 @@ def read_earlier_version(folder: Path, index: dict) -> Measurement:
     order = Evaluation(record={"runs": []})
     windows = Evaluation(record={"runs": []})
     surrogate = Evaluation(record={"runs": []})
-    for number, run in enumerate(index["runs"]):
+    for place, run in enumerate(index["runs"]):
         order.record["runs"].append({"conditions": run["conditions"]})
-        logits = np.load(folder / f"order-{number}.npy", allow_pickle=False)
-        order.logits[logits_key(number, "original")] = logits[0]
+        logits = np.load(folder / f"order-{place}.npy", allow_pickle=False)
+        order.logits[logits_key(place, "original")] = logits[0]
         parts = np.split(logits[1:], len(run["conditions"]))
         for condition, part in zip(run["conditions"], parts, strict=True):
-            order.logits[logits_key(number, f"block-{condition['block']}")] = part
+            order.logits[logits_key(place, f"block-{condition['block']}")] = part
 
         conditions = {"conditions": run.get("windows", [])}
         if "windows" not in run:
             conditions["reason"] = EARLIER
         windows.record["runs"].append(conditions)
         if run.get("windows"):
-            logits = np.load(folder / f"windows-{number}.npy", allow_pickle=False)
-            windows.logits[logits_key(number, "original")] = logits[0]
+            logits = np.load(folder / f"windows-{place}.npy", allow_pickle=False)
+            windows.logits[logits_key(place, "original")] = logits[0]
             for condition, part in zip(run["windows"], logits[1:], strict=True):
-                windows.logits[logits_key(number, f"window-{condition['window']}")] = part
+                windows.logits[logits_key(place, f"window-{condition['window']}")] = part
 
         surrogate.record["runs"].append({"additive_r2": run.get("additive_r2", [])})
         if "additive_r2" not in run:
@@ -484,19 +486,66 @@ def published(value: object) -> object:
     return value
 
 
-def markdown(result: dict, sections: list[Section]) -> str:
-    """Return context.md: the sentences of each section, then its tables."""
-    parts = [f"# Does {escape_markdown(result['model'])} use context?"]
+def question(result: dict) -> str:
+    """Return the question that the page answers."""
+    return f"Does {result['model']} use context?"
+
+
+def summary_table(result: dict) -> Table:
+    """Return the table of all models: a row each, the main number of each experiment."""
+    header = ["model", "accuracy, percent"]
+    first_block = block_text(result["order"][0]["conditions"][0]["block"])
+    header += [f"accuracy with {first_block} shuffled, points", "P(true class), points"]
+    header += ["accuracy with the smallest window, points", "additive share of the logit"]
+    header += ["attribution: share between content words"]
+    windows = {run["name"]: run["conditions"][0] for run in result["windows"]}
+    surrogates = {row["name"]: row for row in result["surrogates"]}
+    attributed = {row["name"]: row["content"] for row in result["attribution"]}
+    rows = []
+    for run in result["order"]:
+        name = run["name"]
+        shuffled = run["conditions"][0]
+        row = [name, estimate_cell(run["accuracy"], "value")]
+        if run["indifferent"]:
+            row += ["-", "-"]
+        else:
+            row.append(estimate_cell(shuffled["accuracy"], "difference"))
+            row.append(estimate_cell(shuffled.get("true_class_probability"), "mean"))
+        window = windows.get(name)
+        row.append(estimate_cell(window and window["accuracy"], "difference"))
+        row.append(estimate_cell(surrogates.get(name), "mean", number))
+        row.append(estimate_cell(attributed.get(name), "icc", number))
+        rows.append(row)
+    caption = (
+        "Each test in one number per model, with its 95% CI (a dash: not measured, or the model "
+        "cannot see the order of words)"
+    )
+    return Table(caption, header, rows)
+
+
+def markdown(result: dict, sections: list[Section], summary: Table) -> str:
+    """Return context.md: question, answers, one table, then the sections with their tables."""
+    answers = [section for section in sections if section.answer]
+    parts = [f"# {escape_markdown(question(result))}"]
+    parts.append(f"**{escape_markdown(answers[0].answer)}**")
+    parts.append(markdown_list([f"{section.title}: {section.answer}" for section in answers[1:]]))
+    parts += markdown_parts(summary)
     for section in sections:
         parts.append(f"## {section.title}")
         parts.append(markdown_list(section.sentences))
         for table in section.tables:
-            parts.append(f"{escape_markdown(table.caption)}:")
-            parts.append(markdown_table(table.header, table.rows).rstrip())
+            parts += markdown_parts(table)
     if result["left_out"]:
         parts.append("## Left out")
         parts.append(markdown_list(result["left_out"]))
+    parts = [part for part in parts if part]
     return hide_paths("\n\n".join(parts) + "\n")
+
+
+def markdown_parts(table: Table) -> list[str]:
+    """Return the caption of a table and the table."""
+    text = markdown_table(table.header, table.rows).rstrip()
+    return [f"{escape_markdown(table.caption)}:", text]
 
 
 def markdown_list(sentences: list[str]) -> str:
@@ -546,15 +595,26 @@ def main() -> None:
     # 4. Text and drawings
     sections = [experiment.describe(result) for experiment in EXPERIMENTS]
     sections = [section for section in sections if section.sentences]
+    summary = summary_table(result)
     picture = draw(result)
-    page = render("context.html", result=result, sections=sections, picture=data_url(picture))
+    page = render(
+        "context.html",
+        result=result,
+        question=question(result),
+        sections=sections,
+        summary=summary,
+        picture=data_url(picture),
+    )
     files = {
         "context.png": picture,
         "context.html": page,
-        "context.md": markdown(result, sections),
+        "context.md": markdown(result, sections, summary),
     }
     result["files"] = digests(files)
     write_files(output, {"context.json": to_json(result)} | files)
+    for section in sections:  # the answers first
+        if section.answer:
+            logger.info(section.answer)
     for section in sections:
         for sentence in section.sentences:
             logger.info(sentence)

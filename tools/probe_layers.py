@@ -56,7 +56,7 @@ from transformers import (
 )
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
-from common.data import SPLITS, DataArguments, LoadedData, load_splits
+from common.data import MULTI_LABEL, SPLITS, DataArguments, LoadedData, load_splits
 from common.folders import model_commit, open_output_dir, short_path, write_files
 
 logger = logging.getLogger(__name__)
@@ -382,6 +382,16 @@ def main() -> None:
         max_train_samples=arguments.max_train_samples,
     )
     data = load_splits(data_arguments, [*SPLITS], SEED)
+    if data.problem_type == MULTI_LABEL:
+        fail(
+            f"{arguments.dataset_name} has several labels per document, which probe_layers.py does "
+            "not support; give a dataset of one label per document"
+        )
+    if "label" not in data.splits["test"].column_names:
+        fail(
+            f"the test split of {arguments.dataset_name} has no labels, which probe_layers.py "
+            "requires; give a dataset whose three splits have labels"
+        )
     for label, name in enumerate(data.labels):
         if label not in data.splits["train"]["label"]:
             fail(

@@ -57,6 +57,13 @@ TERMS_DELAY = 3.0  # seconds between two requests, arXiv's terms of use
 BUSY = (429, *range(500, 600))  # statuses of a server that may answer later
 LONGEST_PAUSE = 300  # seconds, of the growing pauses between retries
 LONGEST_RETRY_AFTER = 3600  # seconds that a server may ask for
+# What --contact may be: an e-mail address, or the address of a page; header fields are ASCII.
+CONTACT = re.compile(
+    r"(?:mailto:)?[\w.+%-]+@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,}"
+    r"|https?://[\w.-]+(?::\d{1,5})?(?:/[\w./~%+-]*)?",
+    re.ASCII,
+)
+LONGEST_CONTACT = 200  # characters
 
 
 def category_names() -> list[str]:
@@ -88,6 +95,26 @@ def check_requests(
             f"--delay_seconds {delay_seconds:g}: arXiv's terms of use ask for {TERMS_DELAY:g} "
             "seconds between two requests"
         )
+
+
+def check_contact(contact: str | None) -> None:
+    """Exit with status 2 if --contact is not the address of a person or of a page."""
+    if contact is None:
+        return
+    if len(contact) > LONGEST_CONTACT or CONTACT.fullmatch(contact) is None:
+        fail(
+            f"--contact {contact!r:.100} is neither an e-mail address nor that of a web page; "
+            "write it like you@example.org"
+        )
+
+
+def user_agent(script: str, contact: str | None) -> str:
+    """Return the User-Agent of a script's requests, with the address of who sends them."""
+    purpose = f"{script}; requests"
+    if contact is not None:
+        is_mail = "@" in contact and not contact.startswith("mailto:")
+        purpose += f"; mailto:{contact}" if is_mail else f"; {contact}"
+    return f"arxiv-confusable-classification ({purpose})"
 
 
 class Pace:

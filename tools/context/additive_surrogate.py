@@ -109,11 +109,22 @@ def describe(result: dict) -> Section:
     """Return the section of the additive surrogate."""
     section = Section(TITLE)
     for row in result["surrogates"]:
+        if row["name"] == result["model"]:
+            section.answer = (
+                f"{percent(row['mean'])}% ({interval(row)}) of the variance of the logit is a sum "
+                "over words, the rest is interactions, of order or not."
+            )
         section.sentences.append(
             f"{row['name']}: {percent(row['mean'])}% ({interval(row)}) of the variance of the "
             "predicted class's logit is a sum over words, and the rest is interactions of words "
             "(R2 of the best additive surrogate on texts in which each word is left out with "
             f"probability 1/2; mean over {row['documents']} documents)."
+        )
+    if result["surrogates"]:
+        section.sentences.append(
+            "Interactions need not be order: a bag of words that is pooled by attention cannot see "
+            "the order, and its words interact through their weights. Only the word order test and "
+            "the phrases whose words are moved apart are about order."
         )
     return section
 

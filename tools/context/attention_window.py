@@ -4,7 +4,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
 
-from common.pages import p_text, percent
 from context.conditions import (
     METRIC_HEADER,
     Condition,
@@ -15,7 +14,7 @@ from context.conditions import (
 from context.documents import Documents
 from context.models import Cache, Run, encode, encoder_logits, join_tokens
 from context.results import Evaluation, Measurement, Section, Summary, Table, logits_key
-from context.text import interval, verdict
+from context.text import change_text
 
 NAME = "attention_window"
 TITLE = "Attention window"
@@ -109,12 +108,11 @@ def describe(result: dict) -> Section:
     section = Section(TITLE)
     for run in result["windows"]:
         for condition in (run["conditions"][0], run["conditions"][-1]):
-            test = condition["accuracy"]
-            section.sentences.append(
-                f"{run['name']}: when a token sees {window_text(condition['window'])}, accuracy "
-                f"changes by {percent(test['difference'])} points ({interval(test)}, p after Holm "
-                f"{p_text(test['p_holm'])}): {verdict(test['p_holm'], 'no change')}."
-            )
+            change = change_text("accuracy", condition["accuracy"])
+            sentence = f"when a token sees {window_text(condition['window'])}, {change}."
+            section.sentences.append(f"{run['name']}: {sentence}")
+            if run["name"] == result["model"] and not section.answer:
+                section.answer = sentence[0].upper() + sentence[1:]
         rows = []
         for condition in run["conditions"]:
             rows.append([str(condition["window"]), *metric_cells(condition)])

@@ -15,11 +15,21 @@ from common.statistics import (
     percentile_interval,
 )
 from context.results import Measurement
+from context.significance import (
+    exchange_tests,
+    mcnemar,
+    mcnemar_interval,
+    mean_tests,
+    smallest_p,
+)
 from context.text import limits, model_styles
 
 METRIC_HEADER = [
     "accuracy",
     "difference",
+    "95% CI",
+    "p (Holm)",
+    "P(true class) changes by",
     "95% CI",
     "p (Holm)",
     "macro F1",
@@ -52,7 +62,8 @@ def condition_statistics(
 
     original is (documents, classes). The metric of a condition is the mean over its repetitions.
     Each document is changed by itself, so resampling the documents resamples the changes, too.
-    Macro F1 averages over the classes that are a label or a prediction.
+    With one repetition, p of accuracy is McNemar's, and that of F1 is of exchanged predictions;
+    both are exact. Macro F1 averages over the classes that are a label or a prediction.
     """
     labels = measurement.labels
     classes = measurement.classes
@@ -86,12 +97,16 @@ def condition_statistics(
             count = int((labels == classes.index(name)).sum())
             test = {"class": name, "documents": count} | metric_test(draws, place)
             result["classes"].append(test)
-        result |= probability_changes(original, condition, labels)
+        if len(condition.logits) == 1:
+            replace_by_exact_tests(result, original, condition, measurement, arguments)
+        else:
+            bound_p_values(result, original, condition)
         changes.conditions.append(result)
+    add_probability_changes(changes.conditions, original, conditions, labels, arguments)
 
     # Families of tests: all conditions of a run for each metric; all classes of all conditions
-    for metric in metrics:
-        add_holm([result[metric] for result in changes.conditions])
+    for metric in (*metrics, "true_class_probability"):
+        add_holm([result[metric] for result in changes.conditions if metric in result])
     add_holm([test for result in changes.conditions for test in result["classes"]])
     return changes
 
@@ -117,34 +132,87 @@ def metric_test(draws: np.ndarray, rows: slice) -> dict:
     return {"value": float(means[0])} | difference_test(means - draws[:, 0])
 
 
-def probability_changes(original: np.ndarray, condition: Condition, labels: np.ndarray) -> dict:
-    """Return by how much probabilities change: that of the true class, and the total variation.
+def replace_by_exact_tests(
+    result: dict, original: np.ndarray, condition: Condition, measurement: Measurement, arguments
+) -> None:
+    """Replace the p-values of a condition with one repetition, and the interval of its accuracy.
 
-    Empty for scores that are not finite.
+    A bootstrap of few changed documents finds too small p-values and too short intervals. The
+    interval is the bootstrap's, as far as McNemar's reaches beyond it.
     """
-    if not (np.isfinite(original).all() and np.isfinite(condition.logits).all()):
-        return {}
-    changes = softmax(condition.logits, axis=-1) - softmax(original, axis=-1)
-    of_label = changes[:, np.arange(len(labels)), labels]
-    variation = np.abs(changes).sum(axis=-1)
-    return {
-        "true_class_probability": mean_interval(of_label.mean(axis=0)),
-        "total_variation": mean_interval(variation.mean(axis=0) / 2),
-    }
+    labels = measurement.labels
+    before = original.argmax(axis=-1)
+    after = condition.logits[0].argmax(axis=-1)
+    only_before = int(((before == labels) & (after != labels)).sum())
+    only_after = int(((before != labels) & (after == labels)).sum())
+    accuracy = result["accuracy"]
+    low, high = mcnemar_interval(only_before, only_after, len(labels))
+    accuracy["low"] = min(low, accuracy["low"])
+    accuracy["high"] = max(high, accuracy["high"])
+    accuracy["p"] = mcnemar(only_before, only_after)
+    of_classes, macro = exchange_tests(
+        labels,
+        before,
+        after,
+        len(measurement.classes),
+        arguments.n_permutations,
+        arguments.seed,
+    )
+    result["macro_f1"]["p"] = macro
+    for test in result["classes"]:
+        test["p"] = float(of_classes[measurement.classes.index(test["class"])])
+
+
+def bound_p_values(result: dict, original: np.ndarray, condition: Condition) -> None:
+    """Raise p-values of the bootstrap that so few changed documents cannot give."""
+    changed = condition.logits.argmax(axis=-1) != original.argmax(axis=-1)
+    bound = smallest_p(int(changed.any(axis=0).sum()))
+    for test in (result["accuracy"], result["macro_f1"], *result["classes"]):
+        test["p"] = max(test["p"], bound)
+
+
+def add_probability_changes(
+    results: list[dict],
+    original: np.ndarray,
+    conditions: list[Condition],
+    labels: np.ndarray,
+    arguments,
+) -> None:
+    """Add to each condition by how much P(true class) changes, and the total variation.
+
+    Nothing is added where scores are not finite.
+    """
+    finite = []
+    rows = []
+    for result, condition in zip(results, conditions, strict=True):
+        if not (np.isfinite(original).all() and np.isfinite(condition.logits).all()):
+            continue
+        changes = softmax(condition.logits, axis=-1) - softmax(original, axis=-1)
+        finite.append(result)
+        rows.append(changes[:, np.arange(len(labels)), labels].mean(axis=0))
+        variation = np.abs(changes).sum(axis=-1)
+        result["total_variation"] = mean_interval(variation.mean(axis=0) / 2)
+    if rows:
+        tests = mean_tests(np.array(rows), arguments.n_resamples, arguments.seed)
+        for result, test in zip(finite, tests, strict=True):
+            result["true_class_probability"] = test
 
 
 def metric_cells(condition: dict) -> list[str]:
     """Return the cells under METRIC_HEADER."""
-    cells = []
-    for metric in ("accuracy", "macro_f1"):
-        test = condition[metric]
-        cells += [
-            percent(test["value"]),
-            percent(test["difference"]),
-            limits(test),
-            f"{test['p_holm']:.3f}",
-        ]
-    return cells
+
+    def metric_cells_of(test: dict) -> list[str]:
+        values = [percent(test["value"]), percent(test["difference"]), limits(test)]
+        return [*values, f"{test['p_holm']:.3f}"]
+
+    probability = condition.get("true_class_probability")
+    if probability:
+        change = [percent(probability["mean"]), limits(probability)]
+        change.append(f"{probability['p_holm']:.3f}")
+    else:
+        change = ["-", "-", "-"]
+    accuracy = metric_cells_of(condition["accuracy"])
+    return [*accuracy, *change, *metric_cells_of(condition["macro_f1"])]
 
 
 def draw_conditions(axes: plt.Axes, result: dict, runs: list[dict], key: str, label: str) -> None:

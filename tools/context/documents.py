@@ -99,6 +99,11 @@ def read_documents(name: str, revision: str | None, split: str, max_samples: int
     a label.
     """
     table = load_split(name, split, ["id", "label"], revision)
+    if isinstance(table.features["label"], (datasets.List, datasets.LargeList)):
+        fail(
+            f"column 'label' of {name} has several labels per document, which measure_context.py "
+            "does not support; give a dataset of one label per document"
+        )
     if not isinstance(table.features["label"], datasets.ClassLabel):
         fail(
             f"column 'label' of {name} is not a ClassLabel; "

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from common.cli import fail, one_line
+from common.data import MULTI_LABEL
 from common.folders import model_commit, read_json, run_name, write_files
 from context.documents import Documents
 from context.words import shuffle
@@ -135,6 +136,15 @@ def read_run_record(folder: str) -> dict:
     return record
 
 
+def check_single_label(folder: str, record: dict) -> None:
+    """Exit with status 2 if a run, by its record or its config, has several labels per document."""
+    if record.get("problem_type") == MULTI_LABEL:
+        fail(
+            f"{folder} has several labels per document, which measure_context.py does not support; "
+            "give runs of one label per document"
+        )
+
+
 def load_runs(arguments, documents: Documents) -> list[Run]:
     """Load --model_name_or_path and the runs of --compare, each folder once.
 
@@ -142,6 +152,8 @@ def load_runs(arguments, documents: Documents) -> list[Run]:
     """
     classes = documents.classes
     folders = list(dict.fromkeys([arguments.model_name_or_path, *arguments.compare]))
+    for folder in folders:
+        check_single_label(folder, read_run_record(folder))
     runs = []
     for folder, name in zip(folders, unique_names(folders), strict=True):
         if Path(folder, "model.skops").exists():
@@ -301,6 +313,7 @@ def load_encoder(
         )
 
     config = model.config
+    check_single_label(folder, config.to_dict())
     label2id = {label: class_number for class_number, label in config.id2label.items()}
     check_classes(folder, list(label2id), classes)
     class_columns = [label2id[label] for label in classes]

@@ -17,8 +17,9 @@ from common.folders import read_attributions
 from common.pages import p_text, plain
 from common.statistics import ALPHA, add_holm, mean_interval
 from context.documents import Documents, read_documents
-from context.models import ROUNDING, Cache, Run, join_tokens
+from context.models import Cache, Run, join_tokens
 from context.results import Evaluation, Measurement, Section, Summary, Table
+from context.significance import mean_tests
 from context.text import COLORS, interval, number, verdict
 from context.words import (
     move_apart,
@@ -35,7 +36,7 @@ logger = logging.getLogger(__name__)
 NAME = "phrases"
 TITLE = "Phrases"
 MIN_CHOICE_DOCUMENTS = 3  # that contain a phrase, where phrases are chosen
-MIN_PHRASE_DOCUMENTS = 6  # with fewer, a sign-flip test cannot reach p < 0.05
+MIN_PHRASE_DOCUMENTS = 6  # with fewer, no test of their signs could reach p < 0.05
 MAX_PHRASE_DOCUMENTS = 50  # in which a phrase is tested
 PHRASE_WORDS = range(2, 5)  # length of the phrases that are taken from attributions
 SHOWN_PHRASES = 12
@@ -318,21 +319,11 @@ def evaluate_phrase(
 # Statistics
 
 
-def sign_flip_test(values: list[float], n_permutations: int, seed: int) -> dict | None:
-    """Test whether the mean of one value per document is 0.
-
-    Under the null hypothesis the values are symmetric about 0, so each sign could be the other one:
-    p is the share of random signs with a mean at least as far from 0, counting the observed one
-    (Phipson & Smyth, Stat. Appl. Genet. Mol. Biol. 9:39, 2010). The interval is Student's. None for
-    fewer than MIN_PHRASE_DOCUMENTS documents.
-    """
+def documents_test(values: list[float], arguments) -> dict | None:
+    """Test whether the mean of one value per document is 0; None for too few documents."""
     if len(values) < MIN_PHRASE_DOCUMENTS:
         return None
-    values = np.where(np.abs(values) < ROUNDING, 0, values)  # a rounding error is not an effect
-    signs = np.random.default_rng(seed).choice([-1, 1], size=(n_permutations, len(values)))
-    extreme = np.abs(signs @ values) >= abs(values.sum()) - 1e-9
-    p = float((1 + extreme.sum()) / (1 + n_permutations))
-    return mean_interval(values) | {"documents": len(values), "p": p}
+    return mean_tests(np.array([values]), arguments.n_resamples, arguments.seed)[0]
 
 
 def summarize(measurement: Measurement, arguments) -> Summary:
@@ -348,7 +339,7 @@ def summarize(measurement: Measurement, arguments) -> Summary:
     rows = []
     # By kind of control and document, one value for each phrase
     by_document = {kind: defaultdict(list) for kind in CONTROLS}
-    for place, phrase in enumerate(record["phrases"]):
+    for phrase in record["phrases"]:
         row = phrase_means(phrase)
         for kind in CONTROLS:
             differences = []
@@ -358,9 +349,7 @@ def summarize(measurement: Measurement, arguments) -> Summary:
                     differences.append(difference)
                     by_document[kind][found["document"]].append(difference)
             row |= control_means(phrase, kind)
-            row[f"against_{kind}"] = sign_flip_test(
-                differences, arguments.n_permutations, arguments.seed + place
-            )
+            row[f"against_{kind}"] = documents_test(differences, arguments)
         rows.append(row)
 
     result = {"source": record["source"], "not_found": record["not_found"], "phrases": rows}
@@ -368,7 +357,7 @@ def summarize(measurement: Measurement, arguments) -> Summary:
         tests = [row[f"against_{kind}"] for row in rows if row[f"against_{kind}"]]
         add_holm(tests)
         means = [np.mean(values) for values in by_document[kind].values()]
-        together = sign_flip_test(means, arguments.n_permutations, arguments.seed)
+        together = documents_test(means, arguments)
         if together:
             significant = [test for test in tests if test["p_holm"] < ALPHA]
             together["tested"] = len(tests)
@@ -416,6 +405,7 @@ def describe(result: dict) -> Section:
         f"phrase adds to the logit of the class that {result['model']} predicts, minus the sum of "
         "what each of its words adds alone. A synergy of 0 means that the words act independently."
     )
+    section.answer = answer(phrases["against_moved"])
     for kind, text in CONTROLS.items():
         section.sentences.append(comparison_sentence(phrases[f"against_{kind}"], text))
     section.sentences.append(
@@ -427,6 +417,21 @@ def describe(result: dict) -> Section:
         section.sentences.append(f"Not in the documents: {', '.join(phrases['not_found'])}.")
     section.tables.append(phrase_table(phrases["phrases"]))
     return section
+
+
+def answer(together: dict | None) -> str:
+    """Return whether phrases add more than their words moved apart."""
+    if not together:
+        return ""
+    details = f"({interval(together, number)}, p {p_text(together['p'])})"
+    change = number(abs(together["mean"]))
+    if together["p"] >= ALPHA:
+        return (
+            "It is undecided whether phrases add more to the logit than the same words moved "
+            f"apart: {number(together['mean'])} {details}."
+        )
+    more = "more" if together["mean"] > 0 else "less"
+    return f"Phrases add {change} {more} to the logit than the same words moved apart {details}."
 
 
 def comparison_sentence(together: dict | None, controls: str) -> str:
@@ -447,7 +452,7 @@ def comparison_sentence(together: dict | None, controls: str) -> str:
         )
     return (
         f"Compared with {controls}, the synergy of phrases differs by {number(together['mean'])} "
-        f"logits ({interval(together, number)}; sign-flip test over {together['documents']} "
+        f"logits ({interval(together, number)}; studentized bootstrap over {together['documents']} "
         f"documents, p {p_text(together['p'])}): {verdict(together['p'], 'no difference')}. {alone}"
     )
 

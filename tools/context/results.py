@@ -59,6 +59,7 @@ class Section:
     title: str
     sentences: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    answer: str = ""  # one sentence on the measured model; the first one answers the question
 
 
 def logits_key(run: int, condition: str) -> str:

@@ -222,6 +222,11 @@ def describe(result: dict) -> Section:
     if not rows:
         return section
     first_model = rows[0]["model"]
+    correlations = [row["rho"] for row in rows if row["model"] == first_model]
+    section.answer = (
+        "The mean attribution of a word and its share in the SVM's decision value have a rank "
+        f"correlation of {number(min(correlations))} to {number(max(correlations))} by class."
+    )
     for name in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == name]
         section.sentences += model_sentences(name, own, first_model)

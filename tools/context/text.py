@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from common.pages import percent
+from common.pages import p_text, percent
 from common.statistics import ALPHA, MIN_INTERVAL_DOCUMENTS
 
 COLORS = ("#1b7837", "#762a83", "#2166ac", "#b35806", "#666666", "#c51b7d", "#35978f", "#000000")
@@ -33,6 +33,30 @@ def verdict(p_holm: float, null: str) -> str:
     if p_holm < ALPHA:
         return f"distinguishable from {null}"
     return f"not distinguishable from {null}"
+
+
+def change_text(what: str, test: dict) -> str:
+    """Return by how many points something changes, by a test with a Holm-corrected p.
+
+    What may be chance is called so, not a loss or a gain.
+    """
+    change = test["difference"] if "difference" in test else test["mean"]
+    if change == test["low"] == test["high"] == 0:
+        return f"{what} stays"
+    details = f"{interval(test)}, p after Holm {p_text(test['p_holm'])}"
+    if test["p_holm"] >= ALPHA:
+        return f"{what} changes by {percent(change)} points, which may be chance ({details})"
+    verb = "falls" if change < 0 else "rises"
+    return f"{what} {verb} by {percent(abs(change))} points ({details})"
+
+
+def estimate_cell(estimate: dict | None, value: str, form: Callable[[float], str] = percent) -> str:
+    """Return a value with its interval for a table cell; a dash where there is none."""
+    if not estimate:
+        return "-"
+    if estimate["low"] is None:
+        return form(estimate[value])
+    return f"{form(estimate[value])} ({limits(estimate, form)})"
 
 
 def model_styles(result: dict) -> dict[str, dict[str, str]]:

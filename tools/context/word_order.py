@@ -7,6 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common.pages import p_text, percent
+from common.statistics import ALPHA
 from context.conditions import (
     METRIC_HEADER,
     Condition,
@@ -17,7 +18,7 @@ from context.conditions import (
 from context.documents import Documents
 from context.models import Cache, Run, encode
 from context.results import Evaluation, Measurement, Section, Summary, Table, logits_key
-from context.text import interval, limits, verdict
+from context.text import change_text, interval
 from context.words import SENTENCE, shuffle
 
 logger = logging.getLogger(__name__)
@@ -155,11 +156,32 @@ def block_text(block: int | str) -> str:
 
 def describe(result: dict) -> Section:
     """Return the section of the word order test."""
-    section = Section(TITLE)
+    section = Section(TITLE, answer=answer(result["order"][0]))
     for run in result["order"]:
         section.sentences += run_sentences(run, result["documents"])
-        section.tables += run_tables(run)
+        # Without order there is nothing in the tables but zeros.
+        if not run["indifferent"]:
+            section.tables += run_tables(run)
     return section
+
+
+def answer(run: dict) -> str:
+    """Return whether a run depends on the order of words."""
+    name = run["name"]
+    if run["indifferent"]:
+        return f"No: {name} cannot see the order of words, and shuffling them changes nothing."
+    condition = run["conditions"][0]
+    accuracy = condition["accuracy"]
+    probability = condition.get("true_class_probability")
+    changes = [change_text("its accuracy", accuracy)]
+    if probability:
+        changes.append(change_text("the mean probability of the true class", probability))
+    tests = [test for test in (accuracy, probability) if test]
+    if any(test["p_holm"] < ALPHA for test in tests):
+        verdict = "Yes, the order of words"
+    else:
+        verdict = "Undecided"
+    return f"{verdict}: when {block_text(condition['block'])} are shuffled, {'; '.join(changes)}."
 
 
 def run_sentences(run: dict, documents: int) -> list[str]:
@@ -170,19 +192,6 @@ def run_sentences(run: dict, documents: int) -> list[str]:
         f"and macro F1 {percent(run['macro_f1']['value'])}% on the {documents:,} original "
         "documents."
     ]
-    for condition in run["conditions"]:
-        if condition["block"] in (1, SENTENCE):
-            sentences.append(condition_sentence(name, condition))
-
-    worst = min(run["conditions"], key=lambda condition: condition["macro_f1"]["difference"])
-    loser = min(worst["classes"], key=lambda test: test["difference"])
-    if loser["difference"] < 0:
-        sentences.append(
-            f"{name}: {loser['class']} loses most, {percent(-loser['difference'])} points of F1 "
-            f"with {block_text(worst['block'])} shuffled ({interval(loser)}; "
-            f"{verdict(loser['p_holm'], 'no change')} after Holm over all classes and sizes)."
-        )
-
     if run["indifferent"] is not None:
         single = next(condition for condition in run["conditions"] if condition["block"] == 1)
         state = "does not" if run["indifferent"] else "DOES: something is wrong"
@@ -190,6 +199,8 @@ def run_sentences(run: dict, documents: int) -> list[str]:
             f"{name} does not see the word order, so its predictions must not depend on it; its "
             f"output {state} (largest change of a score {single['max_change']:.1e})."
         )
+    if not run["indifferent"]:
+        sentences += loss_sentences(run)
     if run["cut_documents"]:
         sentences.append(
             f"{run['cut_documents']:,} documents are longer than {name} reads. They were truncated "
@@ -198,20 +209,37 @@ def run_sentences(run: dict, documents: int) -> list[str]:
     return sentences
 
 
+def loss_sentences(run: dict) -> list[str]:
+    """Return what a run that sees the word order loses, and the class that loses most."""
+    name = run["name"]
+    sentences = []
+    for condition in run["conditions"]:
+        if condition["block"] in (1, SENTENCE):
+            sentences.append(condition_sentence(name, condition))
+    worst = min(run["conditions"], key=lambda condition: condition["macro_f1"]["difference"])
+    loser = min(worst["classes"], key=lambda test: test["difference"])
+    if loser["difference"] < 0 and loser["p_holm"] < ALPHA:
+        sentences.append(
+            f"{name}: {loser['class']} loses most, {percent(-loser['difference'])} points of F1 "
+            f"with {block_text(worst['block'])} shuffled ({interval(loser)}; p after Holm over all "
+            f"classes and sizes {p_text(loser['p_holm'])})."
+        )
+    elif loser["difference"] < 0:
+        sentences.append(
+            f"{name}: no class loses F1 distinguishably, by Holm's correction over all classes and "
+            "sizes."
+        )
+    return sentences
+
+
 def condition_sentence(name: str, condition: dict) -> str:
-    """Return what a run loses in one condition."""
-    test = condition["accuracy"]
-    change = percent(abs(test["difference"]))
-    if change == "0.00":
-        verb = "stays"
-    elif test["difference"] < 0:
-        verb = f"falls by {change} points"
-    else:
-        verb = f"rises by {change} points"
+    """Return what a run loses in one condition: accuracy and, beside it, P(true class)."""
+    changes = [change_text("accuracy", condition["accuracy"])]
+    probability = condition.get("true_class_probability")
+    if probability:
+        changes.append(change_text("the mean probability of the true class", probability))
     return (
-        f"{name}: with {block_text(condition['block'])} shuffled, accuracy {verb} "
-        f"({interval(test)}, p after Holm {p_text(test['p_holm'])}): "
-        f"{verdict(test['p_holm'], 'no change')}. "
+        f"{name}: with {block_text(condition['block'])} shuffled, {'; '.join(changes)}. "
         f"{percent(condition['predictions_changed'])}% of its predictions change."
     )
 
@@ -221,16 +249,11 @@ def run_tables(run: dict) -> list[Table]:
     conditions = run["conditions"]
     metrics = Table(
         caption=f"{run['name']}, percent",
-        header=["shuffled", *METRIC_HEADER, "P(true class) changes by"],
-        rows=[],
+        header=["shuffled", *METRIC_HEADER],
+        rows=[
+            [block_text(condition["block"]), *metric_cells(condition)] for condition in conditions
+        ],
     )
-    for condition in conditions:
-        probability = condition.get("true_class_probability")
-        cell = "-"
-        if probability:
-            cell = f"{percent(probability['mean'])} ({limits(probability)})"
-        metrics.rows.append([block_text(condition["block"]), *metric_cells(condition), cell])
-
     losses = Table(
         caption=f"{run['name']}, change of F1 in points",
         header=["class (documents)", *(block_text(condition["block"]) for condition in conditions)],

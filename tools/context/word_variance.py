@@ -18,7 +18,8 @@ from context.text import interval, limits, model_styles, number
 
 NAME = "word_variance"
 TITLE = "Attribution in context"
-WORD_KINDS = {"all": "all words", "content": "content words", "function": "function words"}
+# Content words first: function words have little attribution, and a share of little says little.
+WORD_KINDS = {"content": "content words", "function": "function words", "all": "all words"}
 BLOCK = 250  # resamples that are computed together, to bound the memory
 
 
@@ -30,14 +31,17 @@ def evaluate(runs: list[Run], documents: Documents, arguments, cache: Cache) -> 
 # Statistics
 
 
-def variance_components(scores: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def variance_components(
+    scores: np.ndarray, weights: np.ndarray, word_weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the variance between words and within words, for each row of weights.
 
     scores is (words, documents), NaN where a document does not have the word; weights (resamples,
-    documents) says how often each document is taken. The product of two scores of a word in
-    different documents has the expectation of its squared mean, so no copies of one document are
-    multiplied and both estimates are unbiased in every resample. Each word has the same weight. NaN
-    if fewer than two words have two documents.
+    documents) and word_weights (resamples, words) say how often each document and word is taken
+    (default: each word once). The product of two scores of a word in different documents has the
+    expectation of its squared mean, so no copies of one document, or of one word, are multiplied
+    and both estimates are unbiased in every resample. Each word has the same weight. NaN if fewer
+    than two words have two documents.
     """
     present = (~np.isnan(scores)).astype(float)
     filled = np.nan_to_num(scores)
@@ -54,44 +58,50 @@ def variance_components(scores: np.ndarray, weights: np.ndarray) -> tuple[np.nda
         usable = ~np.isnan(product)
         means = np.where(usable, total / count, 0)
         mean_squares = np.where(usable, squares / count, 0)
-        words = usable.sum(axis=1)
+        taken = usable if word_weights is None else usable * word_weights
+        words = taken.sum(axis=1)
+        word_pairs = words**2 - (taken.astype(float) ** 2).sum(axis=1)
         # Mean product of the means of two different words
-        grand = (means.sum(axis=1) ** 2 - (means**2).sum(axis=1)) / (words * (words - 1))
-        product = np.nansum(product, axis=1) / words
-        mean_squares = mean_squares.sum(axis=1) / words
-        between = np.where(words > 1, product - grand, np.nan)
-        within = np.where(words > 1, mean_squares - product, np.nan)
+        sums = (taken * means).sum(axis=1)
+        grand = (sums**2 - ((taken * means) ** 2).sum(axis=1)) / word_pairs
+        product = (taken * np.nan_to_num(product)).sum(axis=1) / words
+        mean_squares = (taken * mean_squares).sum(axis=1) / words
+        between = np.where(word_pairs > 0, product - grand, np.nan)
+        within = np.where(word_pairs > 0, mean_squares - product, np.nan)
     return between, within
 
 
-def intraclass_correlation(scores: np.ndarray, n_resamples: int, seed: int) -> dict | None:
+def intraclass_correlation(
+    scores: np.ndarray, n_resamples: int, seed: int, resample_words: bool = True
+) -> dict | None:
     """Return the share of the variance of the scores (words, documents) that lies between words.
 
-    The interval is the percentile interval over resamples of the documents. It is reliable for
-    scores with bounded tails, such as ranks. None if there are fewer than two words or no variance.
+    The interval is the percentile interval over resamples of the words and of the documents, each
+    by itself (Owen, Ann. Appl. Stat. 1:386, 2007): both are samples. It is reliable for scores with
+    bounded tails, such as ranks. None if there are fewer than two words or no variance.
     """
     if len(scores) < 2 or np.isnan(scores).all() or np.nanmax(scores) == np.nanmin(scores):
         return None
-    documents = scores.shape[1]
+    words, documents = scores.shape
     generator = np.random.default_rng(seed)
-    blocks = []
+    blocks = [
+        np.stack(variance_components(scores, np.ones((1, documents)), np.ones((1, words))))
+    ]  # the words and documents themselves come first
     for start in range(0, n_resamples, BLOCK):
         size = min(BLOCK, n_resamples - start)
-        chances = np.full(documents, 1 / documents)
-        weights = generator.multinomial(documents, chances, size=size)
-        if start == 0:  # the documents themselves come first
-            weights = np.concatenate([np.ones((1, documents), dtype=int), weights])
-        blocks.append(np.stack(variance_components(scores, weights.astype(float))))
+        weights = draw_weights(documents, size, generator)
+        word_weights = draw_weights(words, size, generator) if resample_words else None
+        blocks.append(np.stack(variance_components(scores, weights, word_weights)))
     between, within = np.concatenate(blocks, axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
         shares = np.clip(between / (between + within), 0, 1)
     if np.isnan(shares[0]):
         return None
     low = high = None
-    if documents >= MIN_INTERVAL_DOCUMENTS:
+    if documents >= MIN_INTERVAL_DOCUMENTS and not np.isnan(shares[1:]).all():
         low, high = percentile_interval(shares[1:])
     return {
-        "groups": len(scores),
+        "groups": words,
         "observations": int((~np.isnan(scores)).sum()),
         "icc": float(shares[0]),
         "low": low,
@@ -99,6 +109,11 @@ def intraclass_correlation(scores: np.ndarray, n_resamples: int, seed: int) -> d
         "between": float(between[0]),
         "within": float(within[0]),
     }
+
+
+def draw_weights(size: int, n_resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """Return how often each of size units is taken, for each resample (resamples, units)."""
+    return generator.multinomial(size, np.full(size, 1 / size), size=n_resamples).astype(float)
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:
@@ -183,6 +198,13 @@ def describe(result: dict) -> Section:
     section = Section(TITLE)
     rows = []
     for model in result["attribution"]:
+        variance = model["content"]
+        if variance and model is result["attribution"][0]:
+            section.answer = (
+                f"{percent(variance['icc'])}% ({interval(variance)}) of the variance of the rank "
+                "of a content word's attribution lies between words, the rest between the "
+                "documents that contain it."
+            )
         section.sentences += model_sentences(model)
         for kind, text in WORD_KINDS.items():
             variance = model[kind]
@@ -201,9 +223,11 @@ def describe(result: dict) -> Section:
                 )
     if rows:
         section.sentences.append(
-            "Ranks go from 0 to 1, and intervals are over resampled documents. Where both "
-            "variances are small, as for words of little attribution, their ratio says little "
-            "about the use of context."
+            "Ranks go from 0 to 1, and intervals are over resampled words and documents. Where "
+            "both variances are small, as for words of little attribution, their ratio says little "
+            "about the use of context. What lies between documents need not be order: a model that "
+            "weights its words by attention cannot see their order and attributes differently to a "
+            "word beside other words."
         )
         header = ["model", "words", "pairs", "observations", "variance between words, 1/1000"]
         header += ["variance within words, 1/1000", "share between words", "95% CI"]
@@ -214,14 +238,15 @@ def describe(result: dict) -> Section:
 def model_sentences(model: dict) -> list[str]:
     """Return what the attributions of one model show."""
     sentences = []
-    variance = model["all"]
+    kind = "content" if model["content"] else "all"
+    variance = model[kind]
     if variance:
         sentences.append(
             f"{model['name']}: {percent(variance['icc'])}% ({interval(variance)}) of the variance "
-            "of the rank of a word's attribution to a class lies between words, the rest between "
-            f"the documents that contain it ({variance['groups']:,} pairs of word and class, each "
-            f"in {model['min_occurrences']} or more of {model['documents']:,} documents, the same "
-            "for all models)."
+            f"of the rank of a word's attribution to a class lies between {WORD_KINDS[kind]}, the "
+            f"rest between the documents that contain one ({variance['groups']:,} pairs of word "
+            f"and class, each in {model['min_occurrences']} or more of {model['documents']:,} "
+            "documents, the same for all models)."
         )
     share = model["function_share"]
     if share:
