@@ -656,7 +656,8 @@ def class_names_agree(files: dict[str, list[str]], features: Features | None) ->
             continue
         own = Features.from_arrow_schema(pyarrow.parquet.read_schema(file))
         for column, feature in own.items():
-            if isinstance(feature, ClassLabel) and known.setdefault(column, feature) != feature:
+            has_names = isinstance(getattr(feature, "feature", feature), ClassLabel)  # also a list
+            if has_names and known.setdefault(column, feature) != feature:
                 return False
     return True
 
@@ -675,17 +676,30 @@ def read_each_file(files: dict[str, list[str]]) -> DatasetDict:
 
 # Copied from tools/common/data.py::to_table
 def to_table(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
-    """Make every ClassLabel a categorical: the names in their order; -1, no label, is missing."""
+    """Replace the numbers of every ClassLabel by their names; -1, no label, becomes missing.
+
+    A column of one label becomes a categorical, which knows the order of its names; those of lists
+    stand in ``frame.attrs[column]``.
+    """
     for column, feature in features.items():
         if isinstance(feature, ClassLabel):
             numbers = frame[column].fillna(-1).astype(int)
             numbers = numbers.where(numbers < feature.num_classes, -1)
             frame[column] = pd.Categorical.from_codes(numbers, feature.names)
+        elif isinstance(getattr(feature, "feature", None), ClassLabel):
+            names = feature.feature.names
+            frame.attrs[column] = names
+            frame[column] = [
+                None if label is None else [names[number] for number in label]
+                for label in frame[column]
+            ]
     return frame
 
 
 # Copied from tools/common/data.py::read_file
-def read_file(file: str) -> pd.DataFrame:
+def read_file(
+    file: str, csv_delimiter: str | None = None, json_field: str | None = None
+) -> pd.DataFrame:
     """Read a file by the rules of its format. Exit with status 2 if it breaks them."""
     suffix = Path(file).suffix.lower()
     if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
@@ -711,7 +725,9 @@ def read_file(file: str) -> pd.DataFrame:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         fail(f"cannot load {file}: {one_line(error)}; save the file as UTF-8 (Excel: 'CSV UTF-8')")
-    return read_json(file, text) if suffix.startswith(".json") else read_csv(file, text)
+    if suffix.startswith(".json"):
+        return read_json(file, text, json_field)
+    return read_csv(file, content, csv_delimiter)
 
 
 # Copied from tools/common/data.py::read_parquet
@@ -725,18 +741,28 @@ def read_parquet(file: str) -> pd.DataFrame:
 
 
 # Copied from tools/common/data.py::read_csv
-def read_csv(file: str, text: str) -> pd.DataFrame:
+def read_csv(file: str, content: bytes, separator: str | None = None) -> pd.DataFrame:
     """Read comma-, semicolon- or tab-separated fields; every value is a text, as the file has it.
 
-    The separator is the one that gives the header the most fields; a comma among equals.
+    Without a separator, it is the one of these that gives the header the most fields; a comma among
+    equals.
     """
     csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long text
-    header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
-    separator = max(",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
-    if separator != ("\t" if file.lower().endswith(".tsv") else ","):
-        logger.info("%s: fields are separated by %r", file, separator)
-    # newline="" leaves line ends inside quotes as they are.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    if separator is None:
+        start = content.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")
+        header = re.match(rb"[^\r\n]*", start)[0].decode("utf-8")
+        separator = max(
+            ",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), []))
+        )
+        if separator != ("\t" if file.lower().endswith(".tsv") else ","):
+            logger.info("%s: fields are separated by %r", file, separator)
+    separator = separator.replace("\\t", "\t")
+    if len(separator) != 1 or separator in '"\r\n':
+        fail(f"--csv_delimiter must be one sign other than a quotation mark, not {separator!r}")
+    # A wrapper of bytes, because io.StringIO would take four bytes for every sign. newline=""
+    # leaves line ends inside quotes as they are.
+    stream = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+    reader = csv.reader(stream, delimiter=separator, strict=True)
     columns, rows, wrong = [], [], []
     next_line = 1
     try:
@@ -766,8 +792,11 @@ def read_csv(file: str, text: str) -> pd.DataFrame:
 
 
 # Copied from tools/common/data.py::read_json
-def read_json(file: str, text: str) -> pd.DataFrame:
-    """Read a list of objects, an object with such a list under "data", or an object a line."""
+def read_json(file: str, text: str, field: str | None = None) -> pd.DataFrame:
+    """Read a list of objects, an object with such a list under "data", or an object a line.
+
+    With a field, the list is the one under that key.
+    """
     line = 1
     try:
         decoder = json.JSONDecoder(object_pairs_hook=to_record)
@@ -786,7 +815,11 @@ def read_json(file: str, text: str) -> pd.DataFrame:
         fail(f"cannot load {file}: line {line} or a later one: {one_line(error)}")
     except RecursionError:
         fail(f"cannot load {file}: a value is nested too deeply")
-    if isinstance(content, dict) and isinstance(content.get("data"), list):
+    if field is not None:
+        if not isinstance(content, dict) or not isinstance(content.get(field), list):
+            fail(f"cannot load {file}: it has no list under {field!r} (--json_field)")
+        content = content[field]
+    elif isinstance(content, dict) and isinstance(content.get("data"), list):
         logger.info("%s: the records are those under 'data'", file)
         content = content["data"]
     records = content if isinstance(content, list) else [content]
