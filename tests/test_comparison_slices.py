@@ -99,6 +99,13 @@ def test_hard_documents_and_cross_listing(tmp_path, run):
     assert errors["a"]["errors"] == wrong.sum() == 6
     assert errors["a"]["listed"] == pytest.approx(listed[wrong].mean())
     assert errors["a"]["random_wrong_guess"] == pytest.approx((in_classes[wrong] - 1).mean() / 4)
+    of_listed = chance["cross_listed"]
+    several = in_classes > 1
+    assert of_listed["documents"] == several.sum()
+    assert of_listed["random_guess"] == pytest.approx(in_classes[several].mean() / 5)
+    assert of_listed["random_wrong_guess"] == pytest.approx((in_classes[several] - 1).mean() / 4)
+    assert of_listed["errors"][0]["errors"] == (wrong & several).sum()
+    assert of_listed["errors"][0]["listed"] == pytest.approx(listed[wrong & several].mean())
     for row in chance["classes"]:
         own = labels == LABELS.index(row["class"])
         assert row["documents"] == own.sum()

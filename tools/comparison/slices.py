@@ -241,9 +241,10 @@ def listed_summary(
     random_guess is the share that is right of guesses with equal chances for all classes,
     random_wrong_guess that of guesses among the classes other than the label. errors has for each
     model, pooled over its seeds, the share of its errors that are another listed class, with
-    Wilson's interval for one seed, beside random_wrong_guess on the same documents. classes has for
-    each class the share of its documents that are listed in another one, and the number for each
-    other one.
+    Wilson's interval for one seed, beside random_wrong_guess on the same documents. cross_listed
+    has the same for the documents that are listed in another class, the only ones where it matters;
+    None if there are none. classes has for each class the share of its documents that are listed in
+    another one, and the number for each other one.
     """
     truth = runs[0].table["label"].to_numpy()
     classes = evaluation.classes
@@ -253,34 +254,14 @@ def listed_summary(
         listed[row, [index[name] for name in names if name in index]] = True
     is_label = np.array([[name == label for name in classes] for label in truth])
     another = listed & ~is_label
-    chance_of_wrong = another.sum(axis=1) / max(1, len(classes) - 1)
 
-    # 1. The errors of every model
-    errors = []
-    for model in models:
-        counts, hits, chances = [], [], []
-        for number in model.runs:
-            wrong = ~evaluation.correct[number]
-            predicted = np.array([index[name] for name in runs[number].table["prediction"]])
-            hit = another[np.arange(len(truth)), predicted] & wrong
-            counts.append(int(wrong.sum()))
-            hits.append(int(hit.sum()))
-            chances.append(float(chance_of_wrong[wrong].sum()))
-        total = sum(counts)
-        low, high = None, None
-        if model.seeds == 1 and total >= MIN_TEST_DOCUMENTS:
-            low, high = wilson_interval(hits[0], total)
-        errors.append(
-            {
-                "model": model.name,
-                "seeds": model.seeds,
-                "errors": total / model.seeds,
-                "listed": sum(hits) / total if total else None,
-                "listed_low": low,
-                "listed_high": high,
-                "random_wrong_guess": sum(chances) / total if total else None,
-            }
-        )
+    # 1. Chance and errors, on all documents and on those that are cross-listed
+    everything = np.ones(len(truth), dtype=bool)
+    summary = listed_part(models, runs, evaluation, another, everything)
+    cross_listed = another.any(axis=1)
+    summary["cross_listed"] = None
+    if cross_listed.any():
+        summary["cross_listed"] = listed_part(models, runs, evaluation, another, cross_listed)
 
     # 2. Which classes are cross-listed to which
     of_classes = []
@@ -300,9 +281,51 @@ def listed_summary(
                 "listed_in": others,
             }
         )
+    summary["classes"] = of_classes
+    return summary
+
+
+def listed_part(
+    models: list[Model],
+    runs: list[Run],
+    evaluation: Evaluation,
+    another: np.ndarray,
+    part: np.ndarray,
+) -> dict:
+    """Return chance levels and errors of ``listed_summary`` on a part of the documents.
+
+    another says in which classes other than its label a document is listed, (documents, classes),
+    part which documents count.
+    """
+    index = {name: number for number, name in enumerate(evaluation.classes)}
+    n_classes = len(index)
+    chance_of_wrong = another.sum(axis=1) / max(1, n_classes - 1)
+    errors = []
+    for model in models:
+        total, hits, chances = 0, 0, 0.0
+        for number in model.runs:
+            wrong = part & ~evaluation.correct[number]
+            predicted = np.array([index[name] for name in runs[number].table["prediction"]])
+            total += int(wrong.sum())
+            hits += int(another[wrong, predicted[wrong]].sum())
+            chances += float(chance_of_wrong[wrong].sum())
+        low, high = None, None
+        if model.seeds == 1 and total >= MIN_TEST_DOCUMENTS:
+            low, high = wilson_interval(hits, total)
+        errors.append(
+            {
+                "model": model.name,
+                "seeds": model.seeds,
+                "errors": total / model.seeds,
+                "listed": hits / total if total else None,
+                "listed_low": low,
+                "listed_high": high,
+                "random_wrong_guess": chances / total if total else None,
+            }
+        )
     return {
-        "random_guess": float((listed | is_label).mean()),
-        "random_wrong_guess": float(chance_of_wrong.mean()),
+        "documents": int(part.sum()),
+        "random_guess": float((1 + another[part].sum(axis=1)).mean() / n_classes),
+        "random_wrong_guess": float(chance_of_wrong[part].mean()),
         "errors": errors,
-        "classes": of_classes,
     }
