@@ -651,7 +651,7 @@ def test_speed_tables_are_those_of_the_files():
     for row in (row for file in measured for row in file["settings"] if "error" not in row):
         numbers = f"| {row['documents_per_second']:.1f} | {row['ratio_to_example']:.1f} | "
         numbers += f"{row['real_tokens_per_second']:,.0f} | {row['peak_memory_gib']:.1f} GiB | "
-        assert f"{numbers}{100 * row['model_flops_utilisation']:.0f} %" in text, row["setting"]
+        assert f"{numbers}{100 * row['model_flops_utilization']:.0f} %" in text, row["setting"]
     fetch = json.loads((ROOT / "benchmarks/results/fetch.json").read_text())
     text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     assert fetch["date"] in text
