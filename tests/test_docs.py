@@ -312,6 +312,20 @@ def test_every_command_works_as_printed_in_the_order_printed(tmp_path):
         assert {entry["agent"] for entry in arxiv.log}, "arXiv was not asked"
 
 
+def test_own_files_of_the_readme_are_the_sample():
+    lines = (ROOT / "sample_data/abstracts.jsonl").read_text(encoding="utf-8").splitlines()
+    sample = {
+        (" ".join(record["abstract"].split()), record["categories"].split()[0])
+        for record in map(json.loads, lines)
+    }
+    rows = {"train": [], "test": []}
+    for split, found in rows.items():
+        with open(ROOT / f"sample_data/{split}.csv", newline="", encoding="utf-8") as file:
+            found += [(row["text"], row["label"]) for row in csv.DictReader(file)]
+    assert (len(rows["train"]), len(rows["test"])) == (270, 30)
+    assert {*rows["train"], *rows["test"]} == sample
+
+
 # What the pages say about numbers, and the files that have them
 
 
