@@ -27,11 +27,12 @@ attribution=$OUTPUT_DIR/attribution
 attribution_bag=$OUTPUT_DIR/attribution-layers-0
 N_STEPS=13
 n=0
+ticker=    # the process that shows the seconds on a terminal
 
 # Say what happens, do it with its output in a log, and say how long it took.
 # $1: what happens, $2: name of the log, then the command
 tell() {
-    local text=$1 log=$OUTPUT_DIR/logs/$2.log start=$SECONDS ticker=
+    local text=$1 log=$OUTPUT_DIR/logs/$2.log start=$SECONDS status=0
     shift 2
     n=$((n + 1))
     text=$(printf '%2d/%d  %-72s' "$n" "$N_STEPS" "$text")
@@ -41,10 +42,10 @@ tell() {
         ticker=$!
         trap 'kill $ticker' EXIT
     fi
-    local status=0
     ("$@") > "$log" 2>&1 || status=$?
     if [ -n "$ticker" ]; then
         kill "$ticker"
+        ticker=
         trap - EXIT
         printf '\r%s' "$text"
     fi
