@@ -114,7 +114,7 @@ tell_step "train it: layers-0, which cannot see the order of words" \
     --learning_rate 3e-3 --num_train_epochs 4
 
 # 5. Attributions, as in the study's figure 1, with their faithfulness and a page
-tell_step "attribute 3 decisions of MiniLM to words, with the study's search of steps" \
+tell_step "attribute 3 decisions of MiniLM to words, searching the number of steps" \
     attribution "$attribution/summary.json" "$minilm/predictions.csv" -- \
     python run_attribution.py --model_name_or_path "$minilm" --dataset_name "$data" --split test \
     --max_samples 3 --output_dir "$attribution"
