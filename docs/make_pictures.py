@@ -24,13 +24,13 @@ sys.path.insert(0, str(ROOT / "tests"))
 from browser import CHROMIUM  # noqa: E402
 
 NOTEBOOK = ROOT / "notebooks/explain_a_decision.ipynb"
-# Pages in the folder of the quick start, and the height of the picture in pixels
+# Pages in the folder of the quick start, and the element that the picture begins with
 PAGES = {
-    "report": ("report/index.html", 1200),
-    "attributions": ("attribution/attributions.html", 900),
-    "context": ("context/context.html", 1200),
+    "report": ("report/index.html", "body"),
+    "attributions": ("attribution/attributions.html", "article"),
+    "context": ("context/context.html", "body"),
 }
-WIDTH = 1100
+SIZE = {"width": 1100, "height": 1000}
 
 
 def take_screenshots(quickstart: Path, folder: Path) -> None:
@@ -39,10 +39,10 @@ def take_screenshots(quickstart: Path, folder: Path) -> None:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
         )
-        for name, (page_file, height) in PAGES.items():
-            viewport = {"width": WIDTH, "height": height}
-            page = browser.new_page(viewport=viewport, color_scheme="light")
+        for name, (page_file, element) in PAGES.items():
+            page = browser.new_page(viewport=SIZE, color_scheme="light")
             page.goto((quickstart / page_file).resolve().as_uri())
+            page.locator(element).first.evaluate("element => element.scrollIntoView()")
             page.screenshot(path=folder / f"{name}.png")
             page.close()
             print(folder / f"{name}.png")
