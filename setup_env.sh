@@ -47,12 +47,30 @@ make_environment() {
 # Install the packages. The stamp holds the requirement files themselves: a changed pin installs
 # again, anything else starts at once.
 install_packages() {
-    echo "Installing requirements-dev.txt into .venv (a few minutes the first time)"
+    local start=$SECONDS
+    echo "Installing requirements-dev.txt into .venv: a download of 2.8 GB the first time, most of it" \
+        "PyTorch and its CUDA libraries"
     .venv/bin/python -m pip --version > /dev/null 2>&1 ||
         fail ".venv has no pip; move it away, and it is made again"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt ||
+    .venv/bin/python -m pip install --disable-pip-version-check --progress-bar off \
+        -r requirements-dev.txt | show_downloads ||
         fail "cannot install requirements-dev.txt into .venv, see above; then run this again"
     cat requirements.txt requirements-dev.txt > "$stamp"
+    echo "Installed in $((SECONDS - start)) seconds"
+}
+
+# Of what pip prints, show the files of 10 MB or more that it downloads, and the last step.
+show_downloads() {
+    local word file size unit
+    while read -r word file size unit _; do
+        size=${size#(}
+        if [[ $word == Downloading && ($unit == "GB)" || ($unit == "MB)" && ${size%.*} -ge 10)) ]]; then
+            file=${file##*/}
+            echo "  downloading ${file%%-[0-9]*}, $size ${unit%)}"
+        elif [ "$word" = Installing ]; then
+            echo "  unpacking"
+        fi
+    done
 }
 
 set_up() {

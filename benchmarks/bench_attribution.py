@@ -48,7 +48,7 @@ sys.path.insert(0, str(ROOT))
 import run_attribution  # noqa: E402
 
 
-def synchronise() -> None:
+def synchronize() -> None:
     """Wait for the GPU, where there is one, so that clocks measure what they should."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -95,10 +95,10 @@ def captum_loop(model, tokenizer, line: dict, every: list[int], method: str, siz
     """
     seconds, gaps = [], []
     for n in every:
-        synchronise()
+        synchronize()
         start = time.perf_counter()
         scores, difference = explain(model, tokenizer, line, n, method, size)
-        synchronise()
+        synchronize()
         seconds.append(time.perf_counter() - start)
         gaps.append(abs(float(scores.sum()) - difference))
     slope, offset = np.polyfit(every, seconds, 1)
@@ -237,7 +237,7 @@ def main() -> None:
     )  # matrices of the rules, warm caches
     lines = []
     for number, text in enumerate(tqdm(texts, desc="search"), 1):
-        synchronise()
+        synchronize()
         (line,) = run_attribution.attribute(model, tokenizer, [text], **settings)
         lines.append(line | {"id": f"{arguments.split}-{number}"})
 

