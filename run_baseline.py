@@ -2149,7 +2149,8 @@ def write_card(folder: Path, title: str, record: dict, results: dict, text: str)
                 metric_value=value,
             )
             for key, value in measured.items()
-        ],
+        ]
+        or None,  # without metrics there is no model-index
     )
     lines = [f"---\n{data.to_yaml()}\n---\n", f"# {escape_markdown(title)}\n"]
     if measured:
@@ -2445,8 +2446,14 @@ def predict_test_split(
     trained: Trained, documents: pd.DataFrame
 ) -> tuple[pd.DataFrame, dict[str, float]]:
     """Return the rows of predictions.csv, and predict_results.json: metrics where labels are."""
+    start = time.perf_counter()
     scores = predict_scores(trained, documents["text"])
-    results = {"predict_samples": len(documents)}
+    seconds = time.perf_counter() - start
+    results = {
+        "predict_samples": len(documents),
+        "predict_runtime": round(seconds, 4),
+        "predict_samples_per_second": round(len(documents) / seconds, 3),
+    }
     if "label" in documents:
         labels = label_array(documents["label"], len(trained.names), trained.problem_type)
         for key, value in measure(labels, scores, trained).items():

@@ -149,7 +149,8 @@ KEPT = (
     "runs.csv data*/manifest.json *-*/learning_rates.csv attribution-*/summary.json "
     "attribution-*/faithfulness.json context-*/context.json context-*/context.md "
     "context-*/context.png comparison*/comparison.json comparison*/comparison.md "
-    "comparison*/pairs.csv comparison*/table2.csv comparison*/slices.csv"
+    "comparison*/pairs.csv comparison*/table2.csv comparison*/slices.csv "
+    "family/family.csv family/family.json family/family.md"
 ).split()
 RUN_FILES = "run_arguments.json train_results.json eval_results.json predict_results.json".split()
 

@@ -198,7 +198,7 @@ add_model() {
     name=${name##*/}
     [[ $name =~ ^[A-Za-z0-9_] ]] || fail "cannot name a folder after the model '$1'; rename it"
     case $name in
-        data* | models | logs | svm* | comparison* | attribution* | context* | report* | runs*)
+        data* | models | logs | family | svm* | comparison* | attribution* | context* | report* | runs*)
             fail "a model cannot be called $name here: this script writes files of that name" ;;
     esac
     for word in "${model_name[@]}"; do
@@ -834,6 +834,7 @@ compare() {
             files+=("$run/predictions.csv" "$run/run_arguments.json")
         fi
     done
+    comparisons+=("$OUTPUT_DIR/$1")
     split "$COMPARE_ARGUMENTS"
     step "$1" "$OUTPUT_DIR/$1/comparison.json" "${files[@]}" -- \
         python tools/compare_runs.py "${@:2}" "${categories[@]}" --output_dir "$OUTPUT_DIR/$1" \
@@ -843,7 +844,7 @@ compare() {
 # Table 2 with tests; what the order of words is worth; the table for each number of documents
 compare_models() {
     local group name size svm=$OUTPUT_DIR/svm
-    encoders=() networks=() first_runs=()
+    encoders=() networks=() first_runs=() comparisons=()
     for name in "${model_name[@]}"; do
         if ! find_chosen "$OUTPUT_DIR/$name"; then
             echo "$name is not finished; the tables are without it"
@@ -881,6 +882,16 @@ compare_models() {
         [ ${#sized[@]} = 1 ] ||
             compare "comparison-size-$size" "${sized[@]}" --reference "$svm-$size"
     done
+}
+
+# They are published together, so their p-values are corrected as one family, too. A test split that
+# is too small has no tests.
+correct_together() {
+    local files=("${comparisons[@]/%//comparison.json}")
+    [ ${#files[@]} -gt 1 ] || return 0
+    grep -q '"p_holm"' "${files[@]}" || return 0
+    step family "$OUTPUT_DIR/family/family.json" "${files[@]}" -- \
+        python tools/correct_together.py "${comparisons[@]}" --output_dir "$OUTPUT_DIR/family"
 }
 
 # Write $OUTPUT_DIR/runs.csv, a row for each finished run: all groups, all learning rates.
@@ -1084,6 +1095,7 @@ lock_folder "$OUTPUT_DIR"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
 train_svms
 compare_models
+correct_together
 write_runs
 explain_models
 report

@@ -692,7 +692,10 @@ def test_fail_if_worse_that_cannot_decide_is_refused(verdicts, tmp_path, run):
     svm, better, *_ = verdicts
     flags = ["--output_dir", tmp_path / "out", "--n_resamples", 200]
     result = run("compare_runs", svm, better, *flags, "--fail_if_worse", "elsewhere")
-    assert_user_error(result, "elsewhere", "is not one of the runs")
+    assert_user_error(result, "--fail_if_worse elsewhere is not one of the runs")
+    assert "--reference" not in result.err
+    result = run("compare_runs", svm, better, *flags, "--reference", "elsewhere")
+    assert_user_error(result, "--reference elsewhere is not one of the runs")
     result = run("compare_runs", svm, better, *flags, "--fail_if_worse", svm, "--reference", better)
     assert_user_error(result, "--reference", "--fail_if_worse", "two references")
     assert_user_error(run("compare_runs", svm, better, *flags, "--pairs", "some"), "--pairs")
@@ -707,6 +710,32 @@ def test_fail_if_worse_that_cannot_decide_is_refused(verdicts, tmp_path, run):
     result = run("compare_runs", *seeds, *flags, "--fail_if_worse", seeds[0])
     assert_user_error(result, "--fail_if_worse", "seeds of one")
     assert not (tmp_path / "out").exists()
+
+
+def test_pairs_of_svms_of_several_sizes(tmp_path, run):
+    """The first SVM alone is a target beside the reference; a metric has one note."""
+    folders = []
+    for size in (None, 250, 500, 1000, 2000):
+        record = {
+            "script": "run_baseline.py",
+            "seed": 1,
+            "arguments": {"max_train_samples": size},
+        }
+        folders.append(write_family(tmp_path / f"svm-{size}", np.arange(4), 30, **record))
+    encoder = write_family(tmp_path / "m", np.arange(3), 30, model_name_or_path="m", seed=1)
+    output = tmp_path / "out"
+    flags = ["--output_dir", output, "--n_resamples", 100, "--pairs", "reference"]
+    done = run("compare_runs", *folders, encoder, *flags, "--reference", "m")
+    assert done.code == 0, done.err
+    result = results_of(output)
+    first = "TF-IDF + linear SVM (all training documents)"
+    assert {row["reference"] for row in result["pairs"]} == {"m", first}
+    assert len(result["pairs"]) == 5 + 4
+    others = {row["model"] for row in result["pairs"] if row["reference"] == first}
+    assert "TF-IDF + linear SVM (500 training documents)" in others
+    notes = [note for note in result["notes"] if "log loss" in note]
+    assert len(notes) == 1 and notes[0].startswith("9 of 9 tests of log loss are left out: ")
+    assert notes[0].endswith("; 2 more in comparison.json.")
 
 
 # Cost, learning curve, several labels

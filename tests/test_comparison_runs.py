@@ -64,6 +64,15 @@ def test_pooling(tmp_path):
         ("m (dataset shuffled, all training documents)", 1),
         ("m (dataset x, 500 training documents)", 1),
     ]
+    # An SVM has no learning rate, and is named by its size as an encoder is.
+    svms = [
+        make(f"svm{size}", script="run_baseline.py", seed=1, arguments={"max_train_samples": size})
+        for size in (None, 500)
+    ]
+    assert names_and_sizes(*svms) == [
+        ("TF-IDF + linear SVM (all training documents)", 1),
+        ("TF-IDF + linear SVM (500 training documents)", 1),
+    ]
     baseline = make("folder")
     (baseline / "model.skops").touch()
     assert names_and_sizes(baseline) == [("TF-IDF + linear SVM", 1)]

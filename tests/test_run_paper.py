@@ -263,9 +263,10 @@ mkdir -p "$folder"
 case $1 in
     run_classification.py | run_baseline.py) ;;
     *)
-        for file in manifest tokenizer comparison summary context faithfulness; do
+        for file in manifest tokenizer summary context faithfulness family; do
             echo '{}' > "$folder/$file.json"
         done
+        echo '{"pairs": [{"p_holm": 1}]}' > "$folder/comparison.json"
         touch "$folder"/attributions.{jsonl,html}
         exit
         ;;
@@ -464,6 +465,10 @@ layers-0    |           | 5   |\r
     for name in ("", "-order-svm", "-order-alpha", "-order-layers-0", "-size-500"):
         assert (paper / f"comparison{name}" / "comparison.json").exists()
     assert commands.count("compare_runs.py") == commands.count("--margin 1") == 5
+    # All comparisons are corrected as one family.
+    (family,) = [call for call in calls(tmp_path) if call.startswith("tools/correct_together.py")]
+    assert family.count(f"{paper}/comparison") == 5
+    assert (paper / "family" / "family.json").exists()
     assert (paper / "context-alpha" / "context.json").exists()
     order = [run for run, _ in events(tmp_path)]
     assert order.index("alpha-500/lr-1e-5-seed-4") < order.index("layers-0/lr-1e-3-seed-5")
@@ -599,6 +604,7 @@ def test_job_array(queue, tmp_path):
         (("--train", "MODELS=alpha user/alpha"), ["two models are called alpha"]),
         (("--train", "MODELS=alpha /"), ["cannot name a folder after the model '/'"]),
         (("--train", "MODELS=user/data"), ["cannot be called data"]),
+        (("--train", "MODELS=user/family"), ["cannot be called family"]),
         (("--train", "LEARNING_RATES=1e-5 fast"), ["a learning rate of alpha is 'fast'"]),
         (("--train", "SEEDS=1 -2"), ["a seed of alpha is '-2'"]),
         (("--train", "SIZES=all"), ["SIZES has 'all'"]),

@@ -456,7 +456,7 @@ def main() -> None:
         categories = None
     models = pool_runs(runs)
     if arguments.fail_if_worse is not None:
-        find_reference(arguments.fail_if_worse, models, runs)
+        find_reference("--fail_if_worse", arguments.fail_if_worse, models, runs)
         check_decidable(len(models), len(truth))
     reference, reason = choose_reference(arguments.reference, models, runs)
     output = Path(arguments.output_dir)

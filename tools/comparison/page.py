@@ -483,27 +483,38 @@ def listed_text(listed: dict | None) -> list[str]:
         f"{percent(listed['random_guess'])} % of the documents, and a random wrong class is "
         f"another listed one on {percent(listed['random_wrong_guess'])} %."
     )
-    rows = []
-    for row in listed["errors"]:
-        share = share_text(row["listed"], row["listed_low"], row["listed_high"])
-        chance = percent(row["random_wrong_guess"])
-        rows.append([row["model"], f"{row['errors']:,.1f}", share, chance])
-    errors = markdown_table(
-        ["model", "errors", "another listed class, %", "by chance on the same documents, %"], rows
-    )
+    parts = [text, "Errors that are another listed class (per seed):", errors_table(listed)]
+    cross_listed = listed["cross_listed"]
+    if cross_listed is not None:
+        parts += [
+            f"On the {cross_listed['documents']:,} documents that are listed in another class, the "
+            "only ones where it matters, a random guess is right on "
+            f"{percent(cross_listed['random_guess'])} % and a random wrong class is another listed "
+            f"one on {percent(cross_listed['random_wrong_guess'])} %. Errors on these documents "
+            "(per seed):",
+            errors_table(cross_listed),
+        ]
     rows = []
     for row in listed["classes"]:
         others = [f"{name} {number:,}" for name, number in row["listed_in"].items() if number]
         share = percent(row["cross_listed"])
         rows.append([row["class"], f"{row['documents']:,}", share, ", ".join(others)])
-    classes = markdown_table(["class", "documents", "cross-listed, %", "listed in"], rows)
     return [
-        text,
-        "Errors that are another listed class (per seed):",
-        errors,
+        *parts,
         "Documents of each class that are cross-listed in another of the classes:",
-        classes,
+        markdown_table(["class", "documents", "cross-listed, %", "listed in"], rows),
     ]
+
+
+def errors_table(part: dict) -> str:
+    """Return how many errors of each model are another listed class, beside chance."""
+    rows = []
+    for row in part["errors"]:
+        share = share_text(row["listed"], row["listed_low"], row["listed_high"])
+        chance = percent(row["random_wrong_guess"])
+        rows.append([row["model"], f"{row['errors']:,.1f}", share, chance])
+    header = ["model", "errors", "another listed class, %", "by chance on the same documents, %"]
+    return markdown_table(header, rows)
 
 
 def share_text(value: float | None, low: float | None, high: float | None) -> str:

@@ -49,6 +49,8 @@ FAMILIES = {
 # Which pairs of models are tested: --pairs.
 Which = Literal["reference", "all"]
 MAX_MODELS_FOR_ALL_PAIRS = 5
+# A note names the first of the reasons for which tests are left out.
+SHOWN_REASONS = 3
 TEST_NOTES = (
     "Two models of one seed each are compared by the exact McNemar test with Tango's score "
     "interval (accuracy) and by a paired bootstrap with {resamples:,} samples of the "
@@ -577,11 +579,12 @@ def compared_models(
 ) -> list[tuple[int, int]]:
     """Return the pairs that are tested.
 
-    With "reference" all models against the reference and against the baseline, with "all" the other
-    pairs, too. The reference is the second of a pair wherever it is one of them.
+    With "reference" all models against the reference and against the first SVM, with "all" the
+    other pairs, too. The reference is the second of a pair wherever it is one of them.
     """
     targets = [reference]
-    targets += [number for number, model in enumerate(models) if model.is_baseline]
+    # Only the first: with SVMs of several sizes, each as a target, most tests would be about sizes.
+    targets += [number for number, model in enumerate(models) if model.is_baseline][:1]
     if which == "all":
         targets += range(len(models))
     compared = []
@@ -657,16 +660,19 @@ def pair_of(metric: str, model: Model, reference: Model, evaluation: Evaluation)
 
 
 def left_out_notes(not_tested: list[dict], pairs: int) -> list[str]:
-    """Return a sentence for every metric and reason for which tests are left out."""
-    counts: dict[tuple[str, str], int] = {}
+    """Return a sentence for every metric of which tests are left out, with the first reasons."""
+    reasons: dict[str, list[str]] = {}
     for row in not_tested:
-        key = (row["metric"], row["reason"])
-        counts[key] = counts.get(key, 0) + 1
+        reasons.setdefault(row["metric"], []).append(row["reason"])
     names = METRICS | LOSSES
-    return [
-        f"{count} of {pairs} tests of {names[metric]} are left out: {reason}."
-        for (metric, reason), count in counts.items()
-    ]
+    notes = []
+    for metric, given in reasons.items():
+        distinct = list(dict.fromkeys(given))
+        text = "; ".join(distinct[:SHOWN_REASONS])
+        if len(distinct) > SHOWN_REASONS:
+            text += f"; {len(distinct) - SHOWN_REASONS} more in comparison.json"
+        notes.append(f"{len(given)} of {pairs} tests of {names[metric]} are left out: {text}.")
+    return notes
 
 
 def correct_family(rows: list[dict]) -> None:

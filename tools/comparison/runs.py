@@ -615,7 +615,8 @@ def rename(models: list[Model], runs: list[Run]) -> None:
     """Tell models of one name apart by what they record, or else by a label of a run."""
     first_runs = [runs[model.runs[0]] for model in models]
     texts = [variant_text(run, first_runs) for run in first_runs]
-    have_rates = all("learning_rate" in run.variant for run in first_runs)
+    # An SVM has no learning rate; any other run without one records too little.
+    have_rates = all(run.is_baseline or "learning_rate" in run.variant for run in first_runs)
     is_clear = len(models) > 1 and len(set(texts)) == len(models) and have_rates
     for model, run, text in zip(models, first_runs, texts, strict=True):
         model.name += f" ({text if is_clear else run.label})"
@@ -630,8 +631,8 @@ def variant_text(run: Run, others: list[Run]) -> str:
     return ", ".join(parts)
 
 
-def find_reference(reference: str, models: list[Model], runs: list[Run]) -> int:
-    """Return the number of the row that --reference names by its folder or its name.
+def find_reference(flag: str, reference: str, models: list[Model], runs: list[Run]) -> int:
+    """Return the number of the row that a flag names by its folder or its name.
 
     Exits with status 2 if there is none.
     """
@@ -642,7 +643,7 @@ def find_reference(reference: str, models: list[Model], runs: list[Run]) -> int:
             return number
     folders = ", ".join(run.folder for run in runs)
     names = ", ".join(repr(model.name) for model in models)
-    fail(f"--reference {reference} is not one of the runs given: {folders} (names: {names})")
+    fail(f"{flag} {reference} is not one of the runs given: {folders} (names: {names})")
 
 
 def choose_reference(
@@ -657,7 +658,7 @@ def choose_reference(
     Exits with status 2 if --reference names no row.
     """
     if reference is not None:
-        return find_reference(reference, models, runs), "it was named"
+        return find_reference("--reference", reference, models, runs), "it was named"
     for number, model in enumerate(models):
         if model.is_baseline:
             return number, "it is the SVM"
