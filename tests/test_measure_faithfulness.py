@@ -277,7 +277,7 @@ def test_eos_where_a_tokenizer_has_no_pad(run, steep_model, tmp_path):
     assert run("measure_faithfulness", "--attribution_dir", out).code == 0
     assert "replaced with EOS tokens (there is no PAD)" in measured(out)["note"]
     assert run("render_attributions", "--attribution_dir", out).code == 0
-    assert "measured from a text of\nEOS tokens" in (out / "attributions.html").read_text()
+    assert "measured from a text of EOS tokens" in (out / "attributions.html").read_text()
 
 
 def test_only_own_files_are_removed(run, small_folder, tmp_path):
@@ -475,20 +475,17 @@ def test_without_the_three_strongest_words(run, small_folder, steep_model):
     scores = line["word_attributions"]
     best = sorted(range(len(scores)), key=lambda word: -scores[word])[:3]
     best = [word for word in best if scores[word] > 0]
-    assert found["places"] == best and found["words"] == [line["words"][word] for word in best]
-    assert found["probability"] == pytest.approx(line["probabilities"][line["target"]], abs=1e-5)
+    assert found["words"] == best
     tokenizer = AutoTokenizer.from_pretrained(steep_model)
     model = AutoModelForSequenceClassification.from_pretrained(steep_model).eval()
     ids = tokenizer(line["text"])["input_ids"]
     gone = [word in best for word in line["word_ids"]]
     replaced = [tokenizer.pad_token_id if g else k for k, g in zip(ids, gone, strict=True)]
     left = [k for k, g in zip(ids, gone, strict=True) if not g]
-    target = model.config.label2id[line["target"]]
-    for key, texts in (("without", replaced), ("without_deleted", left)):
-        probabilities = model(torch.tensor([texts])).logits[0].softmax(0)
-        assert found[key] == pytest.approx(probabilities[target].item(), abs=1e-5)
-    logits = model(torch.tensor([replaced])).logits[0]
-    assert found["prediction_without"] == model.config.id2label[int(logits.argmax())]
+    for key, text in (("probabilities", replaced), ("probabilities_deleted", left)):
+        probabilities = model(torch.tensor([text])).logits[0].softmax(0).tolist()
+        named = {model.config.id2label[k]: value for k, value in enumerate(probabilities)}
+        assert found[key] == pytest.approx(named, abs=1e-5)
 
 
 def test_where_replacing_and_deleting_disagree_is_said():
@@ -585,7 +582,9 @@ def test_methods_that_cannot_be_computed(run, folder, monkeypatch):
     find_spec = methods.importlib.util.find_spec
     with monkeypatch.context() as patch:
         patch.setattr(
-            methods.importlib.util, "find_spec", lambda name: name != "captum" and find_spec(name)
+            methods.importlib.util,
+            "find_spec",
+            lambda name: None if name == "captum" else find_spec(name),
         )
         assert_user_error(run(*base, "--methods", "occlusion"), "captum", "pip install captum")
         assert_user_error(run(*base, "--n_mosaics", 10), "--n_mosaics requires the package captum")
@@ -645,7 +644,7 @@ def bag_model(tmp_path_factory):
         for name, weight in model.named_parameters():
             if "norm" in name:
                 weight.fill_(1)
-            elif "dense" in name:
+            elif name == "dense.weight":
                 weight.copy_(torch.eye(8))
         for number, label in enumerate(LABELS):
             token = tokenizer.convert_tokens_to_ids(OWN_WORDS[label])

@@ -271,6 +271,21 @@ def timed(evaluator: Evaluator, compute: Callable[[], object]) -> tuple[object, 
     }
 
 
+def spent_on_attributions(document: dict) -> dict:
+    """Return what run_attribution.py spent on the attributions of a document, None if unknown.
+
+    With several baselines or classes, only the gradients are counted for each.
+    """
+    if "baselines" in document or "classes" in document:
+        several = document.get("classes") or document["baselines"]
+        found = several.get(document["target"]) or next(iter(several.values()))
+        gradients = found["gradient_evaluations"]
+        return {"gradient_evaluations": gradients, "forward_evaluations": None, "seconds": None}
+    return {
+        key: document.get(key) for key in ("gradient_evaluations", "forward_evaluations", "seconds")
+    }
+
+
 def measure_document(
     evaluator: Evaluator,
     document: dict,
@@ -287,13 +302,7 @@ def measure_document(
     removed = generator.random((WORD_SETS, words)) < shares
 
     rankings = {INTEGRATED_GRADIENTS: np.array(document["word_attributions"])[None]}
-    # What run_attribution.py spent
-    cost = {
-        INTEGRATED_GRADIENTS: {
-            key: document.get(key)
-            for key in ("gradient_evaluations", "forward_evaluations", "seconds")
-        }
-    }
+    cost = {INTEGRATED_GRADIENTS: spent_on_attributions(document)}
     for method in arguments.methods:
         name, function = METHODS[method]
         scores, cost[name] = timed(evaluator, partial(function, evaluator, document, settings))
@@ -526,7 +535,8 @@ def main() -> None:
     documents = [document for document in documents[: arguments.max_samples] if document["words"]]
     if not documents:
         fail(f"{folder} has no document with words; attribute a model with a fast tokenizer")
-    others = [baselines.read_other(name, documents, summary) for name in arguments.compare or []]
+    others = baselines.own_baselines(documents, summary)
+    others += [baselines.read_other(name, documents, summary) for name in arguments.compare or []]
 
     # 2. Model and tokenizer
     try:

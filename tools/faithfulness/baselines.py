@@ -12,9 +12,13 @@ TOP = 5  # words
 
 
 def baseline_name(summary: dict) -> str:
-    """Return the name of the baseline of an attribution folder."""
+    """Return the name of the first baseline of an attribution folder.
+
+    Older folders have the flag only; EOS stands for PAD where a tokenizer has none. Raises
+    AttributeError if the name is not a text.
+    """
     recorded = summary.get("baseline") or summary.get("arguments", {}).get("baseline", "pad")
-    return str(recorded).upper()
+    return recorded.upper()
 
 
 def top_words(scores: np.ndarray) -> set[int]:
@@ -39,6 +43,20 @@ def compare_document(document: dict, other: dict) -> dict[str, float | None]:
         "top_5_overlap": len(first & top_words(others)) / len(first),
         "top_5_overlap_by_chance": len(first) / len(scores),
     }
+
+
+def own_baselines(documents: list[dict], summary: dict) -> list[tuple[str, list[dict]]]:
+    """Return the other baselines of a folder that was made with several, by name, with a line for
+    each document.
+    """
+    if not all(isinstance(document.get("baselines"), dict) for document in documents):
+        return []
+    first = baseline_name(summary)
+    return [
+        (name, [document | document["baselines"][name] for document in documents])
+        for name in documents[0]["baselines"]
+        if name != first
+    ]
 
 
 def read_other(folder: str, documents: list[dict], summary: dict) -> tuple[str, list[dict]]:
@@ -71,4 +89,7 @@ def read_other(folder: str, documents: list[dict], summary: dict) -> tuple[str, 
         if len(other["word_attributions"]) != len(document["words"]):
             fail(f"--compare {folder} is damaged (scores of {document['id']}); make it again")
         matched.append(other)
-    return baseline_name(other_summary), matched
+    try:
+        return baseline_name(other_summary), matched
+    except AttributeError:
+        fail(f"{folder}/summary.json is damaged (the baseline is no name); make it again")

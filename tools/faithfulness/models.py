@@ -149,12 +149,12 @@ class Evaluator:
             values[rows] = self.evaluate(left, left, document)
         return values[where.ravel()]
 
-    def probabilities(self, document: dict, removed: np.ndarray) -> dict[str, float]:
-        """Return the probability of every class without the words that removed, (words,), marks."""
-        gone = removed_tokens(document, removed[None])
-        ids = torch.where(torch.from_numpy(gone), self.pad_token_id, document["input_ids"])
+    def probabilities(self, ids: torch.Tensor, text: torch.Tensor) -> dict[str, float]:
+        """Return the probability of every class of ids (tokens,), which are text (tokens,) with
+        other tokens in some places.
+        """
         with torch.no_grad():
-            logits = self.logits(ids, document["input_ids"])[0].double()
+            logits = self.logits(ids[None], text)[0].double()
         self.forward_evaluations += 1
         is_multi_label = self.model.config.problem_type == "multi_label_classification"
         found = logits.sigmoid() if is_multi_label else logits.softmax(0)

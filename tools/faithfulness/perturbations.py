@@ -9,8 +9,9 @@ import math
 
 import numpy as np
 import scipy
+import torch
 
-from faithfulness.models import Evaluator
+from faithfulness.models import Evaluator, removed_tokens
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.5)
 TOP_WORDS = 3  # "without the three strongest words"
@@ -114,23 +115,23 @@ def split(evaluate, document: dict, masks: dict[str, np.ndarray]) -> dict[str, n
 def without_strongest(evaluator: Evaluator, document: dict) -> dict:
     """Return what the model says without the words that speak most for the target class.
 
-    words: at most TOP_WORDS, the strongest first, none that speaks against it; probability of the
-    target with all words and without these (replaced and deleted); prediction without them.
+    words: the numbers of at most TOP_WORDS words, the strongest first, none that speaks against it.
+    probabilities and probabilities_deleted: of every class, with PAD in their place and with their
+    tokens deleted; the latter is None where no token is left.
     """
     scores = np.array(document["word_attributions"])
-    strongest = [
-        word for word in np.argsort(-scores, kind="stable")[:TOP_WORDS] if scores[word] > 0
-    ]
-    removed = np.zeros(len(scores), bool)
-    removed[strongest] = True
-    whole = evaluator.without_words(document, np.zeros((1, len(scores)), bool))[0, 1]
-    probabilities = evaluator.probabilities(document, removed)
-    deleted = evaluator.with_words_deleted(document, removed[None])[0, 1]
+    strongest = np.argsort(-scores, kind="stable")[:TOP_WORDS]
+    strongest = [int(word) for word in strongest if scores[word] > 0]
+    removed = np.zeros((1, len(scores)), bool)
+    removed[0, strongest] = True
+    gone = torch.from_numpy(removed_tokens(document, removed)[0])
+    text = document["input_ids"]
+    replaced = torch.where(gone, evaluator.pad_token_id, text)
+    deleted = text[~gone]
     return {
-        "words": [document["words"][word] for word in strongest],
-        "places": [int(word) for word in strongest],
-        "probability": float(whole),
-        "without": float(evaluator.without_words(document, removed[None])[0, 1]),
-        "without_deleted": float(deleted) if math.isfinite(deleted) else None,
-        "prediction_without": max(probabilities, key=probabilities.get),
+        "words": strongest,
+        "probabilities": evaluator.probabilities(replaced, text),
+        "probabilities_deleted": evaluator.probabilities(deleted, deleted)
+        if len(deleted)
+        else None,
     }
