@@ -339,6 +339,24 @@ def test_pad_in_the_place_of_a_word_is_not_padding(family):
     assert scores.sum() == pytest.approx(nothing[0] - everything[0], rel=0.05, abs=1e-3)
 
 
+def test_of_several_labels_each_has_its_own_probability():
+    """Sigmoid instead of softmax; with a class to compare with, that of the difference."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("bert", problem_type="multi_label_classification", **SMALL)
+    model = AutoModelForSequenceClassification.from_config(config).eval().requires_grad_(False)
+    evaluator = measure_faithfulness.Evaluator(model, pad_token_id=1, batch_size=4)
+    text = torch.tensor([5, 9, 13, 21, 8])
+    logits = model(text[None]).logits[0]
+    document = {"input_ids": text, "target_id": 2, "versus_id": None}
+    found = evaluator.explained(text[None], document)[0]
+    assert found.tolist() == pytest.approx([logits[2].item(), logits[2].sigmoid().item()], abs=1e-5)
+    probabilities = evaluator.probabilities(text, text)
+    assert list(probabilities.values()) == pytest.approx(logits.sigmoid().tolist(), abs=1e-5)
+    difference = (logits[2] - logits[0]).item()
+    found = evaluator.explained(text[None], document | {"versus_id": 0})[0, 0].item()
+    assert found == pytest.approx(difference, abs=1e-5)
+
+
 def test_out_of_memory_halves_the_batch(run, small_folder, monkeypatch):
     assert run("measure_faithfulness", "--attribution_dir", small_folder).code == 0
     whole, logits, sizes = measured(small_folder), measure_faithfulness.Evaluator.logits, []
@@ -735,7 +753,7 @@ def test_mosaics_that_cannot_be_made(run, folder, bag_model, mosaic_dataset, tmp
     data = ["--n_mosaics", 10, "--dataset_name"]
     assert_user_error(run(*base, *data, tmp_path / "none"), "none")
     assert_user_error(run(*base, *data, mosaic_dataset, "--split", "dev"), "'dev'", "test")
-    other = write_dataset(tmp_path / "other", labels=[*LABELS[:4], "math.NT"])
+    other = write_dataset(tmp_path / "other", make_records(), [*LABELS[:4], "math.NT"])
     assert_user_error(run(*base, *data, other), "math.NT", "the model lacks")
     out = attribute_tests(bag_model, mosaic_dataset, tmp_path / "few")
     base = ["measure_faithfulness", "--attribution_dir", out]

@@ -48,6 +48,7 @@ FACTS = {
     "median_relative_error": "median relative error",
     "max_relative_error": "largest relative error",
     "truncated": "truncated documents",
+    "converged_to_stated_error": "documents right to the stated error only",
     "not_converged": "documents that did not converge",
     "text_column_names": "text columns",
 }  # keys of summary.json as the page names them
