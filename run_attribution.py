@@ -37,6 +37,7 @@ attributions.tex). An interrupted run continues; a finished one only draws its f
 
 import argparse
 import copy
+import csv
 import difflib
 import errno
 import functools
@@ -53,6 +54,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -103,6 +105,7 @@ OWN_FILES = (  # of an output folder; the page and faithfulness.json are those o
 METHODS = Literal[
     "gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"
 ]
+BASELINES = ("pad", "mask", "zero", "mean")
 MAX_STEPS = 1000
 # Interpolation points of the search; each level contains the points of the one before.
 LEVELS = (31, 61, 121, 241, 481)
@@ -111,6 +114,24 @@ MAP = 0.98
 CHECKS = 4  # random points on which the interpolant is tested
 # Factor on estimates of errors: v may have kinks, where coefficients decay more slowly.
 SAFETY = 8
+
+# Where the path is rough, so that no level is going to resolve v:
+FORECAST_LEVEL = 2  # the level of LEVELS from which on the decay may be extrapolated
+FORECAST_SLACK = 100  # an extrapolated error this many times what is allowed is hopeless
+PANELS_AT_ONCE = 16  # panels that are halved before the residuals are looked at again
+# Of a panel's jump of v, the share that counts as its error beside its residual.
+JUMP_SHARE = 0.1
+NARROWEST = 1e-6  # float32 cannot halve narrower panels
+CALIBRATION = 1.0  # of the stated error, see PanelSums.token_errors
+LARGEST_STATED_ERROR = 0.2  # relative L1 norm, up to which attributions are said to be usable
+TOP_WORDS = 3  # words without which the model is asked again
+RULES = 6  # numbers of steps whose rules are evaluated, if the limit allows
+
+# What a batch may keep for the gradient, and how many numbers a layer keeps of a token, in
+# multiples of the hidden size: inputs of two normalizations (2) and of GELU (4), query, key, value
+# and output of the attention (4). Weights have no gradient: the inputs of their products go.
+ACTIVATION_BYTES = 2 * 2**30
+FLOATS_PER_TOKEN = 10
 
 # Of a text, at least this many characters for each token that is kept are given to the tokenizer.
 # More follow while they do not suffice, but at most 64 times as many.
@@ -155,11 +176,21 @@ class DataArguments:
         default=None, help="Branch, tag or commit of a dataset on the Hub."
     )
     split: str = HfArg(default="test", help="Split of the dataset.")
+    test_file: str | None = HfArg(
+        default=None,
+        help="File with the columns of the training: .csv, .tsv, .json, .jsonl or .parquet.",
+    )
     text_column_names: list[str] | None = HfArg(
         default=None, help="Columns to join. Default: as in training."
     )
     text_column_delimiter: str | None = HfArg(
         default=None, help="Text between joined columns. Default: as in training."
+    )
+    label_column_name: str | None = HfArg(
+        default=None, help="Column of the true classes, if there is one. Default: as in training."
+    )
+    label_delimiter: str | None = HfArg(
+        default=None, help="Text between several classes. Default: as in training."
     )
     max_samples: int | None = HfArg(default=None, help="Use only the first documents.")
     text: list[str] | None = HfArg(default=None, help="One or more texts instead of a dataset.")
@@ -175,8 +206,9 @@ class DataArguments:
     disable_tqdm: bool = HfArg(default=False, help="No progress bar.")
 
     def __post_init__(self) -> None:
-        if [self.dataset_name, self.text, self.text_file].count(None) != 2:
-            raise UserError("give exactly one: --dataset_name, --text, --text_file")
+        sources = [self.dataset_name, self.test_file, self.text, self.text_file]
+        if sources.count(None) != 3:
+            raise UserError("give exactly one: --dataset_name, --test_file, --text, --text_file")
         if self.max_samples is not None and self.max_samples < 1:
             raise UserError(f"--max_samples must be at least 1, not {self.max_samples}")
         if self.model_revision is not None and Path(self.model_name_or_path).is_dir():
@@ -213,7 +245,13 @@ class AttributionArguments:
     max_gradient_evaluations: int = HfArg(
         default=1000, help="Limit of search and auto, per document and class."
     )
-    baseline: Literal["pad", "mask"] = HfArg(default="pad", help="Token of the baseline text.")
+    rough_evaluations: int = HfArg(
+        default=280, help="Limit of auto where the path is too rough for --tolerance."
+    )
+    baseline: list[str] = HfArg(
+        default_factory=lambda: ["pad"],
+        help="pad, mask, zero or mean (of the vocabulary), in place of each token; one or several.",
+    )
     text_prefix: str | None = HfArg(
         default=None, help="Put before every text. Default: as in training."
     )
@@ -230,8 +268,18 @@ class AttributionArguments:
 
     def __post_init__(self) -> None:
         self.steps = self.parse_steps()
+        if isinstance(self.baseline, str):
+            self.baseline = [self.baseline]
+        for name in self.baseline:
+            if name not in BASELINES:
+                raise UserError(f"--baseline {name} is not one of {', '.join(BASELINES)}")
+        if not self.baseline or len(set(self.baseline)) < len(self.baseline):
+            raise UserError(
+                f"--baseline requires one or several of {', '.join(BASELINES)}, each once"
+            )
         minima = {
             "max_gradient_evaluations": LEVELS[0] + CHECKS,
+            "rough_evaluations": LEVELS[0] + CHECKS,
             "max_seq_length": 1,
             "internal_batch_size": 1,
         }
@@ -276,6 +324,13 @@ class AttributionArguments:
                 f"--n_steps_search {low} {high}: {allowed}, the lowest number comes first"
             )
         return tuple(range(low, high + 1))
+
+    def record(self) -> dict:
+        """Return the arguments as records hold them: a single baseline as its name."""
+        settings = asdict(self)
+        if len(self.baseline) == 1:
+            settings["baseline"] = self.baseline[0]
+        return settings
 
     @property
     def searches(self) -> bool:
@@ -417,6 +472,13 @@ def read_texts(arguments: DataArguments) -> list[dict]:
     return documents[: arguments.max_samples]
 
 
+def choose_label_column(arguments: DataArguments) -> tuple[str, str | None]:
+    """Return the column of the true classes, and what separates several of them in a text."""
+    trained = read_training_arguments(arguments.model_name_or_path, arguments.model_revision)
+    column = arguments.label_column_name or trained.get("label_column_name") or "label"
+    return str(column), arguments.label_delimiter or trained.get("label_delimiter")
+
+
 def load_rows(arguments: DataArguments, columns: list[str]) -> Dataset:
     """Return a split that has the columns. Raises UserError if it cannot be loaded or lacks one."""
     name = arguments.dataset_name
@@ -424,7 +486,7 @@ def load_rows(arguments: DataArguments, columns: list[str]) -> Dataset:
     if arguments.split not in splits:
         raise UserError(f"{name} has no split {arguments.split!r}; it has {', '.join(splits)}")
     rows = splits[arguments.split]
-    for column in [*columns, "id", "label"]:
+    for column in [*columns, "id"]:
         if column not in rows.column_names:
             raise UserError(
                 f"{name} has no column {column!r}, but {', '.join(rows.column_names)}; "
@@ -433,30 +495,111 @@ def load_rows(arguments: DataArguments, columns: list[str]) -> Dataset:
     for column in columns:
         if not str(getattr(rows.features[column], "dtype", "")).endswith("string"):
             raise UserError(f"column {column!r} of {name} is not text but {rows.features[column]}")
-    if not isinstance(rows.features["label"], ClassLabel):
-        raise UserError(
-            f"column 'label' of {name} is not a ClassLabel; tools/prepare_dataset.py makes one"
-        )
     return rows
 
 
-def read_rows(
-    rows: Dataset, columns: list[str], delimiter: str, max_samples: int | None
+def read_rows(arguments: DataArguments, rows: Dataset, columns: list[str]) -> pd.DataFrame:
+    """Return the columns of a split that are needed: id, those of the texts, and the classes."""
+    number = len(rows)
+    if arguments.max_samples is not None:
+        number = min(arguments.max_samples, number)
+    label_column, _ = choose_label_column(arguments)
+    kept = [*columns, "id"]
+    names = None
+    if label_column in rows.column_names:
+        kept.append(label_column)
+        names = class_names(rows.features[label_column])
+    frame = pd.DataFrame({column: list(rows[:number][column]) for column in kept}, dtype=object)
+    if names is not None:
+        frame[label_column] = [name_numbers(value, names) for value in frame[label_column]]
+    return frame
+
+
+def class_names(feature) -> list[str] | None:
+    """Return the names of a ClassLabel, or of a list of them; None for other columns."""
+    feature = getattr(feature, "feature", feature)
+    return feature.names if isinstance(feature, ClassLabel) else None
+
+
+def name_numbers(value, names: list[str]) -> str | list[str] | None:
+    """Return the names of a number or a list of numbers of classes; -1 and None stand for none."""
+    if isinstance(value, Collection):
+        return [names[number] for number in value]
+    return None if is_missing(value) or value < 0 else names[int(value)]
+
+
+def read_test_file(arguments: DataArguments, columns: list[str]) -> pd.DataFrame:
+    """Return the rows of --test_file, with an id. Exit with status 2 if a column is missing."""
+    file = arguments.test_file
+    frame = read_file(file).head(arguments.max_samples or sys.maxsize)
+    for column in columns:
+        if column not in frame.columns:
+            raise UserError(
+                f"{file} has no column {column!r}, but {', '.join(map(str, frame.columns))}; "
+                "choose --text_column_names"
+            )
+        wrong = [value for value in frame[column] if not is_missing(value)]
+        wrong = [value for value in wrong if not isinstance(value, str)]
+        if wrong:
+            raise UserError(f"column {column!r} of {file} is not text: it has {wrong[0]!r}")
+    if "id" not in frame.columns:
+        frame["id"] = [f"test.{row}" for row in range(len(frame))]
+    elif frame["id"].map(is_missing).any():
+        raise UserError(f"some rows of {file} have no id, which others have; give all one, or none")
+    return frame
+
+
+def make_documents(
+    frame: pd.DataFrame, columns: list[str], text_delimiter: str, arguments: DataArguments
 ) -> list[dict]:
-    """Return the documents of a split: id, text and label, the name of the class or None."""
-    names = rows.features["label"].names
-    number = len(rows) if max_samples is None else min(max_samples, len(rows))
-    documents = []
-    for row in rows.select(range(number)):
-        label = row["label"]
-        documents.append(
-            {
-                "id": str(row["id"]),
-                "text": join_texts([row[column] for column in columns], delimiter),
-                "label": None if label is None or label < 0 else names[label],
-            }
+    """Return the documents of a table: id, text and label, as names of classes, or None."""
+    label_column, label_delimiter = choose_label_column(arguments)
+    labels = [None] * len(frame)
+    if label_column in frame.columns:
+        values = frame[label_column].astype(object)
+        labels = [read_label(value, label_delimiter) for value in values]
+    elif arguments.label_column_name is not None:
+        raise UserError(
+            f"there is no --label_column_name {label_column!r}, but "
+            f"{', '.join(map(str, frame.columns))}"
         )
-    return documents
+    texts = zip(*(frame[column] for column in columns), strict=True)
+    return [
+        {"id": str(name), "text": join_texts(parts, text_delimiter), "label": label}
+        for name, parts, label in zip(frame["id"], texts, labels, strict=True)
+    ]
+
+
+def read_label(value, delimiter: str | None) -> str | list[str] | None:
+    """Return one or several names of classes; None where there is no label, or -1 for it."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return [str(name) for name in value]
+    if is_missing(value) or str(value) == "-1":
+        return None
+    if delimiter is not None:
+        return [name.strip() for name in str(value).split(delimiter) if name.strip()]
+    return str(value)
+
+
+def fit_labels(documents: list[dict], labels: list[str], is_multi_label: bool, source: str) -> None:
+    """Make the labels of documents what the model predicts: one class, or a list of classes.
+
+    Other names in a list than the model's are dropped: it may hold all categories of a text. Raises
+    UserError if a document has several classes and the model chooses one.
+    """
+    for document in documents:
+        label = document["label"]
+        if label is None:
+            continue
+        if not is_multi_label and not isinstance(label, str):
+            raise UserError(
+                f"document {document['id']} of {source} has a list of classes, but the model "
+                "chooses one of them; give another --label_column_name"
+            )
+        if is_multi_label and isinstance(label, str):
+            document["label"] = [label]
+        elif is_multi_label:
+            document["label"] = [name for name in label if name in labels]
 
 
 # Copied from tools/common/data.py::LOAD_ERRORS
@@ -526,6 +669,147 @@ def read_each_file(files: dict[str, list[str]]) -> DatasetDict:
     return splits
 
 
+# Copied from tools/common/data.py::to_table
+def to_table(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
+    """Make every ClassLabel a categorical: the names in their order; -1, no label, is missing."""
+    for column, feature in features.items():
+        if isinstance(feature, ClassLabel):
+            numbers = frame[column].fillna(-1).astype(int)
+            numbers = numbers.where(numbers < feature.num_classes, -1)
+            frame[column] = pd.Categorical.from_codes(numbers, feature.names)
+    return frame
+
+
+# Copied from tools/common/data.py::read_file
+def read_file(file: str) -> pd.DataFrame:
+    """Read a file by the rules of its format. Exit with status 2 if it breaks them."""
+    suffix = Path(file).suffix.lower()
+    if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
+        fail(f"cannot load {file}: it is not a .csv, .tsv, .json, .jsonl or .parquet file")
+    try:
+        if suffix == ".parquet":
+            return read_parquet(file)
+        content = Path(file).read_bytes()
+    except FileNotFoundError:
+        fail(f"cannot load {file}: no such file")
+    except LOAD_ERRORS as error:
+        fail(f"cannot load {file}: {one_line(error)}")
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        fail(f"cannot load {file}: it is UTF-16; save it as UTF-8 (Excel: 'CSV UTF-8')")
+    if content.startswith((b"\x1f\x8b", b"PK\x03\x04")):
+        fail(
+            f"cannot load {file}: it is compressed or an Excel workbook; unpack it, or save as CSV"
+        )
+    if b"\0" in content:
+        line = content[: content.index(b"\0")].count(b"\n") + 1
+        fail(f"cannot load {file}: line {line} has a NUL byte, as UTF-16 has; save it as UTF-8")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        fail(f"cannot load {file}: {one_line(error)}; save the file as UTF-8 (Excel: 'CSV UTF-8')")
+    return read_json(file, text) if suffix.startswith(".json") else read_csv(file, text)
+
+
+# Copied from tools/common/data.py::read_parquet
+def read_parquet(file: str) -> pd.DataFrame:
+    """Read a Parquet file of datasets, with its ClassLabels, of pandas or of others."""
+    table = pyarrow.parquet.read_table(file)
+    written_by_datasets = b"huggingface" in (table.schema.metadata or {})
+    features = Features.from_arrow_schema(table.schema) if written_by_datasets else Features()
+    # Without pandas' own metadata, an index named id stays the column that it is in the file.
+    return to_table(table.to_pandas(ignore_metadata=True), features)
+
+
+# Copied from tools/common/data.py::read_csv
+def read_csv(file: str, text: str) -> pd.DataFrame:
+    """Read comma-, semicolon- or tab-separated fields; every value is a text, as the file has it.
+
+    The separator is the one that gives the header the most fields; a comma among equals.
+    """
+    csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long text
+    header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+    separator = max(",;\t", key=lambda mark: len(next(csv.reader([header], delimiter=mark), [])))
+    if separator != ("\t" if file.lower().endswith(".tsv") else ","):
+        logger.info("%s: fields are separated by %r", file, separator)
+    # newline="" leaves line ends inside quotes as they are.
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    columns, rows, wrong = [], [], []
+    next_line = 1
+    try:
+        for row in reader:
+            line, next_line = next_line, reader.line_num + 1
+            if not row:  # a blank line
+                continue
+            if not columns:
+                columns = row
+            elif len(row) == len(columns):
+                rows.append(row)
+            else:
+                wrong.append(line)
+    except csv.Error as error:
+        fail(
+            f"cannot load {file}: the quotation marks of the row that starts in line {next_line} "
+            f"do not match ({error}); quote the whole field, and write a mark inside it twice"
+        )
+    if wrong:
+        lines = ", ".join(map(str, wrong[:3])) + (", ..." if len(wrong) > 3 else "")
+        fail(
+            f"cannot load {file}: {len(wrong)} of {len(rows) + len(wrong)} rows do not have the "
+            f"{len(columns)} fields of the header, separated by {separator!r} (line {lines}); "
+            "put fields that contain the separator into quotation marks"
+        )
+    return pd.DataFrame(rows, columns=columns, dtype=object)
+
+
+# Copied from tools/common/data.py::read_json
+def read_json(file: str, text: str) -> pd.DataFrame:
+    """Read a list of objects, an object with such a list under "data", or an object a line."""
+    line = 1
+    try:
+        decoder = json.JSONDecoder(object_pairs_hook=to_record)
+        content, end = decoder.raw_decode(text.strip())
+        if end < len(text.strip()):  # more than one value: an object a line
+            content = []
+            # A JSON string holds no line end, but it may hold U+2028, where splitlines() would cut.
+            lines = re.split(r"\r\n|\r|\n", text)
+            for line in range(1, len(lines) + 1):
+                if lines[line - 1].strip():
+                    content.append(decoder.decode(lines[line - 1]))
+    except json.JSONDecodeError as error:
+        line += error.lineno - 1
+        fail(f"cannot load {file}: line {line} column {error.colno} is not JSON: {error.msg}")
+    except ValueError as error:  # a key twice, or a number with thousands of digits
+        fail(f"cannot load {file}: line {line} or a later one: {one_line(error)}")
+    except RecursionError:
+        fail(f"cannot load {file}: a value is nested too deeply")
+    if isinstance(content, dict) and isinstance(content.get("data"), list):
+        logger.info("%s: the records are those under 'data'", file)
+        content = content["data"]
+    records = content if isinstance(content, list) else [content]
+    wrong = [place for place, record in enumerate(records) if not isinstance(record, dict)]
+    if isinstance(content, dict) and all(isinstance(value, dict) for value in content.values()):
+        wrong = [0]  # what pandas writes unless it is told otherwise
+    if wrong:
+        fail(
+            f"cannot load {file}: record {wrong[0]} is not an object of columns and values; "
+            "pandas writes such a file with to_json(file, orient='records', lines=True)"
+        )
+    columns = dict.fromkeys(column for record in records for column in record)
+    values = {column: [record.get(column) for record in records] for column in columns}
+    return pd.DataFrame(values, dtype=object)
+
+
+# Copied from tools/common/data.py::to_record
+def to_record(pairs: list[tuple[str, object]]) -> dict:
+    """Return an object of a JSON file. Raises ValueError if one of its values would be lost."""
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        doubled = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"an object has {doubled!r} more than once")
+    return record
+
+
 # Copied from tools/common/data.py::is_missing
 def is_missing(value: object) -> bool:
     """Return whether a value of a table is None, NaN, NaT or a text of white space alone."""
@@ -551,9 +835,14 @@ def examples(names: Collection[str]) -> str:
     return ", ".join(list(names)[:3]) + (", ..." if len(names) > 3 else "")
 
 
+def name_source(arguments: DataArguments) -> str:
+    """Return where the documents are from, for messages."""
+    return arguments.dataset_name or arguments.test_file or arguments.text_file or "--text"
+
+
 def check_documents(documents: list[dict], arguments: DataArguments, target: str) -> None:
     """Raise UserError if there are no documents, or some cannot be explained."""
-    source = arguments.dataset_name or arguments.text_file or "--text"
+    source = name_source(arguments)
     if not documents:
         raise UserError(f"split {arguments.split!r} of {source} has no documents")
     seen = set()
@@ -568,7 +857,7 @@ def check_documents(documents: list[dict], arguments: DataArguments, target: str
         if re.search("[\ud800-\udfff]", text):  # what surrogateescape made of other encodings
             problems["a text that is not valid UTF-8"].append(name)
     if target == "label":
-        unlabeled = [document["id"] for document in documents if document["label"] is None]
+        unlabeled = [document["id"] for document in documents if not document["label"]]
         problems["no label, which --target label requires"] = unlabeled
     for problem, names in problems.items():
         if names:
@@ -647,7 +936,7 @@ class PathValues:
     scale: np.ndarray
     v: np.ndarray
 
-    def __getitem__(self, points: slice) -> "PathValues":
+    def __getitem__(self, points: slice | np.ndarray) -> "PathValues":
         return PathValues(self.f[points], self.scale[points], self.v[points])
 
     def __len__(self) -> int:
@@ -703,6 +992,49 @@ class Interpolant:
 
 
 @dataclass
+class ErrorBounds:
+    """Bounds of the errors of Interpolant.results, and the rate of decay behind them.
+
+    errors: (steps + 1, tokens + 1).
+    rate: the factor from a coefficient to the next one.
+    """
+
+    errors: np.ndarray
+    rate: float
+
+
+@dataclass
+class PanelSums:
+    """The integral of v panel by panel, between neighboring points of the path.
+
+    sums: (panels, tokens); those of a panel add up to the change of F over it.
+    shared: (panels, tokens), the part of sums that shares out the residual.
+    residuals: (panels,), what the trapezoidal rule missed of the change of F.
+    jumps: (panels,), the sum over tokens of |v(right) - v(left)|, times the width.
+    """
+
+    sums: np.ndarray
+    shared: np.ndarray
+    residuals: np.ndarray
+    jumps: np.ndarray
+
+    @property
+    def attributions(self) -> np.ndarray:
+        """The integral over the path: (tokens,)."""
+        return self.sums.sum(0)
+
+    @property
+    def token_errors(self) -> np.ndarray:
+        """The stated errors: (tokens,), calibrated by benchmarks/bench_attribution_deep.py."""
+        return CALIBRATION * np.abs(self.shared).sum(0)
+
+    @property
+    def panel_errors(self) -> np.ndarray:
+        """An estimate of each panel's error, summed over the tokens: (panels,)."""
+        return np.abs(self.residuals) + JUMP_SHARE * self.jumps
+
+
+@dataclass
 class Rounding:
     """Sizes of rounding errors: of v, of a sum of v over the path, of the values of F."""
 
@@ -729,9 +1061,40 @@ class Result:
 
 @dataclass
 class Choice(Result):
-    """A result of the search. It is settled if more points would not change it."""
+    """A result of the search. It is settled if more points would not change it.
+
+    is_rough: v decays so slowly that the finest level would not suffice either.
+    """
 
     settled: bool = False
+    is_rough: bool = False
+
+    def take_panels(self, panels: PanelSums, points: int) -> None:
+        """Take the attributions of a rough path, with the error that they are stated to have."""
+        self.attributions = panels.attributions
+        self.n_steps = points
+        self.state_errors(panels.token_errors)
+
+    def take_rule(self, rules: dict[int, np.ndarray], panels: PanelSums) -> None:
+        """Take the attributions, (tokens,), of the rule with the smallest completeness error.
+
+        rules are those that were evaluated; panels integrate all their points.
+        """
+        difference = self.f_input - self.f_baseline
+        gaps = {n: float(abs(scores.sum() - difference)) for n, scores in rules.items()}
+        self.n_steps = min(gaps, key=gaps.get)
+        self.attributions = rules[self.n_steps]
+        distances = np.abs(self.attributions - panels.attributions)
+        self.state_errors(distances + panels.token_errors)
+        self.evidence["evaluated_gaps"] = gaps
+
+    def state_errors(self, errors: np.ndarray) -> None:
+        """Record the errors, (tokens,), that the attributions are stated to have."""
+        stated = relative_size(errors, self.attributions)
+        self.evidence["attribution_errors"] = errors
+        self.evidence["stated_error"] = stated
+        is_useful = stated is not None and stated <= LARGEST_STATED_ERROR
+        self.evidence["converged"] = "stated" if is_useful else False
 
     def outcome(self) -> int | None:
         """Return what other rounding errors must not change: the number of steps, if settled."""
@@ -790,10 +1153,10 @@ def search_rules(method: str, steps: tuple[int, ...], points: int) -> Rules:
     return Rules(alphas, inverse, aliases, moments[:, :points], factors)
 
 
-def envelope(coefficients: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return sizes, (columns,), and decay, (3 N,), whose products bound further coefficients.
+def envelope(coefficients: np.ndarray, noise: float) -> tuple[np.ndarray, float]:
+    """Return sizes, (columns,), and the rate of decay; sizes * rate**j bound further coefficients.
 
-    These are the coefficients of degree N + 1 to 4 N. Those given, (N + 1, columns), decay
+    These are the coefficients of degree N + j, j = 1 ... 3 N. Those given, (N + 1, columns), decay
     geometrically for an analytic function (Trefethen, 2013, theorem 8.1), at a rate that is the
     same for all tokens, which share the network, and which the map's singularity at t = 1 / MAP
     limits. Those below noise count as 0.
@@ -807,7 +1170,7 @@ def envelope(coefficients: np.ndarray, noise: float) -> tuple[np.ndarray, np.nda
     rate = max(min(ratio, 0.9) ** (1 / third), MAP / (1 + np.sqrt(1 - MAP**2)))
     # The largest of the last coefficients, each continued to the degree N.
     last = (size[-eighth:] * rate ** np.arange(eighth - 1, -1, -1)[:, None]).max(0)
-    return 8 * last, rate ** np.arange(1, 3 * degree + 1)
+    return 8 * last, float(rate)
 
 
 def fit(rules: Rules, level: PathValues) -> Interpolant:
@@ -837,8 +1200,8 @@ def bound_errors(
     checks: PathValues,
     check_alphas: np.ndarray,
     rounding: Rounding,
-) -> np.ndarray:
-    """Return bounds of the errors of interpolant.results, (steps + 1, tokens + 1).
+) -> ErrorBounds:
+    """Return bounds of the errors of interpolant.results.
 
     The coefficients that the interpolant lacks are bounded by the decay of those that it has. The
     bounds are raised until they hold where the truth is known: for F at the points of the level,
@@ -849,7 +1212,8 @@ def bound_errors(
     tiny = np.finfo(float).tiny
     # Four standard deviations where rounding is at its upper end: what is left of it would look
     # like slow decay.
-    sizes, decay = envelope(coefficients, 12 * rounding.v * np.sqrt(2 / points))
+    sizes, rate = envelope(coefficients, 12 * rounding.v * np.sqrt(2 / points))
+    decay = rate ** np.arange(1, rules.factors.shape[1] + 1)
     errors, antiderivative_errors = np.split(np.outer(rules.factors @ decay, sizes), [-points])
 
     f_off = np.abs(interpolant.f - (level.f - level.f[0])) - rounding.f
@@ -862,7 +1226,7 @@ def bound_errors(
 
     f_factor = (SAFETY * (f_off / (f_errors + tiny))).max()
     v_factor = (SAFETY * (v_off / (v_errors + tiny))).max()
-    return errors * max(1, f_factor, v_factor)
+    return ErrorBounds(errors * max(1, f_factor, v_factor), rate)
 
 
 def find_certain(
@@ -900,7 +1264,21 @@ def pick_steps(
     return int(ties.argmax())
 
 
-def choose(arguments: AttributionArguments, values: PathValues, check_alphas: np.ndarray) -> Choice:
+def is_hopeless(bounds: ErrorBounds, points: int, allowed: float) -> bool:
+    """Return whether even the finest level would not resolve the integral, at this rate of decay.
+
+    Coefficients of a kink decay faster and faster, those of a rough function do not: the forecast
+    is wrong in favor of going on.
+    """
+    if points < LEVELS[FORECAST_LEVEL]:
+        return False
+    forecast = bounds.errors[-1].max() * bounds.rate ** (LEVELS[-1] - points)
+    return bool(forecast > FORECAST_SLACK * allowed)
+
+
+def choose_steps(
+    arguments: AttributionArguments, values: PathValues, check_alphas: np.ndarray
+) -> Choice:
     """Choose the number of steps with the smallest completeness error.
 
     values are those at check_alphas, (CHECKS,), and then on a level's points. The document has
@@ -913,13 +1291,13 @@ def choose(arguments: AttributionArguments, values: PathValues, check_alphas: np
     # 1. Every rule by the interpolant, and how far off it can be
     interpolant = fit(rules, level)
     rounding = rounding_errors(rules, level, arguments.bf16)
-    errors = bound_errors(rules, interpolant, level, checks, check_alphas, rounding)
+    bounds = bound_errors(rules, interpolant, level, checks, check_alphas, rounding)
 
     # 2. Completeness errors of the rules, (steps,), and of the integral; distances of the rules'
     # attributions from the integral's, (steps, tokens)
     gaps = np.abs(interpolant.results[:, -1] - difference)
     rule_gaps, integral_gap = gaps[:-1], gaps[-1]
-    rule_errors, integral_errors = errors[:-1], errors[-1]
+    rule_errors, integral_errors = bounds.errors[:-1], bounds.errors[-1]
     integral = interpolant.results[-1, :-1]
     distances = np.abs(interpolant.results[:-1, :-1] - integral)
     allowed = max(arguments.tolerance * abs(difference), rounding.total)
@@ -947,18 +1325,23 @@ def choose(arguments: AttributionArguments, values: PathValues, check_alphas: np
         attributions=interpolant.results[chosen, :-1],
         n_steps=arguments.steps[chosen] or len(level),
         settled=converged or bool(is_right and surely_away.all()),
+        is_rough=is_hopeless(bounds, len(level), allowed),
         evidence={
             "converged": converged,
             "attribution_errors": attribution_errors,
+            "stated_error": relative_size(attribution_errors, interpolant.results[chosen, :-1]),
             "gaps": [float(f"{gap:.3g}") for gap in rule_gaps],
         },
     )
 
 
-def is_stable(
+def is_stable_choice(
     arguments: AttributionArguments, values: PathValues, check_alphas: np.ndarray, choice: Choice
 ) -> bool:
-    """Return whether choose() finds the same with rounding errors 2.5 times MiniLM's on a CPU."""
+    """Return whether choose_steps finds the same with other rounding errors.
+
+    They are 2.5 times as large as those of MiniLM on a CPU.
+    """
     rows = np.column_stack([values.f, values.scale, values.v])
     noise = np.random.default_rng(0).normal(size=(4, *rows.shape))
     errors = noise * np.finfo(np.float32).eps * rows
@@ -967,10 +1350,212 @@ def is_stable(
     errors[:, :, 2:] *= 0.5 * np.linalg.norm(values.scale) / v_norm
     for error in (*errors, *-errors):
         noisy = rows + error
-        other = choose(arguments, PathValues(noisy[:, 0], noisy[:, 1], noisy[:, 2:]), check_alphas)
+        noisy_values = PathValues(noisy[:, 0], noisy[:, 1], noisy[:, 2:])
+        other = choose_steps(arguments, noisy_values, check_alphas)
         if other.outcome() != choice.outcome():
             return False
     return True
+
+
+# --------------------------------------------------------------------------------------------------
+# The integral where the path is rough
+# --------------------------------------------------------------------------------------------------
+
+
+def relative_size(errors: np.ndarray, attributions: np.ndarray) -> float | None:
+    """Return the relative L1 norm of errors, both (tokens,); None if nothing is attributed."""
+    total = np.abs(attributions).sum()
+    return float(np.abs(errors).sum() / total) if total > 0 else None
+
+
+def integrate_panels(alphas: np.ndarray, values: PathValues) -> PanelSums:
+    """Integrate v between each two of the points, alphas, (points,), from 0 to 1 and ascending.
+
+    The trapezoidal rule misses a part of the change of F over the panel, which is known. This
+    residual is shared among the tokens by |v|, the size of their gradients there, so that the
+    attributions add up to F(x) - F(b).
+    """
+    widths = np.diff(alphas)[:, None]
+    left, right = values.v[:-1], values.v[1:]
+    sums = widths * (left + right) / 2
+    residuals = np.diff(values.f) - sums.sum(1)
+    sizes = np.abs(left) + np.abs(right)
+    totals = sizes.sum(1, keepdims=True)
+    shares = np.where(totals > 0, sizes / np.maximum(totals, np.finfo(float).tiny), 0)
+    jumps = (widths * np.abs(right - left)).sum(1)
+    shared = residuals[:, None] * shares
+    return PanelSums(sums + shared, shared, residuals, jumps)
+
+
+def worst_panels(alphas: np.ndarray, panels: list[PanelSums], number: int) -> np.ndarray:
+    """Return the places, ascending, of the panels that are to be halved, at most so many.
+
+    alphas: (points,). panels are those of every target; each counts by its own attributions.
+    """
+    errors = np.zeros(len(alphas) - 1)
+    for target in panels:
+        total = max(np.abs(target.attributions).sum(), np.finfo(float).tiny)
+        errors = np.maximum(errors, target.panel_errors / total)
+    errors[np.diff(alphas) < NARROWEST] = 0
+    worst = np.argsort(-errors, kind="stable")[:number]
+    return np.sort(worst[errors[worst] > 0])
+
+
+def spread_numbers(steps: tuple[int, ...], number: int, limit: int) -> list[int]:
+    """Return numbers of steps, spread evenly from the largest on, whose sum is within the limit.
+
+    There are at most so many; fewer if the limit is too small for them.
+    """
+    for count in range(min(number, len(steps)), 0, -1):
+        # The upper half of the steps: of a rough path, small numbers say nothing.
+        places = np.linspace(len(steps) - 1, (len(steps) - 1) // 2, count).round().astype(int)
+        chosen = [steps[place] for place in dict.fromkeys(places.tolist())]
+        if sum(chosen) <= limit:
+            return sorted(chosen)
+    affordable = [n for n in steps if n <= limit]
+    return affordable[-1:]
+
+
+@dataclass
+class EvaluatedPath:
+    """Points of a path, (points,), in any order, and the values of every target there."""
+
+    alphas: np.ndarray
+    tables: list[PathValues]
+
+    def __len__(self) -> int:
+        return len(self.alphas)
+
+    def add(self, places: np.ndarray, alphas: np.ndarray, tables: list[PathValues]) -> None:
+        """Insert points and their values before the places."""
+        self.alphas = np.insert(self.alphas, places, alphas)
+        self.tables = [
+            table.insert(places, new) for table, new in zip(self.tables, tables, strict=True)
+        ]
+
+    def sort(self) -> "EvaluatedPath":
+        """Return the points in their order on the path, each once."""
+        alphas, first = np.unique(self.alphas, return_index=True)
+        return EvaluatedPath(alphas, [table[first] for table in self.tables])
+
+
+@dataclass
+class PathSearch:
+    """The search for the number of steps, or for the integral, along the path of a document.
+
+    It knows nothing of models: evaluate(alphas, one_by_one=False) returns the PathValues of every
+    target at points of the path, (points,). Those that are evaluated one by one have the same
+    rounding errors whatever the size of batches is; rounding_varies says that others have not.
+    name seeds the random points of the checks.
+    """
+
+    evaluate: Callable[..., list[PathValues]]
+    arguments: AttributionArguments
+    name: str
+    rounding_varies: bool = False
+
+    def run(self) -> list[Choice]:
+        """Return the choice of every target. docs/step-search.md derives how it is made."""
+        limit = self.arguments.max_gradient_evaluations
+        spent = 0
+        choices, path, is_stable = self.refine(limit)
+        if not is_stable:
+            spent = len(path)
+            again = replace(
+                self,
+                evaluate=functools.partial(self.evaluate, one_by_one=True),
+                rounding_varies=False,
+            )
+            choices, path, _ = again.refine(limit - spent)
+        for choice in choices:
+            choice.gradient_evaluations = spent + len(path)
+        if not all(choice.settled for choice in choices):
+            if self.arguments.n_steps is None:
+                self.evaluate_rules(choices, path, limit)
+            else:
+                self.halve_panels(choices, path, limit)
+        return choices
+
+    def refine(self, limit: int) -> tuple[list[Choice], EvaluatedPath, bool]:
+        """Choose on more and more points until the choice is settled, or hopeless, everywhere.
+
+        Returns the choices, the points, and whether rounding errors do not matter. Ends early if
+        they do, and if limit allows to begin again with points that are evaluated one by one.
+        """
+        arguments = self.arguments
+        seed = [*hashlib.sha256(self.name.encode()).digest()]
+        check_alphas = np.random.default_rng(seed).uniform(size=CHECKS)
+        rules = search_rules(arguments.method, arguments.steps, LEVELS[0])
+        alphas = np.append(check_alphas, rules.alphas)
+        path = EvaluatedPath(alphas, self.evaluate(alphas))
+        for level, finer in enumerate(LEVELS):
+            if level > 0:
+                # Every other point of a level is new.
+                rules = search_rules(arguments.method, arguments.steps, finer)
+                new = rules.alphas[1::2]
+                path.add(np.arange(CHECKS + 1, len(path)), new, self.evaluate(new))
+            choices = [choose_steps(arguments, table, check_alphas) for table in path.tables]
+            may_begin_again = self.rounding_varies and 2 * len(path) <= limit
+            if may_begin_again and not self.are_stable(path, check_alphas, choices):
+                return choices, path, False
+            if all(choice.settled or choice.is_rough for choice in choices):
+                break
+            if finer == LEVELS[-1] or LEVELS[level + 1] + CHECKS > limit:
+                break
+        return choices, path, True
+
+    def are_stable(
+        self, path: EvaluatedPath, check_alphas: np.ndarray, choices: list[Choice]
+    ) -> bool:
+        """Return whether other rounding errors change no choice."""
+        for table, choice in zip(path.tables, choices, strict=True):
+            if not is_stable_choice(self.arguments, table, check_alphas, choice):
+                return False
+        return True
+
+    def halve_panels(self, choices: list[Choice], path: EvaluatedPath, limit: int) -> None:
+        """Integrate a rough path: halve the worst panels until so many gradients are spent.
+
+        Changes the choices that are not settled. The limit is that of a rough path, if it is lower.
+        """
+        spent = choices[0].gradient_evaluations
+        limit = max(spent, min(limit, self.arguments.rough_evaluations))
+        path = path.sort()
+        while True:
+            panels = [integrate_panels(path.alphas, table) for table in path.tables]
+            worst = worst_panels(path.alphas, panels, min(PANELS_AT_ONCE, limit - spent))
+            if len(worst) == 0:
+                break
+            middles = (path.alphas[worst] + path.alphas[worst + 1]) / 2
+            path.add(worst + 1, middles, self.evaluate(middles))
+            spent += len(worst)
+        for choice, target in zip(choices, panels, strict=True):
+            choice.gradient_evaluations = spent
+            if not choice.settled:
+                choice.take_panels(target, len(path))
+
+    def evaluate_rules(self, choices: list[Choice], path: EvaluatedPath, limit: int) -> None:
+        """Evaluate RULES real rules, or fewer by the limit, and take the smallest error of them.
+
+        Changes the choices that are not settled. With so many points on the path, their integral
+        by panels says how far the tokens of the rule are off.
+        """
+        spent = choices[0].gradient_evaluations
+        numbers = spread_numbers(self.arguments.steps, RULES, limit - spent)
+        if not numbers:
+            return
+        rules = {}
+        for n in numbers:
+            nodes, weights = quadrature(self.arguments.method, n)
+            tables = self.evaluate(nodes)
+            rules[n] = [weights @ table.v for table in tables]
+            path.add(np.full(n, len(path)), nodes, tables)
+        path = path.sort()
+        for target, choice in enumerate(choices):
+            choice.gradient_evaluations = spent + sum(numbers)
+            if not choice.settled:
+                panels = integrate_panels(path.alphas, path.tables[target])
+                choice.take_rule({n: rules[n][target] for n in numbers}, panels)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -994,6 +1579,21 @@ class Attribution(dict):
 
 
 @dataclass
+class Baseline:
+    """What takes the place of each token in the baseline text.
+
+    name: PAD, MASK, EOS in place of PAD, ZERO or MEAN.
+    token, token_id: of the tokenizer, or None for ZERO and MEAN.
+    vector: (hidden,), the embedding of a token in ZERO and MEAN; None for the others.
+    """
+
+    name: str
+    token: str | None
+    token_id: int | None
+    vector: torch.Tensor | None
+
+
+@dataclass
 class EmbeddedText:
     """A document in the embedding layer, and the functions F that are attributed, weights @ logits.
 
@@ -1005,6 +1605,7 @@ class EmbeddedText:
     """
 
     id: str
+    baseline: Baseline
     ids: torch.Tensor
     path: torch.Tensor
     logits: torch.Tensor
@@ -1013,12 +1614,13 @@ class EmbeddedText:
 
 
 @dataclass
-class Search:
-    """The choices of a search, one for each target, after so many gradients."""
+class ExplainedPath:
+    """The attributions of a document from one baseline: what the file holds, by class."""
 
-    choices: list[Choice]
-    evaluated: int
-    is_stable: bool
+    embedded: EmbeddedText
+    explanations: dict[str, dict]
+    gradient_evaluations: int
+    forward_evaluations: int
 
 
 @dataclass
@@ -1055,13 +1657,12 @@ class Explainer:
 
         self.labels = [config.id2label[number] for number in range(config.num_labels)]
         self.check_classes()
-        self.find_baseline_token()
+        self.baselines = [self.find_baseline(name) for name in self.arguments.baseline]
         self.max_seq_length = self.find_length()
         self.text_prefix = self.arguments.text_prefix
         if self.text_prefix is None:
             self.text_prefix = trained_setting(config, "text_prefix", str) or ""
-        default_size = {"cpu": 16, "cuda": 512}.get(self.model.device.type, 64)
-        self.batch_size = self.arguments.internal_batch_size or default_size
+        self.batch_size = self.arguments.internal_batch_size or self.default_batch_size()
 
     def refusal(self, reason: str) -> UserError:
         """Return the error that says why a model cannot be explained."""
@@ -1073,9 +1674,15 @@ class Explainer:
         if len(self.labels) < 2:
             raise self.refusal("it has one output; a classifier has two or more classes")
         problem = self.model.config.problem_type
-        if problem not in (None, "single_label_classification"):
+        self.is_multi_label = problem == "multi_label_classification"
+        if problem not in (None, "single_label_classification", "multi_label_classification"):
+            raise self.refusal(f"it does not choose classes (its config.json says {problem})")
+        thresholds = trained_setting(self.model.config, "thresholds", list)
+        self.thresholds = thresholds or [0.5] * len(self.labels)
+        if len(self.thresholds) != len(self.labels):
             raise self.refusal(
-                f"it does not choose one of several classes (its config.json says {problem})"
+                f"its config.json has {len(self.thresholds)} thresholds for {len(self.labels)} "
+                "classes"
             )
         if len(set(self.labels)) < len(self.labels):
             raise self.refusal(f"id2label in its config.json names a class twice: {self.labels}")
@@ -1086,25 +1693,34 @@ class Explainer:
         if versus is not None and versus not in self.labels:
             raise UserError(f"--versus {versus} is not one of {', '.join(self.labels)}")
 
-    def find_baseline_token(self) -> None:
-        """Set the baseline's token, its id, and its name: PAD, MASK, or EOS in place of PAD."""
+    def find_baseline(self, name: str) -> Baseline:
+        """Return the baseline with a name of BASELINES.
+
+        Raises UserError if model or tokenizer lack it.
+        """
         # ADAPT: baseline. Another token, such as UNK, takes two lines here.
-        self.baseline_name = self.arguments.baseline.upper()
-        self.baseline_token_id = getattr(
-            self.tokenizer, f"{self.arguments.baseline}_token_id", None
-        )
-        if self.baseline_token_id is None and self.arguments.baseline == "pad":
+        if name in ("zero", "mean"):
+            if not isinstance(self.embeddings, torch.nn.Embedding):
+                raise UserError(
+                    f"--baseline {name} requires an embedding of each token; this model has "
+                    f"{type(self.embeddings).__name__}; try --baseline pad"
+                )
+            mean = self.embeddings.weight.float().mean(0)
+            vector = mean if name == "mean" else torch.zeros_like(mean)
+            return Baseline(name.upper(), None, None, vector)
+        token_id = getattr(self.tokenizer, f"{name}_token_id", None)
+        shown = name.upper()
+        if token_id is None and name == "pad":
             # As everyone does with GPT-2 and Llama, whose tokenizers have no PAD.
-            self.baseline_name = "EOS"
-            self.baseline_token_id = self.tokenizer.eos_token_id
-        if self.baseline_token_id is None:
-            other = "pad" if self.arguments.baseline == "mask" else "mask"
+            shown = "EOS"
+            token_id = self.tokenizer.eos_token_id
+        if token_id is None:
+            other = "pad" if name == "mask" else "mask"
             raise UserError(
-                f"the tokenizer has no {self.arguments.baseline} token for the baseline text; "
-                f"try --baseline {other}"
+                f"the tokenizer has no {name} token for the baseline text; try --baseline {other}"
             )
-        self.baseline_token = self.tokenizer.convert_ids_to_tokens(self.baseline_token_id)
-        self.check_ids([self.baseline_token_id])
+        self.check_ids([token_id])
+        return Baseline(shown, self.tokenizer.convert_ids_to_tokens(token_id), token_id, None)
 
     def find_length(self) -> int:
         """Return how many tokens of a text are used: as given, as in training, or 256."""
@@ -1127,6 +1743,25 @@ class Explainer:
                 f"not {length}"
             )
         return length
+
+    def default_batch_size(self) -> int:
+        """Return how many points on a path are evaluated at once.
+
+        On a CPU, 16, halved until the activations of the longest text are expected to fit into
+        ACTIVATION_BYTES: where memory is short, a CPU swaps and does not say so. A GPU does, and
+        the size is halved then.
+        """
+        device = self.model.device.type
+        if device != "cpu":
+            return 512 if device == "cuda" else 64
+        config = self.model.config.get_text_config()
+        layers = getattr(config, "num_hidden_layers", None) or 0
+        hidden = getattr(config, "hidden_size", None) or 0
+        per_point = 4 * FLOATS_PER_TOKEN * layers * hidden * self.max_seq_length  # in float32
+        size = 16
+        while size > 1 and size * per_point > ACTIVATION_BYTES:
+            size //= 2
+        return size
 
     def check_ids(self, ids: list[int]) -> None:
         """Raise UserError if the tokenizer has tokens that the model does not know."""
@@ -1212,14 +1847,33 @@ class Explainer:
         with self.embedding_layer.register_forward_hook(lambda *call: embedded):
             return self.forward(ids)
 
-    def embed(self, document: dict) -> EmbeddedText:
-        """Return the ends of the path of an encoded document.
+    def start_path(self, baseline: Baseline, special: torch.Tensor) -> AbstractContextManager:
+        """Return a context in which the first of two texts is embedded as the baseline is.
+
+        Only the vectors of ZERO and MEAN need it: positions and normalization follow as for a text.
+        special: (tokens,), the tokens that stay as they are.
+        """
+        if baseline.vector is None:
+            return nullcontext()
+
+        def replace_tokens(module, arguments, output: torch.Tensor) -> torch.Tensor:
+            output = output.clone()
+            output[0, ~special] = baseline.vector.to(output.dtype)
+            return output
+
+        return self.embeddings.register_forward_hook(replace_tokens)
+
+    def embed(self, document: dict, baseline: Baseline | None = None) -> EmbeddedText:
+        """Return the ends of the path of an encoded document, from the first baseline by default.
 
         Raises UserError if the model cannot be explained.
         """
+        baseline = baseline or self.baselines[0]
         text = torch.tensor(document["input_ids"], device=self.model.device)
         special = torch.tensor(document["special"], device=text.device)
-        ids = torch.stack([torch.where(special, text, self.baseline_token_id), text])
+        ids = torch.stack([text, text])
+        if baseline.token_id is not None:
+            ids[0] = torch.where(special, text, baseline.token_id)
 
         # A decoder pools the last token that is not PAD. Texts are not padded here, so it is the
         # last one, which must be pooled in the baseline, too, where it may be PAD.
@@ -1229,6 +1883,7 @@ class Explainer:
         captured = []
         with (
             torch.no_grad(),
+            self.start_path(baseline, special),
             self.embedding_layer.register_forward_hook(lambda *call: captured.append(call[-1])),
         ):
             logits = self.forward(ids)
@@ -1247,24 +1902,28 @@ class Explainer:
                 "it does not read a text by one embedding a token, or it pools another token of "
                 "the baseline"
             )
-        targets = self.find_targets(document, int(logits[1].argmax()))
+        targets = self.find_targets(document, self.probabilities(logits[1]))
         weights = torch.stack([self.logit_weights(name) for name in targets])
-        return EmbeddedText(document["id"], ids, captured[0].float(), logits, targets, weights)
+        path = captured[0].float()
+        return EmbeddedText(document["id"], baseline, ids, path, logits, targets, weights)
 
-    def find_targets(self, document: dict, predicted: int) -> list[str]:
+    def find_targets(self, document: dict, probabilities: dict[str, float]) -> list[str]:
         """Return the classes that are explained."""
         target = self.arguments.target
-        if target == "predicted":
-            return [self.labels[predicted]]
         if target == "all":
             return self.labels
         if target == "label":
-            if document["label"] is None:
+            if not document["label"]:
                 raise UserError(
                     f"document {document['id']} has no label, which --target label requires"
                 )
-            return [document["label"]]
-        return [target]
+            found = document["label"]
+        elif target == "predicted":
+            # Of several classes, a text may reach the threshold of none: then the most probable.
+            found = self.predict(probabilities) or max(probabilities, key=probabilities.get)
+        else:
+            found = target
+        return [found] if isinstance(found, str) else found
 
     def logit_weights(self, target: str) -> torch.Tensor:
         """Return the weights, (classes,), of the logits in F."""
@@ -1294,7 +1953,9 @@ class Explainer:
             self.batch_size //= 2
             clear_device_cache(garbage_collection=True)
 
-    def evaluate(self, embedded: EmbeddedText, alphas: np.ndarray) -> list[PathValues]:
+    def evaluate(
+        self, embedded: EmbeddedText, alphas: np.ndarray, one_by_one: bool = False
+    ) -> list[PathValues]:
         """Evaluate every target's F and its gradient at points b + alpha (x - b) of the path.
 
         Raises UserError if a gradient is not finite.
@@ -1311,7 +1972,10 @@ class Explainer:
                 logits = self.forward_from(inputs, embedded.ids[1:].expand(len(batch), -1))
                 values = embedded.weights @ logits.T  # (targets, points)
                 gradients = [
-                    torch.autograd.grad(row.sum(), inputs, retain_graph=True)[0] for row in values
+                    # The last target frees the activations: else they stay until the next batch
+                    # has its own.
+                    torch.autograd.grad(row.sum(), inputs, retain_graph=target + 1 < len(values))[0]
+                    for target, row in enumerate(values)
                 ]
                 products = torch.stack(gradients).double() * difference.double()
                 f.append(values.detach().double())
@@ -1320,18 +1984,33 @@ class Explainer:
             return [torch.cat(parts, 1).cpu().numpy() for parts in (f, scale, v)]
 
         # Each of them has the targets as its first dimension.
-        f, scale, v = self.in_batches(compute)
+        f, scale, v = compute(internal_batch_size=1) if one_by_one else self.in_batches(compute)
         if not all(np.isfinite(values).all() for values in (f, scale, v)):
             raise UserError(
                 f"gradients of document {embedded.id} are not finite; train the model again"
             )
         return [PathValues(*values) for values in zip(f, scale, v, strict=True)]
 
+    def run_rule(self, embedded: EmbeddedText, n: int) -> list[Result]:
+        """Return what the rule with n points finds for every target, without captum.
+
+        captum takes the ids of a baseline text, which ZERO and MEAN do not have.
+        """
+        nodes, weights = quadrature(self.arguments.method, n)
+        tables = self.evaluate(embedded, nodes)
+        results = []
+        for target, table in zip(embedded.weights, tables, strict=True):
+            f_baseline, f_input = (embedded.logits @ target).tolist()
+            results.append(Result(f_input, f_baseline, weights @ table.v, n, {}, n))
+        return results
+
     def run_captum(self, embedded: EmbeddedText, n: int) -> list[Result]:
         """Return what captum finds for every target.
 
         Its trapezoid weights sum to (n - 1) / n, which is corrected.
         """
+        if embedded.baseline.vector is not None:
+            return self.run_rule(embedded, n)
         baseline, ids = embedded.ids.split(1)
         results = []
         for weights in embedded.weights:
@@ -1357,74 +2036,19 @@ class Explainer:
             )
         return results
 
-    def refine(self, embedded: EmbeddedText, limit: int) -> Search:
-        """Choose the number of steps on more and more points until it is settled for every target.
-
-        Ends early if rounding errors, which depend on the batch size, matter, and if limit allows
-        to begin again with points that are evaluated one by one.
-        """
-        arguments = self.arguments
-        seed = [*hashlib.sha256(embedded.id.encode()).digest()]
-        check_alphas = np.random.default_rng(seed).uniform(size=CHECKS)
-        first = search_rules(arguments.method, arguments.steps, LEVELS[0])
-        tables = self.evaluate(embedded, np.append(check_alphas, first.alphas))
-        for level, finer in enumerate(LEVELS):
-            if level > 0:
-                # Every other point of a level is new.
-                rules = search_rules(arguments.method, arguments.steps, finer)
-                between = self.evaluate(embedded, rules.alphas[1::2])
-                places = np.arange(CHECKS + 1, len(tables[0]))
-                tables = [
-                    table.insert(places, new) for table, new in zip(tables, between, strict=True)
-                ]
-            evaluated = len(tables[0])
-            choices = [choose(arguments, table, check_alphas) for table in tables]
-            may_begin_again = self.batch_size > 1 and not arguments.bf16 and 2 * evaluated <= limit
-            if may_begin_again and not self.are_stable(tables, check_alphas, choices):
-                return Search(choices, evaluated, is_stable=False)
-            if all(choice.settled for choice in choices):
-                break
-            if finer == LEVELS[-1] or LEVELS[level + 1] + CHECKS > limit:
-                break
-        return Search(choices, evaluated, is_stable=True)
-
-    def are_stable(
-        self, tables: list[PathValues], check_alphas: np.ndarray, choices: list[Choice]
-    ) -> bool:
-        """Return whether other rounding errors change no choice."""
-        for table, choice in zip(tables, choices, strict=True):
-            if not is_stable(self.arguments, table, check_alphas, choice):
-                return False
-        return True
-
     def search(self, embedded: EmbeddedText) -> list[Choice]:
         """Return the choice of the number of steps, and its attributions, for every target."""
-        explainer, limit, spent = self, self.arguments.max_gradient_evaluations, 0
-        search = self.refine(embedded, limit)
-        if not search.is_stable:
-            # Points that are evaluated one by one have the same rounding errors whatever the batch
-            # size is.
-            spent = search.evaluated
-            one_by_one = replace(self.arguments, internal_batch_size=1)
-            explainer = replace(self, arguments=one_by_one)
-            search = explainer.refine(embedded, limit - spent)
-        for target, choice in enumerate(search.choices):
-            choice.gradient_evaluations = spent + search.evaluated
-            is_affordable = choice.gradient_evaluations + choice.n_steps <= limit
-            if not choice.settled and self.arguments.n_steps is None and is_affordable:
-                # The interpolant does not suffice: the rule itself is evaluated.
-                only = replace(embedded, weights=embedded.weights[[target]])
-                (result,) = explainer.run_captum(only, choice.n_steps)
-                moved = np.abs(result.attributions - choice.attributions)
-                choice.evidence["attribution_errors"] += moved
-                choice.attributions = result.attributions
-                choice.gradient_evaluations += choice.n_steps
-        return search.choices
+        search = PathSearch(
+            functools.partial(self.evaluate, embedded),
+            self.arguments,
+            embedded.id,
+            rounding_varies=self.batch_size > 1 and not self.arguments.bf16,
+        )
+        return search.run()
 
-    def explain(self, document: dict) -> Attribution:
-        """Return the attributions of an encoded document, a line of attributions.jsonl."""
-        start = time.perf_counter()
-        embedded = self.embed(document)
+    def explain_path(self, document: dict, baseline: Baseline) -> ExplainedPath:
+        """Return the attributions of an encoded document along the path from a baseline."""
+        embedded = self.embed(document, baseline)
         # ADAPT: method. Another one takes the ends of the path, embedded.path, and returns Results.
         if self.arguments.searches:
             results = self.search(embedded)
@@ -1436,13 +2060,24 @@ class Explainer:
             name: self.explanation(document, result)
             for name, result in zip(embedded.targets, results, strict=True)
         }
-        scores = embedded.logits[1].double().softmax(0).tolist()
-        probabilities = dict(zip(self.labels, scores, strict=True))
-        prediction = max(probabilities, key=probabilities.get)
-        target = prediction if len(embedded.targets) > 1 else embedded.targets[0]
+        gradient_evaluations = sum(result.gradient_evaluations for result in results)
+        return ExplainedPath(embedded, explanations, gradient_evaluations, forward_evaluations)
+
+    def explain(self, document: dict) -> Attribution:
+        """Return the attributions of an encoded document, a line of attributions.jsonl."""
+        start = time.perf_counter()
+        paths = [self.explain_path(document, baseline) for baseline in self.baselines]
+        embedded, explanations = paths[0].embedded, paths[0].explanations
+        probabilities = self.probabilities(embedded.logits[1])
+        target = max(embedded.targets, key=probabilities.get)
+        several_classes = {"classes": explanations} if len(explanations) > 1 else {}
+        several_baselines = {}
+        if len(paths) > 1:
+            by_name = {path.embedded.baseline.name: path.explanations[target] for path in paths}
+            several_baselines = {"baselines": by_name}
         return Attribution(
             {
-                # The document
+                # The document; label and prediction are lists if a text may have several classes
                 "id": document["id"],
                 "text": document["text"],
                 "label": document["label"],
@@ -1456,17 +2091,51 @@ class Explainer:
                 # What is explained
                 "target": target,
                 "versus": self.arguments.versus,
-                "prediction": prediction,
+                "prediction": self.predict(probabilities),
                 "probabilities": probabilities,
-                # Its attributions, and with --target all those of every class
+                # Its attributions; those of every class, and from every baseline, if more than one
                 **explanations[target],
-                **({"classes": explanations} if len(explanations) > 1 else {}),
+                **several_classes,
+                **several_baselines,
+                "without_top_words": self.without_top_words(
+                    document, embedded, explanations[target]["word_attributions"]
+                ),
                 # The cost
-                "gradient_evaluations": sum(result.gradient_evaluations for result in results),
-                "forward_evaluations": forward_evaluations,
+                "gradient_evaluations": sum(path.gradient_evaluations for path in paths),
+                "forward_evaluations": 1 + sum(path.forward_evaluations for path in paths),
                 "seconds": time.perf_counter() - start,
             }
         )
+
+    def probabilities(self, logits: torch.Tensor) -> dict[str, float]:
+        """Return the probability of each class by logits, (classes,)."""
+        logits = logits.double()
+        scores = logits.sigmoid() if self.is_multi_label else logits.softmax(0)
+        return dict(zip(self.labels, scores.tolist(), strict=True))
+
+    def predict(self, probabilities: dict[str, float]) -> str | list[str]:
+        """Return the predicted class, or the list of those that reach their thresholds."""
+        if not self.is_multi_label:
+            return max(probabilities, key=probabilities.get)
+        thresholds = zip(self.labels, self.thresholds, strict=True)
+        return [name for name, threshold in thresholds if probabilities[name] >= threshold]
+
+    def without_top_words(
+        self, document: dict, embedded: EmbeddedText, word_attributions: list[float]
+    ) -> dict:
+        """Return the three words that speak most for the target, and what the model says without.
+
+        The words' embeddings are those of the baseline. There are fewer words if fewer speak for
+        the target.
+        """
+        ranking = np.argsort(-np.array(word_attributions), kind="stable")[:TOP_WORDS]
+        words = [int(word) for word in ranking if word_attributions[word] > 0]
+        is_taken = torch.tensor([word in words for word in document["word_ids"]])
+        is_taken = is_taken[:, None].to(embedded.path.device)
+        with torch.no_grad():
+            inputs = torch.where(is_taken, embedded.path[0], embedded.path[1])
+            logits = self.forward_from(inputs[None], embedded.ids[1:])[0]
+        return {"words": words, "probabilities": self.probabilities(logits)}
 
     def explanation(self, document: dict, result: Result) -> dict:
         """Return what attributions.jsonl holds of the attributions for one class."""
@@ -1520,7 +2189,16 @@ def attribute(
 def heading(line: dict) -> str:
     """Return the classes of a document as text."""
     target = line["target"] + (f" rather than {line['versus']}" if line["versus"] else "")
-    return f"target {target}, predicted {line['prediction']}, true {line['label'] or 'unknown'}"
+    predicted = name_classes(line["prediction"])
+    true = "unknown" if line["label"] is None else name_classes(line["label"])
+    return f"target {target}, predicted {predicted}, true {true}"
+
+
+def name_classes(names: str | list[str]) -> str:
+    """Return one or several classes, or none, as text."""
+    if isinstance(names, str):
+        return names
+    return " + ".join(names) or "none"
 
 
 def figure_text(line: dict, level: str) -> list[tuple[str, str]]:
@@ -1614,7 +2292,7 @@ def identify(explainer: Explainer, documents: list[dict]) -> dict:
         [document[key] for key in ("id", "text", "label", "word_spans", "input_ids")]
         for document in documents
     ]
-    settings = asdict(explainer.arguments)
+    settings = explainer.arguments.record()
     del settings["internal_batch_size"]  # it does not change the results
     return settings | {
         "max_seq_length": explainer.max_seq_length,
@@ -1727,6 +2405,7 @@ def summarize(
     """Return the content of summary.json."""
     settings = explainer.arguments
     errors = [line["relative_error"] for line in lines if line["relative_error"] is not None]
+    stated = [largest_stated_error(line) for line in lines if convergence(line) == "stated"]
     device = explainer.model.device
     return {
         "script": SCRIPT,
@@ -1738,7 +2417,10 @@ def summarize(
         "truncated": sum(line["truncated"] for line in lines),
         "median_relative_error": float(np.median(errors)) if errors else None,
         "max_relative_error": max(errors, default=None),
-        "not_converged": sum(not line.get("converged", True) for line in lines),
+        "converged_to_stated_error": len(stated),
+        "median_stated_error": float(np.median(stated)) if stated else None,
+        "max_stated_error": max(stated, default=None),
+        "not_converged": sum(not convergence(line) for line in lines),
         # What the results depend on; run identifies them
         "run": hashlib.sha256(to_json(identity).encode()).hexdigest(),
         "settings": identity,
@@ -1747,8 +2429,9 @@ def summarize(
         **text_format,
         "text_prefix": explainer.text_prefix,
         "max_seq_length": explainer.max_seq_length,
-        "baseline": explainer.baseline_name,
-        "baseline_token": explainer.baseline_token,
+        "baseline": explainer.baselines[0].name,
+        "baseline_token": explainer.baselines[0].token,
+        **several_baselines(explainer.baselines),
         # Where they are from
         **commits,
         "processes": processes,
@@ -1759,8 +2442,37 @@ def summarize(
             "transformers": transformers.__version__,
             "datasets": datasets.__version__,
         },
-        "arguments": asdict(arguments) | asdict(settings),
+        "arguments": asdict(arguments) | settings.record(),
     }
+
+
+def convergence(line: dict) -> bool | str:
+    """Return whether a document converged: True, "stated", or False, the worst of its parts.
+
+    Of captum's numbers of steps, nothing is known: True.
+    """
+    values = [part.get("converged", True) for part in explained_parts(line)]
+    if False in values:
+        return False
+    return "stated" if "stated" in values else True
+
+
+def largest_stated_error(line: dict) -> float:
+    """Return the largest error that a part of a document is stated to have."""
+    return max(part["stated_error"] or 0 for part in explained_parts(line))
+
+
+def explained_parts(line: dict) -> list[dict]:
+    """Return the attributions that a document has: its own, those of classes and of baselines."""
+    return [line, *line.get("classes", {}).values(), *line.get("baselines", {}).values()]
+
+
+def several_baselines(baselines: list[Baseline]) -> dict:
+    """Return what summary.json says of more than one baseline; the first is named beside it."""
+    if len(baselines) == 1:
+        return {}
+    tokens = {baseline.name: baseline.token for baseline in baselines}
+    return {"baselines": tokens}
 
 
 def model_commit(name: str, revision: str | None) -> str | None:
@@ -1779,14 +2491,55 @@ def convergence_remedies(explainer: Explainer) -> str:
     remedies = []
     if settings.n_steps is None:
         remedies.append("--n_steps auto")
-    if settings.baseline == "pad" and explainer.tokenizer.mask_token_id is not None:
+    if settings.baseline == ["pad"] and explainer.tokenizer.mask_token_id is not None:
         # Models that normalize first are steepest where the embedding of PAD is 0.
         remedies.append("--baseline mask")
-    if not remedies and settings.max_gradient_evaluations < LEVELS[-1] + CHECKS:
-        remedies.append(f"--max_gradient_evaluations {LEVELS[-1] + CHECKS}")
+    limit = min(settings.rough_evaluations, settings.max_gradient_evaluations)
+    if settings.n_steps == "auto" and limit < AttributionArguments.max_gradient_evaluations:
+        more = f"--rough_evaluations {2 * limit}"
+        if 2 * limit > settings.max_gradient_evaluations:
+            more += f" --max_gradient_evaluations {2 * limit}"
+        remedies.append(more)
     if not remedies:
         remedies.append(f"--tolerance {10 * settings.tolerance:.0e}")
     return "try " + " or ".join(remedies)
+
+
+def report(summary: dict, lines: list[dict], explainer: Explainer) -> None:
+    """Log the numbers of a run, and what documents that did not converge mean for a reader."""
+    shown = [
+        "documents", "gradient_evaluations", "forward_evaluations", "seconds", "truncated",
+        "median_relative_error", "max_relative_error", "converged_to_stated_error",
+        "not_converged",
+    ]  # fmt: skip
+    logger.info("%s", {name: summary[name] for name in shown})
+    stated = [line for line in lines if convergence(line) == "stated"]
+    if stated:
+        errors = [largest_stated_error(line) for line in stated]
+        logger.warning(
+            "%d of %d documents (%s) did not converge to --tolerance %s, because F is too rough on "
+            "the path. Their attributions are off by a stated %.1f %% in the median and %.1f %% at "
+            "most (sum of the errors to sum of the sizes): strong words can be read, the order of "
+            "weak ones cannot; for smaller errors, %s",
+            len(stated),
+            len(lines),
+            examples([line["id"] for line in stated]),
+            explainer.arguments.tolerance,
+            100 * np.median(errors),
+            100 * max(errors),
+            convergence_remedies(explainer),
+        )
+    failed = [line["id"] for line in lines if not convergence(line)]
+    if failed:
+        logger.warning(
+            "%d of %d documents (%s) did not converge within --max_gradient_evaluations %d: not "
+            "even the order of their strong words is sure; %s",
+            len(failed),
+            len(lines),
+            examples(failed),
+            explainer.arguments.max_gradient_evaluations,
+            convergence_remedies(explainer),
+        )
 
 
 # Copied from tools/common/cli.py::fail
@@ -1995,15 +2748,21 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
     model, tokenizer = load_model(name, revision)
     commits = {"dataset_commit": None, "model_commit": model_commit(name, revision)}
     text_format = {}
-    rows = None
-    if arguments.dataset_name is None:
+    names = []  # of the classes of the data
+    if arguments.dataset_name is None and arguments.test_file is None:
         documents = read_texts(arguments)
     else:
         columns, delimiter = choose_columns(arguments, model.config)
         text_format = {"text_column_names": columns, "text_column_delimiter": delimiter}
-        rows = load_rows(arguments, columns)
-        commits["dataset_commit"] = dataset_commit(rows)
-        documents = read_rows(rows, columns, delimiter, arguments.max_samples)
+        if arguments.dataset_name is not None:
+            rows = load_rows(arguments, columns)
+            commits["dataset_commit"] = dataset_commit(rows)
+            frame = read_rows(arguments, rows, columns)
+            label_column, _ = choose_label_column(arguments)
+            names = class_names(rows.features.get(label_column)) or []
+        else:
+            frame = read_test_file(arguments, columns)
+        documents = make_documents(frame, columns, delimiter, arguments)
     check_documents(documents, arguments, settings.target)
 
     # 2. Tokens and words. A first document shows whether the model can be explained
@@ -2016,13 +2775,19 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
         trained_setting(model.config, "max_seq_length", int),
     )
     explainer = Explainer(model.to(process.device), tokenizer, settings)
-    if rows is not None:
-        check_classes(rows.features["label"].names, explainer.labels, arguments.dataset_name)
-    if explainer.baseline_name == "EOS":
-        logger.info(
-            "the tokenizer has no PAD: its EOS %r is the token of the baseline text",
-            explainer.baseline_token,
-        )
+    source = name_source(arguments)
+    fit_labels(documents, explainer.labels, explainer.is_multi_label, source)
+    if not names:
+        labels = {document["label"] for document in documents if isinstance(document["label"], str)}
+        names = sorted(labels)
+    if names:
+        check_classes(names, explainer.labels, source)
+    for baseline in explainer.baselines:
+        if baseline.name == "EOS":
+            logger.info(
+                "the tokenizer has no PAD: its EOS %r is the token of the baseline text",
+                baseline.token,
+            )
     hidden = arguments.disable_tqdm or process.process_index > 0
     for document in tqdm(documents, desc="tokens", unit="document", disable=hidden, leave=False):
         explainer.encode(document)
@@ -2090,25 +2855,6 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
     logger.info(
         "next: python tools/render_attributions.py --attribution_dir %s", shlex.quote(str(output))
     )
-
-
-def report(summary: dict, lines: list[dict], explainer: Explainer) -> None:
-    """Log the numbers of a run, and what to do about documents that did not converge."""
-    shown = [
-        "documents", "gradient_evaluations", "forward_evaluations", "seconds", "truncated",
-        "median_relative_error", "max_relative_error", "not_converged",
-    ]  # fmt: skip
-    logger.info("%s", {name: summary[name] for name in shown})
-    if summary["not_converged"]:
-        failed = [line["id"] for line in lines if not line.get("converged", True)]
-        logger.warning(
-            "%d of %d documents (%s) did not converge within --max_gradient_evaluations %d; %s",
-            len(failed),
-            len(lines),
-            examples(failed),
-            explainer.arguments.max_gradient_evaluations,
-            convergence_remedies(explainer),
-        )
 
 
 def main() -> None:

@@ -68,28 +68,40 @@ def command(model, folder, *flags):
     )
 
 
-def prepare(folder, text, dtype=torch.float32, **arguments):
-    """An Explainer of the model in the folder and the embedded text."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype)
-    explainer = run_attribution.Explainer(
-        model, tokenizer, run_attribution.AttributionArguments(**arguments)
-    )
-    document = {"id": "text-1", "text": text, "label": None}
-    explainer.encode(document)
-    return explainer, explainer.embed(document)
+def load(folder):
+    """The model and the tokenizer of a folder."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    return model, AutoTokenizer.from_pretrained(folder)
 
 
-def exhaustive(folder, text, target, method, steps):
-    """Attributions (steps, tokens) by every rule, each of its points evaluated, and F(x) - F(b)."""
-    explainer, embedded = prepare(folder, text, target=target)
-    found = []
+def captum_attributions(folder, text, steps, **arguments):
+    """Attributions (steps, tokens) by captum, a run for each number, and F(x) - F(b)."""
+    model, tokenizer = load(folder)
+    lines = []
     for n in steps:
-        alphas, weights = run_attribution.quadrature(method, n)
-        (values,) = explainer.evaluate(embedded, alphas)
-        found.append(weights @ values.v)
-    f_baseline, f_input = (embedded.logits @ embedded.weights.T)[:, 0].tolist()
-    return np.stack(found), f_input - f_baseline
+        lines += run_attribution.attribute(model, tokenizer, [text], n_steps=str(n), **arguments)
+    difference = lines[0]["f_input"] - lines[0]["f_baseline"]
+    return np.array([line["attributions"] for line in lines]), difference
+
+
+def integrate_in_float64(folder, text, target, n=400):
+    """Attributions (tokens,) of a BERT by Gauss-Legendre quadrature with n points in float64."""
+    model, tokenizer = load(folder)
+    model.double()
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    blank = torch.where(torch.isin(ids, ids[0, [0, -1]]), ids, tokenizer.pad_token_id)
+    with torch.no_grad():
+        baseline, end = (model.bert.embeddings(input_ids=given) for given in (blank, ids))
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    total = torch.zeros_like(end)
+    for node, weight in zip((1 + nodes) / 2, weights / 2, strict=True):
+        point = (baseline + node * (end - baseline)).requires_grad_()
+        hook = model.bert.embeddings.register_forward_hook(lambda *call, point=point: point)
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+        hook.remove()
+        (gradient,) = torch.autograd.grad(logits[0, model.config.label2id[target]], point)
+        total += weight * gradient
+    return (total * (end - baseline)).sum(-1)[0].numpy()
 
 
 def gradients(most=481):
@@ -101,25 +113,16 @@ def gradients(most=481):
 
 
 def search(evaluate, name="text-1", **arguments):
-    """What search() finds for a path whose values are evaluate(alphas): what attributions.jsonl
+    """What the search finds for a path whose values are evaluate(alphas): what attributions.jsonl
     holds, and settled.
     """
-
-    class Path(run_attribution.Explainer):
-        def __post_init__(self):
-            self.batch_size = self.arguments.internal_batch_size or 16
-
-        def evaluate(self, embedded, alphas):
-            return [evaluate(alphas)]
-
-        def run_captum(self, embedded, n):
-            alphas, weights = run_attribution.quadrature(self.arguments.method, n)
-            return [run_attribution.Result(0.0, 0.0, weights @ evaluate(alphas).v, n, {})]
-
-    explainer = Path(None, None, run_attribution.AttributionArguments(**arguments))
-    weights = torch.tensor([[1.0, 0.0]])
-    embedded = run_attribution.EmbeddedText(name, None, None, None, ["first"], weights)
-    (choice,) = explainer.search(embedded)
+    path = run_attribution.PathSearch(
+        lambda alphas, one_by_one=False: [evaluate(alphas)],
+        run_attribution.AttributionArguments(**arguments),
+        name,
+        rounding_varies=True,
+    )
+    (choice,) = path.run()
     return vars(choice) | choice.evidence
 
 
@@ -202,7 +205,8 @@ def test_stated_errors_of_the_rules_hold(method, pole):
     ]
     rules = run_attribution.search_rules(method, steps, points)
     coefficients = rules.inverse @ np.stack([f(rules.alphas) for f in functions], 1)
-    sizes, decay = run_attribution.envelope(coefficients, 1e-13)
+    sizes, rate = run_attribution.envelope(coefficients, 1e-13)
+    decay = rate ** np.arange(1, 3 * points - 2)
     stated = np.outer(rules.factors @ decay, sizes)[:200]
     predicted = (rules.moments @ coefficients)[:200]
     off = np.zeros_like(predicted)
@@ -272,12 +276,12 @@ def test_no_stated_error_is_exceeded_on_200_random_functions(flags):
         v, antiderivative = random_function(seed)
         found = search_function(v, antiderivative, str(seed), **flags)
         off = np.abs(found["attributions"] - antiderivative(1.0))
-        assert not found["converged"] or (off <= found["attribution_errors"]).all(), seed
-        if found["converged"]:
+        assert found["converged"] is not True or (off <= found["attribution_errors"]).all(), seed
+        if found["converged"] is True:
             assert (
                 max(found["attribution_errors"]) < 1e-2 * np.abs(antiderivative(1.0)).sum() + 1e-4
             )
-        converged += found["converged"]
+        converged += found["converged"] is True
     assert converged > 80
 
 
@@ -293,9 +297,11 @@ def test_narrow_gaussians_that_cancel(width):
         lambda a: np.stack([f1(a) - f1(0.0), f2(a) - f2(0.0), f3(a) - f3(0.0)], -1) @ sizes,
     )
     truth = np.array([f1(1.0) - f1(0.0), f2(1.0) - f2(0.0), f3(1.0) - f3(0.0)]) @ sizes
-    assert found["converged"] == (width > 0.003)  # 481 points resolve all but the narrowest
+    assert (found["converged"] is True) == (
+        width > 0.003
+    )  # 481 points resolve all but the narrowest
     off = np.abs(found["attributions"] - truth)
-    assert not found["converged"] or (off <= found["attribution_errors"]).all()
+    assert found["converged"] is not True or (off <= found["attribution_errors"]).all()
 
 
 @pytest.mark.parametrize("kind", ["ReLU", "step"])
@@ -305,8 +311,10 @@ def test_a_kink_and_a_step_in_the_path(kind):
         lambda a: np.stack([v(a), 1 + a], -1), lambda a: np.stack([integral(a), a + a**2 / 2], -1)
     )
     off = np.abs(found["attributions"] - [integral(1.0), 1.5])
-    assert found["converged"] == (kind == "ReLU")  # a step in v cannot be resolved, a kink can
-    assert not found["converged"] or (off <= found["attribution_errors"]).all()
+    assert (found["converged"] is True) == (
+        kind == "ReLU"
+    )  # a step in v cannot be resolved, a kink can
+    assert found["converged"] is not True or (off <= found["attribution_errors"]).all()
     assert off.max() < 0.01 and found["gradient_evaluations"] <= 1000
 
 
@@ -389,16 +397,10 @@ def test_kinked_and_deep_models(request, run, tmp_path, model, flags):
     assert result.code == 0
     for line in read(tmp_path / "out"):
         assert line["gradient_evaluations"] <= limit
-        if line["converged"]:
-            explainer, embedded = prepare(
-                folder, line["text"], torch.float64, target=line["target"]
-            )
-            embedded.path = embedded.path.double()
-            alphas, weights = run_attribution.quadrature("gausslegendre", 400)
-            (values,) = explainer.evaluate(embedded, alphas)
-            truth = weights @ values.v
+        if line["converged"] is True:
+            truth = integrate_in_float64(folder, line["text"], line["target"])
             assert (np.abs(line["attributions"] - truth) <= line["attribution_errors"]).all()
-    converged = [line["converged"] for line in read(tmp_path / "out")]
+    converged = [line["converged"] is True for line in read(tmp_path / "out")]
     if model == "deep_model":
         # 24 smooth layers: the integral of every document, and the rule of one, must converge.
         assert all(converged) if flags else converged[0]
@@ -419,11 +421,12 @@ def test_search_finds_what_the_exhaustive_one_finds(run, smooth_model, tmp_path,
         assert line["gradient_evaluations"] in gradients()
         assert len(line["gaps"]) == len(steps)
         some = [*steps][::20]
-        every, difference = exhaustive(smooth_model, line["text"], line["target"], method, some)
+        given = {"target": line["target"], "method": method}
+        every, difference = captum_attributions(smooth_model, line["text"], some, **given)
         gaps = np.abs(every.sum(1) - difference)
         np.testing.assert_allclose(line["gaps"][::20], gaps, atol=5e-6, rtol=0.01)
         assert abs(line["delta"]) < min([*gaps, *line["gaps"]]) + 1e-5 * abs(difference) + 2e-6
-        own, _ = exhaustive(smooth_model, line["text"], line["target"], method, [line["n_steps"]])
+        own, _ = captum_attributions(smooth_model, line["text"], [line["n_steps"]], **given)
         np.testing.assert_allclose(line["attributions"], own[0], atol=2e-6)
 
 
@@ -515,20 +518,19 @@ def test_batches_and_short_memory_change_no_number(
             np.testing.assert_allclose(line["attributions"], lines[0]["attributions"], atol=1e-6)
 
 
-def test_where_rounding_errors_matter_points_are_evaluated_one_by_one(smooth_model, monkeypatch):
+def test_where_rounding_errors_matter_points_are_evaluated_one_by_one(
+    run, smooth_model, tmp_path, monkeypatch
+):
     """Then, the result is that of batch size 1 to the last bit; both evaluations are counted."""
-    alone, several = ({"text": TEXTS[0], "size": size} for size in (1, 50))
-    for one in (alone, several):
-        explainer, embedded = prepare(smooth_model, one["text"], internal_batch_size=one["size"])
-        monkeypatch.setattr(run_attribution, "is_stable", lambda *given: False)
-        (one["found"],) = explainer.search(embedded)
-        assert explainer.batch_size == one["size"]
-    first, second = alone["found"], several["found"]
-    np.testing.assert_array_equal(first.attributions, second.attributions)
-    assert first.n_steps == second.n_steps
-    assert first.evidence["gaps"] == second.evidence["gaps"]
-    evaluated = run_attribution.LEVELS[0] + run_attribution.CHECKS
-    assert second.gradient_evaluations == first.gradient_evaluations + evaluated
+    monkeypatch.setattr(run_attribution, "is_stable_choice", lambda *given: False)
+    for size in (1, 50):
+        flags = ["--internal_batch_size", size]
+        run("run_attribution", *command(smooth_model, tmp_path / str(size), *flags))
+    for alone, several in zip(read(tmp_path / "1"), read(tmp_path / "50"), strict=True):
+        assert several["attributions"] == alone["attributions"]
+        assert several["n_steps"] == alone["n_steps"] and several["gaps"] == alone["gaps"]
+        first_level = run_attribution.LEVELS[0] + run_attribution.CHECKS
+        assert several["gradient_evaluations"] == alone["gradient_evaluations"] + first_level
 
 
 def test_choices_that_rounding_errors_change_are_found():
@@ -546,12 +548,12 @@ def test_choices_that_rounding_errors_change_are_found():
     rows = np.column_stack([values.f, values.scale, values.v])
     for tolerance in np.geomspace(1e-5, 1e-3, 200):
         arguments = run_attribution.AttributionArguments(tolerance=tolerance)
-        found = run_attribution.choose(arguments, values, check_alphas)
-        stable.append(run_attribution.is_stable(arguments, values, check_alphas, found))
+        found = run_attribution.choose_steps(arguments, values, check_alphas)
+        stable.append(run_attribution.is_stable_choice(arguments, values, check_alphas, found))
         errors = rng.normal(size=rows.shape) * np.finfo(np.float32).eps * 0.2 * np.abs(rows)
         noisy = rows + errors
         other = run_attribution.PathValues(noisy[:, 0], noisy[:, 1], noisy[:, 2:])
-        other = run_attribution.choose(arguments, other, check_alphas)
+        other = run_attribution.choose_steps(arguments, other, check_alphas)
         assert other.n_steps == found.n_steps or not stable[-1]
     assert sum(stable) and stable.count(False) < 40
 

@@ -12,6 +12,7 @@ import time
 
 import filelock
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from captum.attr import LayerIntegratedGradients
@@ -44,7 +45,8 @@ def attribute(run):
     """attribute(model, folder, flags...) runs the script on TEXT unless told other documents."""
 
     def call(model, folder, *flags):
-        given = {"--text", "--text_file", "--dataset_name"} & set(map(str, flags))
+        sources = {"--text", "--text_file", "--test_file", "--dataset_name"}
+        given = sources & set(map(str, flags))
         common = ["--model_name_or_path", model, "--output_dir", folder, "--disable_tqdm"]
         return run("run_attribution", *common, *([] if given else ["--text", TEXT]), *flags)
 
@@ -143,9 +145,8 @@ def test_dataset_contract_and_completeness(attribute, steep_model, tiny_dataset,
         assert abs(line["delta"]) < 1e-4 * np.abs(line["attributions"]).sum()
         assert line["n_steps"] == line["gradient_evaluations"] == 300
     assert summary["documents"] == 10 and summary["gradient_evaluations"] == 3000
-    assert (
-        summary["forward_evaluations"] == 80
-    )  # four of our own and four of captum's for each document
+    # Five of our own and four of captum's for each document
+    assert summary["forward_evaluations"] == 90
     errors = [line["relative_error"] for line in lines]
     assert summary["median_relative_error"] == pytest.approx(np.median(errors))
     assert summary["max_relative_error"] == max(errors)
@@ -164,6 +165,199 @@ def test_targets_and_baselines(attribute, steep_model, tiny_dataset, tmp_path):
     for pad, mask in zip(found["math.MG", "pad"], found["math.MG", "mask"], strict=True):
         assert pad["target"] == mask["target"] == "math.MG"
         assert pad["f_input"] == mask["f_input"] and pad["f_baseline"] != mask["f_baseline"]
+
+
+def change_config(model, **changes):
+    """Write settings into the config.json of a model, and return the model."""
+    config = json.loads((model / "config.json").read_text()) | changes
+    (model / "config.json").write_text(json.dumps(config))
+    return model
+
+
+def test_several_baselines_in_one_call(attribute, steep_model, tmp_path):
+    """Each has the numbers of a call of its own; the first is that of the document."""
+    names = ["pad", "mask", "zero", "mean"]
+    result = attribute(steep_model, tmp_path / "all", "--n_steps", 60, "--baseline", *names)
+    assert result.code == 0, result.err
+    (line,), summary = read(tmp_path / "all")
+    assert list(line["baselines"]) == ["PAD", "MASK", "ZERO", "MEAN"]
+    assert summary["baseline"] == "PAD" and list(summary["baselines"]) == list(line["baselines"])
+    assert line["attributions"] == line["baselines"]["PAD"]["attributions"]
+    assert line["gradient_evaluations"] == 4 * 60
+    seen = set()
+    for name in names:
+        attribute(steep_model, tmp_path / name, "--n_steps", 60, "--baseline", name)
+        (alone,), summary = read(tmp_path / name)
+        assert summary["settings"]["baseline"] == name and "baselines" not in alone
+        found = line["baselines"][name.upper()]
+        np.testing.assert_allclose(found["attributions"], alone["attributions"], atol=1e-6)
+        assert found["attributions"][0] == found["attributions"][-1] == 0
+        assert abs(found["delta"]) < 1e-3 * np.abs(found["attributions"]).sum()
+        seen.add(round(found["f_baseline"], 4))
+    assert len(seen) == 3  # the embedding of PAD is 0 in an untrained BERT: PAD and ZERO agree
+
+
+@pytest.mark.parametrize("baseline", ["zero", "mean"])
+def test_baselines_of_a_vector_are_what_an_embedding_of_it_gives(
+    attribute, steep_model, tmp_path, baseline
+):
+    """F of the baseline text: the same as that of a PAD whose embedding is the vector."""
+    attribute(steep_model, tmp_path / "out", "--n_steps", 5, "--baseline", baseline)
+    (line,), _ = read(tmp_path / "out")
+    changed = shutil.copytree(steep_model, tmp_path / "model")
+    weights = load_file(changed / "model.safetensors")
+    table = weights["bert.embeddings.word_embeddings.weight"]
+    table[0] = table.mean(0) if baseline == "mean" else 0
+    save_file(weights, changed / "model.safetensors", metadata={"format": "pt"})
+    attribute(changed, tmp_path / "changed", "--n_steps", 5, "--target", line["target"])
+    (expected,), _ = read(tmp_path / "changed")
+    assert line["f_baseline"] == pytest.approx(expected["f_baseline"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [(["black"], ["black", "pad, mask, zero, mean"]), (["pad", "pad"], ["each once"])],
+)
+def test_bad_baselines(attribute, tiny_model, tmp_path, names, words):
+    assert_user_error(attribute(tiny_model, tmp_path / "out", "--baseline", *names), *words)
+
+
+def test_without_the_strongest_words(attribute, steep_model, tmp_path):
+    """The probabilities are those of the text with PAD in place of the three strongest words."""
+    attribute(steep_model, tmp_path / "out", "--n_steps", 50)
+    (line,), _ = read(tmp_path / "out")
+    scores = np.array(line["word_attributions"])
+    words = line["without_top_words"]["words"]
+    assert words == np.argsort(-scores)[:3].tolist() and (scores[words] > 0).all()
+    model = AutoModelForSequenceClassification.from_pretrained(steep_model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(steep_model)
+    ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
+    ids[0, [word in words for word in line["word_ids"]]] = tokenizer.pad_token_id
+    with torch.no_grad():
+        expected = model(ids, attention_mask=torch.ones_like(ids)).logits.softmax(-1)[0]
+    found = list(line["without_top_words"]["probabilities"].values())
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def write_texts(file, rows):
+    """Write rows as CSV, JSON lines or Parquet, by the name of the file."""
+    frame = pd.DataFrame(rows)
+    if file.suffix == ".csv":
+        frame.to_csv(file, index=False)
+    elif file.suffix == ".jsonl":
+        frame.to_json(file, orient="records", lines=True)
+    else:
+        frame.to_parquet(file)
+    return file
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("labeled", [True, False])
+def test_own_files_with_and_without_labels(attribute, trained_on_titles, tmp_path, suffix, labeled):
+    """The columns are those of the training; ids are those of the file, or numbers of rows."""
+    rows = [
+        {"title": "a scheme", "abstract": "every polytope ."},
+        {"title": "ricci", "abstract": ""},
+    ]
+    if labeled:
+        rows = [row | {"id": f"own-{k}", "label": LABELS[k]} for k, row in enumerate(rows)]
+    file = write_texts(tmp_path / f"new{suffix}", rows)
+    result = attribute(trained_on_titles, tmp_path / "out", "--test_file", file, "--n_steps", 2)
+    assert result.code == 0, result.err
+    lines, summary = read(tmp_path / "out")
+    assert [line["text"] for line in lines] == ["a scheme | every polytope .", "ricci"]
+    ids = ["own-0", "own-1"] if labeled else ["test.0", "test.1"]
+    assert [line["id"] for line in lines] == ids
+    assert [line["label"] for line in lines] == (LABELS[:2] if labeled else [None, None])
+    assert summary["text_column_names"] == ["title", "abstract"]
+
+
+def test_a_dataset_without_labels(attribute, tiny_model, tmp_path):
+    """Labels of -1, and no column label: only --target label requires them."""
+    records = [record | {"label": -1} for record in make_records()]
+    data = write_dataset(tmp_path / "data", records)
+    flags = ["--dataset_name", data, "--n_steps", 2, "--max_samples", 2]
+    assert attribute(tiny_model, tmp_path / "out", *flags).code == 0
+    assert [line["label"] for line in read(tmp_path / "out")[0]] == [None, None]
+    result = attribute(tiny_model, tmp_path / "label", *flags, "--target", "label")
+    assert_user_error(result, "2 of 2 documents", "--target label requires")
+
+
+@pytest.mark.parametrize(
+    ("rows", "flags", "words"),
+    [
+        ([{"body": "a scheme"}], [], ["no column 'abstract'", "--text_column_names"]),
+        ([{"abstract": 7}], [], ["'abstract'", "not text"]),
+        ([{"abstract": " "}], [], ["no text", "test.0"]),
+        ([{"abstract": "a", "id": "x"}, {"abstract": "b", "id": None}], [], ["no id"]),
+        ([{"abstract": "a scheme", "label": "math.XX"}], [], ["'math.XX'", "model lacks"]),
+        ([{"abstract": "a scheme"}], ["--label_column_name", "kind"], ["'kind'", "abstract"]),
+        ([{"abstract": "a", "label": ["math.AG"]}], [], ["list of classes", "test.0"]),
+    ],
+)
+def test_own_files_that_cannot_be_explained(attribute, tiny_model, tmp_path, rows, flags, words):
+    file = write_texts(tmp_path / "new.jsonl", rows)
+    result = attribute(tiny_model, tmp_path / "out", "--test_file", file, "--n_steps", 2, *flags)
+    assert_user_error(result, *words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def multi_label_model(tmp_path):
+    """A random classifier that may give a text several classes, with a threshold of each."""
+    model = write_tiny_model(tmp_path / "multi", seed=3, initializer_range=0.4)
+    return change_config(
+        model, problem_type="multi_label_classification", thresholds=[0.5, 0.1, 0.9, 0.5, 0.3]
+    )
+
+
+def test_each_predicted_class_of_several_is_explained(attribute, multi_label_model, tmp_path):
+    """Probabilities are sigmoids; the classes are those that reach their own thresholds."""
+    result = attribute(multi_label_model, tmp_path / "out", "--n_steps", 30)
+    assert result.code == 0, result.err
+    (line,), _ = read(tmp_path / "out")
+    model = AutoModelForSequenceClassification.from_pretrained(multi_label_model).eval()
+    tokenizer = AutoTokenizer.from_pretrained(multi_label_model)
+    with torch.no_grad():
+        expected = model(**tokenizer(TEXT, return_tensors="pt")).logits.sigmoid()[0].tolist()
+    np.testing.assert_allclose(list(line["probabilities"].values()), expected, atol=1e-5)
+    thresholds = [0.5, 0.1, 0.9, 0.5, 0.3]
+    reached = [k for k in range(5) if expected[k] >= thresholds[k]]
+    assert line["prediction"] == [LABELS[k] for k in reached] and len(reached) > 1
+    assert list(line["classes"]) == line["prediction"]
+    assert line["target"] == LABELS[max(reached, key=lambda k: expected[k])]
+    assert line["attributions"] == line["classes"][line["target"]]["attributions"]
+
+
+@pytest.mark.parametrize(
+    ("target", "explained"),
+    [("all", LABELS), ("math.CV", ["math.CV"]), ("label", ["math.AG", "math.CV"])],
+)
+def test_targets_of_several_classes(
+    attribute, multi_label_model, tiny_dataset, tmp_path, target, explained
+):
+    """The labels are the categories, restricted to the model's classes."""
+    flags = ["--dataset_name", tiny_dataset, "--label_column_name", "categories"]
+    flags += ["--split", "train", "--max_samples", 1, "--n_steps", 3, "--target", target]
+    result = attribute(multi_label_model, tmp_path / "out", *flags)
+    assert result.code == 0, result.err
+    (line,), _ = read(tmp_path / "out")
+    assert line["label"] == ["math.AG", "math.CV"]
+    assert list(line.get("classes", [line["target"]])) == explained
+
+
+def test_labels_in_one_text_are_split_as_in_training(attribute, multi_label_model, tmp_path):
+    recorded = {"label_column_name": "kinds", "label_delimiter": ";"}
+    record = {"script": "run_classification.py", "arguments": recorded}
+    (multi_label_model / "run_arguments.json").write_text(json.dumps(record))
+    rows = [
+        {"abstract": "a scheme", "kinds": "math.AG; math.DG"},
+        {"abstract": "a polytope", "kinds": ""},
+    ]
+    file = write_texts(tmp_path / "new.jsonl", rows)
+    flags = ["--test_file", file, "--n_steps", 2]
+    assert attribute(multi_label_model, tmp_path / "out", *flags).code == 0
+    assert [line["label"] for line in read(tmp_path / "out")[0]] == [["math.AG", "math.DG"], None]
 
 
 def words_of(text):
@@ -522,13 +716,10 @@ def test_settings_of_another_kind_in_the_configuration_are_not_taken(
     assert summary["text_prefix"] == "" and summary["max_seq_length"] == 128
 
 
-@pytest.mark.parametrize("problem", ["regression", "multi_label_classification"])
-def test_a_model_that_does_not_choose_one_class_is_refused(attribute, tmp_path, problem):
-    """Its outputs are no logits of a softmax, so the probabilities would be wrong."""
-    model = write_tiny_model(tmp_path / "model")
-    config = json.loads((model / "config.json").read_text()) | {"problem_type": problem}
-    (model / "config.json").write_text(json.dumps(config))
-    assert_user_error(attribute(model, tmp_path / "out"), "one of several classes", problem)
+def test_a_model_that_does_not_choose_classes_is_refused(attribute, tmp_path):
+    """Its output is no logit, so the probabilities would be wrong."""
+    model = change_config(write_tiny_model(tmp_path / "model"), problem_type="regression")
+    assert_user_error(attribute(model, tmp_path / "out"), "does not choose classes", "regression")
     assert not (tmp_path / "out").exists()
 
 
