@@ -31,6 +31,7 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.cards import as_list, without_sentence
 from common.cli import fail, one_line, parse_arguments, start_logging
 from common.folders import (
     attributions_digest,
@@ -52,9 +53,6 @@ FACTS = {
     "not_converged": "documents that did not converge",
     "text_column_names": "text columns",
 }  # keys of summary.json as the page names them
-
-
-NUMBERS = {1: "strongest word", 2: "two strongest words", 3: "three strongest words"}
 
 
 @dataclass
@@ -91,17 +89,6 @@ def short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def class_names(value: object) -> list[str]:
-    """Return the classes of a label or prediction: one, several, or none.
-
-    Raises TypeError if it is neither a text nor a list of texts nor None.
-    """
-    names = [] if value is None else value if isinstance(value, list) else [value]
-    if not all(isinstance(name, str) for name in names):
-        raise TypeError(f"a class is not a text: {value!r}")
-    return names
-
-
 def page_explanation(found: dict) -> dict:
     """Return what the page needs of the attributions of a document to one class."""
     shown = {name: found[name] for name in ("method", "n_steps", "gradient_evaluations")} | {
@@ -113,6 +100,8 @@ def page_explanation(found: dict) -> dict:
         if found["relative_error"] is None
         else short(found["relative_error"]),
     }
+    if found.get("stated_error") is not None:
+        shown["stated_error"] = short(found["stated_error"])
     if len(found.get("gaps") or []) > 1:
         shown["gaps"] = [round(math.log10(max(gap, 1e-12)), 2) for gap in found["gaps"]]
     return shown
@@ -152,8 +141,8 @@ def page_document(
     if spans and len(spans) != len(document["words"]):
         raise ValueError(f"document {document['id']} does not have one span for each word")
 
-    predicted = class_names(document["prediction"])
-    true = class_names(document["label"])
+    predicted = as_list(document["prediction"])
+    true = as_list(document["label"])
     probabilities = document.get("probabilities")
     if probabilities is None:  # of older folders
         probabilities = dict.fromkeys(predicted, 1.0)
@@ -163,7 +152,7 @@ def page_document(
         "text": document["text"],
         "truncated": bool(document.get("truncated")),
         # What the model said, and what is true; right is None without a true class
-        "predicted": predicted,
+        "predicted": [[name, f"{probabilities[name]:.2f}"] for name in predicted],
         "true": None if document["label"] is None else true,
         "right": None if document["label"] is None else set(predicted) == set(true),
         "probabilities": [round(probabilities.get(label, 0.0), 4) for label in labels],
@@ -178,33 +167,6 @@ def page_document(
         "explanations": explanations,
         "without": without,
     }
-
-
-def without_sentence(document: dict, measured: dict | None) -> str | None:
-    """Return what the model says without the strongest words.
-
-    run_attribution.py has computed it, and measured is what measure_faithfulness.py found, with the
-    words deleted, too. None if neither did, or if no word speaks for the class.
-    """
-    found = document.get("without_top_words") or measured
-    probabilities = document.get("probabilities")
-    if not found or not found["words"] or not probabilities:
-        return None
-    words = [document["words"][number] for number in found["words"]]
-    number = NUMBERS.get(len(words), f"{len(words)} strongest words")
-    target = document["target"]
-    sentence = (
-        f"Without the {number} ({', '.join(words)}): {target} "
-        f"{found['probabilities'][target]:.2f} instead of {probabilities[target]:.2f}"
-    )
-    deleted = measured and measured["words"] == found["words"] and measured["probabilities_deleted"]
-    if deleted:
-        sentence += f" ({deleted[target]:.2f} with these words deleted, not replaced)"
-    # Where the model chooses one class, and that is the explained one, it may choose another now.
-    highest = max(found["probabilities"], key=found["probabilities"].get)
-    if document["prediction"] == target != highest:
-        sentence += f"; the prediction would be {highest}"
-    return sentence + "."
 
 
 # The whole folder
@@ -325,9 +287,7 @@ def main() -> None:
     try:
         labels = summary.get("labels")
         if not labels:
-            labels = sorted(
-                {name for line in documents for name in class_names(line["prediction"])}
-            )
+            labels = sorted({name for line in documents for name in as_list(line["prediction"])})
         low, high = summary.get("steps", [1, 1])
         searched = low < high
         facts = page_facts(summary)
