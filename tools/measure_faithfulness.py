@@ -133,7 +133,10 @@ class FaithfulnessArguments:
     split: str = field(default="test", metadata={"help": "Split of the dataset."})
     compare: list[str] | None = field(
         default=None,
-        metadata={"help": "Attribution folders of the same documents with other baselines."},
+        metadata={
+            "help": "Attribution folders of the same documents with other baselines; all documents "
+            "are compared."
+        },
     )
     random_orders: int = field(
         default=20, metadata={"help": "Random rankings of each document, averaged."}
@@ -536,11 +539,13 @@ def main() -> None:
     (arguments,) = parse_arguments(__doc__, FaithfulnessArguments)
     folder = Path(arguments.attribution_dir)
     documents, summary = read_attributions(folder)
+    # Comparing baselines needs no model, so it takes all documents.
+    every = [document for document in documents if document["words"]]
     documents = [document for document in documents[: arguments.max_samples] if document["words"]]
     if not documents:
         fail(f"{folder} has no document with words; attribute a model with a fast tokenizer")
-    others = baselines.own_baselines(documents, summary)
-    others += [baselines.read_other(name, documents, summary) for name in arguments.compare or []]
+    others = baselines.own_baselines(every, summary)
+    others += [baselines.read_other(name, every, summary) for name in arguments.compare or []]
 
     # 2. Model and tokenizer
     try:
@@ -613,7 +618,7 @@ def main() -> None:
         "cost": summarize_costs(results, names, arguments.seed),
         "mosaics": summarize_mosaics(of_mosaics, arguments),
         "baseline": baselines.baseline_name(summary),
-        "baselines": compare_baselines(others, documents, arguments.seed),
+        "baselines": compare_baselines(others, every, arguments.seed),
         "per_document": [
             {"id": document["id"], "target": document["target"]}
             | {name: result[name] for name in names}

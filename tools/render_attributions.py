@@ -43,16 +43,21 @@ from common.folders import (
 from common.pages import faithfulness_table, interval_text, p_text, render
 from faithfulness.baselines import baseline_name, own_baselines, read_other
 
+# Keys of summary.json as the page names them: what a reader wants to know, and what is folded away
 FACTS = {
+    "documents": "documents",
+    "truncated": "truncated documents",
+    "text_column_names": "text columns",
+    "not_converged": "documents that did not converge",
+}
+INTEGRATION = {
     "device": "device",
     "gradient_evaluations": "gradient evaluations",
     "median_relative_error": "median relative error",
     "max_relative_error": "largest relative error",
-    "truncated": "truncated documents",
     "converged_to_stated_error": "documents right to the stated error only",
-    "not_converged": "documents that did not converge",
-    "text_column_names": "text columns",
-}  # keys of summary.json as the page names them
+    "max_stated_error": "largest stated error",
+}
 
 
 @dataclass
@@ -258,10 +263,10 @@ def baseline_rows(content: dict) -> list[list[str]]:
     ]
 
 
-def page_facts(summary: dict) -> list[tuple[str, object]]:
-    """Return the names and values of what the page says about the whole folder."""
+def page_facts(summary: dict, names: dict[str, str]) -> list[tuple[str, object]]:
+    """Return names and values of what summary.json says about the whole folder."""
     facts = []
-    for name, text in FACTS.items():
+    for name, text in names.items():
         value = summary.get(name)
         if isinstance(value, float):
             value = f"{value:.1e}"
@@ -269,10 +274,15 @@ def page_facts(summary: dict) -> list[tuple[str, object]]:
             value = ", ".join(value)
         if value is not None:
             facts.append((text, value))
-    model = summary.get("arguments", {}).get("model_name_or_path")
-    if model:
-        facts.append(("model", short_path(model) if model.startswith("/") else model))
     return facts
+
+
+def model_name(summary: dict) -> list[tuple[str, str]]:
+    """Return the model of an attribution folder as a fact, if it is recorded."""
+    model = summary.get("arguments", {}).get("model_name_or_path")
+    if not model:
+        return []
+    return [("model", short_path(model) if model.startswith("/") else model)]
 
 
 def main() -> None:
@@ -290,7 +300,8 @@ def main() -> None:
             labels = sorted({name for line in documents for name in as_list(line["prediction"])})
         low, high = summary.get("steps", [1, 1])
         searched = low < high
-        facts = page_facts(summary)
+        facts = model_name(summary) + page_facts(summary, FACTS)
+        numbers = page_facts(summary, INTEGRATION)
         others = own_baselines(documents, summary)
         others += [read_other(name, documents, summary) for name in arguments.compare or []]
         names = [baseline_name(summary), *(name for name, _ in others)]
@@ -328,6 +339,7 @@ def main() -> None:
         baselines=names,
         searched=searched,
         facts=facts,
+        numbers=numbers,
         faithfulness=faithfulness,
         labels=labels,
         choose_class=any(len(document["explanations"][0]) > 1 for document in shown),
