@@ -105,7 +105,6 @@ OWN_FILES = (  # of an output folder; the page and faithfulness.json are those o
 METHODS = Literal[
     "gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"
 ]
-BASELINES = ("pad", "mask", "zero", "mean")
 MAX_STEPS = 1000
 # Interpolation points of the search; each level contains the points of the one before.
 LEVELS = (31, 61, 121, 241, 481)
@@ -122,10 +121,11 @@ PANELS_AT_ONCE = 16  # panels that are halved before the residuals are looked at
 # Of a panel's jump of v, the share that counts as its error beside its residual.
 JUMP_SHARE = 0.1
 NARROWEST = 1e-6  # float32 cannot halve narrower panels
-CALIBRATION = 1.0  # of the stated error, see PanelSums.token_errors
 LARGEST_STATED_ERROR = 0.2  # relative L1 norm, up to which attributions are said to be usable
 TOP_WORDS = 3  # words without which the model is asked again
-RULES = 6  # numbers of steps whose rules are evaluated, if the limit allows
+# Numbers of steps whose rules are evaluated, if the limit allows, and how many points they have.
+RULES = 6
+SMALLEST_RULE = 25
 
 # What a batch may keep for the gradient, and how many numbers a layer keeps of a token, in
 # multiples of the hidden size: inputs of two normalizations (2) and of GELU (4), query, key, value
@@ -136,6 +136,8 @@ FLOATS_PER_TOKEN = 10
 # Of a text, at least this many characters for each token that is kept are given to the tokenizer.
 # More follow while they do not suffice, but at most 64 times as many.
 CHARACTERS_PER_TOKEN = 64
+
+BASELINES = ("pad", "mask", "zero", "mean")
 
 RED_TO_GREEN = matplotlib.colors.LinearSegmentedColormap.from_list(
     "", ["#e45854", "#ffffff", "#229e49"], 257
@@ -1024,11 +1026,6 @@ class PanelSums:
         return self.sums.sum(0)
 
     @property
-    def token_errors(self) -> np.ndarray:
-        """The stated errors: (tokens,), calibrated by benchmarks/bench_attribution_deep.py."""
-        return CALIBRATION * np.abs(self.shared).sum(0)
-
-    @property
     def panel_errors(self) -> np.ndarray:
         """An estimate of each panel's error, summed over the tokens: (panels,)."""
         return np.abs(self.residuals) + JUMP_SHARE * self.jumps
@@ -1069,23 +1066,25 @@ class Choice(Result):
     settled: bool = False
     is_rough: bool = False
 
-    def take_panels(self, panels: PanelSums, points: int) -> None:
-        """Take the attributions of a rough path, with the error that they are stated to have."""
+    def take_panels(self, panels: PanelSums, errors: np.ndarray, points: int) -> None:
+        """Take the attributions of a rough path, and the errors that they are stated to have."""
         self.attributions = panels.attributions
         self.n_steps = points
-        self.state_errors(panels.token_errors)
+        self.state_errors(errors)
 
-    def take_rule(self, rules: dict[int, np.ndarray], panels: PanelSums) -> None:
+    def take_rule(
+        self, rules: dict[int, np.ndarray], panels: PanelSums, errors: np.ndarray
+    ) -> None:
         """Take the attributions, (tokens,), of the rule with the smallest completeness error.
 
-        rules are those that were evaluated; panels integrate all their points.
+        rules are those that were evaluated; panels integrate all their points, with these errors.
         """
         difference = self.f_input - self.f_baseline
         gaps = {n: float(abs(scores.sum() - difference)) for n, scores in rules.items()}
         self.n_steps = min(gaps, key=gaps.get)
         self.attributions = rules[self.n_steps]
         distances = np.abs(self.attributions - panels.attributions)
-        self.state_errors(distances + panels.token_errors)
+        self.state_errors(distances + errors)
         self.evidence["evaluated_gaps"] = gaps
 
     def state_errors(self, errors: np.ndarray) -> None:
@@ -1224,9 +1223,13 @@ def bound_errors(
     v_off = np.abs(inside @ coefficients - checks.v_and_sum()) - 12 * rounding.v
     v_errors = np.outer(np.abs(beyond - inside @ rules.aliases) @ decay, sizes)
 
-    f_factor = (SAFETY * (f_off / (f_errors + tiny))).max()
-    v_factor = (SAFETY * (v_off / (v_errors + tiny))).max()
-    return ErrorBounds(errors * max(1, f_factor, v_factor), rate)
+    with np.errstate(over="ignore"):  # a discrepancy where no error was expected
+        f_factor = (SAFETY * (f_off / (f_errors + tiny))).max()
+        v_factor = (SAFETY * (v_off / (v_errors + tiny))).max()
+    factor = max(1, f_factor, v_factor)
+    if not np.isfinite(factor):
+        return ErrorBounds(np.full_like(errors, np.inf), rate)  # nothing is known
+    return ErrorBounds(errors * factor, rate)
 
 
 def find_certain(
@@ -1387,6 +1390,21 @@ def integrate_panels(alphas: np.ndarray, values: PathValues) -> PanelSums:
     return PanelSums(sums + shared, shared, residuals, jumps)
 
 
+def state_panel_errors(alphas: np.ndarray, values: PathValues, panels: PanelSums) -> np.ndarray:
+    """Return the errors, (tokens,), that the attributions of panels are stated to have.
+
+    They are an estimate, no bound: what was shared out, without its signs, how much the
+    attributions change if every other point is left out, and rounding errors. How often they hold
+    is measured; see docs/step-search.md.
+    """
+    every_other = np.append(np.arange(0, len(alphas) - 1, 2), len(alphas) - 1)
+    coarse = integrate_panels(alphas[every_other], values[every_other])
+    unresolved = np.abs(panels.shared).sum(0)
+    change = np.abs(panels.attributions - coarse.attributions)
+    rounding = np.finfo(np.float32).eps * values.scale.mean() / values.v.shape[1]
+    return unresolved + change + rounding
+
+
 def worst_panels(alphas: np.ndarray, panels: list[PanelSums], number: int) -> np.ndarray:
     """Return the places, ascending, of the panels that are to be halved, at most so many.
 
@@ -1402,18 +1420,23 @@ def worst_panels(alphas: np.ndarray, panels: list[PanelSums], number: int) -> np
 
 
 def spread_numbers(steps: tuple[int, ...], number: int, limit: int) -> list[int]:
-    """Return numbers of steps, spread evenly from the largest on, whose sum is within the limit.
+    """Return so many numbers of steps, whose sum is within the limit, ascending.
 
-    There are at most so many; fewer if the limit is too small for them.
+    They are spread over the upper half of the largest ones that the limit allows. If these would
+    have fewer than SMALLEST_RULE points, there are fewer numbers, and none if not even one fits.
     """
     for count in range(min(number, len(steps)), 0, -1):
-        # The upper half of the steps: of a rough path, small numbers say nothing.
-        places = np.linspace(len(steps) - 1, (len(steps) - 1) // 2, count).round().astype(int)
-        chosen = [steps[place] for place in dict.fromkeys(places.tolist())]
-        if sum(chosen) <= limit:
-            return sorted(chosen)
-    affordable = [n for n in steps if n <= limit]
-    return affordable[-1:]
+        largest = limit / (0.75 * count) if count > 1 else limit  # from n / 2 to n: 3 n / 4
+        allowed = [n for n in steps if n <= largest]
+        if len(allowed) < count or (count > 1 and allowed[-1] < SMALLEST_RULE):
+            continue
+        upper_half = [n for n in allowed if 2 * n >= allowed[-1]]
+        places = np.linspace(len(upper_half) - 1, 0, count).round().astype(int)
+        numbers = sorted({upper_half[place] for place in places})
+        while sum(numbers) > limit:
+            numbers.pop(0)
+        return numbers
+    return []
 
 
 @dataclass
@@ -1529,10 +1552,11 @@ class PathSearch:
             middles = (path.alphas[worst] + path.alphas[worst + 1]) / 2
             path.add(worst + 1, middles, self.evaluate(middles))
             spent += len(worst)
-        for choice, target in zip(choices, panels, strict=True):
+        for target, choice in enumerate(choices):
             choice.gradient_evaluations = spent
             if not choice.settled:
-                choice.take_panels(target, len(path))
+                errors = state_panel_errors(path.alphas, path.tables[target], panels[target])
+                choice.take_panels(panels[target], errors, len(path))
 
     def evaluate_rules(self, choices: list[Choice], path: EvaluatedPath, limit: int) -> None:
         """Evaluate RULES real rules, or fewer by the limit, and take the smallest error of them.
@@ -1555,7 +1579,8 @@ class PathSearch:
             choice.gradient_evaluations = spent + sum(numbers)
             if not choice.settled:
                 panels = integrate_panels(path.alphas, path.tables[target])
-                choice.take_rule({n: rules[n][target] for n in numbers}, panels)
+                errors = state_panel_errors(path.alphas, path.tables[target], panels)
+                choice.take_rule({n: rules[n][target] for n in numbers}, panels, errors)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def captum_attributions(folder, text, steps, **arguments):
     return np.array([line["attributions"] for line in lines]), difference
 
 
-def integrate_in_float64(folder, text, target, n=400):
+def integrate_in_float64(folder, text, target, n=1000):
     """Attributions (tokens,) of a BERT by Gauss-Legendre quadrature with n points in float64."""
     model, tokenizer = load(folder)
     model.double()
@@ -93,15 +93,14 @@ def integrate_in_float64(folder, text, target, n=400):
     with torch.no_grad():
         baseline, end = (model.bert.embeddings(input_ids=given) for given in (blank, ids))
     nodes, weights = np.polynomial.legendre.leggauss(n)
-    total = torch.zeros_like(end)
-    for node, weight in zip((1 + nodes) / 2, weights / 2, strict=True):
-        point = (baseline + node * (end - baseline)).requires_grad_()
-        hook = model.bert.embeddings.register_forward_hook(lambda *call, point=point: point)
+    points = torch.tensor((1 + nodes) / 2)[:, None, None]
+    inputs = (baseline + points * (end - baseline)).requires_grad_()
+    with model.bert.embeddings.register_forward_hook(lambda *call: inputs):
+        ids = ids.expand(n, -1)
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-        hook.remove()
-        (gradient,) = torch.autograd.grad(logits[0, model.config.label2id[target]], point)
-        total += weight * gradient
-    return (total * (end - baseline)).sum(-1)[0].numpy()
+    (gradients,) = torch.autograd.grad(logits[:, model.config.label2id[target]].sum(), inputs)
+    average = (torch.tensor(weights / 2)[:, None, None] * gradients).sum(0)
+    return (average * (end - baseline)[0]).sum(-1).numpy()
 
 
 def gradients(most=481):
@@ -139,7 +138,7 @@ def search_function(v, antiderivative, name="text-1", **arguments):
 
 @pytest.mark.parametrize("points", run_attribution.LEVELS[:3])
 @pytest.mark.parametrize("method", METHODS)
-def test_matrices_are_what_the_rules_make_of_polynomials(method, points):
+def test_map_rules_are_exact_for_polynomials_of_the_level(method, points):
     """For a polynomial in t of the interpolant's degree, values by brute force: rules, integral,
     antiderivative.
     """
@@ -172,7 +171,7 @@ def test_matrices_are_what_the_rules_make_of_polynomials(method, points):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_factors_are_the_errors_of_the_interpolated_polynomials(method):
+def test_aliasing_factors_are_the_errors_of_the_interpolated_polynomials(method):
     """T_k of higher degree, interpolated by brute force: how far off rules, integral and
     antiderivative are.
     """
@@ -193,7 +192,7 @@ def test_factors_are_the_errors_of_the_interpolated_polynomials(method):
 
 @pytest.mark.parametrize("pole", [0.3j, 0.1j, 0.75])
 @pytest.mark.parametrize("method", METHODS)
-def test_stated_errors_of_the_rules_hold(method, pole):
+def test_decay_bounds_the_errors_of_every_rule(method, pole):
     """Functions with a pole near the path: what the interpolant of 61 points makes of each rule.
 
     It is off by no more than stated, and the statement is not idle.
@@ -267,7 +266,7 @@ def random_function(seed, tokens=6):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [{}, {"n_steps": "auto"}, {"method": "riemann_middle"}], ids=str)
-def test_no_stated_error_is_exceeded_on_200_random_functions(flags):
+def test_checks_leave_no_wrong_certificate_on_200_random_functions(flags):
     """Poles, narrow Gaussians, kinks, steps, waves: converged is false or every token is within its
     stated error.
     """
@@ -286,7 +285,7 @@ def test_no_stated_error_is_exceeded_on_200_random_functions(flags):
 
 
 @pytest.mark.parametrize("width", [0.003, 0.01, 0.03])
-def test_narrow_gaussians_that_cancel(width):
+def test_checks_find_narrow_gaussians_that_cancel(width):
     """The sum of their integrals is 0, so completeness says nothing; F between them does."""
     v1, f1 = KINDS["Gaussian"](0.37, width, 0)
     v2, f2 = KINDS["Gaussian"](0.71, width, 0)
@@ -305,7 +304,7 @@ def test_narrow_gaussians_that_cancel(width):
 
 
 @pytest.mark.parametrize("kind", ["ReLU", "step"])
-def test_a_kink_and_a_step_in_the_path(kind):
+def test_decay_of_a_kink_and_of_a_step(kind):
     v, integral = KINDS[kind](0.4321, 0, 0)
     found = search_function(
         lambda a: np.stack([v(a), 1 + a], -1), lambda a: np.stack([integral(a), a + a**2 / 2], -1)
@@ -318,7 +317,7 @@ def test_a_kink_and_a_step_in_the_path(kind):
     assert off.max() < 0.01 and found["gradient_evaluations"] <= 1000
 
 
-def test_one_step_with_a_gap_of_0_by_luck_is_not_chosen():
+def test_choice_is_not_one_step_with_a_gap_of_0_by_luck():
     """n = 1 falls on an interpolation point and is certain at once; its tokens, not their sum, are
     wrong.
     """
@@ -331,7 +330,7 @@ def test_one_step_with_a_gap_of_0_by_luck_is_not_chosen():
 
 
 @pytest.mark.parametrize("method", ["riemann_left", "riemann_right"])
-def test_a_rule_that_cannot_be_near_the_integral_does_not_converge(
+def test_choice_of_a_rule_that_cannot_be_near_the_integral_does_not_converge(
     run, smooth_model, tmp_path, method
 ):
     result = run("run_attribution", *command(smooth_model, tmp_path / "out", "--method", method))
@@ -349,7 +348,7 @@ SMOOTH = ["pole", "double pole", "Gaussian", "tanh", "wave", "exponential"]
 
 @pytest.mark.parametrize("flags", [{}, {"n_steps": "auto"}], ids=str)
 @pytest.mark.parametrize("kind", SMOOTH)
-def test_smooth_functions_must_converge(kind, flags):
+def test_decay_of_smooth_functions_lets_them_converge(kind, flags):
     """Poles at a distance of 0.1, Gaussians of that width, 16 waves: all smooth KINDS."""
     v, integral = KINDS[kind](0.43, 0.1, 100.0)
     found = search_function(
@@ -365,11 +364,18 @@ def test_smooth_functions_must_converge(kind, flags):
     ("flags", "remedies"),
     [
         ([], ["--n_steps auto", "--baseline mask"]),
-        (["--n_steps", "auto"], ["--baseline mask"]),
-        (["--baseline", "mask"], ["--n_steps auto"]),
-        (["--n_steps", "auto", "--baseline", "mask"], ["--max_gradient_evaluations 485"]),
         (
-            ["--n_steps", "auto", "--baseline", "mask", "--max_gradient_evaluations", 485],
+            ["--n_steps", "auto"],
+            ["--baseline mask", "--rough_evaluations 200 --max_gradient_evaluations 200"],
+        ),
+        (["--baseline", "mask"], ["--n_steps auto"]),
+        (
+            ["--n_steps", "auto", "--baseline", "mask", "--max_gradient_evaluations", 1000],
+            ["--rough_evaluations 560"],
+        ),
+        (
+            "--n_steps auto --baseline mask --max_gradient_evaluations 1000 "
+            "--rough_evaluations 1000".split(),
             ["--tolerance 1e-04"],
         ),
     ],
@@ -378,12 +384,101 @@ def test_the_advice_was_not_given_already(run, kinked_model, tmp_path, flags, re
     limit = [] if "--max_gradient_evaluations" in flags else ["--max_gradient_evaluations", 100]
     result = run("run_attribution", *command(kinked_model, tmp_path / "out", *limit, *flags))
     (warning,) = (line for line in result.log.splitlines() if "did not converge" in line)
-    assert warning.endswith("; try " + " or ".join(remedies))
+    assert warning.endswith(" try " + " or ".join(remedies))
+
+
+def test_rough_panels_add_up_to_the_change_of_f():
+    """A linear v is integrated exactly; of any v, what is missing is shared out by |v|."""
+    alphas = np.array([0, 0.25, 0.5, 1])
+    v = np.stack([2 * alphas, 3 - alphas], 1)
+    f = alphas**2 + 3 * alphas - alphas**2 / 2
+    values = run_attribution.PathValues(f, np.zeros(4), v)
+    panels = run_attribution.integrate_panels(alphas, values)
+    np.testing.assert_allclose(panels.attributions, [1, 2.5])
+    np.testing.assert_allclose(panels.residuals, 0, atol=1e-12)
+    values.f[2:] += 0.3  # F rises by 0.3 more in the second panel, which v does not show
+    panels = run_attribution.integrate_panels(alphas, values)
+    np.testing.assert_allclose(panels.residuals, [0, 0.3, 0], atol=1e-12)
+    shares = (v[1] + v[2]) / (v[1] + v[2]).sum()
+    np.testing.assert_allclose(panels.attributions, [1, 2.5] + 0.3 * shares)
+    assert panels.attributions.sum() == pytest.approx(f[-1] - f[0])
+
+
+def test_rough_panels_that_are_halved_are_the_worst_of_any_target():
+    alphas = np.array([0, 0.2, 0.4, 0.6, 0.8, 0.8 + 1e-7, 1])
+    residuals = [[0, 0.1, 0, 0, 9, 0], [0, 0, 0, 0.2, 9, 0]]
+    jumps = [[0.5, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]
+    sums = np.full((6, 2), 1.0)
+    targets = [
+        run_attribution.PanelSums(sums, sums, np.array(r), np.array(j))
+        for r, j in zip(residuals, jumps, strict=True)
+    ]
+    # The panel of 1e-7 is too narrow for float32; a panel without any error stays.
+    for number, expected in [(1, [3]), (2, [1, 3]), (9, [0, 1, 3])]:
+        assert run_attribution.worst_panels(alphas, targets, number).tolist() == expected
+
+
+def test_rough_numbers_of_real_rules_are_spread_over_the_upper_half():
+    steps = tuple(range(1, 201))
+    assert run_attribution.spread_numbers(steps, 6, 10_000) == [100, 120, 140, 160, 180, 200]
+    for limit, count, largest in [(875, 6, 194), (300, 6, 66), (100, 5, 26), (35, 1, 35)]:
+        numbers = run_attribution.spread_numbers(steps, 6, limit)
+        assert len(numbers) == count and numbers[-1] == largest and sum(numbers) <= limit
+        assert 2 * numbers[0] >= largest
+    assert run_attribution.spread_numbers((7,), 6, 100) == [7]
+    assert run_attribution.spread_numbers((7,), 6, 5) == []
+
+
+@pytest.mark.parametrize("width", [1e-3, 1e-4, 0])
+def test_rough_fronts_are_given_up_early_and_integrated_by_panels(width):
+    """Steep fronts of F whose tokens rise at different places, on a smooth ground."""
+    places = np.array([0.41, 0.43, 0.47])
+    sizes = np.array([3.0, -2.0, 4.0])
+
+    def antiderivative(a):
+        return np.exp(a)[:, None] + sizes * (a[:, None] > places)
+
+    def front(a):
+        return np.exp(a)[:, None] + sizes * np.exp(-(((a[:, None] - places) / width) ** 2)) / (
+            width * np.sqrt(np.pi)
+        )
+
+    def smooth_antiderivative(a):
+        return np.exp(a)[:, None] + sizes * erf((a[:, None] - places) / width) / 2
+
+    if width:
+        found = search_function(front, smooth_antiderivative, n_steps="auto")
+    else:
+        # F jumps: no gradient shows it, so no token can be named for it.
+        found = search_function(
+            lambda a: np.exp(a)[:, None].repeat(3, 1), antiderivative, n_steps="auto"
+        )
+    truth = np.e - 1 + sizes
+    assert found["gradient_evaluations"] == 280
+    assert found["converged"] is not True
+    assert sum(found["attributions"]) == pytest.approx(truth.sum(), rel=1e-4)
+    off = np.abs(found["attributions"] - truth).sum()
+    assert off <= found["stated_error"] * np.abs(found["attributions"]).sum()
+    assert (off < 0.05 * np.abs(truth).sum()) == (width > 0)
+
+
+@pytest.mark.slow
+def test_rough_stated_errors_hold_on_random_functions():
+    """Of those that do not converge to the tolerance, in at least 95 percent."""
+    holds = []
+    for seed in range(60):
+        v, antiderivative = random_function(seed)
+        found = search_function(v, antiderivative, str(seed), n_steps="auto")
+        if found["converged"] is not True:
+            off = np.abs(found["attributions"] - antiderivative(1.0)).sum()
+            holds.append(off <= found["stated_error"] * np.abs(found["attributions"]).sum())
+            assert found["gradient_evaluations"] <= 485
+    assert len(holds) > 10 and np.mean(holds) >= 0.95
 
 
 @pytest.mark.parametrize("model", ["kinked_model", "deep_model"])
 @pytest.mark.parametrize("flags", [[], ["--n_steps", "auto"]], ids=["search", "auto"])
-def test_kinked_and_deep_models(request, run, tmp_path, model, flags):
+def test_rough_paths_and_deep_models(request, run, tmp_path, model, flags):
     """Never a wrong certificate, never more gradients than allowed.
 
     The truth comes from float64.
@@ -397,21 +492,35 @@ def test_kinked_and_deep_models(request, run, tmp_path, model, flags):
     assert result.code == 0
     for line in read(tmp_path / "out"):
         assert line["gradient_evaluations"] <= limit
+        truth = integrate_in_float64(folder, line["text"], line["target"])
+        off = np.abs(line["attributions"] - truth)
         if line["converged"] is True:
-            truth = integrate_in_float64(folder, line["text"], line["target"])
-            assert (np.abs(line["attributions"] - truth) <= line["attribution_errors"]).all()
+            assert (off <= line["attribution_errors"]).all()
+        elif line["converged"] == "stated":
+            assert off.sum() <= line["stated_error"] * np.abs(line["attributions"]).sum()
     converged = [line["converged"] is True for line in read(tmp_path / "out")]
     if model == "deep_model":
         # 24 smooth layers: the integral of every document, and the rule of one, must converge.
         assert all(converged) if flags else converged[0]
     else:
-        assert not any(converged)
-        assert "2 of 2 documents (text-1, text-2) did not converge" in result.log
-        assert "--max_gradient_evaluations 400" in result.log
+        assert [line["converged"] for line in read(tmp_path / "out")] == ["stated", "stated"]
+        assert "2 of 2 documents (text-1, text-2) did not converge to --tolerance" in result.log
+        summary = json.loads((tmp_path / "out/summary.json").read_text())
+        stated = [line["stated_error"] for line in read(tmp_path / "out")]
+        assert summary["converged_to_stated_error"] == 2 and summary["not_converged"] == 0
+        assert summary["max_stated_error"] == max(stated)
+        for line in read(tmp_path / "out"):
+            # The sum is exact by panels; of the real rules, the best one was taken.
+            if flags:
+                assert line["relative_error"] < 1e-4 and line["gradient_evaluations"] == 280
+            else:
+                gaps = line["evaluated_gaps"]
+                assert len(gaps) > 1 and min(gaps, key=gaps.get) == str(line["n_steps"])
+                assert abs(line["delta"]) == pytest.approx(min(gaps.values()))
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_search_finds_what_the_exhaustive_one_finds(run, smooth_model, tmp_path, method):
+def test_choice_is_that_of_the_exhaustive_search(run, smooth_model, tmp_path, method):
     assert (
         run("run_attribution", *command(smooth_model, tmp_path / "out", "--method", method)).code
         == 0
@@ -432,7 +541,7 @@ def test_search_finds_what_the_exhaustive_one_finds(run, smooth_model, tmp_path,
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("method", METHODS)
-def test_rounding_errors_do_not_look_like_slow_decay(method, seed):
+def test_noise_does_not_look_like_slow_decay(method, seed):
     """A smooth function with the largest rounding errors that encoders showed: 241 points do for
     every rule.
     """
@@ -518,7 +627,7 @@ def test_batches_and_short_memory_change_no_number(
             np.testing.assert_allclose(line["attributions"], lines[0]["attributions"], atol=1e-6)
 
 
-def test_where_rounding_errors_matter_points_are_evaluated_one_by_one(
+def test_stability_points_are_evaluated_one_by_one_where_rounding_matters(
     run, smooth_model, tmp_path, monkeypatch
 ):
     """Then, the result is that of batch size 1 to the last bit; both evaluations are counted."""
@@ -533,7 +642,7 @@ def test_where_rounding_errors_matter_points_are_evaluated_one_by_one(
         assert several["gradient_evaluations"] == alone["gradient_evaluations"] + first_level
 
 
-def test_choices_that_rounding_errors_change_are_found():
+def test_stability_finds_choices_that_rounding_errors_change():
     """A chosen n at the border of what is allowed is not stable; one in the middle is."""
     v, antiderivative = (
         (lambda a: np.stack([np.cos(9 * a), 1 + a], -1)),

@@ -360,6 +360,31 @@ def test_labels_in_one_text_are_split_as_in_training(attribute, multi_label_mode
     assert [line["label"] for line in read(tmp_path / "out")[0]] == [["math.AG", "math.DG"], None]
 
 
+def test_the_default_batch_fits_into_the_memory_for_activations(
+    attribute, steep_model, tmp_path, monkeypatch
+):
+    """A larger model or a longer text halves it, and no number changes."""
+    sizes = []
+    forward = run_attribution.Explainer.forward
+
+    def record_size(self, ids):
+        sizes.append(len(ids))
+        return forward(self, ids)
+
+    monkeypatch.setattr(run_attribution.Explainer, "forward", record_size)
+    attribute(steep_model, tmp_path / "large", "--n_steps", "auto")
+    assert max(sizes) == 16
+    sizes.clear()
+    layers, hidden, tokens = 2, 32, 128
+    of_a_point = 4 * run_attribution.FLOATS_PER_TOKEN * layers * hidden * tokens
+    monkeypatch.setattr(run_attribution, "ACTIVATION_BYTES", 5 * of_a_point)
+    attribute(steep_model, tmp_path / "small", "--n_steps", "auto")
+    assert max(sizes) == 4
+    (large,), _ = read(tmp_path / "large")
+    (small,), _ = read(tmp_path / "small")
+    np.testing.assert_allclose(small["attributions"], large["attributions"], atol=1e-6)
+
+
 def words_of(text):
     """The words of a text, every character a token of its own."""
     tokens = [(k, k + 1) for k, character in enumerate(text) if not character.isspace()]

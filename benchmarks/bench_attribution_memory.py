@@ -1,0 +1,92 @@
+#!/usr/bin/env python
+"""Measure memory and speed of gradients along a path, for BERT-large with random weights.
+
+    python benchmarks/bench_attribution_memory.py                             # the default batch
+    python benchmarks/bench_attribution_memory.py --internal_batch_size 16
+
+335 M parameters in float32, one text of --tokens tokens, --points points on its path, evaluated as
+the search does. The peak is that of the process's resident memory, with Python and torch. Adds a
+row to benchmarks/results/attribution_memory.json.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import run_attribution  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--internal_batch_size", type=int, help="default: that of the script")
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--points", type=int, default=16)
+    parser.add_argument(
+        "--output_file", type=Path, default=ROOT / "benchmarks/results/attribution_memory.json"
+    )
+    arguments = parser.parse_args()
+
+    torch.manual_seed(0)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{k}" for k in range(30517))]
+    tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+    )
+    model = BertForSequenceClassification(config)
+    parameters = sum(values.numel() for values in model.parameters())
+    settings = run_attribution.AttributionArguments(
+        internal_batch_size=arguments.internal_batch_size, max_seq_length=arguments.tokens
+    )
+    explainer = run_attribution.Explainer(model, tokenizer, settings)
+    text = " ".join(f"word{k}" for k in range(arguments.tokens - 2))
+    document = {"id": "text-1", "text": text, "label": None}
+    explainer.encode(document)
+    embedded = explainer.embed(document)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    used = time.process_time()
+    explainer.evaluate(embedded, np.linspace(0, 1, arguments.points))
+    row = {
+        "internal_batch_size": explainer.batch_size,
+        "is_default": arguments.internal_batch_size is None,
+        "parameters": parameters,
+        "tokens": len(document["tokens"]),
+        "points": arguments.points,
+        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_gib_before": round(before / 2**20, 2),
+        "seconds_per_gradient": round((time.perf_counter() - start) / arguments.points, 3),
+        "cpu_seconds_per_gradient": round((time.process_time() - used) / arguments.points, 3),
+        "device": f"{os.cpu_count()} CPU cores, {torch.get_num_threads()} threads",
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+        "date": datetime.date.today().isoformat(),
+        "load_average": round(os.getloadavg()[0], 1),
+    }
+    rows = []
+    if arguments.output_file.exists():
+        rows = json.loads(arguments.output_file.read_text(encoding="utf-8"))
+    rows.append(row)
+    arguments.output_file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()
