@@ -24,9 +24,11 @@
 The path leads from a baseline text, [CLS] PAD ... PAD [SEP], to the document, in the output of the
 embedding layer. F is the logit of the target class. Each document gets the number of steps from 1
 to 200 with the smallest completeness error, found with about 65 gradients instead of 20,100.
---n_steps 50 runs captum.
+--n_steps auto gives the integral itself, also where F is rough, as on deep encoders; then, each
+document states its error. --n_steps 50 runs captum. docs/step-search.md derives the search.
 
     python run_attribution.py --model_name_or_path runs/minilm --dataset_name data --output_dir DIR
+    python run_attribution.py ... --test_file new.csv             # own texts, labeled or not
     accelerate launch --num_processes 4 run_attribution.py ...    # several GPUs, the same flags
     from run_attribution import attribute                         # in a notebook
 
@@ -128,10 +130,10 @@ RULES = 6
 SMALLEST_RULE = 25
 
 # What a batch may keep for the gradient, and how many numbers a layer keeps of a token, in
-# multiples of the hidden size: inputs of two normalizations (2) and of GELU (4), query, key, value
-# and output of the attention (4). Weights have no gradient: the inputs of their products go.
-ACTIVATION_BYTES = 2 * 2**30
-FLOATS_PER_TOKEN = 10
+# multiples of the hidden size: about 20 for BERT-large (benchmarks/bench_attribution_memory.py).
+# Weights have no gradient, so what only these would need is not kept.
+ACTIVATION_BYTES = 4 * 2**30
+FLOATS_PER_TOKEN = 20
 
 # Of a text, at least this many characters for each token that is kept are given to the tokenizer.
 # More follow while they do not suffice, but at most 64 times as many.
@@ -1078,11 +1080,13 @@ class Choice(Result):
         """Take the attributions, (tokens,), of the rule with the smallest completeness error.
 
         rules are those that were evaluated; panels integrate all their points, with these errors.
+        Without any, the attributions stay those of the interpolant.
         """
         difference = self.f_input - self.f_baseline
         gaps = {n: float(abs(scores.sum() - difference)) for n, scores in rules.items()}
-        self.n_steps = min(gaps, key=gaps.get)
-        self.attributions = rules[self.n_steps]
+        if gaps:
+            self.n_steps = min(gaps, key=gaps.get)
+            self.attributions = rules[self.n_steps]
         distances = np.abs(self.attributions - panels.attributions)
         self.state_errors(distances + errors)
         self.evidence["evaluated_gaps"] = gaps
@@ -1566,8 +1570,6 @@ class PathSearch:
         """
         spent = choices[0].gradient_evaluations
         numbers = spread_numbers(self.arguments.steps, RULES, limit - spent)
-        if not numbers:
-            return
         rules = {}
         for n in numbers:
             nodes, weights = quadrature(self.arguments.method, n)
@@ -1580,7 +1582,8 @@ class PathSearch:
             if not choice.settled:
                 panels = integrate_panels(path.alphas, path.tables[target])
                 errors = state_panel_errors(path.alphas, path.tables[target], panels)
-                choice.take_rule({n: rules[n][target] for n in numbers}, panels, errors)
+                scores = {n: rules[n][target] for n in numbers}
+                choice.take_rule(scores, panels, errors)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -462,6 +462,19 @@ def test_rough_fronts_are_given_up_early_and_integrated_by_panels(width):
     assert (off < 0.05 * np.abs(truth).sum()) == (width > 0)
 
 
+@pytest.mark.parametrize("flags", [{}, {"n_steps": "auto"}], ids=str)
+def test_rough_stated_errors_are_numbers_where_the_limit_leaves_nothing(flags):
+    """F jumps and v does not show it; there are gradients for the first level only."""
+    found = search_function(
+        lambda a: np.exp(a)[:, None].repeat(2, 1),
+        lambda a: np.exp(a)[:, None] + np.array([3, -1]) * (a[:, None] > 0.4),
+        max_gradient_evaluations=35,
+        **flags,
+    )
+    assert found["gradient_evaluations"] == 35 and found["converged"] is False
+    assert np.isfinite(found["attribution_errors"]).all() and found["stated_error"] > 0.2
+
+
 @pytest.mark.slow
 def test_rough_stated_errors_hold_on_random_functions():
     """Of those that do not converge to the tolerance, in at least 95 percent."""
