@@ -25,6 +25,7 @@ from test_render_attributions import call
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import measure_faithfulness
+from common.pages import interval_text
 from faithfulness import baselines, estimates, methods, mosaics, perturbations
 
 TEXTS = [
@@ -623,6 +624,36 @@ def test_a_baseline_that_the_tokenizer_lacks(run, small_folder, steep_model, tmp
     (small_folder / "summary.json").write_text(json.dumps(summary | {"baseline": "MASK"}))
     flags = ["--attribution_dir", small_folder, "--model_name_or_path", model]
     assert_user_error(run("measure_faithfulness", *flags), "MASK", "tokenizer", "lacks")
+
+
+# Figures
+
+
+def test_figures_of_the_docs_are_those_of_the_files():
+    """Scores, differences and agreement of baselines in docs/attribution.md."""
+    docs = " ".join((ROOT / "docs" / "attribution.md").read_text(encoding="utf-8").split())
+    results = ROOT / "results" / "arxiv-dev"
+    shown = []
+    for name in ("pad", "mask"):
+        found = json.loads((results / f"mosaics-minilm-{name}.json").read_text(encoding="utf-8"))
+        mosaics_found = found["mosaics"]
+        assert f"{mosaics_found['mosaics']} mosaics" in docs
+        shown += [*mosaics_found["scores"].values(), *mosaics_found["above_chance"].values()]
+        shown += [mosaics_found["chance"]]
+        shown += [
+            test | {"mean": test["difference"]}
+            for test in found["differences"]
+            if test["method"] == "gradient x input"
+        ]
+    (compared,) = found["baselines"]
+    shown += [compared["spearman"], compared["top_5_overlap"]]
+    test = found["pad_minus_mask"]
+    shown += [test | {"mean": test["difference"]}]
+    for cell in shown:
+        assert interval_text(cell) in docs, interval_text(cell)
+    for attributed in found["attributions"].values():
+        assert f"{attributed['gradient_evaluations']:,}" in docs
+        assert attributed["not_converged"] == 0 and attributed["max_relative_error"] < 1e-6
 
 
 # Mosaics

@@ -71,6 +71,7 @@ from faithfulness.methods import (
     METHODS,
     RANDOM,
     MethodSettings,
+    check_baseline,
     check_methods,
     integrated_gradients,
 )
@@ -537,6 +538,8 @@ def main() -> None:
     # 1. Arguments, attributions, those with other baselines
     start_logging()
     (arguments,) = parse_arguments(__doc__, FaithfulnessArguments)
+    with_mosaics = arguments.n_mosaics > 0
+    check_methods(arguments.methods, with_mosaics)
     folder = Path(arguments.attribution_dir)
     documents, summary = read_attributions(folder)
     # Comparing baselines needs no model, so it takes all documents.
@@ -566,7 +569,7 @@ def main() -> None:
         arguments.shapley_samples,
         arguments.seed,
     )
-    check_methods(arguments.methods, arguments.n_mosaics > 0, settings.baseline_token_id)
+    check_baseline(arguments.methods, with_mosaics, settings.baseline_token_id)
     for document in documents:
         try:
             prepare(document, evaluator, tokenizer, max_length)

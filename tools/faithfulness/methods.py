@@ -130,22 +130,27 @@ def integrated_gradients(
     return of_words(document, of_tokens), abs(float(delta)) / max(abs(difference), 1e-12)
 
 
-def check_methods(names: list[str], with_mosaics: bool, baseline_token_id: int | None) -> None:
-    """Exit with status 2 if a method is unknown, given twice, or cannot be computed here."""
+def check_methods(names: list[str], with_mosaics: bool) -> None:
+    """Exit with status 2 if a method is unknown, given twice, or lacks its package."""
     for name in names:
         if name not in METHODS:
             fail(f"--methods {name} is not one of {', '.join(METHODS)}")
         if names.count(name) > 1:
             fail(f"--methods names {name} twice")
-    need_captum = [f"--methods {name}" for name in names if name in NEED_CAPTUM]
-    need_token = [f"--methods {name}" for name in names if name in NEED_TOKEN]
+    users = [f"--methods {name}" for name in names if name in NEED_CAPTUM]
     if with_mosaics:
-        need_captum.append("--n_mosaics")
-        need_token.append("--n_mosaics")
-    if need_captum and importlib.util.find_spec("captum") is None:
-        fail(f"{need_captum[0]} requires the package captum; pip install captum")
-    if need_token and baseline_token_id is None:
+        users.append("--n_mosaics")
+    if users and importlib.util.find_spec("captum") is None:
+        fail(f"{users[0]} requires the package captum; pip install captum")
+
+
+def check_baseline(names: list[str], with_mosaics: bool, token_id: int | None) -> None:
+    """Exit with status 2 if a method replaces words and the baseline has no token for that."""
+    users = [f"--methods {name}" for name in names if name in NEED_TOKEN]
+    if with_mosaics:
+        users.append("--n_mosaics")
+    if users and token_id is None:
         fail(
-            f"{need_token[0]} replaces words with the token of the baseline, and the baseline of "
+            f"{users[0]} replaces words with the token of the baseline, and the baseline of "
             "these attributions is none; use attributions with --baseline pad or mask"
         )
