@@ -1633,9 +1633,13 @@ class Attribution(dict):
             f'<span style="background: {color}">{html.escape(text)}</span>'
             for text, color in figure_text(self, "words")
         )
+        sentence = without_sentence(self)
+        without = "" if sentence is None else f'<p class="without">{html.escape(sentence)}</p>'
         return (
-            f'<article><h2>{name}</h2><p class="meta">{html.escape(heading(self))}</p>'
-            f'<p class="text" style="color: #1b1b1b; line-height: 1.8">{words}</p></article>'
+            f'<article><h2>{name}</h2><p class="answer">{html.escape(answer(self))}</p>'
+            f'<p class="meta">{html.escape(truth(self))}</p>'
+            f'<p class="text" style="color: #1b1b1b; line-height: 1.8">{words}</p>'
+            f"{without}</article>"
         )
 
 
@@ -2260,6 +2264,77 @@ def name_classes(names: str | list[str]) -> str:
     if isinstance(names, str):
         return names
     return " + ".join(names) or "none"
+
+
+def answer(line: dict) -> str:
+    """Return what the model said and how sure it was, as attributions.html does."""
+    names = as_list(line["prediction"])
+    said = [f"{name} with probability {line['probabilities'][name]:.2f}" for name in names]
+    return ", ".join(said) or "no class"
+
+
+def truth(line: dict) -> str:
+    """Return the true class, and what is explained where that is not the answer."""
+    predicted, true = as_list(line["prediction"]), as_list(line["label"])
+    if line["label"] is None:
+        text = "true class: unknown"
+    else:
+        text = f"true class{'' if len(true) == 1 else 'es'}: {', '.join(true) or 'none'}"
+        if set(predicted) != set(true):
+            text += " \N{EM DASH} wrong"
+    if line["versus"]:
+        text += f"; explained: {line['target']} rather than {line['versus']}"
+    elif predicted != [line["target"]]:
+        text += f"; explained: {line['target']}"
+    if line["truncated"]:
+        text += " \N{EM DASH} text truncated at the maximum length"
+    if not line["words"]:
+        text += " \N{EM DASH} no scores of words, see the tokens"
+    return text
+
+
+# Copied from tools/common/cards.py::NUMBERS
+NUMBERS = {1: "strongest word", 2: "two strongest words", 3: "three strongest words"}
+
+
+# Copied from tools/common/cards.py::as_list
+def as_list(classes: str | list[str] | None) -> list[str]:
+    """Return the classes of a label or prediction: one, several, or none.
+
+    Raises TypeError if they are neither a text nor a list of texts nor None.
+    """
+    names = [] if classes is None else classes if isinstance(classes, list) else [classes]
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"a class is not a text: {classes!r}")
+    return names
+
+
+# Copied from tools/common/cards.py::without_sentence
+def without_sentence(document: dict, measured: dict | None = None) -> str | None:
+    """Return what the model says without the words that speak most for the target.
+
+    document is a line of attributions.jsonl. measured is what tools/measure_faithfulness.py found,
+    with the words deleted, too. None if neither knows, or if no word speaks for the target.
+    """
+    found = document.get("without_top_words") or measured
+    probabilities = document.get("probabilities")
+    if not found or not found["words"] or not probabilities:
+        return None
+    words = [document["words"][number] for number in found["words"]]
+    strongest = NUMBERS.get(len(words), f"{len(words)} strongest words")
+    target = document["target"]
+    sentence = (
+        f"Without the {strongest} ({', '.join(words)}): {target} "
+        f"{found['probabilities'][target]:.2f} instead of {probabilities[target]:.2f}"
+    )
+    deleted = measured and measured["words"] == found["words"] and measured["probabilities_deleted"]
+    if deleted:
+        sentence += f" ({deleted[target]:.2f} with these words deleted, not replaced)"
+    # Where the model chooses one class, and that is the explained one, it may choose another now.
+    highest = max(found["probabilities"], key=found["probabilities"].get)
+    if document["prediction"] == target != highest:
+        sentence += f"; the prediction would be {highest}"
+    return sentence + "."
 
 
 def figure_text(line: dict, level: str) -> list[tuple[str, str]]:

@@ -1,12 +1,13 @@
 """attributions.html in a real browser, and the contrast of the style sheet of all pages."""
 
+import json
 import re
 
 import numpy as np
 import pytest
 import torch
 from browser import browser, check_page, open_page  # noqa: F401
-from conftest import ROOT
+from conftest import ROOT, assert_user_error
 from test_render_attributions import call, document, write_faithfulness, write_folder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -191,21 +192,193 @@ def test_contrast_and_all_classes(run, tmp_path, browser):  # noqa: F811
     folder = write_folder(tmp_path / "versus", [document(versus="math.DG")])
     assert run("render_attributions", "--attribution_dir", folder).code == 0
     with open_page(browser, folder / "attributions.html") as page:
-        assert "target math.AG rather than math.DG" in page.locator("article").text_content()
+        meta = page.locator("article .meta").first.text_content()
+        assert meta == "true class: math.DG — wrong; explained: math.AG rather than math.DG"
         assert "minus the logit of the class" in page.locator("p").first.text_content()
         assert page.locator("#target").count() == 0
     folder = write_folder(tmp_path / "all", [explained_classes(), document("alone")])
     assert run("render_attributions", "--attribution_dir", folder).code == 0
     with open_page(browser, folder / "attributions.html") as page:
         article = page.locator("article").first
+        # Every class, the target first, then by probability
+        headings = article.locator(".class-heading").all_text_contents()
+        assert headings == [
+            "for math.AG, probability 0.70",
+            "for math.DG, probability 0.20",
+            "for math.SG, probability 0.10",
+        ]
+        assert article.locator(".text").count() == 3 and "explained:" not in article.text_content()
         article.locator(".text span").first.hover()
         assert page.locator("#tip").text_content().startswith("kähler: +0.750 =")
+        article.locator(".text").nth(2).locator("span").first.hover()
+        assert page.locator("#tip").text_content().startswith("kähler: +0.100 =")
         page.select_option("#target", "math.SG")
+        assert article.locator(".text").count() == 1
         article.locator(".text span").first.hover()
         assert page.locator("#tip").text_content().startswith("kähler: +0.100 =")
-        assert "target math.SG, predicted math.AG" in article.text_content()
+        assert "explained: math.SG" in article.text_content()
         assert "3.0e-3" in article.text_content() and "NOT CONVERGED" in article.text_content()
-        assert "target math.AG" in page.locator("article").nth(1).text_content()
+        assert "scores of single words may be off" in article.text_content()
+        # A document whose other classes were not explained shows its target
+        other = page.locator("article").nth(1)
+        assert other.locator(".text").count() == 1 and "explained" not in other.text_content()
+
+
+def test_a_card_answers_in_the_order_of_the_questions(run, tmp_path, browser):  # noqa: F811
+    """What it said and how sure, what is true, which words, what it says without them; numbers are
+    folded away.
+    """
+    changed = {"math.AG": 0.31, "math.DG": 0.6, "math.SG": 0.09}
+    line = document(without_top_words={"words": [0], "probabilities": changed})
+    folder = write_folder(tmp_path / "out", [line, document("plain")])
+    assert run("render_attributions", "--attribution_dir", folder).code == 0
+    with open_page(browser, folder / "attributions.html") as page:
+        article = page.locator("article").first
+        assert article.locator("> *").evaluate_all("nodes => nodes.map(n => n.className)") == [
+            "", "answer", "meta", "text", "without", "foot", ""
+        ]  # fmt: skip
+        assert article.locator(".answer").text_content() == "math.AG with probability 0.70"
+        assert article.locator(".meta").text_content() == "true class: math.DG — wrong"
+        assert article.locator(".without").text_content() == (
+            "Without the strongest word (kähler): math.AG 0.31 instead of 0.70; "
+            "the prediction would be math.DG."
+        )
+        assert not article.get_by_text("F(x) − F(b)").is_visible()
+        article.locator("summary").click()
+        assert article.get_by_text("F(x) − F(b)").is_visible()
+        assert page.locator("article").nth(1).locator(".without").count() == 0
+        assert page.locator(".legend").count() == 1
+        shades = page.locator(".legend span").evaluate_all(
+            "spans => spans.map(span => getComputedStyle(span).textDecorationStyle)"
+        )
+        assert shades == ["solid", "dashed"]
+
+
+def test_a_second_baseline_on_request(run, tmp_path, browser):  # noqa: F811
+    """From another folder, or from one that was made with several baselines."""
+    folder = write_folder(tmp_path / "pad", [document()])
+    mask = document(word_attributions=[-0.5, 0.25], attributions=[0.0, -0.5, 0.0, 0.25, 0.0])
+    other = write_folder(tmp_path / "mask", [mask])
+    summary = json.loads((other / "summary.json").read_text())
+    (other / "summary.json").write_text(json.dumps(summary | {"baseline": "MASK"}))
+    both = document(baselines={"PAD": document(), "MASK": mask})
+    for place, flags in (
+        (folder, ("--compare", other)),
+        (write_folder(tmp_path / "both", [both]), ()),
+    ):
+        assert run("render_attributions", "--attribution_dir", place, *flags).code == 0
+        with open_page(browser, place / "attributions.html") as page:
+            assert page.locator("#baseline option").all_text_contents() == ["PAD", "MASK"]
+            word = page.locator("article .text span").first
+            word.hover()
+            assert page.locator("#tip").text_content().startswith("kähler: +0.750")
+            page.select_option("#baseline", label="MASK")
+            page.locator("article .text span").first.hover()
+            assert page.locator("#tip").text_content().startswith("kähler: −0.500")
+    result = run("render_attributions", "--attribution_dir", folder, "--compare", folder)
+    assert_user_error(result, "--compare requires other baselines", "PAD, PAD")
+    result = run("render_attributions", "--attribution_dir", folder, "--compare", tmp_path)
+    assert_user_error(result, "attributions.jsonl")
+
+
+def test_several_classes_and_none(run, tmp_path, browser):  # noqa: F811
+    """Of a text with several labels, all are named; without a true class nothing is right or
+    wrong.
+    """
+    several = document(prediction=["math.AG", "math.DG"], label=["math.DG", "math.AG"])
+    none = document("none", prediction=[], label=[])
+    unlabeled = document("unlabeled", prediction=["math.AG"], label=None)
+    folder = write_folder(tmp_path / "out", [several, none, unlabeled])
+    assert run("render_attributions", "--attribution_dir", folder).code == 0
+    with open_page(browser, folder / "attributions.html") as page:
+        answers = page.locator(".answer").all_text_contents()
+        assert answers == [
+            "math.AG with probability 0.70, math.DG with probability 0.20",
+            "no class",
+            "math.AG with probability 0.70",
+        ]
+        truths = [text.split(";")[0] for text in page.locator("article .meta").all_text_contents()]
+        assert truths == [
+            "true classes: math.DG, math.AG", "true classes: none", "true class: unknown"
+        ]  # fmt: skip
+        page.select_option("#correct", "right")
+        assert ids(page) == ["1501.00001", "none"]
+        page.select_option("#correct", "")
+        page.select_option("#label", "math.DG")
+        assert ids(page) == ["1501.00001"]
+
+
+def test_faithfulness_of_the_whole_folder(run, tmp_path, browser):  # noqa: F811
+    """One table with costs and mosaics, the differences folded away, disagreements as sentences;
+    hostile words in what the strongest ones are stay text.
+    """
+    hostile = document(words=["<b>kähler</b>", "metric"])
+    folder = write_folder(tmp_path / "out", [hostile])
+    write_faithfulness(folder)
+    cell = {"mean": 0.9, "low": 0.8, "high": 0.95, "documents": 40}
+    content = json.loads((folder / "faithfulness.json").read_text())
+    content |= {
+        "differences": [
+            {"measure": "comprehensiveness", "method": "random", "difference": 0.4, "low": 0.3}
+            | {"high": 0.5, "p": 0.0001, "p_holm": 0.0003, "documents": 40}
+        ],
+        "disagreements": ["Sufficiency <i>differs</i>."],
+        "mosaics": {"mosaics": 40, "note": "Share.", "chance": cell}
+        | {"scores": {"integrated gradients": cell | {"mean": 0.91}}},
+        "cost": {
+            "integrated gradients": {
+                "gradient_evaluations": cell | {"mean": 65.0},
+                "forward_evaluations": None,
+                "seconds": cell,
+            }
+        },
+        "baseline": "PAD",
+        "baselines": [
+            {"baseline": "MASK", "spearman": cell | {"mean": 0.77}, "top_5_overlap": cell}
+            | {"top_5_overlap_by_chance": cell}
+        ],
+        "per_document": [
+            {
+                "id": "1501.00001",
+                "target": "math.AG",
+                "without_strongest": {
+                    "words": [0],
+                    "probabilities": {"math.AG": 0.6, "math.DG": 0.3, "math.SG": 0.1},
+                    "probabilities_deleted": {"math.AG": 0.35, "math.DG": 0.3, "math.SG": 0.35},
+                },
+            }
+        ],
+    }
+    (folder / "faithfulness.json").write_text(json.dumps(content))
+    assert run("render_attributions", "--attribution_dir", folder).code == 0
+    with open_page(browser, folder / "attributions.html") as page:
+        header = page.locator("table").first.locator("thead th").all_text_contents()
+        assert header[-4:] == [
+            "mosaic score", "gradients per document", "forward evaluations per document",
+            "seconds per document",
+        ]  # fmt: skip
+        row = page.locator("table").first.locator("tbody tr").first.text_content()
+        assert "0.910 (0.800 to 0.950)" in row and "65.000" in row
+        assert page.get_by_text("Sufficiency <i>differs</i>.").is_visible()
+        tests = page.locator("details", has_text="paired by document")
+        assert not tests.locator("table").is_visible()
+        tests.locator("summary").click()
+        assert (
+            "0.400 (0.300 to 0.500)" in tests.text_content() and "< 0.001" in tests.text_content()
+        )
+        assert (
+            "0.770"
+            in page.get_by_text("Agreement with other baselines").locator("..").text_content()
+        )
+        assert page.locator(".without").text_content() == (
+            "Without the strongest word (<b>kähler</b>): math.AG 0.60 instead of 0.70 "
+            "(0.35 with these words deleted, not replaced)."
+        )
+    check_page(browser, folder / "attributions.html")
+    content["differences"] = [{"measure": 1}]
+    (folder / "faithfulness.json").write_text(json.dumps(content))
+    result = run("render_attributions", "--attribution_dir", folder)
+    assert_user_error(result, "faithfulness.json", "damaged", "again")
 
 
 @pytest.mark.parametrize(
@@ -240,7 +413,8 @@ def test_a_notebook_shows_the_elements_of_the_page(run, tmp_path, tiny_model, br
     for path in (out / "attributions.html", tmp_path / "notebook.html"):
         with open_page(browser, path) as page:
             texts = [
-                page.locator(f"article > {place}").all_text_contents() for place in ("h2", "p.meta")
+                page.locator(f"article > {place}").all_text_contents()
+                for place in ("h2", "p.answer", "p.meta", "p.without")
             ]
             spans = page.locator("article > p.text > span")
             colors = spans.evaluate_all(
@@ -256,11 +430,11 @@ def test_a_notebook_shows_the_elements_of_the_page(run, tmp_path, tiny_model, br
                     [np.sign(green - red) for red, green in red_green],
                 ]
             )
-    assert seen[0][:3] == seen[1][:3] and len(seen[0][2]) > 5
-    differ = sum(
-        a != b for a, b in zip(seen[0][3], seen[1][3], strict=True)
-    )  # the page leaves out scores below 1 %
-    assert differ <= sum(sign == 0 for sign in seen[0][3]) < len(seen[0][3]) / 2
+    (*texts, words, signs), (*notebook_texts, notebook_words, notebook_signs) = seen
+    assert texts == notebook_texts and words == notebook_words and len(words) > 5
+    # The page leaves out scores below 1 %.
+    differ = sum(a != b for a, b in zip(signs, notebook_signs, strict=True))
+    assert differ <= sum(sign == 0 for sign in signs) < len(signs) / 2
 
 
 def test_wide_and_narrow_light_and_dark(folder, browser):  # noqa: F811

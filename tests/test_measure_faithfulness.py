@@ -10,12 +10,23 @@ import numpy as np
 import pytest
 import scipy
 import torch
-from conftest import assert_user_error, write_tiny_model
+from conftest import (
+    LABELS,
+    OWN_WORDS,
+    ROOT,
+    SHARED_WORDS,
+    assert_user_error,
+    make_records,
+    write_dataset,
+    write_tiny_model,
+)
 from safetensors.torch import load_file, save_file
 from test_render_attributions import call
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import measure_faithfulness
+from common.pages import interval_text
+from faithfulness import baselines, estimates, methods, mosaics, perturbations
 
 TEXTS = [
     "we prove that the ricci curvature of a compact polytope is convex .",
@@ -110,14 +121,10 @@ def test_infidelity_is_what_the_best_scaling_leaves_unexplained():
     scores, lost = generator.normal(size=6), generator.normal(size=40)
     sums = removed @ scores
     left = np.linalg.lstsq(sums[:, None], lost, rcond=None)[1][0]
-    assert measure_faithfulness.unexplained(scores, removed, lost) == pytest.approx(
-        left / (lost**2).sum()
-    )
-    assert measure_faithfulness.unexplained(scores, removed, 3 * sums) == pytest.approx(
-        0, abs=1e-12
-    )
-    assert measure_faithfulness.unexplained(np.zeros(6), removed, lost) == pytest.approx(1)
-    assert math.isnan(measure_faithfulness.unexplained(scores, removed, np.zeros(40)))
+    assert perturbations.unexplained(scores, removed, lost) == pytest.approx(left / (lost**2).sum())
+    assert perturbations.unexplained(scores, removed, 3 * sums) == pytest.approx(0, abs=1e-12)
+    assert perturbations.unexplained(np.zeros(6), removed, lost) == pytest.approx(1)
+    assert math.isnan(perturbations.unexplained(scores, removed, np.zeros(40)))
 
 
 def test_infidelity_is_that_of_captum():
@@ -134,7 +141,7 @@ def test_infidelity_is_that_of_captum():
         n_perturb_samples=30,
         normalize=True,
     )
-    found = measure_faithfulness.unexplained(scores, removed, lost.numpy())
+    found = perturbations.unexplained(scores, removed, lost.numpy())
     assert found == pytest.approx(float(error / lost.square().mean()))
 
 
@@ -201,6 +208,7 @@ def test_an_interrupted_measurement_continues(run, folder, monkeypatch):
     again = measured(folder)
     assert again["per_document"] == whole["per_document"] and again["rankings"] == whole["rankings"]
     assert again["forward_evaluations"] == whole["forward_evaluations"]
+    assert again["differences"] == whole["differences"]
     assert not (folder / "partial-faithfulness").exists()
 
 
@@ -270,7 +278,7 @@ def test_eos_where_a_tokenizer_has_no_pad(run, steep_model, tmp_path):
     assert run("measure_faithfulness", "--attribution_dir", out).code == 0
     assert "replaced with EOS tokens (there is no PAD)" in measured(out)["note"]
     assert run("render_attributions", "--attribution_dir", out).code == 0
-    assert "measured from a text of\nEOS tokens" in (out / "attributions.html").read_text()
+    assert "measured from a text of EOS tokens" in (out / "attributions.html").read_text()
 
 
 def test_only_own_files_are_removed(run, small_folder, tmp_path):
@@ -324,7 +332,30 @@ def test_pad_in_the_place_of_a_word_is_not_padding(family):
             inputs_embeds=embedded, attention_mask=torch.ones(1, 5, dtype=torch.long)
         ).logits[0]
         assert row == pytest.approx([logits[2].item(), logits.softmax(0)[2].item()], abs=1e-5)
-    assert len(evaluator.gradient_times_input(document)) == 3
+    settings = methods.MethodSettings(1, n_steps=400, shapley_samples=2, seed=0)
+    assert len(methods.gradient_x_input(evaluator, document, settings)) == 3
+    scores, error = methods.integrated_gradients(evaluator, document, settings)
+    nothing, everything = evaluator.without_words(document, np.array([[False] * 3, [True] * 3]))
+    assert error < 0.02
+    assert scores.sum() == pytest.approx(nothing[0] - everything[0], rel=0.05, abs=1e-3)
+
+
+def test_of_several_labels_each_has_its_own_probability():
+    """Sigmoid instead of softmax; with a class to compare with, that of the difference."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model("bert", problem_type="multi_label_classification", **SMALL)
+    model = AutoModelForSequenceClassification.from_config(config).eval().requires_grad_(False)
+    evaluator = measure_faithfulness.Evaluator(model, pad_token_id=1, batch_size=4)
+    text = torch.tensor([5, 9, 13, 21, 8])
+    logits = model(text[None]).logits[0]
+    document = {"input_ids": text, "target_id": 2, "versus_id": None}
+    found = evaluator.explained(text[None], document)[0]
+    assert found.tolist() == pytest.approx([logits[2].item(), logits[2].sigmoid().item()], abs=1e-5)
+    probabilities = evaluator.probabilities(text, text)
+    assert list(probabilities.values()) == pytest.approx(logits.sigmoid().tolist(), abs=1e-5)
+    difference = (logits[2] - logits[0]).item()
+    found = evaluator.explained(text[None], document | {"versus_id": 0})[0, 0].item()
+    assert found == pytest.approx(difference, abs=1e-5)
 
 
 def test_out_of_memory_halves_the_batch(run, small_folder, monkeypatch):
@@ -348,14 +379,12 @@ def test_out_of_memory_halves_the_batch(run, small_folder, monkeypatch):
 
 def test_first_words_and_intervals():
     """At least one word, the ceiling of the share, the largest signed scores first."""
-    masks = measure_faithfulness.first_words(np.array([0.1, -3.0, 2.0, 0.0, 1.0, 0.5]))
+    masks = perturbations.first_words(np.array([0.1, -3.0, 2.0, 0.0, 1.0, 0.5]))
     assert masks.sum(1).tolist() == [1, 1, 2, 3]
     assert masks[-1].tolist() == [False, False, True, False, True, True]
     generator = np.random.default_rng(0)
-    assert measure_faithfulness.interval([None], generator) is None
-    found = measure_faithfulness.interval(
-        list(np.random.default_rng(1).normal(size=400)), generator
-    )
+    assert estimates.interval([None], generator) is None
+    found = estimates.interval(list(np.random.default_rng(1).normal(size=400)), generator)
     assert found["high"] - found["low"] == pytest.approx(2 * 1.96 / 20, rel=0.15)
 
 
@@ -426,3 +455,449 @@ def test_bad_folders(run, folder, tmp_path, tiny_model):
     assert_user_error(run(*base), "no document with words")
     (folder / "summary.json").write_text("{")
     assert_user_error(run(*base), "summary.json", "again")
+
+
+# Perturbations: words replaced and deleted
+
+
+def test_deleted_words_are_those_of_shorter_texts(run, small_folder, steep_model):
+    """Comprehensiveness and sufficiency of the first document, the tokens really taken out."""
+    assert run("measure_faithfulness", "--attribution_dir", small_folder).code == 0
+    line = json.loads((small_folder / "attributions.jsonl").read_text().split("\n")[0])
+    tokenizer = AutoTokenizer.from_pretrained(steep_model)
+    model = AutoModelForSequenceClassification.from_pretrained(steep_model).eval()
+    target = model.config.label2id[line["target"]]
+    ids = tokenizer(line["text"])["input_ids"]
+
+    def probability(gone):
+        left = [k for k, word in zip(ids, line["word_ids"], strict=True) if word not in gone]
+        return model(torch.tensor([left])).logits[0].softmax(0)[target].item()
+
+    scores, words = line["word_attributions"], set(range(len(line["words"])))
+    lost, kept = [], []
+    for fraction in (0.05, 0.1, 0.2, 0.5):
+        n = math.ceil(fraction * len(words))
+        first = set(sorted(words, key=lambda word: -scores[word])[:n])
+        lost.append(probability(set()) - probability(first))
+        kept.append(probability(set()) - probability(words - first))
+    found = measured(small_folder)["per_document"][0]["integrated gradients"]
+    assert found["comprehensiveness_deleted"] == pytest.approx(np.mean(lost), abs=1e-5)
+    assert found["sufficiency_deleted"] == pytest.approx(np.mean(kept), abs=1e-5)
+    assert found["comprehensiveness_deleted"] != found["comprehensiveness"]
+
+
+def test_without_the_three_strongest_words(run, small_folder, steep_model):
+    """What the page says of a document: the probability without them, replaced and deleted."""
+    assert run("measure_faithfulness", "--attribution_dir", small_folder).code == 0
+    line = json.loads((small_folder / "attributions.jsonl").read_text().split("\n")[0])
+    found = measured(small_folder)["per_document"][0]["without_strongest"]
+    scores = line["word_attributions"]
+    best = sorted(range(len(scores)), key=lambda word: -scores[word])[:3]
+    best = [word for word in best if scores[word] > 0]
+    assert found["words"] == best
+    tokenizer = AutoTokenizer.from_pretrained(steep_model)
+    model = AutoModelForSequenceClassification.from_pretrained(steep_model).eval()
+    ids = tokenizer(line["text"])["input_ids"]
+    gone = [word in best for word in line["word_ids"]]
+    replaced = [tokenizer.pad_token_id if g else k for k, g in zip(ids, gone, strict=True)]
+    left = [k for k, g in zip(ids, gone, strict=True) if not g]
+    for key, text in (("probabilities", replaced), ("probabilities_deleted", left)):
+        probabilities = model(torch.tensor([text])).logits[0].softmax(0).tolist()
+        named = {model.config.id2label[k]: value for k, value in enumerate(probabilities)}
+        assert found[key] == pytest.approx(named, abs=1e-5)
+
+
+def test_where_replacing_and_deleting_disagree_is_said():
+    """The test of one says larger, that of the other cannot tell; agreement is not mentioned."""
+    base = {"method": "occlusion", "low": 0.0, "high": 0.0}
+    tests = [
+        base | {"measure": "comprehensiveness", "difference": 0.2, "p_holm": 0.001},
+        base | {"measure": "comprehensiveness_deleted", "difference": -0.01, "p_holm": 0.7},
+        base | {"measure": "sufficiency", "difference": -0.2, "p_holm": 0.001},
+        base | {"measure": "sufficiency_deleted", "difference": -0.1, "p_holm": 0.01},
+    ]
+    assert estimates.disagreements(tests) == [
+        "Comprehensiveness of integrated gradients against occlusion: larger with words replaced "
+        "(+0.200), not distinguishable from it with words deleted (-0.010)."
+    ]
+
+
+# Other methods
+
+
+def additive_document(evaluator, scores):
+    """A document for a fake evaluator whose logit is a sum over the words that are there."""
+    return {"words": [str(k) for k in range(len(scores))], "scores": np.array(scores)}
+
+
+class AdditiveEvaluator:
+    """F = the sum of the scores of the words that are there, plus a bonus for the first two."""
+
+    batch_size = 4
+    bonus = 0.0
+
+    def without_words(self, document, removed, token_id=None):
+        there = ~removed
+        f = there @ document["scores"] + self.bonus * (there[:, 0] & there[:, 1])
+        return np.stack([f, f], 1)
+
+
+def test_occlusion_and_shapley_values_are_those_of_the_definitions():
+    """Of a sum, both are its terms; of a bonus for two words, occlusion gives each all of it and
+    Shapley values share it.
+    """
+    evaluator = AdditiveEvaluator()
+    document = additive_document(evaluator, [1.0, -2.0, 0.5])
+    settings = methods.MethodSettings(0, n_steps=1, shapley_samples=3, seed=0)
+    assert methods.occlusion(evaluator, document, settings) == pytest.approx([1, -2, 0.5])
+    assert methods.shapley_values(evaluator, document, settings) == pytest.approx([1, -2, 0.5])
+    evaluator.bonus = 1.0
+    settings.shapley_samples = 400
+    assert methods.occlusion(evaluator, document, settings) == pytest.approx([2, -1, 0.5])
+    shared = methods.shapley_values(evaluator, document, settings)
+    assert shared == pytest.approx([1.5, -1.5, 0.5], abs=0.1) and shared.sum() == pytest.approx(0.5)
+
+
+def test_methods_are_measured_beside_integrated_gradients(run, folder):
+    """One table with costs, paired differences and Holm's correction over all of them."""
+    flags = ["--methods", "gradient_x_input", "occlusion", "shapley", "--shapley_samples", 2]
+    flags += ["--random_orders", 2]
+    assert run("measure_faithfulness", "--attribution_dir", folder, *flags).code == 0
+    content = measured(folder)
+    others = ["gradient x input", "occlusion", "Shapley values", "random"]
+    assert list(content["rankings"]) == [
+        "integrated gradients", *others, "integrated gradients minus random"
+    ]  # fmt: skip
+    tests = content["differences"]
+    assert len(tests) == 6 * 4 and {test["method"] for test in tests} == set(others)
+    for test in tests:
+        assert test["low"] <= test["difference"] <= test["high"] and test["p_holm"] >= test["p"]
+        rows = content["per_document"]
+        pairs = [
+            row["integrated gradients"][test["measure"]] - row[test["method"]][test["measure"]]
+            for row in rows
+        ]
+        assert test["difference"] == pytest.approx(np.mean(pairs), abs=1e-9)
+    cost = content["cost"]
+    words = np.mean(
+        [
+            len(json.loads(line)["words"])
+            for line in (folder / "attributions.jsonl").read_text().splitlines()
+        ]
+    )
+    assert cost["occlusion"]["forward_evaluations"]["mean"] == pytest.approx(words + 1)
+    assert cost["gradient x input"]["gradient_evaluations"]["mean"] == 1
+    assert cost["integrated gradients"]["gradient_evaluations"]["mean"] == 30
+    assert cost["Shapley values"]["forward_evaluations"]["mean"] >= 2 * (words - 1)
+    assert all(cells["seconds"]["mean"] > 0 for cells in cost.values())
+    assert content["device"] and content["date"] and content["versions"]["captum"]
+
+
+def test_methods_that_cannot_be_computed(run, folder, monkeypatch):
+    base = ["measure_faithfulness", "--attribution_dir", folder]
+    assert_user_error(run(*base, "--methods", "lime"), "--methods lime", "occlusion, shapley")
+    twice = ["--methods", "occlusion", "occlusion"]
+    assert_user_error(run(*base, *twice), "occlusion twice")
+    find_spec = methods.importlib.util.find_spec
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            methods.importlib.util,
+            "find_spec",
+            lambda name: None if name == "captum" else find_spec(name),
+        )
+        assert_user_error(run(*base, "--methods", "occlusion"), "captum", "pip install captum")
+        assert_user_error(run(*base, "--n_mosaics", 10), "--n_mosaics requires the package captum")
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | {"baseline": "ZERO"}))
+    assert_user_error(run(*base, "--methods", "shapley"), "--methods shapley", "pad or mask")
+    (folder / "summary.json").write_text(json.dumps(summary | {"baseline": "MASK"}))
+    assert run(*base, "--methods", "occlusion").code == 0
+    assert not (folder / "partial-faithfulness").exists()
+
+
+def test_a_baseline_that_the_tokenizer_lacks(run, small_folder, steep_model, tmp_path):
+    model = shutil.copytree(steep_model, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(model)
+    summary = json.loads((small_folder / "summary.json").read_text())
+    (small_folder / "summary.json").write_text(json.dumps(summary | {"baseline": "MASK"}))
+    flags = ["--attribution_dir", small_folder, "--model_name_or_path", model]
+    assert_user_error(run("measure_faithfulness", *flags), "MASK", "tokenizer", "lacks")
+
+
+# Figures
+
+
+def test_figures_of_the_docs_are_those_of_the_files():
+    """Scores, differences and agreement of baselines in docs/attribution.md."""
+    docs = " ".join((ROOT / "docs" / "attribution.md").read_text(encoding="utf-8").split())
+    results = ROOT / "results" / "arxiv-dev"
+    shown = []
+    for name in ("pad", "mask"):
+        found = json.loads((results / f"mosaics-minilm-{name}.json").read_text(encoding="utf-8"))
+        mosaics_found = found["mosaics"]
+        assert f"{mosaics_found['mosaics']} mosaics" in docs
+        # Gradient x input has no baseline; the table shows that of the second file.
+        methods_shown = set(mosaics_found["scores"])
+        if name == "pad":
+            methods_shown.remove("gradient x input")
+        for method in methods_shown:
+            shown += [mosaics_found["scores"][method], mosaics_found["above_chance"][method]]
+        shown += [
+            test | {"mean": test["difference"]}
+            for test in found["differences"]
+            if test["method"] == "gradient x input"
+        ]
+    measured_words = json.loads((results / "faithfulness-minilm.json").read_text(encoding="utf-8"))
+    for ranking, cells in measured_words["rankings"].items():
+        if ranking != "integrated gradients minus random":
+            shown += cells.values()
+    assert not measured_words["disagreements"]
+    (compared,) = found["baselines"]
+    shown += [compared["spearman"], compared["top_5_overlap"]]
+    test = found["pad_minus_mask"]
+    shown += [test | {"mean": test["difference"]}]
+    for cell in shown:
+        assert interval_text(cell) in docs, interval_text(cell)
+    for attributed in found["attributions"].values():
+        assert f"{attributed['gradient_evaluations']:,}" in docs
+        assert attributed["not_converged"] == 0 and attributed["max_relative_error"] < 1e-6
+
+
+# Mosaics
+
+
+@pytest.fixture(scope="module")
+def mosaic_dataset(tmp_path_factory):
+    """A dataset folder whose 40 test documents have two sentences with words of their class."""
+    records = make_records(per_class=80)
+    for number, record in enumerate(records):
+        own = OWN_WORDS[LABELS[record["label"]]]
+        shared = SHARED_WORDS[number % len(SHARED_WORDS)]
+        record["abstract"] = f"We {shared} a {own} {own} of. The {own} of {shared}."
+    return write_dataset(tmp_path_factory.mktemp("mosaics"), records)
+
+
+@pytest.fixture(scope="module")
+def bag_model(tmp_path_factory):
+    """A bag of embeddings with weights set by hand: the words of a class count for it and against
+    all others, and all other words for nothing.
+    """
+    folder = write_tiny_model(tmp_path_factory.mktemp("bag"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(
+        ROOT / "configs" / "shallow" / "layers-0.json",
+        vocab_size=len(tokenizer),
+        pad_token_id=0,
+        hidden_size=8,
+        num_attention_heads=1,
+        id2label=dict(enumerate(LABELS)),
+        label2id={name: number for number, name in enumerate(LABELS)},
+    )
+    model = AutoModelForSequenceClassification.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+        for name, weight in model.named_parameters():
+            if "norm" in name:
+                weight.fill_(1)
+            elif name == "dense.weight":
+                weight.copy_(torch.eye(8))
+        for number, label in enumerate(LABELS):
+            token = tokenizer.convert_tokens_to_ids(OWN_WORDS[label])
+            model.get_input_embeddings().weight[token, number] = 1
+            model.classifier.weight[:, number] = -1
+            model.classifier.weight[number, number] = 1
+        model.get_input_embeddings().weight[:, 7] = 1  # so that no text has the length 0
+    model.save_pretrained(folder)
+    return folder
+
+
+def attribute_tests(model, data, out):
+    flags = ["--dataset_name", data, "--n_steps", 30, "--max_samples", 12, "--disable_tqdm"]
+    call("run_attribution", "--model_name_or_path", model, "--output_dir", out, *flags)
+    return out
+
+
+def test_mosaics_of_a_bag_of_embeddings_are_solved(run, bag_model, mosaic_dataset, tmp_path):
+    """All positive attribution is in the right half: 1.0, by every method."""
+    folder = attribute_tests(bag_model, mosaic_dataset, tmp_path / "out")
+    flags = ["--n_mosaics", 16, "--dataset_name", mosaic_dataset, "--n_steps", 20]
+    flags += ["--methods", "occlusion", "shapley", "--shapley_samples", 2, "--random_orders", 1]
+    assert run("measure_faithfulness", "--attribution_dir", folder, *flags).code == 0
+    found = measured(folder)["mosaics"]
+    assert found["mosaics"] == 16 and found["seed"] == 42
+    for name in ("integrated gradients", "occlusion", "Shapley values"):
+        assert found["scores"][name]["mean"] == pytest.approx(1.0, abs=1e-6), name
+        assert found["above_chance"][name]["low"] > 0.3
+    assert found["chance"]["mean"] == pytest.approx(0.5, abs=0.05)
+    ids = [name for row in found["per_mosaic"] for name in row["ids"]]
+    assert len(ids) == len(set(ids)) == 32
+    for row in found["per_mosaic"]:
+        assert row["target"] in row["classes"] and len(set(row["classes"])) == 2
+    tests = [t for t in measured(folder)["differences"] if t["measure"] == "mosaic_score"]
+    (by_chance,) = [test for test in tests if test["method"] == "random"]
+    assert by_chance["low"] > 0.3 and by_chance["p_holm"] < 0.05
+
+
+def test_mosaics_of_an_untrained_model_are_at_the_chance_level(
+    run, steep_model, mosaic_dataset, tmp_path, monkeypatch
+):
+    """Its attributions know nothing of the classes, whichever class it predicts."""
+    folder = attribute_tests(steep_model, mosaic_dataset, tmp_path / "out")
+    choose = mosaics.choose_halves
+    monkeypatch.setattr(  # an untrained model predicts next to nothing rightly
+        mosaics,
+        "choose_halves",
+        lambda documents, n, predict, cut: choose(documents, n, lambda d: d["label"], cut),
+    )
+    flags = ["--n_mosaics", 20, "--dataset_name", mosaic_dataset, "--n_steps", 20]
+    flags += ["--random_orders", 1]
+    assert run("measure_faithfulness", "--attribution_dir", folder, *flags).code == 0
+    found = measured(folder)["mosaics"]
+    assert found["mosaics"] == 20
+    for cell in found["above_chance"].values():
+        assert cell["low"] < 0 < cell["high"], cell
+
+
+def test_mosaics_continue_after_an_interruption(
+    run, bag_model, mosaic_dataset, tmp_path, monkeypatch
+):
+    folder = attribute_tests(bag_model, mosaic_dataset, tmp_path / "out")
+    flags = ["--n_mosaics", 10, "--dataset_name", mosaic_dataset, "--max_samples", 2]
+    flags += ["--n_steps", 5, "--random_orders", 1]
+    score, calls = mosaics.score, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        return score(*arguments) if len(calls) != 7 else 1 / 0
+
+    monkeypatch.setattr(mosaics, "score", interrupted)
+    with pytest.raises(ZeroDivisionError):
+        run("measure_faithfulness", "--attribution_dir", folder, *flags)
+    (partial,) = (folder / "partial-faithfulness").iterdir()
+    assert len(partial.read_text().splitlines()) == 2 + 3  # two methods on each mosaic
+    assert run("measure_faithfulness", "--attribution_dir", folder, *flags).code == 0
+    assert len(calls) == 7 + 14 and measured(folder)["mosaics"]["mosaics"] == 10
+
+
+def test_mosaics_that_cannot_be_made(run, folder, bag_model, mosaic_dataset, tmp_path):
+    base = ["measure_faithfulness", "--attribution_dir", folder]
+    assert_user_error(run(*base, "--n_mosaics", 3), "--n_mosaics must be 0 or at least 10")
+    assert_user_error(run(*base, "--dataset_name", "x"), "--dataset_name is for mosaics")
+    # The attributed texts have no labels
+    result = run(*base, "--n_mosaics", 10)
+    assert_user_error(result, "only 0 mosaics are possible", "10 are needed", "--dataset_name")
+    assert not (folder / "partial-faithfulness").exists()
+    data = ["--n_mosaics", 10, "--dataset_name"]
+    assert_user_error(run(*base, *data, tmp_path / "none"), "none")
+    assert_user_error(run(*base, *data, mosaic_dataset, "--split", "dev"), "'dev'", "test")
+    other = write_dataset(tmp_path / "other", make_records(), [*LABELS[:4], "math.NT"])
+    assert_user_error(run(*base, *data, other), "math.NT", "the model lacks")
+    out = attribute_tests(bag_model, mosaic_dataset, tmp_path / "few")
+    base = ["measure_faithfulness", "--attribution_dir", out]
+    assert_user_error(run(*base, "--n_mosaics", 10), "only 6 mosaics are possible")
+
+
+def test_halves_are_whole_sentences_that_fit(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    text = "We prove a bound, e.g. for convex flow. The metric is compact! $X$ of Ricci flow."
+    cut = mosaics.first_sentences
+    assert cut(text, 1, tokenizer, 99) == "We prove a bound, e.g. for convex flow."
+    assert cut(text, 9, tokenizer, 999) == text
+    n_tokens = len(tokenizer("We prove a bound, e.g. for convex flow.")["input_ids"]) - 2
+    assert cut(text, 9, tokenizer, n_tokens) == "We prove a bound, e.g. for convex flow."
+    assert cut(text, 9, tokenizer, n_tokens - 1) == ""
+
+
+def test_pairs_are_as_many_as_possible():
+    """Of 3 + 2 + 1 documents, three pairs of different classes, each document in one."""
+    halves = [mosaics.Half(str(k), label, "") for k, label in enumerate("AAABBC")]
+    for seed in range(20):
+        made = mosaics.pair_halves(halves, 10, seed)
+        assert len(made) == mosaics.count_pairs(halves) == 3
+        assert sorted(half.id for mosaic in made for half in mosaic.halves) == list("012345")
+        assert all(mosaic.halves[0].label != mosaic.halves[1].label for mosaic in made)
+    assert mosaics.count_pairs(halves[:4]) == 1
+    places = [m.place for seed in range(20) for m in mosaics.pair_halves(halves, 10, seed)]
+    assert 10 < sum(places) < 50
+
+
+def test_the_prefix_of_a_mosaic_is_in_no_half(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    halves = (mosaics.Half("a", "A", "convex flow."), mosaics.Half("b", "B", "ricci metric bound."))
+    document = mosaics.encode(mosaics.Mosaic(halves, 1), "prove: ", {"A": 0, "B": 1}, tokenizer)
+    assert document["words"] == ["prove:", "convex", "flow.", "ricci", "metric", "bound."]
+    assert document["in_target"].tolist() == [False, False, False, True, True, True]
+    assert document["in_halves"].tolist() == [False, True, True, True, True, True]
+    assert mosaics.chance_level(document) == 3 / 5 and document["target_id"] == 1
+    assert mosaics.score(np.array([9.0, 1, -1, 2, 0, 1]), document) == 3 / 4
+    assert mosaics.score(np.zeros(6), document) is None
+    assert document["word_ids"][0] is None and document["word_ids"][-1] is None
+
+
+# Other baselines
+
+
+def test_compare_with_another_baseline(run, folder, steep_model, tmp_path):
+    """Against scipy, word by word; the same folder agrees with itself completely."""
+    other = tmp_path / "mask"
+    lines = [json.loads(line) for line in (folder / "attributions.jsonl").read_text().splitlines()]
+    flags = ["--text", *(line["text"] for line in lines), "--n_steps", 30, "--baseline", "mask"]
+    flags += ["--disable_tqdm", "--output_dir", other]
+    call("run_attribution", "--model_name_or_path", steep_model, *flags)
+    base = ["measure_faithfulness", "--attribution_dir", folder, "--random_orders", 1]
+    assert run(*base, "--compare", other, folder).code == 0
+    assert measured(folder)["baseline"] == "PAD"
+    found, same = measured(folder)["baselines"]
+    assert found["baseline"] == "MASK" and same["baseline"] == "PAD"
+    assert same["spearman"]["mean"] == pytest.approx(1) and same["top_5_overlap"]["mean"] == 1
+    others = [json.loads(line) for line in (other / "attributions.jsonl").read_text().splitlines()]
+    expected = [
+        scipy.stats.spearmanr(a["word_attributions"], b["word_attributions"]).statistic
+        for a, b in zip(lines, others, strict=True)
+    ]
+    assert [row["spearman"] for row in found["per_document"]] == pytest.approx(expected)
+    assert found["spearman"]["mean"] == pytest.approx(np.mean(expected))
+    assert found["spearman"]["low"] < found["spearman"]["high"]
+
+
+def test_the_first_five_words_and_what_chance_shares():
+    scores = np.arange(10.0)
+    other = np.where(scores > 7, 20.0, -scores)  # shares 8 and 9; then 0, 1, 2
+    found = baselines.compare_document(
+        {"word_attributions": scores}, {"word_attributions": other.tolist()}
+    )
+    assert found["top_5_overlap"] == 2 / 5 and found["top_5_overlap_by_chance"] == 5 / 10
+    flat = baselines.compare_document({"word_attributions": [1, 1]}, {"word_attributions": [1, 2]})
+    assert flat["spearman"] is None and flat["top_5_overlap"] == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"id": "another"}, ["lacks document", "same ones"]),
+        ({"text": "another"}, ["another text", "same documents"]),
+        ({"words": ["another"]}, ["another words", "--merge_words"]),
+        ({"target": "math.XX"}, ["another target", "--target"]),
+        ({"versus": "math.XX"}, ["another versus", "--versus"]),
+        ({"word_attributions": [1.0]}, ["damaged"]),
+    ],
+)
+def test_folders_that_cannot_be_compared(run, small_folder, tmp_path, changes, words):
+    other = shutil.copytree(small_folder, tmp_path / "other")
+    first, second = (other / "attributions.jsonl").read_text().splitlines()
+    changed = json.dumps(json.loads(first) | changes)
+    (other / "attributions.jsonl").write_text(f"{changed}\n{second}\n")
+    result = run("measure_faithfulness", "--attribution_dir", small_folder, "--compare", other)
+    assert_user_error(result, f"--compare {other}", *words)
+
+
+def test_a_folder_of_another_model_is_not_compared(run, small_folder, tmp_path):
+    other = shutil.copytree(small_folder, tmp_path / "other")
+    summary = json.loads((other / "summary.json").read_text())
+    summary["settings"]["weights_sha256"] = "0"
+    (other / "summary.json").write_text(json.dumps(summary))
+    result = run("measure_faithfulness", "--attribution_dir", small_folder, "--compare", other)
+    assert_user_error(result, "another model")

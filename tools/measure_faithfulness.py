@@ -3,8 +3,14 @@
 # requires-python = ">=3.11"
 # dependencies = [
 #     "accelerate==1.15.0",
+#     "captum==0.9.0",
+#     "datasets==5.2.0",
+#     "huggingface_hub==2.4.0",
 #     "numpy==2.4.6",
+#     "pandas==3.1.1",
+#     "pyarrow==26.0.1",
 #     "PyYAML==6.0.3",
+#     "scikit-learn==1.9.1",
 #     "scipy==1.17.1",
 #     "torch==2.13.0",
 #     "tqdm==4.70.1",
@@ -12,62 +18,77 @@
 # ]
 # ///
 """Measure whether attributions describe the model: does its prediction change without the words
-they rank first?
+they rank first, and do they find the words that are known to count?
 
     python tools/measure_faithfulness.py --attribution_dir attributions
-    python tools/measure_faithfulness.py --attribution_dir attributions --max_samples 500 \\
-        --internal_batch_size 512
+    python tools/measure_faithfulness.py --attribution_dir attributions --max_samples 25 \\
+        --methods gradient_x_input occlusion shapley --n_mosaics 100 --dataset_name data/arxiv
+    python tools/measure_faithfulness.py --attribution_dir attributions \\
+        --compare attributions-mask      # the same documents with another baseline
 
-Reads attributions.jsonl and summary.json of run_attribution.py, replaces words with PAD tokens and
-evaluates the model again (on one GPU where there is one). It measures for each document:
+Reads attributions.jsonl and summary.json of run_attribution.py, takes words away and evaluates the
+model again (on one GPU where there is one). It measures for each document:
 
 - as defined by ERASER (DeYoung et al., ACL 2020), comprehensiveness, the probability of the target
   class lost without the words ranked first (larger is better), and sufficiency, the probability
   lost with only these words (smaller is better), both averaged over 5, 10, 20 and 50 percent of the
-  words (AOPC);
+  words (AOPC); both with PAD in the place of the words, and with the words deleted;
 - Kendall's tau with the loss of the logit when a single word is left out;
 - infidelity (Yeh et al., NeurIPS 2019): how much of the loss of the logit without a random set of
-  words the sum of their scores leaves unexplained.
+  words the sum of their scores leaves unexplained;
+- what the model says without the three strongest words.
 
-Gradient x input and random rankings are measured for comparison. Writes faithfulness.json and adds
-its table to summary.json. An interrupted measurement continues.
+Random rankings and the methods of --methods are measured for comparison. --n_mosaics adds a test
+with a known answer: texts of the sentences of two documents of different classes. --compare says
+how much the attributions depend on the baseline. Writes faithfulness.json and adds its table to
+summary.json. An interrupted measurement continues.
 """
 
 import hashlib
 import json
-import math
+import logging
+import platform
 import re
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import scipy
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
 from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
+from common.data import join_texts, load_hub_dataset
 from common.folders import hide_paths, read_attributions, write_files
-from common.statistics import MIN_INTERVAL_DOCUMENTS, percentile_interval
-
-FRACTIONS = (0.05, 0.1, 0.2, 0.5)
-RANKINGS = ("integrated gradients", "gradient x input", "random")
-MEASURES = ("comprehensiveness", "sufficiency", "tau_leave_one_out", "infidelity")
-WORD_SETS = 50  # random sets of words left out, for infidelity
-MAX_CHARACTERS_PER_TOKEN = 4096  # as in run_attribution.py, of very long texts
-RESAMPLES = 2000
-NOTE = (
-    "Comprehensiveness: probability of the target class lost without the words ranked first "
-    "(larger is better). Sufficiency: probability lost with only these words (smaller is better). "
-    "Both are averaged over 5, 10, 20 and 50 % of the words, replaced with PAD tokens. Tau: "
-    "Kendall's rank correlation with leaving out single words. Infidelity: the share of the change "
-    "of the logit without random sets of words that the sums of their scores, scaled to fit best, "
-    "leave unexplained (0 to 1, smaller is better; random scores are positive, so their sums "
-    "contain the number of words left out)."
+from common.statistics import MIN_INTERVAL_DOCUMENTS
+from faithfulness import baselines, mosaics
+from faithfulness.estimates import compare_methods, disagreements, interval, paired
+from faithfulness.methods import (
+    INTEGRATED_GRADIENTS,
+    METHODS,
+    RANDOM,
+    MethodSettings,
+    check_baseline,
+    check_methods,
+    integrated_gradients,
 )
+from faithfulness.models import (
+    Evaluator,
+    baseline_token_id,
+    check_model,
+    check_weights,
+    load_model,
+    prepare,
+)
+from faithfulness.perturbations import MEASURES, NOTE, WORD_SETS, measure, without_strongest
+
+logger = logging.getLogger(__name__)
+
+
+# Arguments
 
 
 @dataclass
@@ -85,11 +106,45 @@ class FaithfulnessArguments:
     max_samples: int = field(
         default=50, metadata={"help": "Maximum number of documents, the first ones."}
     )
+    methods: list[str] = field(
+        default_factory=lambda: ["gradient_x_input"],
+        metadata={"help": f"Methods to compare with: {', '.join(METHODS)}."},
+    )
+    shapley_samples: int = field(
+        default=10,
+        metadata={"help": "Random orders of the words in each estimate of Shapley values."},
+    )
+    n_mosaics: int = field(
+        default=0,
+        metadata={"help": "Texts of two documents of different classes, such as 100. 0: none."},
+    )
+    mosaic_sentences: int = field(
+        default=2, metadata={"help": "At most so many sentences of each document in a mosaic."}
+    )
+    n_steps: int = field(
+        default=50, metadata={"help": "Steps of captum's integrated gradients on mosaics."}
+    )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Dataset of the mosaics' documents. Default: the attributed ones."},
+    )
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a dataset on the Hub."}
+    )
+    split: str = field(default="test", metadata={"help": "Split of the dataset."})
+    compare: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Attribution folders of the same documents with other baselines; all documents "
+            "are compared."
+        },
+    )
     random_orders: int = field(
         default=20, metadata={"help": "Random rankings of each document, averaged."}
     )
     seed: int = field(
-        default=42, metadata={"help": "Seed of the random rankings and of the bootstrap."}
+        default=42,
+        metadata={"help": "Seed of random rankings, Shapley values, mosaics and bootstrap."},
     )
     internal_batch_size: int = field(
         default=64, metadata={"help": "Texts in a batch; halved when the memory does not suffice."}
@@ -97,304 +152,206 @@ class FaithfulnessArguments:
     disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
 
     def __post_init__(self):
-        for name in ("max_samples", "random_orders", "internal_batch_size"):
+        for name in (
+            "max_samples",
+            "shapley_samples",
+            "mosaic_sentences",
+            "n_steps",
+            "random_orders",
+            "internal_batch_size",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}")
-
-
-@dataclass
-class Evaluator:
-    """A classifier, the token that stands in the place of a word, and the number of texts in a
-    batch.
-    """
-
-    model: torch.nn.Module
-    pad_token_id: int
-    batch_size: int
-    evaluations: int = 0
-
-    def __post_init__(self):
-        base = self.model.base_model
-        self.embedding_layer = getattr(base, "embeddings", None) or base.get_input_embeddings()
-
-    def logits(self, ids: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """Return the logits (rows, classes) of ids (rows, tokens), which are text (tokens,) with
-        PAD in some places.
-
-        PAD stands for a word there, not for padding: only the embedding layer reads ids. Attention
-        mask, positions and the token that a decoder classifies are those of text.
-        """
-        ids = ids.to(self.model.device)
-        text = text.to(self.model.device).expand_as(ids)
-
-        def change(value):
-            same = (
-                isinstance(value, torch.Tensor)
-                and value.dtype == text.dtype
-                and torch.equal(value, text)
+        if self.n_mosaics != 0 and self.n_mosaics < mosaics.MIN_MOSAICS:
+            raise ValueError(
+                f"--n_mosaics must be 0 or at least {mosaics.MIN_MOSAICS}, not {self.n_mosaics}"
             )
-            return ids if same else value
+        if self.dataset_name is not None and self.n_mosaics == 0:
+            raise ValueError("--dataset_name is for mosaics; give --n_mosaics, too")
 
-        def substitute(module, args, kwargs):
-            return tuple(map(change, args)), {name: change(value) for name, value in kwargs.items()}
 
-        # RoBERTa and its relatives count the positions of the tokens that are not PAD.
-        position_embeddings = getattr(self.embedding_layer, "position_embeddings", None)
-        padding = getattr(position_embeddings, "padding_idx", None)
-        extra = {}
-        if padding is not None:
-            positions = torch.arange(len(text[0]), device=text.device) + padding + 1
-            extra["position_ids"] = positions.expand_as(text)
-        hook = self.embedding_layer.register_forward_pre_hook(substitute, with_kwargs=True)
-        try:
-            output = self.model(input_ids=text, attention_mask=torch.ones_like(text), **extra)
-        finally:
-            hook.remove()
-        return output.logits.float()
+# The documents of the mosaics
 
-    def explained(self, ids: torch.Tensor, document: dict) -> torch.Tensor:
-        """Return the explained logit and its probability, (rows, 2), in double precision.
 
-        With a class to compare with, they are the difference of the two logits and the probability
-        of the target among the two classes.
-        """
-        logits = self.logits(ids, document["input_ids"])
-        target, versus = document["target_id"], document["versus_id"]
-        if versus is None:
-            return torch.stack([logits[:, target], logits.softmax(1)[:, target]], 1).double()
-        difference = logits[:, target] - logits[:, versus]
-        return torch.stack([difference, difference.sigmoid()], 1).double()
+def read_dataset(arguments: FaithfulnessArguments, summary: dict) -> list[dict]:
+    """Return the labeled documents of --dataset_name, made as those of the attributions.
 
-    def without_words(self, document: dict, removed: np.ndarray) -> np.ndarray:
-        """Return explained logit and probability, (rows, 2), without the words that removed (rows,
-        words) marks.
-
-        Equal rows are evaluated once. Running out of memory halves the batch size for good.
-        """
-        of_token = np.array([-1 if word is None else word for word in document["word_ids"]])
-        unique, where = np.unique(removed, axis=0, return_inverse=True)
-        gone = np.where(of_token >= 0, unique[:, of_token], False)
-        ids = torch.where(torch.from_numpy(gone), self.pad_token_id, document["input_ids"])
-        values = []
-        while len(values) < len(ids):
-            batch = ids[len(values) : len(values) + self.batch_size]
-            try:
-                with torch.no_grad():
-                    values += self.explained(batch, document).tolist()
-            except RuntimeError as error:
-                if not should_reduce_batch_size(error) or len(batch) == 1:
-                    raise
-                self.batch_size = len(batch) // 2
-        self.evaluations += len(ids)
-        return np.array(values)[where.ravel()]
-
-    def gradient_times_input(self, document: dict) -> np.ndarray:
-        """Return scores (words,) of the simplest gradient method, grad F(x) * x in the embedding
-        output.
-        """
-        captured = []
-
-        def detach(module, inputs, output):
-            captured.append(output.detach().requires_grad_(True))
-            return captured[0]
-
-        hook = self.embedding_layer.register_forward_hook(detach)
-        explained = self.explained(document["input_ids"][None], document)[0, 0]
-        hook.remove()
-        (gradient,) = torch.autograd.grad(explained, captured[0])
-        of_tokens = (gradient.double() * captured[0].detach().double()).sum(-1)[0].cpu().numpy()
-        scores = np.zeros(len(document["words"]) + 1)  # the last one collects the special tokens
-        np.add.at(
-            scores, [-1 if word is None else word for word in document["word_ids"]], of_tokens
+    Exits with status 2 if it lacks the split or a column.
+    """
+    name = arguments.dataset_name
+    splits = load_hub_dataset(name, None, arguments.dataset_revision)
+    if arguments.split not in splits:
+        fail(f"{name} has no split {arguments.split!r}, but {', '.join(splits)}")
+    rows = splits[arguments.split]
+    columns = summary.get("text_column_names") or ["abstract"]
+    for column in ("id", "label", *columns):
+        if column not in rows.column_names:
+            fail(f"{name} has no column {column!r}, but {', '.join(rows.column_names)}")
+    names = getattr(rows.features["label"], "names", None)
+    if names is None:
+        fail(
+            f"mosaics require one class for each text, and column 'label' of {name} is not a "
+            "ClassLabel; give a dataset with one"
         )
-        return scores[:-1]
+    delimiter = summary.get("text_column_delimiter")
+    documents = []
+    for row in rows.select_columns(["id", "label", *columns]):
+        if row["label"] is not None and row["label"] >= 0:
+            text = join_texts([row[column] for column in columns], delimiter or " ")
+            documents.append({"id": str(row["id"]), "text": text, "label": names[row["label"]]})
+    return documents
 
 
-def first_words(scores: np.ndarray) -> np.ndarray:
-    """Return the words ranked first, at least one, of every fraction: (fractions, words)."""
-    rank = np.empty(len(scores), int)
-    rank[np.argsort(-scores, kind="stable")] = np.arange(len(scores))
-    return np.stack([rank < math.ceil(fraction * len(scores)) for fraction in FRACTIONS])
+def prepare_mosaics(
+    arguments: FaithfulnessArguments,
+    documents: list[dict],
+    summary: dict,
+    evaluator: Evaluator,
+    tokenizer,
+) -> list[tuple[mosaics.Mosaic, dict]]:
+    """Return mosaics with their encoded texts. Exit with status 2 if too few are possible."""
+    if arguments.n_mosaics == 0:
+        return []
+    if not tokenizer.is_fast:
+        fail("mosaics require a fast tokenizer, which knows the place of each token in the text")
+    model = evaluator.model
+    prefix = summary.get("text_prefix") or ""
+    max_length = summary["max_seq_length"]
+
+    if arguments.dataset_name is None:
+        source = f"the documents of {arguments.attribution_dir}"
+        candidates = [
+            document | {"text": document["text"].removeprefix(prefix)} for document in documents
+        ]
+    else:
+        source = f"split {arguments.split} of --dataset_name {arguments.dataset_name}"
+        candidates = read_dataset(arguments, summary)
+        unknown = {document["label"] for document in candidates} - set(model.config.label2id)
+        if unknown:
+            fail(f"{source} has the class {min(unknown)!r}, which the model lacks")
+
+    def predict(document: dict) -> str:
+        if "prediction" in document:  # of an attribution folder
+            return document["prediction"]
+        ids = tokenizer(prefix + document["text"], truncation=True, max_length=max_length)
+        text = torch.tensor(ids["input_ids"])
+        with torch.no_grad():
+            logits = evaluator.logits(text[None], text)[0]
+        return model.config.id2label[int(logits.argmax())]
+
+    n_special = tokenizer.num_special_tokens_to_add()
+    n_prefix = len(tokenizer(prefix, add_special_tokens=False)["input_ids"]) if prefix else 0
+    max_tokens = (max_length - n_special - n_prefix) // 2
+
+    def cut(text: str) -> str:
+        return mosaics.first_sentences(text, arguments.mosaic_sentences, tokenizer, max_tokens)
+
+    order = np.random.default_rng([arguments.seed, 0]).permutation(len(candidates))
+    halves = mosaics.choose_halves(
+        [candidates[place] for place in order], arguments.n_mosaics, predict, cut
+    )
+    made = mosaics.make_mosaics(halves, arguments.n_mosaics, arguments.seed, source)
+    if len(made) < arguments.n_mosaics:
+        logger.warning(
+            "%d mosaics instead of %d: no more pairs of different classes in %s",
+            len(made),
+            arguments.n_mosaics,
+            source,
+        )
+    return [
+        (mosaic, mosaics.encode(mosaic, prefix, model.config.label2id, tokenizer))
+        for mosaic in made
+    ]
 
 
-def unexplained(scores: np.ndarray, removed: np.ndarray, lost: np.ndarray) -> float:
-    """Return the infidelity of scores (words,), normalized: the share of the squares of lost
-    (sets,) that the sums of the scores of the words in removed (sets, words), scaled to fit best,
-    leave unexplained. NaN where nothing is lost.
-    """
-    sums = removed @ scores
-    if not lost.any():
-        return math.nan
-    return max(0.0, 1 - (sums @ lost) ** 2 / ((sums @ sums) * (lost @ lost))) if sums.any() else 1.0
+# What is measured of a document and of a mosaic
 
 
-def measure(evaluator: Evaluator, document: dict, orders: np.ndarray, removed: np.ndarray) -> dict:
-    """Return the measures of every ranking of a document, {ranking: {measure: value}}; None where
-    one is undefined.
-
-    orders (n, words) are the random rankings, whose measures are averaged; removed (sets, words)
-    marks the sets of words that infidelity leaves out.
-    """
-    words = len(document["words"])
-    rankings = {
-        "integrated gradients": np.array(document["word_attributions"])[None],
-        "gradient x input": evaluator.gradient_times_input(document)[None],
-        "random": orders,
+def timed(evaluator: Evaluator, compute: Callable[[], object]) -> tuple[object, dict]:
+    """Return what compute returns, and its cost: evaluations and seconds."""
+    evaluator.reset()
+    start = time.perf_counter()
+    result = compute()
+    return result, {
+        "gradient_evaluations": evaluator.gradient_evaluations,
+        "forward_evaluations": evaluator.forward_evaluations,
+        "seconds": time.perf_counter() - start,
     }
 
-    # Every set of words that is left out, by name, evaluated in one pass: (sets, words)
-    masks = {
-        "nothing": np.zeros((1, words), bool),
-        "single words": np.eye(words, dtype=bool),
-        "random sets": removed,
+
+def spent_on_attributions(document: dict) -> dict:
+    """Return what run_attribution.py spent on the attributions of a document, None if unknown.
+
+    With several baselines or classes, only the gradients are counted for each.
+    """
+    if "baselines" in document or "classes" in document:
+        several = document.get("classes") or document["baselines"]
+        found = several.get(document["target"]) or next(iter(several.values()))
+        gradients = found["gradient_evaluations"]
+        return {"gradient_evaluations": gradients, "forward_evaluations": None, "seconds": None}
+    return {
+        key: document.get(key) for key in ("gradient_evaluations", "forward_evaluations", "seconds")
     }
-    for name, rows in rankings.items():
-        first = np.concatenate([first_words(row) for row in rows])
-        masks[f"{name}: first words"] = first
-        masks[f"{name}: all but the first words"] = ~first
-    values = evaluator.without_words(document, np.concatenate(list(masks.values())))
-    ends = np.cumsum([len(mask) for mask in masks.values()])
-    values = dict(zip(masks, np.split(values, ends[:-1]), strict=True))
-
-    logit, probability = values["nothing"][0]
-    lost = logit - values["single words"][:, 0]
-    lost_of_sets = logit - values["random sets"][:, 0]
-    measures = {}
-    for name, rows in rankings.items():
-        without = values[f"{name}: first words"][:, 1]
-        only = values[f"{name}: all but the first words"][:, 1]
-        taus = [math.nan]  # one word has no rank correlation
-        if words > 1:
-            taus = [scipy.stats.kendalltau(row, lost).statistic for row in rows]
-        infidelities = [unexplained(row, removed, lost_of_sets) for row in rows]
-        means = {
-            "comprehensiveness": probability - without.mean(),
-            "sufficiency": probability - only.mean(),
-            "tau_leave_one_out": np.mean(taus),
-            "infidelity": np.mean(infidelities),
-        }
-        measures[name] = {
-            key: float(mean) if math.isfinite(mean) else None for key, mean in means.items()
-        }
-    return measures
 
 
-def interval(values: list[float | None], generator: np.random.Generator) -> dict | None:
-    """Return the mean over the documents and its 95 % percentile bootstrap interval; None without a
-    defined value.
-
-    low and high are None for fewer than MIN_INTERVAL_DOCUMENTS documents.
-    """
-    values = np.array([value for value in values if value is not None])
-    if not len(values):
-        return None
-    low = high = None
-    if len(values) >= MIN_INTERVAL_DOCUMENTS:
-        draws = values[generator.integers(0, len(values), (RESAMPLES, len(values)))].mean(1)
-        low, high = percentile_interval(draws)
-    return {"mean": float(values.mean()), "low": low, "high": high, "documents": len(values)}
-
-
-def load_model(name: str, revision: str | None, batch_size: int) -> tuple:
-    """Return the evaluator of a model and its tokenizer.
-
-    Only safetensors are read, and no code in a folder runs. Exits with status 2 if it cannot be
-    loaded, or if the tokenizer has neither PAD nor EOS.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            name,
-            revision=revision,
-            dtype=torch.float32,
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    except Exception as error:  # OSError, ValueError, and those of the Hub and of safetensors
-        fail(
-            f"cannot load the model {name} of the attributions: {one_line(error)}; "
-            "give it as --model_name_or_path"
-        )
-    # GPT-2 and Llama have no PAD: EOS stands for it, as in the baseline of the attributions.
-    pad_token_id = tokenizer.pad_token_id
-    if pad_token_id is None:
-        pad_token_id = tokenizer.eos_token_id
-    if pad_token_id is None:
-        fail(f"the tokenizer of {name} has neither PAD nor EOS to put in place of a word")
-    if model.config.get_text_config().pad_token_id is None:  # with None, a decoder rejects batches
-        model.config.get_text_config().pad_token_id = -1
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    model.requires_grad_(False)
-    model.eval()
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return Evaluator(model, pad_token_id, batch_size), tokenizer
-
-
-def prepare(document: dict, evaluator: Evaluator, tokenizer, max_length: int) -> None:
-    """Add input_ids, target_id and versus_id to the document. Exit with status 2 if it is of
-    another model.
-
-    Raises a LookupError, TypeError or ValueError if it is damaged.
-    """
-    name = evaluator.model.name_or_path
-    label2id = evaluator.model.config.label2id
-    scores = np.array(document["word_attributions"], float)
+def measure_document(
+    evaluator: Evaluator,
+    document: dict,
+    number: int,
+    arguments: FaithfulnessArguments,
+    settings: MethodSettings,
+) -> dict:
+    """Return the measures of every ranking of the words of a document, and the methods' costs."""
     words = len(document["words"])
-    word_ids = document["word_ids"]
-    if (
-        scores.shape != (words,)
-        or not np.isfinite(scores).all()
-        or len(word_ids) != len(document["tokens"])
-        or not set(word_ids) <= {None, *range(words)}
-        or not math.isfinite(document["f_input"])
-    ):
-        raise ValueError("words, tokens and scores do not fit together")
-    for label in filter(None, (document["target"], document.get("versus"))):
-        if label not in label2id:
-            fail(
-                f"the model {name} has no class {label!r}, only "
-                f"{', '.join(map(repr, label2id))}; give the model of the attributions"
-            )
-    # More of a book was not given to the tokenizer by run_attribution.py, either.
-    text = document["text"][: MAX_CHARACTERS_PER_TOKEN * max_length]
-    ids = tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
-    if tokenizer.convert_ids_to_tokens(ids) != document["tokens"]:
-        fail(
-            f"{name} splits document {document['id']} into other tokens than those attributed; "
-            "wrong model"
-        )
-    document["input_ids"] = torch.tensor(ids)
-    document["target_id"] = label2id[document["target"]]
-    document["versus_id"] = label2id.get(document.get("versus"))
+    generator = np.random.default_rng([arguments.seed, number])
+    orders = generator.random((arguments.random_orders, words))
+    # From almost no word to almost all: a share is drawn for each set, then its words.
+    shares = generator.random((WORD_SETS, 1))
+    removed = generator.random((WORD_SETS, words)) < shares
+
+    rankings = {INTEGRATED_GRADIENTS: np.array(document["word_attributions"])[None]}
+    cost = {INTEGRATED_GRADIENTS: spent_on_attributions(document)}
+    for method in arguments.methods:
+        name, function = METHODS[method]
+        scores, cost[name] = timed(evaluator, partial(function, evaluator, document, settings))
+        rankings[name] = scores[None]
+    rankings[RANDOM] = orders
+
+    measured, spent = timed(evaluator, lambda: measure(evaluator, document, rankings, removed))
+    strongest = without_strongest(evaluator, document)
+    return measured | {"cost": cost, "measured_with": spent, "without_strongest": strongest}
 
 
-def check_weights(evaluator: Evaluator, summary: dict) -> None:
-    """Exit with status 2 if the model has other weights than the one that was attributed."""
-    settings = summary.get("settings")
-    expected = settings.get("weights_sha256") if isinstance(settings, dict) else None
-    digest = hashlib.sha256()  # as in run_attribution.py
-    for key, values in evaluator.model.state_dict().items():
-        digest.update(key.encode() + values.cpu().numpy().tobytes())
-    if expected is not None and digest.hexdigest() != expected:
-        fail(
-            f"{evaluator.model.name_or_path} has other weights than the model of the attributions: "
-            "wrong model; give that one as --model_name_or_path, or run run_attribution.py again"
-        )
+def measure_mosaic(
+    evaluator: Evaluator,
+    mosaic: mosaics.Mosaic,
+    document: dict,
+    arguments: FaithfulnessArguments,
+    settings: MethodSettings,
+) -> dict:
+    """Return the score of every method on a mosaic, the chance level, and the methods' costs."""
+    (scores, error), spent = timed(
+        evaluator, lambda: integrated_gradients(evaluator, document, settings)
+    )
+    found = {INTEGRATED_GRADIENTS: mosaics.score(scores, document)}
+    cost = {INTEGRATED_GRADIENTS: spent}
+    for method in arguments.methods:
+        name, function = METHODS[method]
+        scores, cost[name] = timed(evaluator, partial(function, evaluator, document, settings))
+        found[name] = mosaics.score(scores, document)
+    return {
+        "ids": [half.id for half in mosaic.halves],
+        "classes": [half.label for half in mosaic.halves],
+        "target": mosaic.target,
+        "words": len(document["words"]),
+        "chance": mosaics.chance_level(document),
+        "scores": found,
+        "relative_error": error,
+        "cost": cost,
+    }
 
 
-def check_model(evaluator: Evaluator, document: dict) -> None:
-    """Exit with status 2 if the model gives the document another logit than the attributed one."""
-    with torch.no_grad():
-        explained = evaluator.explained(document["input_ids"][None], document)[0, 0].item()
-    name = evaluator.model.name_or_path
-    expected = document["f_input"]
-    # In bfloat16 it differs by a few percent.
-    if not abs(explained - expected) <= 0.1 * max(1, abs(expected)):
-        fail(
-            f"{name} gives document {document['id']} the logit {explained:.4g}, "
-            f"not {expected:.4g}; wrong model"
-        )
+# Results of an interrupted measurement
 
 
 def read_results(path: Path) -> list[dict]:
@@ -447,7 +404,32 @@ def remove_partial(folder: Path) -> None:
         pass  # the results are complete without it
 
 
-def summarize(results: list[dict], seed: int) -> dict:
+def complete(file: Path, todo: list[Callable[[], dict]], disable_tqdm: bool) -> list[dict]:
+    """Return the results of all of todo; those that a file holds already are not computed."""
+    open_partial(file.parent)
+    results = read_results(file)[: len(todo)]
+    if results:
+        logger.info("%d of %d texts are measured already", len(results), len(todo))
+    # Without the line that was being written when the call was interrupted
+    kept = "".join(json.dumps(result) + "\n" for result in results)
+    write_files(file.parent, {file.name: kept})
+    for number in tqdm(
+        range(len(results), len(todo)),
+        total=len(todo),
+        initial=len(results),
+        unit="text",
+        disable=disable_tqdm,
+    ):
+        result = todo[number]()
+        results.append(result)
+        append_result(file, result)
+    return results
+
+
+# Means, intervals, differences
+
+
+def summarize(results: list[dict], names: list[str], seed: int) -> dict:
     """Return mean and interval of every measure of every ranking, and of the difference from random
     rankings.
     """
@@ -457,27 +439,116 @@ def summarize(results: list[dict], seed: int) -> dict:
             name: interval([result[ranking][name] for result in results], generator)
             for name in MEASURES
         }
-        for ranking in RANKINGS
+        for ranking in names
     }
     differences = {}
     for name in MEASURES:
-        pairs = [
-            (result["integrated gradients"][name], result["random"][name]) for result in results
-        ]
-        values = [None if None in pair else pair[0] - pair[1] for pair in pairs]
+        values = paired(
+            [result[INTEGRATED_GRADIENTS][name] for result in results],
+            [result[RANDOM][name] for result in results],
+        )
         differences[name] = interval(values, generator)
     return table | {"integrated gradients minus random": differences}
 
 
+def summarize_costs(results: list[dict], names: list[str], seed: int) -> dict:
+    """Return evaluations and seconds per document of every method, with intervals."""
+    generator = np.random.default_rng([seed, 2])
+    keys = ("gradient_evaluations", "forward_evaluations", "seconds")
+    return {
+        name: {
+            key: interval([result["cost"][name][key] for result in results], generator)
+            for key in keys
+        }
+        for name in names
+        if name != RANDOM
+    }
+
+
+def summarize_mosaics(results: list[dict], arguments: FaithfulnessArguments) -> dict | None:
+    """Return the methods' scores on mosaics and how far they are above the chance level."""
+    if not results:
+        return None
+    generator = np.random.default_rng([arguments.seed, 3])
+    names = list(results[0]["scores"])
+    chance = [result["chance"] for result in results]
+    scores = {name: [result["scores"][name] for result in results] for name in names}
+    errors = [result["relative_error"] for result in results]
+    return {
+        "mosaics": len(results),
+        "chance": interval(chance, generator),
+        "scores": {name: interval(scores[name], generator) for name in names},
+        "above_chance": {name: interval(paired(scores[name], chance), generator) for name in names},
+        "cost": summarize_costs(results, names, arguments.seed),
+        "median_relative_error": float(np.median(errors)),
+        "seed": arguments.seed,
+        "note": (
+            "Share of the positive attribution to a class that falls on the sentences of that "
+            "class, in texts of two documents of different classes that the model predicts "
+            "rightly; each document is in one text. Chance: the share of the words that are there. "
+            f"Integrated gradients are captum's with {arguments.n_steps} Gauss-Legendre steps."
+        ),
+        "per_mosaic": results,
+    }
+
+
+def compare_all(
+    results: list[dict], of_mosaics: list[dict], names: list[str], seed: int
+) -> list[dict]:
+    """Return paired differences of integrated gradients to every other ranking, one family."""
+    values = {
+        measure: {name: [result[name][measure] for result in results] for name in names}
+        for measure in MEASURES
+    }
+    if of_mosaics:
+        scores = {
+            name: [result["scores"][name] for result in of_mosaics]
+            for name in of_mosaics[0]["scores"]
+        }
+        chance = [result["chance"] for result in of_mosaics]
+        values["mosaic_score"] = scores | {RANDOM: chance}
+    return compare_methods(values, INTEGRATED_GRADIENTS, seed)
+
+
+def compare_baselines(
+    others: list[tuple[str, list[dict]]], documents: list[dict], seed: int
+) -> list[dict]:
+    """Return how far the attributions with every other baseline agree with these."""
+    comparisons = []
+    for name, lines in others:
+        generator = np.random.default_rng([seed, 4])
+        rows = [
+            baselines.compare_document(document, other)
+            for document, other in zip(documents, lines, strict=True)
+        ]
+        comparisons.append(
+            {"baseline": name}
+            | {key: interval([row[key] for row in rows], generator) for key in rows[0]}
+            | {
+                "per_document": [
+                    {"id": document["id"]} | row
+                    for document, row in zip(documents, rows, strict=True)
+                ]
+            }
+        )
+    return comparisons
+
+
 def main() -> None:
-    # 1. Arguments, attributions
-    logger = start_logging()
+    # 1. Arguments, attributions, those with other baselines
+    start_logging()
     (arguments,) = parse_arguments(__doc__, FaithfulnessArguments)
+    with_mosaics = arguments.n_mosaics > 0
+    check_methods(arguments.methods, with_mosaics)
     folder = Path(arguments.attribution_dir)
     documents, summary = read_attributions(folder)
+    # Comparing baselines needs no model, so it takes all documents.
+    every = [document for document in documents if document["words"]]
     documents = [document for document in documents[: arguments.max_samples] if document["words"]]
     if not documents:
         fail(f"{folder} has no document with words; attribute a model with a fast tokenizer")
+    others = baselines.own_baselines(every, summary)
+    others += [baselines.read_other(name, every, summary) for name in arguments.compare or []]
 
     # 2. Model and tokenizer
     try:
@@ -492,6 +563,13 @@ def main() -> None:
     placed = "PAD" if tokenizer.pad_token_id is not None else "EOS"
     if placed == "EOS":
         logger.info("the tokenizer has no PAD: its EOS %r replaces words", tokenizer.eos_token)
+    settings = MethodSettings(
+        baseline_token_id(summary, tokenizer),
+        arguments.n_steps,
+        arguments.shapley_samples,
+        arguments.seed,
+    )
+    check_baseline(arguments.methods, with_mosaics, settings.baseline_token_id)
     for document in documents:
         try:
             prepare(document, evaluator, tokenizer, max_length)
@@ -502,44 +580,35 @@ def main() -> None:
             )
     check_weights(evaluator, summary)
     check_model(evaluator, documents[0])
+    made = prepare_mosaics(arguments, documents, summary, evaluator, tokenizer)
 
-    # 3. Measures of every document; those that an interrupted call measured are kept
+    # 3. Measures of every document and mosaic; those that an interrupted call measured are kept
     # The name of their file stands for all that they depend on.
-    scores = [[document["id"], document["word_attributions"]] for document in documents]
-    basis = [run, name, revision, arguments.random_orders, arguments.seed, scores]
+    basis = {
+        "run": run,
+        "model": [name, revision],
+        "arguments": [arguments.random_orders, arguments.methods, arguments.seed],
+        "settings": asdict(settings),
+        "scores": [[document["id"], document["word_attributions"]] for document in documents],
+        "mosaics": [asdict(mosaic) for mosaic, _ in made],
+    }
     key = hashlib.sha256(json.dumps(basis).encode())
-    partial = folder / "partial-faithfulness" / f"{key.hexdigest()[:16]}.jsonl"
-    open_partial(partial.parent)
-    results = read_results(partial)[: len(documents)]
-    if results:
-        logger.info("%d of %d documents are measured already", len(results), len(documents))
-    # Without the line that was being written when the call was interrupted
-    kept = "".join(json.dumps(result) + "\n" for result in results)
-    write_files(partial.parent, {partial.name: kept})
-    for number in tqdm(
-        range(len(results), len(documents)),
-        total=len(documents),
-        initial=len(results),
-        unit="document",
-        disable=arguments.disable_tqdm,
-    ):
-        start = time.perf_counter()
-        document = documents[number]
-        words = len(document["words"])
-        generator = np.random.default_rng([arguments.seed, number])
-        orders = generator.random((arguments.random_orders, words))
-        # From almost no word to almost all: a share is drawn for each set, then its words.
-        shares = generator.random((WORD_SETS, 1))
-        removed = generator.random((WORD_SETS, words)) < shares
-        evaluator.evaluations = 0
-        result = measure(evaluator, document, orders, removed)
-        result["forward_evaluations"] = evaluator.evaluations
-        result["seconds"] = time.perf_counter() - start
-        results.append(result)
-        append_result(partial, result)
+    partial_file = folder / "partial-faithfulness" / f"{key.hexdigest()[:16]}.jsonl"
+    todo = [
+        partial(measure_document, evaluator, document, number, arguments, settings)
+        for number, document in enumerate(documents)
+    ]
+    todo += [
+        partial(measure_mosaic, evaluator, mosaic, encoded, arguments, settings)
+        for mosaic, encoded in made
+    ]
+    results = complete(partial_file, todo, arguments.disable_tqdm)
+    results, of_mosaics = results[: len(documents)], results[len(documents) :]
 
-    # 4. Means and intervals
-    table = summarize(results, arguments.seed)
+    # 4. Means, intervals, differences
+    names = [INTEGRATED_GRADIENTS, *(METHODS[method][0] for method in arguments.methods), RANDOM]
+    table = summarize(results, names, arguments.seed)
+    differences = compare_all(results, of_mosaics, names, arguments.seed)
     few = len(results) < MIN_INTERVAL_DOCUMENTS
     intervals = "" if few else " with 95 % bootstrap intervals"
     note = NOTE if placed == "PAD" else NOTE.replace("PAD tokens", "EOS tokens (there is no PAD)")
@@ -547,35 +616,78 @@ def main() -> None:
         "script": Path(__file__).name,
         "rankings": table,
         "note": f"Means over {len(results)} documents{intervals}. {note}",
+        "differences": differences,
+        "disagreements": disagreements(differences),
+        "cost": summarize_costs(results, names, arguments.seed),
+        "mosaics": summarize_mosaics(of_mosaics, arguments),
+        "baseline": baselines.baseline_name(summary),
+        "baselines": compare_baselines(others, every, arguments.seed),
         "per_document": [
             {"id": document["id"], "target": document["target"]}
-            | {name: result[name] for name in RANKINGS}
+            | {name: result[name] for name in names}
+            | {"without_strongest": result["without_strongest"]}
             for document, result in zip(documents, results, strict=True)
         ],
-        "forward_evaluations": sum(result["forward_evaluations"] for result in results),
-        "gradient_evaluations": len(results),
-        "seconds": sum(result["seconds"] for result in results),
+        # What measuring the documents took, without the methods themselves
+        "forward_evaluations": sum(
+            result["measured_with"]["forward_evaluations"] for result in results
+        ),
+        "seconds": sum(result["measured_with"]["seconds"] for result in results),
         "arguments": {
             key: hide_paths(v) if isinstance(v, str) else v for key, v in asdict(arguments).items()
         },
-        "versions": versions("torch", "transformers", "scipy", "numpy"),
+        "device": describe_device(),
+        "versions": versions("torch", "transformers", "captum", "scipy", "numpy"),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "run": run,
     }
+    if content["arguments"]["compare"] is not None:
+        content["arguments"]["compare"] = [hide_paths(other) for other in arguments.compare]
+
+    # 5. The files
     parts = {"faithfulness.json": content, "summary.json": summary | {"faithfulness": table}}
     texts = {
         file: json.dumps(part, ensure_ascii=False, indent=2, allow_nan=False)
         for file, part in parts.items()
     }
     write_files(folder, {file: text + "\n" for file, text in texts.items()})
-    remove_partial(partial.parent)
-    for ranking, cells in table.items():
+    remove_partial(partial_file.parent)
+    report(content)
+    logger.info(
+        "next: python tools/render_attributions.py --attribution_dir %s", shlex.quote(str(folder))
+    )
+
+
+def describe_device() -> str:
+    """Return the device that evaluated the model."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)"
+
+
+def report(content: dict) -> None:
+    """Log the means of faithfulness.json."""
+    for ranking, cells in content["rankings"].items():
         shown = ", ".join(
             f"{measure} {cell['mean']:.3f}" for measure, cell in cells.items() if cell
         )
         logger.info("%s: %s", ranking, shown)
-    logger.info(
-        "next: python tools/render_attributions.py --attribution_dir %s", shlex.quote(str(folder))
-    )
+    found = content["mosaics"]
+    if found:
+        shown = ", ".join(
+            f"{name} {cell['mean']:.3f}" for name, cell in found["scores"].items() if cell
+        )
+        logger.info("%d mosaics: %s, chance %.3f", found["mosaics"], shown, found["chance"]["mean"])
+    for sentence in content["disagreements"]:
+        logger.info("%s", sentence)
+    for comparison in content["baselines"]:
+        if comparison["spearman"]:
+            logger.info(
+                "baseline %s: Spearman's correlation of the words %.3f, %.2f of the 5 first words",
+                comparison["baseline"],
+                comparison["spearman"]["mean"],
+                comparison["top_5_overlap"]["mean"],
+            )
 
 
 if __name__ == "__main__":

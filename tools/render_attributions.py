@@ -14,11 +14,15 @@
 model.
 
     python tools/render_attributions.py --attribution_dir attributions
+    python tools/render_attributions.py --attribution_dir attributions --compare attributions-mask
 
 Reads what run_attribution.py wrote into the folder (attributions.jsonl, summary.json) and, where it
 exists, faithfulness.json of tools/measure_faithfulness.py. Writes attributions.html into the same
-folder: one self-contained file that requests nothing from elsewhere. It shows words or subword
-tokens, filters, searches and sorts the documents, and prints.
+folder: one self-contained file that requests nothing from elsewhere. Each document says in this
+order: the prediction with its probability, the true class, the words, and what the model says
+without the strongest ones. --compare adds attributions of the same documents with other baselines,
+which the page shows on request. It shows words or subword tokens, filters, searches and sorts the
+documents, and prints.
 """
 
 import json
@@ -27,19 +31,33 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.cards import as_list, without_sentence
 from common.cli import fail, one_line, parse_arguments, start_logging
-from common.folders import attributions_digest, read_attributions, short_path, write_files
-from common.pages import faithfulness_table, render
+from common.folders import (
+    attributions_digest,
+    read_attributions,
+    read_json,
+    short_path,
+    write_files,
+)
+from common.pages import faithfulness_table, interval_text, p_text, render
+from faithfulness.baselines import baseline_name, own_baselines, read_other
 
+# Keys of summary.json as the page names them: what a reader wants to know, and what is folded away
 FACTS = {
+    "documents": "documents",
+    "truncated": "truncated documents",
+    "text_column_names": "text columns",
+    "not_converged": "documents that did not converge",
+}
+INTEGRATION = {
     "device": "device",
     "gradient_evaluations": "gradient evaluations",
     "median_relative_error": "median relative error",
     "max_relative_error": "largest relative error",
-    "truncated": "truncated documents",
-    "not_converged": "documents that did not converge",
-    "text_column_names": "text columns",
-}  # keys of summary.json as the page names them
+    "converged_to_stated_error": "documents right to the stated error only",
+    "max_stated_error": "largest stated error",
+}
 
 
 @dataclass
@@ -47,6 +65,13 @@ class RenderArguments:
     """Arguments of the page."""
 
     attribution_dir: str = field(metadata={"help": "Folder that run_attribution.py wrote."})
+    compare: list[str] | None = field(
+        default=None,
+        metadata={"help": "Attribution folders of the same documents with other baselines."},
+    )
+
+
+# A document
 
 
 def shown_tokens(document: dict) -> list[str]:
@@ -80,19 +105,18 @@ def page_explanation(found: dict) -> dict:
         if found["relative_error"] is None
         else short(found["relative_error"]),
     }
+    if found.get("stated_error") is not None:
+        shown["stated_error"] = short(found["stated_error"])
     if len(found.get("gaps") or []) > 1:
         shown["gaps"] = [round(math.log10(max(gap, 1e-12)), 2) for gap in found["gaps"]]
     return shown
 
 
-def page_document(document: dict, labels: list[str]) -> dict:
-    """Return what the page needs of a document, with an explanation for each class that was
-    explained.
+def page_explanations(document: dict) -> dict[str, dict]:
+    """Return an explanation for each class that was explained, the target first.
+
+    Raises ValueError if there is not one score for each word and token.
     """
-    if not all(isinstance(document[name], str) for name in ("id", "text", "prediction", "target")):
-        raise TypeError(
-            f"id, text, prediction or target of document {document['id']} is not a text"
-        )
     classes = {document["target"]: document} | document.get("classes", {})
     explanations = {name: page_explanation(found) for name, found in classes.items()}
     for found in explanations.values():
@@ -103,30 +127,146 @@ def page_document(document: dict, labels: list[str]) -> dict:
             raise ValueError(
                 f"document {document['id']} does not have one score for each word and token"
             )
+    return explanations
+
+
+def page_document(
+    document: dict, labels: list[str], baselines: list[dict], without: str | None
+) -> dict:
+    """Return what the page needs of a document.
+
+    baselines are lines of the same document with other baselines; without says what the model
+    predicts without the strongest words.
+    """
+    if not all(isinstance(document[name], str) for name in ("id", "text", "target")):
+        raise TypeError(f"id, text or target of document {document['id']} is not a text")
+    explanations = [page_explanations(document)]
+    explanations += [page_explanations(other) for other in baselines]
     spans = [[start, end] for start, end in document.get("word_spans") or []]
     if spans and len(spans) != len(document["words"]):
         raise ValueError(f"document {document['id']} does not have one span for each word")
-    probabilities = document.get("probabilities") or {document["prediction"]: 1.0}
+
+    predicted = as_list(document["prediction"])
+    true = as_list(document["label"])
+    probabilities = document.get("probabilities")
+    if probabilities is None:  # of older folders
+        probabilities = dict.fromkeys(predicted, 1.0)
     second, first = sorted([0.0, *probabilities.values()])[-2:]
-    shown = {
-        name: document[name] for name in ("id", "text", "label", "prediction", "target", "words")
-    }
-    return shown | {
+    return {
+        "id": document["id"],
+        "text": document["text"],
+        "truncated": bool(document.get("truncated")),
+        # What the model said, and what is true; right is None without a true class
+        "predicted": [[name, f"{probabilities[name]:.2f}"] for name in predicted],
+        "true": None if document["label"] is None else true,
+        "right": None if document["label"] is None else set(predicted) == set(true),
+        "probabilities": [round(probabilities.get(label, 0.0), 4) for label in labels],
+        "margin": first - second,
+        # Which words
+        "target": document["target"],
         "versus": document.get("versus"),
+        "words": document["words"],
         "tokens": shown_tokens(document),
         "word_ids": document.get("word_ids") or [],
         "word_spans": spans or None,
-        "truncated": bool(document.get("truncated")),
-        "probabilities": [round(probabilities.get(label, 0.0), 4) for label in labels],
-        "margin": first - second,
         "explanations": explanations,
+        "without": without,
     }
 
 
-def page_facts(summary: dict) -> list[tuple[str, object]]:
-    """Return the names and values of what the page says about the whole folder."""
+# The whole folder
+
+
+def page_faithfulness(folder: Path, summary: dict) -> dict | None:
+    """Return tables and sentences of faithfulness.json, and what was found of each document.
+
+    None if there is none of these attributions. Exits with status 2 if it is damaged.
+    """
+    table = faithfulness_table(folder, summary)
+    if table is None:
+        return None
+    path = folder / "faithfulness.json"
+    content = read_json(path)
+    try:
+        extra_header, extra_rows = extra_columns(content)
+        rows = [row + extra_rows.get(row[0], [""] * len(extra_header)) for row in table["rows"]]
+        return {
+            "header": table["header"] + extra_header,
+            "rows": rows,
+            "note": table["note"],
+            "tests": test_rows(content),
+            "disagreements": content.get("disagreements") or [],
+            "mosaics": mosaic_sentence(content),
+            "baselines": baseline_rows(content),
+            "own_baseline": content.get("baseline"),
+            "without": {
+                (row["id"], row["target"]): row["without_strongest"]
+                for row in content.get("per_document") or []
+                if "without_strongest" in row
+            },
+        }
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        fail(f"{path} is damaged ({one_line(error)}); run tools/measure_faithfulness.py again")
+
+
+def extra_columns(content: dict) -> tuple[list[str], dict[str, list[str]]]:
+    """Return header and cells by ranking: scores on mosaics, evaluations and seconds."""
+    columns = {}
+    mosaics = content.get("mosaics")
+    if mosaics:
+        columns["mosaic score"] = mosaics["scores"] | {"random": mosaics["chance"]}
+    cost = content.get("cost") or {}
+    for key, header in (
+        ("gradient_evaluations", "gradients per document"),
+        ("forward_evaluations", "forward evaluations per document"),
+        ("seconds", "seconds per document"),
+    ):
+        if cost:
+            columns[header] = {name: cells[key] for name, cells in cost.items()}
+    names = {name for cells in columns.values() for name in cells}
+    rows = {name: [interval_text(cells.get(name)) for cells in columns.values()] for name in names}
+    return list(columns), rows
+
+
+def test_rows(content: dict) -> list[list[str]]:
+    """Return a row for each paired difference between integrated gradients and another ranking."""
+    return [
+        [
+            f"{test['measure'].replace('_', ' ')}, against {test['method']}",
+            interval_text({"mean": test["difference"]} | test),
+            p_text(test["p_holm"]),
+            test["documents"],
+        ]
+        for test in content.get("differences") or []
+    ]
+
+
+def mosaic_sentence(content: dict) -> str | None:
+    """Return what the mosaics are and how many there were."""
+    mosaics = content.get("mosaics")
+    if not mosaics:
+        return None
+    return f"Mosaic score: means over {mosaics['mosaics']} texts. {mosaics['note']}"
+
+
+def baseline_rows(content: dict) -> list[list[str]]:
+    """Return a row for each other baseline that measure_faithfulness.py compared."""
+    return [
+        [
+            found["baseline"],
+            interval_text(found["spearman"]),
+            interval_text(found["top_5_overlap"]),
+            interval_text(found["top_5_overlap_by_chance"]),
+            found["top_5_overlap"]["documents"],
+        ]
+        for found in content.get("baselines") or []
+    ]
+
+
+def page_facts(summary: dict, names: dict[str, str]) -> list[tuple[str, object]]:
+    """Return names and values of what summary.json says about the whole folder."""
     facts = []
-    for name, text in FACTS.items():
+    for name, text in names.items():
         value = summary.get(name)
         if isinstance(value, float):
             value = f"{value:.1e}"
@@ -134,10 +274,15 @@ def page_facts(summary: dict) -> list[tuple[str, object]]:
             value = ", ".join(value)
         if value is not None:
             facts.append((text, value))
-    model = summary.get("arguments", {}).get("model_name_or_path")
-    if model:
-        facts.append(("model", short_path(model) if model.startswith("/") else model))
     return facts
+
+
+def model_name(summary: dict) -> list[tuple[str, str]]:
+    """Return the model of an attribution folder as a fact, if it is recorded."""
+    model = summary.get("arguments", {}).get("model_name_or_path")
+    if not model:
+        return []
+    return [("model", short_path(model) if model.startswith("/") else model)]
 
 
 def main() -> None:
@@ -146,19 +291,36 @@ def main() -> None:
     (arguments,) = parse_arguments(__doc__, RenderArguments)
     folder = Path(arguments.attribution_dir)
     documents, summary = read_attributions(folder)
-    faithfulness = faithfulness_table(folder, summary)
+    faithfulness = page_faithfulness(folder, summary)
 
     # 2. The documents as JSON, which the script of the page shows as text, never as markup
     try:
-        labels = summary.get("labels") or sorted({document["prediction"] for document in documents})
+        labels = summary.get("labels")
+        if not labels:
+            labels = sorted({name for line in documents for name in as_list(line["prediction"])})
         low, high = summary.get("steps", [1, 1])
         searched = low < high
-        facts = page_facts(summary)
-        # Older folders have the flag only; EOS stands for PAD where a tokenizer has none.
-        baseline = summary.get("baseline") or summary.get("arguments", {}).get("baseline", "pad")
-        baseline = baseline.upper()
-        shown = [page_document(document, labels) for document in documents]
-        data = {"labels": labels, "steps": [low, high], "documents": shown}
+        facts = model_name(summary) + page_facts(summary, FACTS)
+        numbers = page_facts(summary, INTEGRATION)
+        others = own_baselines(documents, summary)
+        others += [read_other(name, documents, summary) for name in arguments.compare or []]
+        names = [baseline_name(summary), *(name for name, _ in others)]
+        if len(set(names)) < len(names):
+            fail(f"--compare requires other baselines, each once; here are {', '.join(names)}")
+        shown = []
+        for number, document in enumerate(documents):
+            measured = None
+            if faithfulness is not None:
+                measured = faithfulness["without"].get((document["id"], document["target"]))
+            shown.append(
+                page_document(
+                    document,
+                    labels,
+                    [lines[number] for _, lines in others],
+                    without_sentence(document, measured),
+                )
+            )
+        data = {"labels": labels, "steps": [low, high], "baselines": names, "documents": shown}
         # NaN and infinite scores raise a ValueError: JSON does not have them.
         text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
@@ -174,12 +336,13 @@ def main() -> None:
         source=attributions_digest(folder),
         number=len(documents),
         contrast=any(document.get("versus") for document in documents),
-        baseline=baseline,
+        baselines=names,
         searched=searched,
         facts=facts,
+        numbers=numbers,
         faithfulness=faithfulness,
         labels=labels,
-        choose_class=any(len(document["explanations"]) > 1 for document in shown),
+        choose_class=any(len(document["explanations"][0]) > 1 for document in shown),
         data=text.replace("<", "\\u003c"),  # "</script>" in a text would end the script element
     )
     write_files(folder, {"attributions.html": page.encode("utf-8", "replace")})

@@ -1,0 +1,98 @@
+"""Means, intervals and paired differences over documents or mosaics, and their table."""
+
+import numpy as np
+
+from common.statistics import (
+    ALPHA,
+    MIN_INTERVAL_DOCUMENTS,
+    add_holm,
+    difference_test,
+    percentile_interval,
+)
+
+RESAMPLES = 2000
+TEST_RESAMPLES = 20_000  # p-values are corrected for many tests, so small ones must be possible
+
+
+def interval(values: list[float | None], generator: np.random.Generator) -> dict | None:
+    """Return the mean over the documents and its 95 % percentile bootstrap interval; None without a
+    defined value.
+
+    low and high are None for fewer than MIN_INTERVAL_DOCUMENTS documents.
+    """
+    values = np.array([value for value in values if value is not None])
+    if not len(values):
+        return None
+    low = high = None
+    if len(values) >= MIN_INTERVAL_DOCUMENTS:
+        draws = values[generator.integers(0, len(values), (RESAMPLES, len(values)))].mean(1)
+        low, high = percentile_interval(draws)
+    return {"mean": float(values.mean()), "low": low, "high": high, "documents": len(values)}
+
+
+def paired(first: list[float | None], second: list[float | None]) -> list[float | None]:
+    """Return first minus second, None where one is not defined."""
+    return [None if a is None or b is None else a - b for a, b in zip(first, second, strict=True)]
+
+
+def paired_test(values: list[float | None], seed: list[int]) -> dict | None:
+    """Return the mean of paired differences, its interval and p by the bootstrap over documents.
+
+    None for fewer than MIN_INTERVAL_DOCUMENTS of them.
+    """
+    defined = np.array([value for value in values if value is not None])
+    if len(defined) < MIN_INTERVAL_DOCUMENTS:
+        return None
+    generator = np.random.default_rng(seed)
+    draws = [defined.mean()]
+    for _ in range(TEST_RESAMPLES // 1000):
+        places = generator.integers(0, len(defined), (1000, len(defined)))
+        draws += defined[places].mean(1).tolist()
+    return difference_test(np.array(draws)) | {"documents": len(defined)}
+
+
+def compare_methods(values: dict[str, dict[str, list]], reference: str, seed: int) -> list[dict]:
+    """Return the tests of reference minus every other method, for every measure.
+
+    values are {measure: {method: value of each document}}. All tests are one family: Holm's method
+    corrects their p-values.
+    """
+    tests = []
+    for measure, of_methods in values.items():
+        for method, of_documents in of_methods.items():
+            if method == reference:
+                continue
+            # The same resamples for every method of a measure
+            test = paired_test(paired(of_methods[reference], of_documents), [seed, 7])
+            if test is not None:
+                tests.append({"measure": measure, "method": method} | test)
+    add_holm(tests)
+    return tests
+
+
+def verdict(test: dict) -> str:
+    """Return the sign of a difference that the test can tell from 0, or "undecided"."""
+    if test["p_holm"] >= ALPHA:
+        return "undecided"
+    return "larger" if test["difference"] > 0 else "smaller"
+
+
+def disagreements(tests: list[dict]) -> list[str]:
+    """Return sentences on where replacing and deleting words give different answers."""
+    by_name = {(test["measure"], test["method"]): test for test in tests}
+    sentences = []
+    for (measure, method), test in by_name.items():
+        deleted = by_name.get((f"{measure}_deleted", method))
+        if deleted is None or verdict(test) == verdict(deleted):
+            continue
+        answers = []
+        for how, found in (("replaced", test), ("deleted", deleted)):
+            said = verdict(found)
+            if said == "undecided":
+                said = "not distinguishable from it"
+            answers.append(f"{said} with words {how} ({found['difference']:+.3f})")
+        sentences.append(
+            f"{measure.capitalize()} of integrated gradients against {method}: "
+            f"{answers[0]}, {answers[1]}."
+        )
+    return sentences
