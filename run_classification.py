@@ -1646,7 +1646,9 @@ class RunMonitor(TrainerCallback):
         """Show the last losses and, as of the last checkpoint, the patience that is left."""
         shown = {}
         for entry in state.log_history:
-            shown |= {key: value for key, value in entry.items() if key.endswith("loss")}
+            shown |= {
+                key: entry[key] for key in ("loss", "eval_loss", "train_loss") if key in entry
+            }
         stopping = state.stateful_callbacks.get("EarlyStoppingCallback")
         if stopping:
             used = stopping["attributes"]["early_stopping_patience_counter"]

@@ -266,12 +266,12 @@ def random_function(seed, tokens=6):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [{}, {"n_steps": "auto"}, {"method": "riemann_middle"}], ids=str)
-def test_checks_leave_no_wrong_certificate_on_200_random_functions(flags):
+def test_checks_leave_no_wrong_certificate_on_100_random_functions(flags):
     """Poles, narrow Gaussians, kinks, steps, waves: converged is false or every token is within its
     stated error.
     """
     converged = 0
-    for seed in range(200):
+    for seed in range(100):
         v, antiderivative = random_function(seed)
         found = search_function(v, antiderivative, str(seed), **flags)
         off = np.abs(found["attributions"] - antiderivative(1.0))
@@ -281,7 +281,7 @@ def test_checks_leave_no_wrong_certificate_on_200_random_functions(flags):
                 max(found["attribution_errors"]) < 1e-2 * np.abs(antiderivative(1.0)).sum() + 1e-4
             )
         converged += found["converged"] is True
-    assert converged > 80
+    assert converged > 40
 
 
 @pytest.mark.parametrize("width", [0.003, 0.01, 0.03])

@@ -383,6 +383,8 @@ def pair_row(text, question, model, reference):
     with open(RESULTS / f"{question}-pairs.csv", encoding="utf-8") as file:
         has_margin = "p_equivalent_holm" in file.readline()
     equivalent = f"{p_value(column('p_equivalent_holm'))} | " if has_margin else ""
+    if question == "bag":  # the claim was withdrawn, with its p
+        equivalent = "withdrawn | "
     p_values = f"{p_value(column('p_holm'))} | {equivalent}"
     return f"| {text} | {seeds} | {numbers} | {p_values}`{question}-pairs.csv` |"
 

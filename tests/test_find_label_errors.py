@@ -369,7 +369,7 @@ def test_noise_that_leaves_a_class_too_small_is_refused(find, tmp_path):
         (["--splits", "train", "train"], ["name it once"]),
         (["--text_column_names", "body"], ["no column 'body'"]),
         (["--text_column_names", "published"], ["is not text"]),
-        (["--label_column_name", "categories"], ["must be names or integers"]),
+        (["--label_column_name", "categories"], ["several labels per document"]),
         (["--runs", "absent"], ["absent has no predictions.csv"]),
         (["--svm_run", "absent"], ["absent has no run_arguments.json"]),
         (["--runs", "one", "--svm_run", "two"], ["either --runs or --svm_run"]),

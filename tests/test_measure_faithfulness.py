@@ -393,6 +393,7 @@ def test_undefined_values_are_valid_json(run, folder):
     line = json.loads((folder / "attributions.jsonl").read_text().split("\n")[0])
     tokens, ids = len(line["tokens"]), [None if k is None else 0 for k in line["word_ids"]]
     line |= {
+        "without_top_words": None,
         "words": ["all"],
         "word_attributions": [1.0],
         "word_ids": ids,

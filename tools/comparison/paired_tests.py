@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from scipy import optimize, stats
@@ -16,6 +16,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from common.statistics import ALPHA, difference_test, holm, percentile_interval
 from common.text import percent
+from comparison.evaluation import LOSSES, Evaluation
 from comparison.power import (
     ExactMcNemar,
     NormalPrecision,
@@ -25,9 +26,6 @@ from comparison.power import (
 )
 from comparison.runs import Model
 
-if TYPE_CHECKING:
-    from comparison.metrics import Evaluation
-
 MIN_TEST_DOCUMENTS = 20
 MIN_BOOTSTRAP_DOCUMENTS = 150
 # A model that is sure and wrong has a few large log losses. With fewer documents they are often all
@@ -36,9 +34,6 @@ MIN_LOSS_DOCUMENTS = 150
 # The largest difference that does not matter, where --margin names no other.
 DEFAULT_MARGIN = 0.01
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1"}
-# Smaller is better, and they are means over documents that need probabilities. They have no margin,
-# since they are no shares.
-LOSSES = {"log_loss": "log loss", "brier_score": "Brier score"}
 # The kinds of p-values, a family of tests each, and what each leads to.
 FAMILIES = {
     "p": "distinguishable",

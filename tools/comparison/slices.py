@@ -7,7 +7,8 @@ import pandas as pd
 
 from common.cli import fail
 from common.data import dataset_commit, load_split
-from comparison.metrics import Evaluation, clip, wilson_interval
+from comparison.evaluation import Evaluation
+from comparison.metrics import clip, wilson_interval
 from comparison.paired_tests import MIN_TEST_DOCUMENTS, pooled_test
 from comparison.runs import Model, Run
 
