@@ -43,6 +43,8 @@ def take_screenshots(quickstart: Path, folder: Path) -> None:
             page = browser.new_page(viewport=SIZE, color_scheme="light")
             page.goto((quickstart / page_file).resolve().as_uri())
             page.locator(element).first.evaluate("element => element.scrollIntoView()")
+            if element != "body":
+                page.evaluate("scrollBy(0, -70)")  # below the bar that stays on top
             page.screenshot(path=folder / f"{name}.png")
             page.close()
             print(folder / f"{name}.png")
