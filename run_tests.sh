@@ -10,9 +10,9 @@ source ./setup_env.sh
 export HF_HUB_OFFLINE=1
 ruff check .
 ruff format --check .
-# One worker more than cores, because some tests wait for servers, with one thread each. The tests
+# Two workers more than cores, because some tests wait for servers, with one thread each. The tests
 # of a file share their fixtures, so they stay in one worker.
 export OMP_NUM_THREADS=1
-workers=$(($(getconf _NPROCESSORS_ONLN) + 1))
+workers=$(($(getconf _NPROCESSORS_ONLN) + 2))
 exec python -m pytest --numprocesses "$workers" --dist loadfile --no-loadscope-reorder \
     --durations 10 "$@"
