@@ -687,3 +687,20 @@ def test_speed_tables_are_those_of_the_files():
         rate, times = f"{row['mb_per_second']:,.0f}", f"{row['times_json_loads']:.1f}"
         numbers = f"{rate} | {times} | {row['peak_mib']:,.0f} MiB |"
         assert f"| {row['way']} | {numbers}" in text, row["way"]
+
+
+def test_table_of_several_labels_is_that_of_the_file():
+    text = read_page("docs/training.md")
+    runs = json.loads((RESULTS / "multi-label-minilm.json").read_text())["runs"]
+    for name, run in zip(("SVM with `--calibrate`", "all-MiniLM-L6-v2"), runs, strict=True):
+        results = run["results"]
+        shares = [
+            results["predict_accuracy"],
+            run["exact_one_label"]["accuracy"],
+            run["exact_several_labels"]["accuracy"],
+            results["predict_f1"],
+            results["predict_f1_micro"],
+            results["predict_average_precision"],
+        ]
+        cells = [name, *map(percent, shares), f"{results['predict_log_loss']:.3f}"]
+        assert f"| {' | '.join(cells)} |" in text
