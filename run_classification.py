@@ -1336,8 +1336,8 @@ class LoadedMetric:
 def load_metrics(names: list[str], task: Task) -> list[LoadedMetric]:
     """Load metrics of the package evaluate: a name on the Hub, or a folder with the code.
 
-    Each is tried on a few labels. Exits with status 2 if one cannot be loaded or computed, returns
-    no number, or returns one with the name of another's.
+    Each is tried on a few labels. Exits with status 2 if one cannot be loaded or computed, does not
+    return a finite number, or repeats a name that another returns.
     """
     if not names:
         return []
@@ -1397,10 +1397,10 @@ def compute_metric(
         if isinstance(value, int | float | np.number) and not isinstance(value, bool):
             numbers[str(key)] = float(value)
     if not numbers:
-        fail(f"--metric_name {metric.name} returns no number: {results}")
+        fail(f"--metric_name {metric.name} does not return a number: {results}")
     for key, value in numbers.items():
         if not math.isfinite(value):
-            fail(f"--metric_name {metric.name} returns no number but {value} for {key!r}")
+            fail(f"--metric_name {metric.name} returns {value} for {key!r}, not a finite number")
     return {key: value for key, value in numbers.items() if key not in METRICS}
 
 

@@ -2017,9 +2017,9 @@ def test_metric_of_a_folder_with_several_labels(run, metric, several, tmp_path):
 @pytest.mark.parametrize(
     ("result", "words"),
     [
-        ("{'words': 'many'}", ["returns no number"]),
-        ("{}", ["returns no number"]),
-        ("{'x': float('nan')}", ["returns no number but nan", "'x'"]),
+        ("{'words': 'many'}", ["does not return a number"]),
+        ("{}", ["does not return a number"]),
+        ("{'x': float('nan')}", ["returns nan for", "'x'"]),
         ("1 / 0", ["cannot be computed", "division by zero"]),
         ("{'x': 1.0}); (", ["cannot load --metric_name"]),
     ],
