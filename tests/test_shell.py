@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
@@ -180,3 +181,68 @@ def test_findings_without_records(tmp_path):
         result = bash(ROOT / "run_findings.sh", cwd="/", OUTPUT_DIR=str(tmp_path / "f"), **settings)
         assert result.returncode == 2 and result.stderr.count("\n") == 1
         assert "SNAPSHOT_FILE" in result.stderr and not (tmp_path / "f").exists()
+
+
+def write_finished_run(folder, score):
+    """The files of a run that run_paper.sh takes for finished; without a score, a search run."""
+    folder.mkdir(parents=True)
+    for name in ("run_arguments.json", "eval_results.json", "model.safetensors"):
+        (folder / name).write_text(folder.name)
+    if score:
+        (folder / "predict_results.json").write_text("{}")
+        (folder / "predictions.csv").write_text(f'id,label,prediction,a\n1,"a, b",c,{score}\n')
+
+
+def test_findings_are_kept_and_restored(tmp_path):
+    """Here run_paper.sh is a fake that trains nothing and fails, as after a full disk."""
+    copy_setup(tmp_path, "run_findings.sh")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (tmp_path / ".venv" / "installed-requirements.txt").write_text(
+        "".join((ROOT / name).read_text() for name in ("requirements.txt", "requirements-dev.txt"))
+    )
+    (tmp_path / "run_paper.sh").write_text("exit 7\n")
+    first, kept, second = (tmp_path / name for name in ("first", "kept", "second"))
+    (first / "models" / "all-MiniLM-L6-v2").mkdir(parents=True)
+    (first / "study.json").write_text('{"script": "run_paper.sh"}')
+    write_finished_run(first / "svm", "0.123456789")
+    write_finished_run(first / "layers-0" / "lr-1e-4-seed-1", "")
+    (first / "layers-0" / "lr-2e-4-seed-1" / "checkpoint-3").mkdir(parents=True)
+    settings = {"DATASET": "user/data", "ENCODERS": "all-MiniLM-L6-v2", "RESULTS": str(kept)}
+
+    result = bash(
+        tmp_path / "run_findings.sh", "--train", cwd="/", OUTPUT_DIR=str(first), **settings
+    )
+    assert result.returncode == 7, result.stderr
+    files = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
+    small = ["run_arguments.json", "eval_results.json"]
+    svm = [*small, "predict_results.json", "predictions.csv"]
+    assert files == {
+        "results.json",
+        *(f"predictions/svm/{name}" for name in svm),
+        *(f"predictions/layers-0/lr-1e-4-seed-1/{name}" for name in small),
+    }
+    rows = (kept / "predictions" / "svm" / "predictions.csv").read_text()
+    assert rows == 'id,label,prediction,a\n1,"a, b",c,0.1235\n'
+
+    # An empty folder goes on from there; what is there is left alone.
+    (second / "models" / "all-MiniLM-L6-v2").mkdir(parents=True)
+    (second / "study.json").write_text('{"script": "run_paper.sh"}')
+    (second / "layers-0" / "lr-1e-4-seed-1" / "checkpoint-3").mkdir(parents=True)
+    result = bash(
+        tmp_path / "run_findings.sh", "--list", cwd="/", OUTPUT_DIR=str(second), **settings
+    )
+    assert result.returncode == 7, result.stderr
+    assert "svm is finished: its files are in" in result.stdout
+    assert (second / "svm" / "predictions.csv").read_text() == rows
+    assert [path.name for path in (second / "layers-0" / "lr-1e-4-seed-1").iterdir()] == [
+        "checkpoint-3"
+    ]
+
+    # A folder with other things is refused before anything is trained.
+    settings["RESULTS"] = str(tmp_path)
+    result = bash(
+        tmp_path / "run_findings.sh", "--train", cwd="/", OUTPUT_DIR=str(first), **settings
+    )
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"error: {tmp_path} holds " in result.stderr
