@@ -52,6 +52,7 @@ SHALLOW_LEARNING_RATES=${SHALLOW_LEARNING_RATES:-5e-4 1e-3 3e-3}
 SHALLOW_ARGUMENTS=${SHALLOW_ARGUMENTS:---gradient_accumulation_steps 1 --num_train_epochs 4}
 SHALLOW_EMBEDDINGS=${SHALLOW_EMBEDDINGS:-}    # such as: --init_embeddings_from MODEL
 SVM_ARGUMENTS=${SVM_ARGUMENTS:-}              # more flags for run_baseline.py
+CALIBRATED=${CALIBRATED:-}                    # 1: compare log loss with a calibrated SVM, too
 SHUFFLED=${SHUFFLED:-}                        # 1: train and test all models on shuffled words, too
 SHUFFLE_ARGUMENTS=${SHUFFLE_ARGUMENTS:-}      # more flags for the prepare_dataset.py that shuffles
 SIZES=${SIZES:-}                              # numbers of training documents for a learning curve
@@ -776,21 +777,23 @@ train_all() {
     fi
 }
 
-# Print the names of the SVMs: on the data, on shuffled words, on fewer documents.
+# Print the names of the SVMs: on the data, with probabilities, on shuffled words, on fewer documents.
 list_svms() {
-    echo svm ${SHUFFLED:+svm-shuffled} ${SIZES:+$(printf 'svm-%s ' $SIZES)}
+    echo svm ${CALIBRATED:+svm-calibrated} ${SHUFFLED:+svm-shuffled} \
+        ${SIZES:+$(printf 'svm-%s ' $SIZES)}
 }
 
 # Set the array `words` to the arguments of an SVM. $1: its name
 svm_arguments() {
-    local data=$DATASET size=()
+    local data=$DATASET more=()
     case $1 in
         svm) ;;
+        svm-calibrated) more=(--calibrate) ;;
         svm-shuffled) data=$OUTPUT_DIR/data-shuffled ;;
-        *) size=(--max_train_samples "${1#svm-}") ;;
+        *) more=(--max_train_samples "${1#svm-}") ;;
     esac
     split "$SVM_ARGUMENTS"
-    words=(--output_dir "$OUTPUT_DIR/$1" --dataset_name "$data" "${size[@]}" "${words[@]}")
+    words=(--output_dir "$OUTPUT_DIR/$1" --dataset_name "$data" "${more[@]}" "${words[@]}")
 }
 
 train_svms() {
@@ -864,6 +867,11 @@ compare_models() {
     ! grep -qs '"script": "prepare_dataset.py"' "$DATASET/manifest.json" || categories=()
     [ ${#runs[@]} = 1 ] || compare comparison "${runs[@]}" --reference "$svm" --paper
 
+    # An SVM has decision values. Its log loss is that of probabilities, which change a few
+    # predictions, so that it is a model of its own.
+    if [[ -n $CALIBRATED && ${#runs[@]} != 1 ]]; then
+        compare comparison-log-loss "$svm-calibrated" "${runs[@]:1}" --reference "$svm-calibrated"
+    fi
     if [ -n "$SHUFFLED" ]; then
         compare comparison-order-svm "$svm" "$svm-shuffled" --reference "$svm" --allow_other_texts
         for name in "${model_name[@]}"; do

@@ -433,6 +433,7 @@ layers-0    |           | 5   |\r
         "MODELS_FILE": tmp_path / "models.txt",
         "SHALLOW_LEARNING_RATES": "1e-3",
         "SHALLOW_EMBEDDINGS": "--init_embeddings_from user/alpha",
+        "CALIBRATED": "1",
         "SHUFFLED": "1",
         "SIZES": "500",
         "SIZE_MODELS": "alpha",
@@ -442,6 +443,7 @@ layers-0    |           | 5   |\r
     assert result.returncode == 0, result.stderr
     assert {str(path.parent.relative_to(paper)) for path in paper.rglob("predictions.csv")} == {
         "svm",
+        "svm-calibrated",
         "svm-shuffled",
         "svm-500",
         *(
@@ -462,12 +464,26 @@ layers-0    |           | 5   |\r
     assert "data-shuffled-alpha --tokenizer_name user/alpha --max_seq_length 64\n" in commands
     assert "data-shuffled-layers-0 --tokenizer_name user/alpha --max_seq_length 256\n" in commands
     assert "data-shuffled\n" in commands  # the SVM reads whole texts
-    for name in ("", "-order-svm", "-order-alpha", "-order-layers-0", "-size-500"):
+    for name in (
+        "",
+        "-log-loss",
+        "-order-svm",
+        "-order-alpha",
+        "-order-layers-0",
+        "-size-500",
+    ):
         assert (paper / f"comparison{name}" / "comparison.json").exists()
-    assert commands.count("compare_runs.py") == commands.count("--margin 1") == 5
+    assert commands.count("compare_runs.py") == commands.count("--margin 1") == 6
+    baselines = [call for call in calls(tmp_path) if call.startswith("run_baseline.py")]
+    (calibrated,) = [call for call in baselines if "--calibrate" in call]
+    assert f"--output_dir {paper}/svm-calibrated " in calibrated
+    comparisons = [call for call in calls(tmp_path) if call.startswith("tools/compare_runs.py")]
+    (log_loss,) = [call for call in comparisons if "/comparison-log-loss" in call]
+    assert f"--reference {paper}/svm-calibrated" in log_loss
+    assert f" {paper}/svm " not in log_loss and "alpha/lr-1e-5-seed-4" in log_loss
     # All comparisons are corrected as one family.
     (family,) = [call for call in calls(tmp_path) if call.startswith("tools/correct_together.py")]
-    assert family.count(f"{paper}/comparison") == 5
+    assert family.count(f"{paper}/comparison") == 6
     assert (paper / "family" / "family.json").exists()
     assert (paper / "context-alpha" / "context.json").exists()
     order = [run for run, _ in events(tmp_path)]
