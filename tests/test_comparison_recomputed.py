@@ -6,6 +6,7 @@ analysis are in no library; they are written down again here, from the papers.
 """
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 DOCUMENTS = 250
 NAMES = ["math.AG", "math.CV", "math.DG", "math.MG", "math.SG"]
+SVM = "TF-IDF + linear SVM"
 MARGIN = 0.02
 RESAMPLES = 4000
 
@@ -33,6 +35,18 @@ def write_probabilities(folder, generator, labels, difficulty, skill, **record):
     table[NAMES] = probabilities
     table.to_csv(folder / "predictions.csv", index=False, float_format="%.6f")
     return folder
+
+
+@dataclass
+class Comparison:
+    """What compare_runs.py says, and the predictions of the runs of each model."""
+
+    result: dict
+    predictions: dict[str, list[pd.DataFrame]]
+
+    def values(self, model, metric):
+        """Accuracy or loss of every document, of shape (seeds, documents)."""
+        return np.array([per_document(table, metric) for table in self.predictions[model]])
 
 
 @pytest.fixture
@@ -61,16 +75,10 @@ def comparison(tmp_path, run):
     )
     assert done.code == 0, done.err
     tables = {name: pd.read_csv(folder / "predictions.csv") for name, folder in folders.items()}
+    members = {"m": ["m1", "m2", "m3"], "n": ["n1", "n2", "n3"], "single": ["single"], SVM: ["svm"]}
+    predictions = {model: [tables[name] for name in names] for model, names in members.items()}
     result = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
-    return tables, result
-
-
-RUNS = {
-    "m": ["m1", "m2", "m3"],
-    "n": ["n1", "n2", "n3"],
-    "single": ["single"],
-    "TF-IDF + linear SVM": ["svm"],
-}
+    return Comparison(result, predictions)
 
 
 def per_document(table, metric):
@@ -131,12 +139,10 @@ def obuchowski_rockette(first, second, null, alpha):
     return difference, difference - half, difference + half, p
 
 
-def recompute(tables, row, level):
+def recompute(comparison, row, level):
     """Difference, interval, simultaneous interval and p of a row of accuracy or a loss."""
-    first, second = (
-        np.array([per_document(tables[run], row["metric"]) for run in RUNS[row[side]]])
-        for side in ("model", "reference")
-    )
+    first = comparison.values(row["model"], row["metric"])
+    second = comparison.values(row["reference"], row["metric"])
     if len(first) > 1 and len(second) > 1:
         difference, low, high, p = obuchowski_rockette(first, second, 0.0, 0.05)
         wide = obuchowski_rockette(first, second, 0.0, level)[1:3]
@@ -144,16 +150,17 @@ def recompute(tables, row, level):
     differences = first.mean(axis=0) - second.mean(axis=0)
     if row["metric"] == "accuracy" and len(first) == len(second) == 1:
         wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
+        documents = len(differences)
         p = mcnemar([[0, wins], [losses, 0]], exact=True).pvalue
         bounds = []
         for alpha in (0.05, level):
             z = stats.norm.ppf(1 - alpha / 2)
-            center = (wins - losses) / DOCUMENTS
+            center = (wins - losses) / documents
             low = optimize.brentq(
-                lambda d, z=z: tango(wins, losses, DOCUMENTS, d) - z, -0.9, center
+                lambda d, z=z: tango(wins, losses, documents, d) - z, -0.9, center
             )
             high = optimize.brentq(
-                lambda d, z=z: tango(wins, losses, DOCUMENTS, d) + z, center, 0.9
+                lambda d, z=z: tango(wins, losses, documents, d) + z, center, 0.9
             )
             bounds.append((low, high))
         return differences.mean(), *bounds, p
@@ -162,12 +169,10 @@ def recompute(tables, row, level):
     return differences.mean(), tuple(test.confidence_interval(0.95)), tuple(wide), test.pvalue
 
 
-def bootstrap_macro_f1(tables, row):
+def bootstrap_macro_f1(comparison, row):
     """Difference of macro F1 with a percentile interval, by scipy's own bootstrap."""
-    truth = tables["svm"]["label"].map(NAMES.index).to_numpy()
-    predictions = {}
-    for name, table in tables.items():
-        predictions[name] = table["prediction"].map(NAMES.index).to_numpy()
+    first, second = (comparison.predictions[row[side]] for side in ("model", "reference"))
+    truth = first[0]["label"].map(NAMES.index).to_numpy()
 
     def macro_f1(labels, predicted):
         cells = np.bincount(5 * labels + predicted, minlength=25).reshape(5, 5)
@@ -175,93 +180,86 @@ def bootstrap_macro_f1(tables, row):
 
     def difference(documents):
         means = []
-        for side in ("model", "reference"):
-            scores = [
-                macro_f1(truth[documents], predictions[run][documents]) for run in RUNS[row[side]]
-            ]
+        for tables in (first, second):
+            scores = []
+            for table in tables:
+                predicted = table["prediction"].map(NAMES.index).to_numpy()
+                scores.append(macro_f1(truth[documents], predicted[documents]))
             means.append(np.mean(scores))
         return means[0] - means[1]
 
     found = stats.bootstrap(
-        (np.arange(DOCUMENTS),),
+        (np.arange(len(truth)),),
         difference,
         vectorized=False,
         n_resamples=2000,
         method="percentile",
         rng=0,
     )
-    return difference(np.arange(DOCUMENTS)), found
+    return difference(np.arange(len(truth))), found
 
 
-def test_comparison_is_recomputed_from_predictions(comparison):
-    tables, result = comparison
-    rows = result["pairs"]
-    assert len(rows) == 6 * 4 and not result["not_tested"]
-    level = 0.05 / len(rows)
-
-    # 1. The table
-    for model in result["models"]:
-        members = [tables[run] for run in RUNS[model["name"]]]
-        probabilities = [t[NAMES].div(t[NAMES].sum(axis=1), axis=0).to_numpy() for t in members]
-        accuracies = [accuracy_score(t["label"], t["prediction"]) for t in members]
-        macro = [f1_score(t["label"], t["prediction"], average="macro") for t in members]
-        logs, briers = [], []
-        for t, shares in zip(members, probabilities, strict=True):
-            logs.append(log_loss(t["label"], shares, labels=NAMES))
-            briers.append(brier_score_loss(t["label"], shares, labels=NAMES, scale_by_half=False))
-        expected = {
-            "accuracy": accuracies,
-            "macro_f1": macro,
-            "log_loss": logs,
-            "brier_score": briers,
-        }
+def check_table(comparison, rounding=0.0):
+    """The scores of every model. rounding is how far off a mean of losses may be."""
+    for model in comparison.result["models"]:
+        members = comparison.predictions[model["name"]]
+        expected = {"accuracy": [], "macro_f1": [], "log_loss": [], "brier_score": []}
+        for table in members:
+            truth, prediction = table["label"], table["prediction"]
+            expected["accuracy"].append(accuracy_score(truth, prediction))
+            expected["macro_f1"].append(f1_score(truth, prediction, average="macro"))
+            if model["log_loss"] is None:  # decision values
+                continue
+            shares = table[NAMES].div(table[NAMES].sum(axis=1), axis=0).to_numpy()
+            expected["log_loss"].append(log_loss(truth, shares, labels=NAMES))
+            brier = brier_score_loss(truth, shares, labels=NAMES, scale_by_half=False)
+            expected["brier_score"].append(brier)
         for name, values in expected.items():
-            assert model[name] == pytest.approx(np.mean(values), abs=1e-5), name
+            if not values:
+                assert model[name] is None
+                continue
+            assert model[name] == pytest.approx(np.mean(values), abs=1e-5 + rounding), name
             if len(values) > 1:
-                assert model[f"{name}_sd"] == pytest.approx(np.std(values, ddof=1), rel=1e-3)
+                spread = pytest.approx(np.std(values, ddof=1), rel=1e-3, abs=rounding)
+                assert model[f"{name}_sd"] == spread
         if len(members) == 1:
-            right = round(accuracies[0] * DOCUMENTS)
-            interval = proportion_confint(right, DOCUMENTS, method="wilson")
+            documents = len(members[0])
+            right = round(expected["accuracy"][0] * documents)
+            interval = proportion_confint(right, documents, method="wilson")
             assert (model["accuracy_low"], model["accuracy_high"]) == pytest.approx(interval)
             for name in ("log_loss", "brier_score"):
+                if model[name] is None:
+                    continue
                 values = per_document(members[0], name)
                 interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-                assert (model[f"{name}_low"], model[f"{name}_high"]) == pytest.approx(interval)
+                found = (model[f"{name}_low"], model[f"{name}_high"])
+                assert found == pytest.approx(interval, abs=1e-9 + rounding)
 
-    # 2. Every test of accuracy and of the losses; where accuracies of several seeds are compared,
-    #    the comparison takes its covariances from resamples, so it agrees but for their chance
-    tests = set()
+
+def check_tests(comparison, rounding=0.0):
+    """Difference, intervals and p of every test of accuracy and of the losses.
+
+    Where accuracies of several seeds are compared, the comparison takes its covariances from
+    resamples, so it agrees but for their chance.
+    """
+    rows = comparison.result["pairs"]
+    level = 0.05 / len(rows)
     for row in rows:
-        tests.add((row["metric"], row["test"]))
         if row["metric"] == "macro_f1":
             continue
-        difference, interval, wide, p = recompute(tables, row, level)
+        difference, interval, wide, p = recompute(comparison, row, level)
         is_resampled = row["metric"] == "accuracy" and row["test"] == "Obuchowski-Rockette"
-        close = {"abs": 0.03 * (interval[1] - interval[0]) if is_resampled else 1e-6}
-        assert row["difference"] == pytest.approx(difference, abs=1e-9)
-        assert (row["low"], row["high"]) == pytest.approx(interval, **close)
+        close = 0.03 * (interval[1] - interval[0]) if is_resampled else 1e-6 + rounding
+        assert row["difference"] == pytest.approx(difference, abs=1e-9 + rounding)
+        assert (row["low"], row["high"]) == pytest.approx(interval, abs=close)
         found = (row["low_simultaneous"], row["high_simultaneous"])
-        assert found == pytest.approx(wide, abs=3 * close["abs"])
-        assert row["p"] == pytest.approx(p, rel=0.1 if is_resampled else 1e-6)
-    assert {test for metric, test in tests if metric == "accuracy"} == {
-        "exact McNemar",
-        "paired t-test",
-        "Obuchowski-Rockette",
-    }
+        assert found == pytest.approx(wide, abs=3 * close)
+        assert row["p"] == pytest.approx(p, rel=0.1 if is_resampled or rounding else 1e-6)
 
-    # 3. Macro F1 of one model against the SVM by another bootstrap
-    for row in rows:
-        if row["metric"] == "macro_f1" and {row["model"], row["reference"]} == {
-            "single",
-            "TF-IDF + linear SVM",
-        }:
-            difference, found = bootstrap_macro_f1(tables, row)
-            assert row["difference"] == pytest.approx(difference)
-            width = row["high"] - row["low"]
-            assert row["low"] == pytest.approx(found.confidence_interval.low, abs=0.06 * width)
-            assert row["high"] == pytest.approx(found.confidence_interval.high, abs=0.06 * width)
 
-    # 4. Holm's correction and the verdicts
+def check_corrections(comparison):
+    """Holm's correction and the verdicts."""
+    rows = comparison.result["pairs"]
     for kind in ("p", "p_equivalent", "p_non_inferior", "p_worse_beyond"):
         tested = [row for row in rows if row[kind] is not None]
         expected = multipletests([row[kind] for row in tested], method="holm")[1]
@@ -275,17 +273,46 @@ def test_comparison_is_recomputed_from_predictions(comparison):
         else:
             assert row["verdict"] == "undecided"
 
-    # 5. Equivalence of accuracies by a paired t-test, the one-sided way
+
+def check_equivalence(comparison, margin):
+    """Equivalence of accuracies by a paired t-test, the one-sided way. Returns how many."""
+    rows = [
+        row
+        for row in comparison.result["pairs"]
+        if row["metric"] == "accuracy" and row["test"] == "paired t-test"
+    ]
     for row in rows:
-        if row["metric"] == "accuracy" and row["test"] == "paired t-test":
-            values = [
-                np.mean([per_document(tables[run], "accuracy") for run in RUNS[row[side]]], axis=0)
-                for side in ("model", "reference")
-            ]
-            differences = values[0] - values[1]
-            above = stats.ttest_1samp(differences, -MARGIN, alternative="greater").pvalue
-            below = stats.ttest_1samp(differences, MARGIN, alternative="less").pvalue
-            worse = stats.ttest_1samp(differences, -MARGIN, alternative="less").pvalue
-            assert row["p_non_inferior"] == pytest.approx(above)
-            assert row["p_equivalent"] == pytest.approx(max(above, below))
-            assert row["p_worse_beyond"] == pytest.approx(worse)
+        first, second = (
+            comparison.values(row[side], "accuracy").mean(axis=0) for side in ("model", "reference")
+        )
+        differences = first - second
+        above = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
+        below = stats.ttest_1samp(differences, margin, alternative="less").pvalue
+        worse = stats.ttest_1samp(differences, -margin, alternative="less").pvalue
+        assert row["p_non_inferior"] == pytest.approx(above)
+        assert row["p_equivalent"] == pytest.approx(max(above, below))
+        assert row["p_worse_beyond"] == pytest.approx(worse)
+    return len(rows)
+
+
+def test_comparison_is_recomputed_from_predictions(comparison):
+    rows = comparison.result["pairs"]
+    assert len(rows) == 6 * 4 and not comparison.result["not_tested"]
+    tests = {row["test"] for row in rows if row["metric"] == "accuracy"}
+    assert tests == {"exact McNemar", "paired t-test", "Obuchowski-Rockette"}
+    check_table(comparison)
+    check_tests(comparison)
+    check_corrections(comparison)
+    assert check_equivalence(comparison, MARGIN) == 4
+
+    # Macro F1 of one model against the SVM by another bootstrap
+    (row,) = [
+        row
+        for row in rows
+        if row["metric"] == "macro_f1" and {row["model"], row["reference"]} == {"single", SVM}
+    ]
+    difference, found = bootstrap_macro_f1(comparison, row)
+    assert row["difference"] == pytest.approx(difference)
+    width = row["high"] - row["low"]
+    assert row["low"] == pytest.approx(found.confidence_interval.low, abs=0.06 * width)
+    assert row["high"] == pytest.approx(found.confidence_interval.high, abs=0.06 * width)
