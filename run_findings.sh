@@ -131,6 +131,10 @@ export SIZE_MODELS=${SIZE_MODELS:-all-MiniLM-L6-v2}
 export EXPLAIN=${EXPLAIN-$ENCODERS layers-0}
 export COMPARE_ARGUMENTS=${COMPARE_ARGUMENTS:---margin 1}
 export ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:---max_samples 300 --n_steps auto}
+# Other methods, and texts whose sentences are known to speak for different classes
+faithfulness="--methods gradient_x_input occlusion shapley --shapley_samples 3 --n_mosaics 100"
+faithfulness+=" --split test --dataset_name $(printf '%q' "${DATASET:-$OUTPUT_DIR/data}")"
+export FAITHFULNESS_ARGUMENTS=${FAITHFULNESS_ARGUMENTS:-$faithfulness}
 context="--n_shuffles 1 --block_sizes 1 2 --n_phrases 8 --n_surrogate_documents 20"
 export CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:-$context}
 snapshot="--source snapshot --snapshot_file $(printf '%q' "$SNAPSHOT_FILE")"

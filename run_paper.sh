@@ -66,6 +66,7 @@ EXPLAIN=${EXPLAIN-default}
 # Enough documents for words that are in 20 documents of a class
 ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:---max_samples 500}
 FAITHFULNESS_SAMPLES=${FAITHFULNESS_SAMPLES:-50}   # documents to measure faithfulness on; 0: none
+FAITHFULNESS_ARGUMENTS=${FAITHFULNESS_ARGUMENTS:-}    # more flags for tools/measure_faithfulness.py
 CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:-}      # more flags for tools/measure_context.py
 REPORT_ARGUMENTS=${REPORT_ARGUMENTS:-}        # more flags for tools/make_report.py
 
@@ -1000,10 +1001,11 @@ attribute() {
         "${launch[@]}" run_attribution.py --model_name_or_path "$run" --dataset_name "$DATASET" \
         --split test --output_dir "$output" "${words[@]}"
     if [ "$FAITHFULNESS_SAMPLES" != 0 ]; then
+        split "$FAITHFULNESS_ARGUMENTS"
         step_with_weights "faithfulness-$1" "$output/faithfulness.json" \
             "$output/attributions.jsonl" -- \
             python tools/measure_faithfulness.py --attribution_dir "$output" \
-            --max_samples "$FAITHFULNESS_SAMPLES"
+            --max_samples "$FAITHFULNESS_SAMPLES" "${words[@]}"
     fi
     local files=("$output/attributions.jsonl")
     [ ! -e "$output/faithfulness.json" ] || files+=("$output/faithfulness.json")

@@ -32,6 +32,7 @@ SETTINGS = {
     "SHALLOW_ARGUMENTS": "--num_train_epochs 2",
     "ATTRIBUTION_ARGUMENTS": "--max_samples 1 --n_steps 4 --disable_tqdm",
     "FAITHFULNESS_SAMPLES": "1",
+    "FAITHFULNESS_ARGUMENTS": "--methods gradient_x_input",
     "CONTEXT_ARGUMENTS": "--block_sizes 1 --window_sizes 1 --n_surrogate_documents 1 "
     "--n_shuffles 1 --n_phrases 0 --n_resamples 100 --disable_tqdm",
     "REPORT_ARGUMENTS": "--title Tiny",
@@ -139,6 +140,8 @@ def test_two_models_two_learning_rates_two_seeds(inputs, study, forked_python):
     name = best.parent.name
     summary = json.loads((paper / f"attribution-{name}" / "summary.json").read_text())
     assert str(best) in json.dumps(summary)
+    faithfulness = json.loads((paper / f"attribution-{name}" / "faithfulness.json").read_text())
+    assert "gradient x input" in faithfulness["rankings"]
     summary = json.loads((paper / "attribution-layers-0" / "summary.json").read_text())
     assert summary["arguments"]["model_name_or_path"] == str(networks[0])
     context = json.loads((paper / f"context-{name}" / "context.json").read_text())
