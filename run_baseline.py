@@ -1814,7 +1814,10 @@ def take_from_training(
                 f"{one_line(error)}; choose another fraction or give a --{split}_file"
             )
     if tables["train"].empty or tables[split].empty:
-        fail(f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty")
+        fail(
+            f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty; choose "
+            f"another fraction or give a --{split}_file"
+        )
     logger.warning(
         "no %s split: %d training documents are used for it", *(split, len(tables[split]))
     )
@@ -1872,7 +1875,7 @@ def check_classes(tables: dict[str, pd.DataFrame], names: list[str], problem_typ
             )
     if len(names if problem_type == MULTI_LABEL else trained) < 2:
         fail(
-            f"all training documents are of class {quote_names(trained)}; "
+            f"the classes of the training documents are {quote_names(trained) or 'none'}; "
             "at least two classes are required"
         )
     if problem_type == MULTI_LABEL:
@@ -2514,8 +2517,7 @@ The validation split chose the setting. {predicted} {describe_scores(record)}
 {class_table(record, table)}## Training
 
 Data: {describe_data(record)}
-Seed {record["seed"]}. Hardware: a CPU; training took {results["train_runtime"]:.0f} s.
-
+Seed {record["seed"]}. Hardware: a CPU; training took {results["train_runtime"]:.1f} s.
 
 | n-grams up to | sublinear tf | C | validation {accuracy} | validation macro F1 |
 |---|---|---|---|---|

@@ -2640,7 +2640,10 @@ def take_from_training(
                 f"{one_line(error)}; choose another fraction or give a --{split}_file"
             )
     if tables["train"].empty or tables[split].empty:
-        fail(f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty")
+        fail(
+            f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty; choose "
+            f"another fraction or give a --{split}_file"
+        )
     logger.warning(
         "no %s split: %d training documents are used for it", *(split, len(tables[split]))
     )
@@ -2698,7 +2701,7 @@ def check_classes(tables: dict[str, pd.DataFrame], names: list[str], problem_typ
             )
     if len(names if problem_type == MULTI_LABEL else trained) < 2:
         fail(
-            f"all training documents are of class {quote_names(trained)}; "
+            f"the classes of the training documents are {quote_names(trained) or 'none'}; "
             "at least two classes are required"
         )
     if problem_type == MULTI_LABEL:

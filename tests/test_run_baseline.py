@@ -133,6 +133,11 @@ def test_card_has_the_metrics_that_the_hub_reads(finished):
 
 
 def test_card_tells_classes_use_data_and_time(finished):
+    from huggingface_hub import ModelCard
+    from huggingface_hub.repocard import metadata_load
+
+    data = ModelCard.load(finished / "README.md").data
+    assert data.to_dict() == metadata_load(finished / "README.md")
     card = (finished / "README.md").read_text()
     table = pd.read_csv(finished / "predictions.csv")
     f1 = f1_score(table["label"], table["prediction"], average=None, labels=LABELS)
