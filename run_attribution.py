@@ -184,6 +184,12 @@ class DataArguments:
         default=None,
         help="File with the columns of the training: .csv, .tsv, .json, .jsonl or .parquet.",
     )
+    csv_delimiter: str | None = HfArg(
+        default=None, help=r"Separator of a CSV file, e.g. ';' or '\t'. Found by default."
+    )
+    json_field: str | None = HfArg(
+        default=None, help="Key of the list of records in a JSON file, if it is one object."
+    )
     text_column_names: list[str] | None = HfArg(
         default=None, help="Columns to join. Default: as in training."
     )
@@ -213,6 +219,7 @@ class DataArguments:
         sources = [self.dataset_name, self.test_file, self.text, self.text_file]
         if sources.count(None) != 3:
             raise UserError("give exactly one: --dataset_name, --test_file, --text, --text_file")
+        check_file_flags(self, [self.test_file] if self.test_file else [])
         if self.max_samples is not None and self.max_samples < 1:
             raise UserError(f"--max_samples must be at least 1, not {self.max_samples}")
         if self.model_revision is not None and Path(self.model_name_or_path).is_dir():
@@ -515,7 +522,7 @@ def read_rows(arguments: DataArguments, rows: Dataset, columns: list[str]) -> pd
         names = class_names(rows.features[label_column])
     frame = pd.DataFrame({column: list(rows[:number][column]) for column in kept}, dtype=object)
     if names is not None:
-        frame[label_column] = [name_numbers(value, names) for value in frame[label_column]]
+        frame[label_column] = [name_label(value, names) for value in frame[label_column]]
     return frame
 
 
@@ -525,7 +532,7 @@ def class_names(feature) -> list[str] | None:
     return feature.names if isinstance(feature, ClassLabel) else None
 
 
-def name_numbers(value, names: list[str]) -> str | list[str] | None:
+def name_label(value, names: list[str]) -> str | list[str] | None:
     """Return the names of a number or a list of numbers of classes; -1 and None stand for none."""
     if isinstance(value, Collection):
         return [names[number] for number in value]
@@ -535,7 +542,8 @@ def name_numbers(value, names: list[str]) -> str | list[str] | None:
 def read_test_file(arguments: DataArguments, columns: list[str]) -> pd.DataFrame:
     """Return the rows of --test_file, with an id. Exit with status 2 if a column is missing."""
     file = arguments.test_file
-    frame = read_file(file).head(arguments.max_samples or sys.maxsize)
+    frame = read_file(file, arguments.csv_delimiter, arguments.json_field)
+    frame = frame.head(arguments.max_samples or sys.maxsize)
     for column in columns:
         if column not in frame.columns:
             raise UserError(
@@ -560,8 +568,7 @@ def make_documents(
     label_column, label_delimiter = choose_label_column(arguments)
     labels = [None] * len(frame)
     if label_column in frame.columns:
-        values = frame[label_column].astype(object)
-        labels = [read_label(value, label_delimiter) for value in values]
+        labels = read_labels(frame[label_column].astype(object).tolist(), label_delimiter)
     elif arguments.label_column_name is not None:
         raise UserError(
             f"there is no --label_column_name {label_column!r}, but "
@@ -574,36 +581,110 @@ def make_documents(
     ]
 
 
-def read_label(value, delimiter: str | None) -> str | list[str] | None:
-    """Return one or several names of classes; None where there is no label, or -1 for it."""
-    if isinstance(value, list | tuple | np.ndarray):
-        return [str(name) for name in value]
-    if is_missing(value) or str(value) == "-1":
-        return None
-    if delimiter is not None:
-        return [name.strip() for name in str(value).split(delimiter) if name.strip()]
-    return str(value)
+def read_labels(values: list, delimiter: str | None) -> list[str | list[str] | None]:
+    """Return one or several names of classes for each value, or None where there is no label.
+
+    An empty text beside a delimiter means none of the classes, unless all are missing.
+    """
+    has_labels = not all(map(is_missing, values))
+    labels = []
+    for value in values:
+        if isinstance(value, list | tuple | np.ndarray):
+            labels.append([str(name) for name in value])
+        elif has_labels and delimiter is not None and isinstance(value, str):
+            labels.append([name.strip() for name in value.split(delimiter) if name.strip()])
+        else:
+            labels.append(None if is_missing(value) else str(value))
+    return labels
 
 
-def fit_labels(documents: list[dict], labels: list[str], is_multi_label: bool, source: str) -> None:
+def fit_labels(
+    documents: list[dict],
+    explainer: "Explainer",
+    declared: list[str],
+    label_names: list[str] | None,
+    source: str,
+) -> None:
     """Make the labels of documents what the model predicts: one class, or a list of classes.
 
-    Other names in a list than the model's are dropped: it may hold all categories of a text. Raises
-    UserError if a document has several classes and the model chooses one.
+    declared are the classes that the dataset defines, label_names those that the training gave
+    numbers. Other names in a list than the model's are dropped: it may hold all categories of a
+    text. Raises UserError if a document has several classes and the model chooses one, or if the
+    classes are not the model's.
     """
-    for document in documents:
-        label = document["label"]
-        if label is None:
-            continue
-        if not is_multi_label and not isinstance(label, str):
+    if "-1" not in explainer.labels:  # then it stands for no label
+        for document in documents:
+            if document["label"] == "-1":
+                document["label"] = None
+    labeled = [document for document in documents if document["label"] is not None]
+    for document in labeled:
+        if not explainer.is_multi_label and not isinstance(document["label"], str):
             raise UserError(
                 f"document {document['id']} of {source} has a list of classes, but the model "
                 "chooses one of them; give another --label_column_name"
             )
-        if is_multi_label and isinstance(label, str):
-            document["label"] = [label]
-        elif is_multi_label:
-            document["label"] = [name for name in label if name in labels]
+    found = set(each_name(document["label"] for document in labeled))
+    if label_names is not None:
+        renamed = name_numbers(found, label_names, source)
+        for document in labeled:
+            document["label"] = rename(document["label"], renamed)
+        found = set(renamed.values())
+    names = declared or sorted(found)
+    if explainer.is_multi_label:
+        for document in labeled:
+            label = each_name([document["label"]])
+            document["label"] = [name for name in label if name in explainer.labels]
+        if set(names) & set(explainer.labels):
+            return
+    if names:
+        check_classes(names, explainer.labels, source)
+
+
+# Copied from tools/common/data.py::each_name
+def each_name(labels: Iterable[str | list[str] | None]) -> list[str]:
+    """Return the labels of all documents, one after another; lists are taken apart."""
+    names = []
+    for label in labels:
+        if isinstance(label, list):
+            names.extend(label)
+        elif label is not None:
+            names.append(label)
+    return names
+
+
+# Copied from tools/common/data.py::name_numbers
+def name_numbers(labels: set[str], names: list[str], split: str) -> dict[str, str]:
+    """Map labels such as 0 or LABEL_0 to the names with these numbers, and others to themselves."""
+    matches = {label: re.fullmatch(r"(?:LABEL_)?(\d+)", label) for label in labels}
+    if labels <= set(names) or None in matches.values():
+        return {label: label for label in labels}
+    numbers = {label: int(match[1]) for label, match in matches.items()}
+    highest = max(numbers.values(), default=0)
+    if highest >= len(names):
+        fail(
+            f"--label_names has {len(names)} names, and split {split!r} has a label {highest}; "
+            "the first name is that of number 0"
+        )
+    return {label: names[number] for label, number in numbers.items()}
+
+
+# Copied from tools/common/data.py::rename
+def rename(label: str | list[str], renamed: dict[str, str]) -> str | list[str]:
+    """Return a label, or each label of a list, by its other name."""
+    if isinstance(label, list):
+        return [renamed[name] for name in label]
+    return renamed[label]
+
+
+# Copied from tools/common/data.py::check_file_flags
+def check_file_flags(arguments: DataArguments, files: Collection[str]) -> None:
+    """Exit with status 2 on --csv_delimiter or --json_field without a file of that kind."""
+    kinds = {"csv_delimiter": (".csv", ".tsv"), "json_field": (".json", ".jsonl")}
+    for flag, suffixes in kinds.items():
+        if getattr(arguments, flag) is None:
+            continue
+        if not any(file.lower().endswith(suffixes) for file in files):
+            fail(f"--{flag} requires a {' or '.join(suffixes)} file; leave it out")
 
 
 # Copied from tools/common/data.py::LOAD_ERRORS
@@ -712,19 +793,18 @@ def read_file(
         fail(f"cannot load {file}: no such file")
     except LOAD_ERRORS as error:
         fail(f"cannot load {file}: {one_line(error)}")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        fail(f"cannot load {file}: it is UTF-16; save it as UTF-8 (Excel: 'CSV UTF-8')")
     if content.startswith((b"\x1f\x8b", b"PK\x03\x04")):
         fail(
             f"cannot load {file}: it is compressed or an Excel workbook; unpack it, or save as CSV"
         )
+    remedy = "save it as UTF-8 (Excel: 'CSV UTF-8')"
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
-        fail(f"cannot load {file}: line {line} has a NUL byte, as UTF-16 has; save it as UTF-8")
+        fail(f"cannot load {file}: line {line} has a NUL byte, as UTF-16 has; {remedy}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        fail(f"cannot load {file}: {one_line(error)}; save the file as UTF-8 (Excel: 'CSV UTF-8')")
+        fail(f"cannot load {file}: {one_line(error)}; {remedy}")
     if suffix.startswith(".json"):
         return read_json(file, text, json_field)
     return read_csv(file, content, csv_delimiter)
@@ -877,7 +957,7 @@ def name_source(arguments: DataArguments) -> str:
     return arguments.dataset_name or arguments.test_file or arguments.text_file or "--text"
 
 
-def check_documents(documents: list[dict], arguments: DataArguments, target: str) -> None:
+def check_documents(documents: list[dict], arguments: DataArguments) -> None:
     """Raise UserError if there are no documents, or some cannot be explained."""
     source = name_source(arguments)
     if not documents:
@@ -893,9 +973,6 @@ def check_documents(documents: list[dict], arguments: DataArguments, target: str
             problems["no text"].append(name)
         if re.search("[\ud800-\udfff]", text):  # what surrogateescape made of other encodings
             problems["a text that is not valid UTF-8"].append(name)
-    if target == "label":
-        unlabeled = [document["id"] for document in documents if not document["label"]]
-        problems["no label, which --target label requires"] = unlabeled
     for problem, names in problems.items():
         if names:
             raise UserError(
@@ -905,6 +982,16 @@ def check_documents(documents: list[dict], arguments: DataArguments, target: str
     missing = [name for name in arguments.figure_ids or [] if name not in seen]
     if missing:
         raise UserError(f"--figure_ids {examples(missing)}: there is no such document")
+
+
+def check_labels(documents: list[dict], source: str) -> None:
+    """Raise UserError if a document has no label of the model's classes."""
+    unlabeled = [document["id"] for document in documents if not document["label"]]
+    if unlabeled:
+        raise UserError(
+            f"{len(unlabeled)} of {len(documents)} documents of {source} ({examples(unlabeled)}) "
+            "have no label, which --target label requires; correct or remove them"
+        )
 
 
 def check_classes(names: list[str], labels: list[str], source: str) -> None:
@@ -2884,7 +2971,7 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
     model, tokenizer = load_model(name, revision)
     commits = {"dataset_commit": None, "model_commit": model_commit(name, revision)}
     text_format = {}
-    names = []  # of the classes of the data
+    names = []  # of the classes that the dataset defines
     if arguments.dataset_name is None and arguments.test_file is None:
         documents = read_texts(arguments)
     else:
@@ -2899,7 +2986,7 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
         else:
             frame = read_test_file(arguments, columns)
         documents = make_documents(frame, columns, delimiter, arguments)
-    check_documents(documents, arguments, settings.target)
+    check_documents(documents, arguments)
 
     # 2. Tokens and words. A first document shows whether the model can be explained
     warn_if_not_as_trained(
@@ -2912,12 +2999,10 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
     )
     explainer = Explainer(model.to(process.device), tokenizer, settings)
     source = name_source(arguments)
-    fit_labels(documents, explainer.labels, explainer.is_multi_label, source)
-    if not names:
-        labels = {document["label"] for document in documents if isinstance(document["label"], str)}
-        names = sorted(labels)
-    if names:
-        check_classes(names, explainer.labels, source)
+    label_names = read_training_arguments(name, revision).get("label_names")
+    fit_labels(documents, explainer, names, label_names, source)
+    if settings.target == "label":
+        check_labels(documents, source)
     for baseline in explainer.baselines:
         if baseline.name == "EOS":
             logger.info(

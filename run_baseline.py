@@ -1014,9 +1014,6 @@ def load_splits(
         "validation": arguments.max_eval_samples,
         "test": arguments.max_predict_samples,
     }
-    for split, limit in limits.items():
-        if limit is not None and limit < 1:
-            fail(f"the number of documents of split {split!r} must be at least 1, not {limit}")
     wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
     tables = {split: tables[split][: limits[split]] for split in wanted if split in tables}
     check_classes(tables, names, problem_type)
@@ -1063,18 +1060,28 @@ def check_data_arguments(arguments: DataArguments) -> None:
         )
     if len(set(splits)) < len(splits):
         fail(f"the splits to train, validate and test must differ, not {', '.join(splits)}")
-    kinds = {"csv_delimiter": (".csv", ".tsv"), "json_field": (".json", ".jsonl")}
-    for flag, suffixes in kinds.items():
-        if getattr(arguments, flag) is None:
-            continue
-        if not any(file.lower().endswith(suffixes) for file in files.values()):
-            fail(f"--{flag} requires a {' or '.join(suffixes)} file; leave it out")
+    check_file_flags(arguments, files.values())
+    for flag in ("max_train_samples", "max_eval_samples", "max_predict_samples"):
+        limit = getattr(arguments, flag)
+        if limit is not None and limit < 1:
+            fail(f"--{flag} must be at least 1, not {limit}")
     delimiter = arguments.label_delimiter
     if delimiter is not None and not delimiter:
         fail("--label_delimiter must not be empty")
     for name in arguments.label_names or []:
         if delimiter is not None and delimiter in name:
             fail(f"--label_delimiter {delimiter!r} occurs in {name!r} of --label_names")
+
+
+# Copied from tools/common/data.py::check_file_flags
+def check_file_flags(arguments: DataArguments, files: Collection[str]) -> None:
+    """Exit with status 2 on --csv_delimiter or --json_field without a file of that kind."""
+    kinds = {"csv_delimiter": (".csv", ".tsv"), "json_field": (".json", ".jsonl")}
+    for flag, suffixes in kinds.items():
+        if getattr(arguments, flag) is None:
+            continue
+        if not any(file.lower().endswith(suffixes) for file in files):
+            fail(f"--{flag} requires a {' or '.join(suffixes)} file; leave it out")
 
 
 # Copied from tools/common/data.py::data_files
@@ -1269,19 +1276,18 @@ def read_file(
         fail(f"cannot load {file}: no such file")
     except LOAD_ERRORS as error:
         fail(f"cannot load {file}: {one_line(error)}")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        fail(f"cannot load {file}: it is UTF-16; save it as UTF-8 (Excel: 'CSV UTF-8')")
     if content.startswith((b"\x1f\x8b", b"PK\x03\x04")):
         fail(
             f"cannot load {file}: it is compressed or an Excel workbook; unpack it, or save as CSV"
         )
+    remedy = "save it as UTF-8 (Excel: 'CSV UTF-8')"
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
-        fail(f"cannot load {file}: line {line} has a NUL byte, as UTF-16 has; save it as UTF-8")
+        fail(f"cannot load {file}: line {line} has a NUL byte, as UTF-16 has; {remedy}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        fail(f"cannot load {file}: {one_line(error)}; save the file as UTF-8 (Excel: 'CSV UTF-8')")
+        fail(f"cannot load {file}: {one_line(error)}; {remedy}")
     if suffix.startswith(".json"):
         return read_json(file, text, json_field)
     return read_csv(file, content, csv_delimiter)
@@ -1465,10 +1471,10 @@ def find_problem_type(labels: dict[str, pd.Series], arguments: DataArguments) ->
 
     Exits with status 2 if there is nothing that --label_delimiter could split.
     """
-    has_lists = {split: any(map(is_list, values)) for split, values in labels.items()}
+    has_lists = [any(map(is_list, values)) for values in labels.values()]
     if arguments.label_delimiter is None:
-        return MULTI_LABEL if any(has_lists.values()) else SINGLE_LABEL
-    if labels and all(has_lists.values()):
+        return MULTI_LABEL if any(has_lists) else SINGLE_LABEL
+    if labels and all(has_lists):
         fail(
             f"the labels in column {arguments.label_column_name!r} are lists; leave out "
             "--label_delimiter, which splits texts"
@@ -1747,12 +1753,10 @@ def visible_text(name: str) -> str:
 # Copied from tools/common/data.py::name_numbers
 def name_numbers(labels: set[str], names: list[str], split: str) -> dict[str, str]:
     """Map labels such as 0 or LABEL_0 to the names with these numbers, and others to themselves."""
-    numbers = {}
-    for label in labels:
-        match = re.fullmatch(r"(?:LABEL_)?(\d+)", label)
-        if match is None or labels <= set(names):
-            return {label: label for label in labels}
-        numbers[label] = int(match[1])
+    matches = {label: re.fullmatch(r"(?:LABEL_)?(\d+)", label) for label in labels}
+    if labels <= set(names) or None in matches.values():
+        return {label: label for label in labels}
+    numbers = {label: int(match[1]) for label, match in matches.items()}
     highest = max(numbers.values(), default=0)
     if highest >= len(names):
         fail(
@@ -1810,7 +1814,10 @@ def take_from_training(
                 f"{one_line(error)}; choose another fraction or give a --{split}_file"
             )
     if tables["train"].empty or tables[split].empty:
-        fail(f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty")
+        fail(
+            f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty; choose "
+            f"another fraction or give a --{split}_file"
+        )
     logger.warning(
         "no %s split: %d training documents are used for it", *(split, len(tables[split]))
     )
@@ -1858,18 +1865,17 @@ def check_classes(tables: dict[str, pd.DataFrame], names: list[str], problem_typ
     for split, table in tables.items():
         if "label" not in table:
             continue
-        labels = table["label"]
-        is_unknown = [not trained.issuperset(each_name([label])) for label in labels]
-        unknown = set(each_name(labels)) - trained
+        unknown = set(each_name(table["label"])) - trained
         if unknown:
+            rows = sum(not unknown.isdisjoint(each_name([label])) for label in table["label"])
             fail(
-                f"split {split!r} has {sum(is_unknown)} rows of {quote_names(unknown)}, and the "
+                f"split {split!r} has {rows} rows of {quote_names(unknown)}, and the "
                 f"training split only has {quote_names(trained)}; correct the names, name numbers "
                 "with --label_names, or remove the rows"
             )
     if len(names if problem_type == MULTI_LABEL else trained) < 2:
         fail(
-            f"all training documents are of class {quote_names(trained)}; "
+            f"the classes of the training documents are {quote_names(trained) or 'none'}; "
             "at least two classes are required"
         )
     if problem_type == MULTI_LABEL:
@@ -2144,6 +2150,7 @@ def write_card(folder: Path, title: str, record: dict, results: dict, text: str)
                 dataset_type=dataset,
                 dataset_name=dataset,
                 dataset_split=split,
+                dataset_revision=record["dataset_commit"],
                 metric_type=key,
                 metric_name=names[key],
                 metric_value=value,
@@ -2217,10 +2224,26 @@ def run_record(
         "dropped_rows": data.dropped,
         "labels": labels,
         "problem_type": data.problem_type,
+        # Documents of every class; None: without labels
+        "class_counts": {
+            split: count_classes(part, data.labels) for split, part in data.splits.items()
+        },
         "seed": arguments.seed,
         "arguments": recorded,
         "versions": versions,
     }
+
+
+# Copied from run_classification.py::count_classes
+def count_classes(split: Dataset, names: list[str]) -> dict[str, int] | None:
+    """Return how many documents of a split have each class; None if it has no labels."""
+    if "label" not in split.column_names:
+        return None
+    numbers = []
+    for label in split["label"]:
+        numbers += label if isinstance(label, list) else [label]
+    counts = np.bincount(np.array(numbers, dtype=int), minlength=len(names)).tolist()
+    return dict(zip(names, counts, strict=True))
 
 
 def is_finished(
@@ -2295,16 +2318,22 @@ def write_results(folder: Path, **results: dict) -> None:
         write(folder / f"{name}_results.json", json.dumps(result, indent=2, sort_keys=True) + "\n")
 
 
-def describe_predictions(folder: Path, record: dict, results: dict) -> str:
-    """Draw the picture of predictions.csv; return what the card says about the predictions."""
+def describe_predictions(
+    folder: Path, record: dict, results: dict
+) -> tuple[str, pd.DataFrame | None]:
+    """Draw the picture of predictions.csv; return what the card says of it, and its table.
+
+    The table is None without labels.
+    """
     if "predict_samples" not in results:
-        return "There was no test split."
+        return "There was no test split.", None
     n_documents = f"{results['predict_samples']:,}"
     text = f"`predictions.csv` has the {record['scores']} of every test document."
     if "predict_accuracy" not in results:
         return (
             f"{text} The {n_documents} test documents have no labels, so nothing was measured "
-            "on them."
+            "on them.",
+            None,
         )
     names = record["labels"]
     if record["problem_type"] == MULTI_LABEL:
@@ -2316,13 +2345,71 @@ def describe_predictions(folder: Path, record: dict, results: dict) -> str:
             record["thresholds"],
         )
         save_figure(figure, folder / "class_curves.png")
-        return f"{text}\n\n![precision and recall of every class](class_curves.png)"
+        picture = "![precision and recall of every class](class_curves.png)"
+        return f"{text}\n\n{picture}", table
     # The scores are not read: they may be many.
     table = pd.read_csv(
         folder / "predictions.csv", dtype=str, keep_default_na=False, usecols=[1, 2]
     )
     save_figure(plot_confusion_matrix(table, names), folder / "confusion_matrix.png")
-    return f"{text}\n\n![confusion matrix](confusion_matrix.png)"
+    return f"{text}\n\n![confusion matrix](confusion_matrix.png)", table
+
+
+# Copied from run_classification.py::describe_data
+def describe_data(record: dict) -> str:
+    """Return the dataset with its revision, and the size and fingerprint of every split."""
+    name = f"`{public_name(record['dataset_name'])}`"
+    revision = record["dataset_commit"] or record["arguments"]["dataset_revision"]
+    if revision:
+        name += f", revision `{revision}`"
+    parts = [f"{split} {digest}" for split, digest in record["data_fingerprints"].items()]
+    return f"{name}; fingerprints of the rows that were used: {', '.join(parts)}."
+
+
+# Copied from tools/common/metrics.py::class_f1
+def class_f1(
+    labels: np.ndarray, predictions: np.ndarray, n_classes: int, problem_type: str
+) -> np.ndarray:
+    """Return the F1 of every class, shape (classes,); undefined values count as 0."""
+    numbers = None if problem_type == MULTI_LABEL else range(n_classes)
+    return f1_score(labels, predictions, labels=numbers, average=None, zero_division=0)
+
+
+# Copied from run_classification.py::class_table
+def class_table(record: dict, predictions: pd.DataFrame | None) -> str:
+    """Return the section with the documents of every class per split and its F1 on the test split.
+
+    It is empty if no split has labels.
+    """
+    names = record["labels"]
+    counts = {split: count for split, count in record["class_counts"].items() if count is not None}
+    columns = {}
+    for split in SPLITS:
+        if split in counts:
+            # A dataset may lack a class of the model.
+            columns[f"{split} documents"] = [f"{counts[split].get(name, 0):,}" for name in names]
+    if predictions is not None and "test" in counts:
+        labels, predicted = (
+            encode_names(predictions[column], names, record["problem_type"])
+            for column in ("label", "prediction")
+        )
+        f1 = class_f1(labels, predicted, len(names), record["problem_type"])
+        columns["test F1"] = [metric_text("f1", value) for value in f1]
+    if not columns:
+        return ""
+    lines = ["## Classes\n", f"| class | {' | '.join(columns)} |"]
+    lines.append(f"|---|{'---:|' * len(columns)}")
+    for number, name in enumerate(names):
+        cells = [escape_markdown(name), *(column[number] for column in columns.values())]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", ""])
+
+
+# Copied from run_classification.py::INTENDED_USE
+INTENDED_USE = """\
+Intended for texts like those of the training data, in their language, to sort or to find them. \
+It knows no other classes, so a text on another subject may be given one of these, too; and what \
+was measured here does not tell how well it does on texts of another kind or time."""
 
 
 def describe_scores(record: dict) -> str:
@@ -2386,17 +2473,25 @@ def describe_run(folder: Path, model_id: str | None) -> None:
     record = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
     results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
     # A run of an earlier version
-    record = {"problem_type": SINGLE_LABEL, "scores": "decision values"} | record
+    earlier = {
+        "problem_type": SINGLE_LABEL,
+        "scores": "decision values",
+        "dataset_commit": None,
+        "class_counts": {},
+    }
+    record = earlier | record
     dataset = record["dataset_name"]
     classes = ", ".join(map(escape_markdown, record["labels"]))
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     source = escape_markdown(dataset)
-    predicted = describe_predictions(folder, record, results)
+    predicted, table = describe_predictions(folder, record, results)
     several = ", any number of them per text" if record["problem_type"] == MULTI_LABEL else ""
     if not (folder / "model.skops").exists():
         base = escape_markdown(record["model_name_or_path"])
         text = f"""Predictions of {base} for texts of {source}: {classes}{several}.
 {predicted} {describe_scores(record)}
+
+{class_table(record, table)}Data: {describe_data(record)}
 
 Versions: {versions}."""
         title = f"Predictions of {record['model_name_or_path']} for {dataset.split('/')[-1]}"
@@ -2417,7 +2512,12 @@ The validation split chose the setting. {predicted} {describe_scores(record)}
 {usage_example(record)}
 ```
 
-## Settings
+{INTENDED_USE}
+
+{class_table(record, table)}## Training
+
+Data: {describe_data(record)}
+Seed {record["seed"]}. Hardware: a CPU; training took {results["train_runtime"]:.1f} s.
 
 | n-grams up to | sublinear tf | C | validation {accuracy} | validation macro F1 |
 |---|---|---|---|---|
@@ -2588,8 +2688,8 @@ def use_settings_of_run(data_arguments: DataArguments, before: dict, trained: Tr
             f"--label_names {quote_names(given)} are not the classes of the run, "
             f"{quote_names(trained.names)}; leave the flag out"
         )
-    if given is None:
-        data_arguments.label_names = list(trained.names)
+    if given is None:  # they name numbers, or restrict lists, as in training
+        data_arguments.label_names = recorded.get("label_names")
     # Lists in other files need no delimiter.
     file = data_arguments.test_file or ""
     if data_arguments.label_delimiter is None and file.lower().endswith((".csv", ".tsv")):
@@ -2614,8 +2714,14 @@ def predict_with_run(
             f"the texts have {kinds[data.problem_type]} per document, and {source} predicts "
             f"{kinds[trained.problem_type]}; see --label_delimiter"
         )
+    unknown = set(data.labels) - set(trained.names)
+    if "label" in documents and unknown:
+        fail(
+            f"{source} lacks classes of the texts: {quote_names(unknown)}; write the labels as it "
+            f"does, {quote_names(trained.names)}, or give these as --label_names, which names "
+            "numbers and leaves out other names in lists"
+        )
     if "label" in documents and data.labels != trained.names:
-        # Only the order can differ: every label is one of --label_names.
         numbers = [trained.names.index(name) for name in data.labels]
         if data.problem_type == MULTI_LABEL:
             documents["label"] = [[numbers[n] for n in row] for row in documents["label"]]

@@ -470,6 +470,13 @@ class RunDataArguments(DataArguments):
         default=None,
         metadata={"help": "Text between joined columns. Default: as in training, or a space."},
     )
+    label_column_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the classes: names, integers, or lists of them. Default: as in "
+            "training, or label."
+        },
+    )
 
 
 @dataclass
@@ -638,10 +645,10 @@ def load_config(arguments: ModelArguments) -> PretrainedConfig:
     return config
 
 
-def use_text_settings_of_run(
+def use_settings_of_run(
     model: ModelArguments, data: DataArguments, config: PretrainedConfig, do_train: bool
 ) -> None:
-    """Fill in the text settings that were not given: as in training, or a training's defaults."""
+    """Fill in what was not given of texts and labels: as in training, or a training's defaults."""
     for name, default in TEXT_SETTINGS.items():
         arguments = data if hasattr(data, name) else model
         given = getattr(arguments, name)
@@ -653,11 +660,37 @@ def use_text_settings_of_run(
             elif given != trained:
                 logger.warning("--%s %r: the model was trained with %r", name, given, trained)
         setattr(arguments, name, value)
+    recorded = {}
+    if not do_train:
+        recorded = read_training_arguments(model.model_name_or_path, model.model_revision)
+    if data.label_column_name is None:
+        data.label_column_name = recorded.get("label_column_name") or "label"
+    if data.label_names is None:  # they name numbers, or restrict lists, as in training
+        data.label_names = recorded.get("label_names")
     # Labels of a CSV file cannot be lists; the run knows what is between them.
     delimiter = getattr(config, "label_delimiter", None)
     is_csv = (data.test_file or data.validation_file or "").lower().endswith((".csv", ".tsv"))
     if not do_train and data.label_delimiter is None and is_csv and isinstance(delimiter, str):
         data.label_delimiter = delimiter
+
+
+# Copied from run_attribution.py::read_training_arguments
+def read_training_arguments(name: str, revision: str | None) -> dict:
+    """Return the arguments in run_arguments.json of a run; {} if there is no such file."""
+    path = cached_file(
+        name,
+        "run_arguments.json",
+        revision=revision,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if path is None:
+        return {}
+    try:
+        return dict(json.loads(Path(path).read_text(encoding="utf-8"))["arguments"])
+    except (OSError, ValueError, TypeError, LookupError):  # not written by run_classification.py
+        return {}
 
 
 def has_generic_names(config: PretrainedConfig) -> bool:
@@ -1807,9 +1840,6 @@ def load_splits(
         "validation": arguments.max_eval_samples,
         "test": arguments.max_predict_samples,
     }
-    for split, limit in limits.items():
-        if limit is not None and limit < 1:
-            fail(f"the number of documents of split {split!r} must be at least 1, not {limit}")
     wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
     tables = {split: tables[split][: limits[split]] for split in wanted if split in tables}
     check_classes(tables, names, problem_type)
@@ -1856,18 +1886,28 @@ def check_data_arguments(arguments: DataArguments) -> None:
         )
     if len(set(splits)) < len(splits):
         fail(f"the splits to train, validate and test must differ, not {', '.join(splits)}")
-    kinds = {"csv_delimiter": (".csv", ".tsv"), "json_field": (".json", ".jsonl")}
-    for flag, suffixes in kinds.items():
-        if getattr(arguments, flag) is None:
-            continue
-        if not any(file.lower().endswith(suffixes) for file in files.values()):
-            fail(f"--{flag} requires a {' or '.join(suffixes)} file; leave it out")
+    check_file_flags(arguments, files.values())
+    for flag in ("max_train_samples", "max_eval_samples", "max_predict_samples"):
+        limit = getattr(arguments, flag)
+        if limit is not None and limit < 1:
+            fail(f"--{flag} must be at least 1, not {limit}")
     delimiter = arguments.label_delimiter
     if delimiter is not None and not delimiter:
         fail("--label_delimiter must not be empty")
     for name in arguments.label_names or []:
         if delimiter is not None and delimiter in name:
             fail(f"--label_delimiter {delimiter!r} occurs in {name!r} of --label_names")
+
+
+# Copied from tools/common/data.py::check_file_flags
+def check_file_flags(arguments: DataArguments, files: Collection[str]) -> None:
+    """Exit with status 2 on --csv_delimiter or --json_field without a file of that kind."""
+    kinds = {"csv_delimiter": (".csv", ".tsv"), "json_field": (".json", ".jsonl")}
+    for flag, suffixes in kinds.items():
+        if getattr(arguments, flag) is None:
+            continue
+        if not any(file.lower().endswith(suffixes) for file in files):
+            fail(f"--{flag} requires a {' or '.join(suffixes)} file; leave it out")
 
 
 # Copied from tools/common/data.py::data_files
@@ -2062,19 +2102,18 @@ def read_file(
         fail(f"cannot load {file}: no such file")
     except LOAD_ERRORS as error:
         fail(f"cannot load {file}: {one_line(error)}")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        fail(f"cannot load {file}: it is UTF-16; save it as UTF-8 (Excel: 'CSV UTF-8')")
     if content.startswith((b"\x1f\x8b", b"PK\x03\x04")):
         fail(
             f"cannot load {file}: it is compressed or an Excel workbook; unpack it, or save as CSV"
         )
+    remedy = "save it as UTF-8 (Excel: 'CSV UTF-8')"
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
-        fail(f"cannot load {file}: line {line} has a NUL byte, as UTF-16 has; save it as UTF-8")
+        fail(f"cannot load {file}: line {line} has a NUL byte, as UTF-16 has; {remedy}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        fail(f"cannot load {file}: {one_line(error)}; save the file as UTF-8 (Excel: 'CSV UTF-8')")
+        fail(f"cannot load {file}: {one_line(error)}; {remedy}")
     if suffix.startswith(".json"):
         return read_json(file, text, json_field)
     return read_csv(file, content, csv_delimiter)
@@ -2258,10 +2297,10 @@ def find_problem_type(labels: dict[str, pd.Series], arguments: DataArguments) ->
 
     Exits with status 2 if there is nothing that --label_delimiter could split.
     """
-    has_lists = {split: any(map(is_list, values)) for split, values in labels.items()}
+    has_lists = [any(map(is_list, values)) for values in labels.values()]
     if arguments.label_delimiter is None:
-        return MULTI_LABEL if any(has_lists.values()) else SINGLE_LABEL
-    if labels and all(has_lists.values()):
+        return MULTI_LABEL if any(has_lists) else SINGLE_LABEL
+    if labels and all(has_lists):
         fail(
             f"the labels in column {arguments.label_column_name!r} are lists; leave out "
             "--label_delimiter, which splits texts"
@@ -2540,12 +2579,10 @@ def visible_text(name: str) -> str:
 # Copied from tools/common/data.py::name_numbers
 def name_numbers(labels: set[str], names: list[str], split: str) -> dict[str, str]:
     """Map labels such as 0 or LABEL_0 to the names with these numbers, and others to themselves."""
-    numbers = {}
-    for label in labels:
-        match = re.fullmatch(r"(?:LABEL_)?(\d+)", label)
-        if match is None or labels <= set(names):
-            return {label: label for label in labels}
-        numbers[label] = int(match[1])
+    matches = {label: re.fullmatch(r"(?:LABEL_)?(\d+)", label) for label in labels}
+    if labels <= set(names) or None in matches.values():
+        return {label: label for label in labels}
+    numbers = {label: int(match[1]) for label, match in matches.items()}
     highest = max(numbers.values(), default=0)
     if highest >= len(names):
         fail(
@@ -2603,7 +2640,10 @@ def take_from_training(
                 f"{one_line(error)}; choose another fraction or give a --{split}_file"
             )
     if tables["train"].empty or tables[split].empty:
-        fail(f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty")
+        fail(
+            f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty; choose "
+            f"another fraction or give a --{split}_file"
+        )
     logger.warning(
         "no %s split: %d training documents are used for it", *(split, len(tables[split]))
     )
@@ -2651,18 +2691,17 @@ def check_classes(tables: dict[str, pd.DataFrame], names: list[str], problem_typ
     for split, table in tables.items():
         if "label" not in table:
             continue
-        labels = table["label"]
-        is_unknown = [not trained.issuperset(each_name([label])) for label in labels]
-        unknown = set(each_name(labels)) - trained
+        unknown = set(each_name(table["label"])) - trained
         if unknown:
+            rows = sum(not unknown.isdisjoint(each_name([label])) for label in table["label"])
             fail(
-                f"split {split!r} has {sum(is_unknown)} rows of {quote_names(unknown)}, and the "
+                f"split {split!r} has {rows} rows of {quote_names(unknown)}, and the "
                 f"training split only has {quote_names(trained)}; correct the names, name numbers "
                 "with --label_names, or remove the rows"
             )
     if len(names if problem_type == MULTI_LABEL else trained) < 2:
         fail(
-            f"all training documents are of class {quote_names(trained)}; "
+            f"the classes of the training documents are {quote_names(trained) or 'none'}; "
             "at least two classes are required"
         )
     if problem_type == MULTI_LABEL:
@@ -3205,7 +3244,7 @@ def describe_run(folder: Path, model_id: str | None) -> None:
 
     base = public_name(record["model_name_or_path"])
     dataset = public_name(record["dataset_name"])
-    kind = "several of" if record["problem_type"] == MULTI_LABEL else "one of"
+    kind = "any number of" if record["problem_type"] == MULTI_LABEL else "one of"
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     seconds = training_seconds(state["log_history"])
     text = f"""`{base}`, fine-tuned to classify texts of `{dataset}` as {kind} the classes \
@@ -3298,6 +3337,12 @@ def write_card(folder: Path, title: str, record: dict, results: dict, text: str)
     write(folder / "README.md", "\n".join([*lines, "", text, ""]))
 
 
+INTENDED_USE = """\
+Intended for texts like those of the training data, in their language, to sort or to find them. \
+It knows no other classes, so a text on another subject may be given one of these, too; and what \
+was measured here does not tell how well it does on texts of another kind or time."""
+
+
 def describe_use(record: dict, model_id: str | None) -> str:
     """Return the card's example, whose answers are those of predictions.csv, uses and limits."""
     prefix = record["arguments"]["text_prefix"]
@@ -3326,9 +3371,7 @@ print(classifier(text, truncation=True, max_length={length}))"""
 
 {describe_rules(record)}
 
-Intended for texts like those of the training data, in their language, to sort or to find them. \
-It knows no other classes, so a text on another subject may be given one of these, too; and what \
-was measured here does not tell how well it does on texts of another kind or time."""
+{INTENDED_USE}"""
 
 
 def describe_rules(record: dict) -> str:
@@ -3382,8 +3425,8 @@ def class_table(record: dict, predictions: pd.DataFrame | None) -> str:
             columns[f"{split} documents"] = [f"{counts[split].get(name, 0):,}" for name in names]
     if predictions is not None and "test" in counts:
         labels, predicted = (
-            encode_names(predictions.iloc[:, column], names, record["problem_type"])
-            for column in (1, 2)
+            encode_names(predictions[column], names, record["problem_type"])
+            for column in ("label", "prediction")
         )
         f1 = class_f1(labels, predicted, len(names), record["problem_type"])
         columns["test F1"] = [metric_text("f1", value) for value in f1]
@@ -3474,7 +3517,13 @@ def next_command(
         words += ["--dataset_name", data.dataset_name]
         if data.dataset_revision:
             words += ["--dataset_revision", data.dataset_revision]
-    else:  # it reads no files, and whether a test split exists is not known
+    elif data.test_file and training.do_predict:
+        words += ["--test_file", data.test_file]
+        if data.csv_delimiter:
+            words += ["--csv_delimiter", data.csv_delimiter]
+        if data.json_field:
+            words += ["--json_field", data.json_field]
+    else:  # whether there is a test split is not known
         words += ["--text", "Put a text here."]
     words += ["--output_dir", f"{folder}-attribution"]
     return shlex.join(words)
@@ -3490,7 +3539,7 @@ def run_stages(
 
     # 2. Texts and classes
     config = load_config(arguments)
-    use_text_settings_of_run(arguments, data, config, training.do_train)
+    use_settings_of_run(arguments, data, config, training.do_train)
     needed = []
     if training.do_train:
         needed.append("train")

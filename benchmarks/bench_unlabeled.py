@@ -39,15 +39,18 @@ def read_sentences(path: Path) -> list[str]:
     return [sentence for sentence in sentences if 40 <= len(sentence) <= 200]
 
 
-def write_texts(path: Path, documents: int, text_column: str, label: tuple[str, list] | None):
-    """Write a CSV file of short texts; label is the name of a column and its classes, or None."""
+def write_texts(path: Path, documents: int, columns: list[str], label: tuple[str, list] | None):
+    """Write a CSV file of short texts in the first of the columns; the others are empty.
+
+    label is the name of a column and its classes, or None.
+    """
     chooser = random.Random(0)
     sentences = read_sentences(ROOT / "sample_data/abstracts.jsonl")
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["id", text_column, *([label[0]] if label else [])])
+        writer.writerow(["id", *columns, *([label[0]] if label else [])])
         for number in range(documents):
-            row = [f"d{number}", f"{number}: {chooser.choice(sentences)}"]
+            row = [f"d{number}", f"{number}: {chooser.choice(sentences)}", *[""] * len(columns[1:])]
             if label:
                 row.append(label[1][number % len(label[1])])
             writer.writerow(row)
@@ -101,7 +104,7 @@ def main() -> None:
     arguments = parser.parse_args()
     record = json.loads((arguments.run / "run_arguments.json").read_text(encoding="utf-8"))
     script = record["script"]
-    text_column = record["arguments"]["text_column_names"][0]
+    columns = record["arguments"]["text_column_names"]
     label = (record["arguments"]["label_column_name"], record["labels"])
 
     # 2. Both files in turn; the results stand beside those of other runs
@@ -113,7 +116,7 @@ def main() -> None:
     results = {}
     for name, column in (("without labels", None), ("with labels", label)):
         file = work / f"texts-{arguments.documents}-{'labeled' if column else 'unlabeled'}.csv"
-        write_texts(file, arguments.documents, text_column, column)
+        write_texts(file, arguments.documents, columns, column)
         measured = [predict(arguments.run, script, file) for _ in range(arguments.repeats)]
         best = min(measured, key=lambda row: row["cpu_seconds"])
         results[name] = best | {

@@ -704,3 +704,17 @@ def test_table_of_several_labels_is_that_of_the_file():
         ]
         cells = [name, *map(percent, shares), f"{results['predict_log_loss']:.3f}"]
         assert f"| {' | '.join(cells)} |" in text
+
+
+def test_table_of_large_files_is_that_of_the_file():
+    """Peak memory and times of prediction, with and without labels."""
+    page = (ROOT / "docs/data.md").read_text("utf-8")
+    path = ROOT / "benchmarks/results/unlabeled.json"
+    names = {"TF-IDF + linear SVM": "SVM", "all-MiniLM-L6-v2": "MiniLM"}
+    for title, measured in json.loads(path.read_text("utf-8")).items():
+        texts = int(re.search(r", (\d+) documents", title)[1])
+        for labels, result in measured["results"].items():
+            cells = [names[measured["model"]], f"{texts:,}"]
+            cells += ["yes" if labels == "with labels" else "no", f"{result['peak_mib']:,}"]
+            cells += [f"{result['cpu_seconds']:.1f}", f"{result['seconds']:.0f}", measured["date"]]
+            assert f"| {' | '.join(cells)} |" in page

@@ -626,6 +626,9 @@ def test_a_run_with_several_labels_per_document(run, study):
     write_json(folder / "run_arguments.json", record)
     results = {"predict_accuracy": 0.5, "predict_f1": 0.5, "predict_f1_micro": 2 / 3}
     write_json(folder / "all_results.json", results)
+    one = json.loads((study / "svm" / "all_results.json").read_text())
+    one |= {"predict_f1_weighted": 0.4321, "predict_quadratic_kappa": 0.1234}
+    write_json(study / "svm" / "all_results.json", one)
     draw(folder, "class_curves.png")
     flags = ["--output_dir", study / "page", "--runs", folder, study / "svm"]
     assert run("make_report", *flags).code == 0
@@ -633,6 +636,8 @@ def test_a_run_with_several_labels_per_document(run, study):
     assert "Documents of the class that are found: a 1 of 1; b 0 of 1" in page
     text = text_of(page)
     assert "test micro F1" in text and "several 50.00 50.00 0.6667" in text
+    assert "test weighted F1" in text and "test quadratic kappa" in text
+    assert "0.4321 0.1234" in text
     assert "Several labels per document: several." in text
     write_json(folder / "run_arguments.json", record | {"problem_type": "regression"})
     assert_user_error(run("make_report", *flags), folder, "regression")

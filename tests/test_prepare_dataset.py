@@ -686,6 +686,21 @@ def test_label_names_that_do_not_fit(own_csv, names, words):
     assert_user_error(own_csv(pd.DataFrame(rows()), None, "--label_names", *names), *words)
 
 
+@pytest.mark.parametrize(
+    ("labels", "flags", "words"),
+    [
+        ([["a"], ["a", "b"], []], ["--label_names", "a"], ["classes", "are 'a';", "at least two"]),
+        ([[], []], [], ["classes", "are none;", "at least two"]),
+    ],
+)
+def test_lists_with_fewer_than_two_classes(own_csv, labels, flags, words):
+    content = "".join(
+        json.dumps({"id": str(row), "abstract": f"text {row}", "label": label}) + "\n"
+        for row, label in enumerate(labels * 6)
+    )
+    assert_user_error(own_csv(content, None, *flags, suffix=".jsonl"), *words)
+
+
 def test_label_names_with_a_number_beyond(own_csv):
     result = own_csv(pd.DataFrame(rows(labels=(1, 2))), None, "--label_names", "a", "b")
     assert_user_error(result, "2 names", "label 2", "number 0")

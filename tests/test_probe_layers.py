@@ -128,6 +128,12 @@ def test_texts_are_read_as_in_training(probe, tiny_model, tmp_path):
     other = record_of(tmp_path / "abstract-alone")
     assert other["arguments"]["text_column_names"] == ["abstract"]
     assert other["data_fingerprints"] != record["data_fingerprints"]
+    result = probe("--text_column_delimiter", " | ", model=model, folder=tmp_path / "delimiter")
+    assert result.code == 0, result.err
+    assert "text_column_delimiter is  | , but" in result.log
+    third = record_of(tmp_path / "delimiter")
+    assert third["arguments"]["text_column_delimiter"] == " | "
+    assert third["data_fingerprints"] != record["data_fingerprints"]
 
 
 @pytest.mark.parametrize("case", ["several labels", "no test labels"])

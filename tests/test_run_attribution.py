@@ -17,6 +17,7 @@ import pytest
 import torch
 from captum.attr import LayerIntegratedGradients
 from conftest import LABELS, assert_user_error, make_records, write_dataset, write_tiny_model
+from datasets import ClassLabel, Dataset, Features, List, Value
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForSequenceClassification,
@@ -346,18 +347,88 @@ def test_targets_of_several_classes(
     assert list(line.get("classes", [line["target"]])) == explained
 
 
+def write_record(model, **arguments):
+    """Write what run_attribution.py reads of the record of a training."""
+    record = {"script": "run_classification.py", "arguments": arguments}
+    (model / "run_arguments.json").write_text(json.dumps(record))
+
+
+def labels_of(attribute, model, folder, rows, *flags):
+    """The labels of own texts, after an attribution of two steps."""
+    folder.mkdir()
+    file = write_texts(folder / "new.jsonl", rows)
+    result = attribute(model, folder / "out", "--test_file", file, "--n_steps", 2, *flags)
+    assert result.code == 0, result.err
+    return [line["label"] for line in read(folder / "out")[0]]
+
+
 def test_labels_in_one_text_are_split_as_in_training(attribute, multi_label_model, tmp_path):
-    recorded = {"label_column_name": "kinds", "label_delimiter": ";"}
-    record = {"script": "run_classification.py", "arguments": recorded}
-    (multi_label_model / "run_arguments.json").write_text(json.dumps(record))
+    """An empty text means none of the classes; if all are empty, there are no labels."""
+    write_record(multi_label_model, label_column_name="kinds", label_delimiter=";")
     rows = [
         {"abstract": "a scheme", "kinds": "math.AG; math.DG"},
         {"abstract": "a polytope", "kinds": ""},
     ]
+    labels = labels_of(attribute, multi_label_model, tmp_path / "some", rows)
+    assert labels == [["math.AG", "math.DG"], []]
+    assert labels_of(attribute, multi_label_model, tmp_path / "none", rows[1:]) == [None]
+
+
+def test_minus_one_is_a_class_where_the_model_has_it(attribute, tiny_model, tmp_path):
+    rows = [{"abstract": "a scheme", "label": -1}, {"abstract": "a polytope", "label": 1}]
+    model = write_tiny_model(tmp_path / "signs", labels=["-1", "1"])
+    more = ("--target", "label")
+    assert labels_of(attribute, model, tmp_path / "class", rows, *more) == ["-1", "1"]
+    assert labels_of(attribute, tiny_model, tmp_path / "none", rows[:1]) == [None]
+
+
+def test_numbers_are_the_classes_that_the_training_named(attribute, tiny_model, tmp_path):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    rows = [{"abstract": "a scheme", "label": 1}]
     file = write_texts(tmp_path / "new.jsonl", rows)
-    flags = ["--test_file", file, "--n_steps", 2]
-    assert attribute(multi_label_model, tmp_path / "out", *flags).code == 0
-    assert [line["label"] for line in read(tmp_path / "out")[0]] == [["math.AG", "math.DG"], None]
+    flags = ("--test_file", file, "--n_steps", 2)
+    assert_user_error(attribute(model, tmp_path / "out", *flags), "'1'", "model lacks")
+    write_record(model, label_names=LABELS)
+    assert labels_of(attribute, model, tmp_path / "named", rows) == [LABELS[1]]
+
+
+def test_lists_of_a_dataset_with_more_classes_than_the_model(attribute, tmp_path):
+    """They are restricted to the model's classes, as in training; with none of them, refused."""
+    several = {"problem_type": "multi_label_classification"}
+    model = write_tiny_model(tmp_path / "model", labels=LABELS[:3])
+    change_config(model, **several)
+    rows = [{"id": "a", "abstract": "a scheme", "label": [0, 4]}]
+    rows.append({"id": "b", "abstract": "a polytope", "label": [3]})
+    kinds = {"id": Value("string"), "abstract": Value("string")}
+    features = Features(kinds | {"label": List(ClassLabel(names=LABELS))})
+    data = tmp_path / "data" / "data"
+    data.mkdir(parents=True)
+    Dataset.from_list(rows, features).to_parquet(data / "test-00000-of-00001.parquet")
+    flags = ("--dataset_name", tmp_path / "data", "--n_steps", 2)
+    result = attribute(model, tmp_path / "out", *flags)
+    assert result.code == 0, result.err
+    assert [line["label"] for line in read(tmp_path / "out")[0]] == [["math.AG"], []]
+
+    other = change_config(write_tiny_model(tmp_path / "other", labels=["a", "b"]), **several)
+    result = attribute(other, tmp_path / "refused", *flags)
+    assert_user_error(result, "model lacks", "'math.AG'")
+
+
+def test_delimiter_of_a_csv_file_and_field_of_a_json_file(attribute, tiny_model, tmp_path):
+    (tmp_path / "new.csv").write_text("id|abstract\nx|a scheme, a polytope\n")
+    rows = [{"id": "x", "abstract": "a scheme, a polytope"}]
+    (tmp_path / "new.json").write_text(json.dumps({"rows": rows}))
+    for name, flag in (
+        ("new.csv", ("--csv_delimiter", "|")),
+        ("new.json", ("--json_field", "rows")),
+    ):
+        flags = ("--test_file", tmp_path / name, "--n_steps", 2, *flag)
+        result = attribute(tiny_model, tmp_path / f"out-{name}", *flags)
+        assert result.code == 0, result.err
+        (line,), _ = read(tmp_path / f"out-{name}")
+        assert (line["id"], line["text"]) == ("x", "a scheme, a polytope")
+    result = attribute(tiny_model, tmp_path / "out", "--csv_delimiter", "|")
+    assert_user_error(result, "--csv_delimiter requires a .csv or .tsv file")
 
 
 def test_the_default_batch_fits_into_the_memory_for_activations(

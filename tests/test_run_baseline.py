@@ -132,6 +132,24 @@ def test_card_has_the_metrics_that_the_hub_reads(finished):
     assert metrics["f1"] == pytest.approx(results["predict_f1"], abs=1e-4)
 
 
+def test_card_tells_classes_use_data_and_time(finished):
+    from huggingface_hub import ModelCard
+    from huggingface_hub.repocard import metadata_load
+
+    data = ModelCard.load(finished / "README.md").data
+    assert data.to_dict() == metadata_load(finished / "README.md")
+    card = (finished / "README.md").read_text()
+    table = pd.read_csv(finished / "predictions.csv")
+    f1 = f1_score(table["label"], table["prediction"], average=None, labels=LABELS)
+    for name, value in zip(LABELS, f1, strict=True):
+        assert f"| {name} | 16 | 2 | 2 | {100 * value:.2f} % |" in card
+    record = json.loads((finished / "run_arguments.json").read_text())
+    assert record["class_counts"]["train"] == dict.fromkeys(LABELS, 16)
+    assert record["data_fingerprints"]["train"] in card
+    assert "Intended for texts like those of the training data" in card
+    assert "Hardware: a CPU; training took" in card
+
+
 def test_two_classes(run, tmp_path):
     labels = LABELS[:2]
     write_dataset(tmp_path / "data", make_records(labels=labels), labels=labels)
@@ -243,7 +261,6 @@ def test_finished_run_predicts_other_texts_in_chunks(run, finished, tmp_path, mo
 
 def test_finished_run_predicts_labeled_texts_and_is_measured(run, finished, tmp_path):
     _, test = own_frames()
-    test = test.assign(label=[LABELS.index(name) for name in test["label"]])
     test[["id", "abstract", "label"]].to_json(tmp_path / "new.jsonl", orient="records", lines=True)
     result = run(
         "run_baseline", "--model_name_or_path", finished, "--test_file", tmp_path / "new.jsonl",
@@ -251,10 +268,37 @@ def test_finished_run_predicts_labeled_texts_and_is_measured(run, finished, tmp_
     )  # fmt: skip
     assert result.code == 0, result.err
     table = pd.read_csv(tmp_path / "new" / "predictions.csv")
-    assert list(table["label"]) == [LABELS[label] for label in test["label"]]
+    assert list(table["label"]) == list(test["label"])
     results = json.loads((tmp_path / "new" / "predict_results.json").read_text())
     assert results["predict_accuracy"] == (table["label"] == table["prediction"]).mean()
     assert (tmp_path / "new" / "confusion_matrix.png").exists()
+    assert "| math.AG | 4 | " in (tmp_path / "new" / "README.md").read_text()
+
+
+def test_numbers_are_classes_where_the_training_named_them(run, finished, tmp_path):
+    """Numbers of one file need not be those of another; --label_names says what they are."""
+    files = []
+    for name, frame in zip(("train", "test"), own_frames(), strict=True):
+        files.append(tmp_path / f"{name}.csv")
+        numbers = [LABELS.index(label) for label in frame["label"]]
+        frame.assign(label=numbers)[["id", "abstract", "label"]].to_csv(files[-1], index=False)
+
+    def predict(model, folder, *flags):
+        model = ("--model_name_or_path", model, "--test_file", files[1])
+        return run("run_baseline", *model, "--output_dir", tmp_path / folder, *flags)
+
+    assert_user_error(predict(finished, "numbers"), "lacks classes", "'0', '1'", "--label_names")
+    result = predict(finished, "named", "--label_names", *LABELS)
+    assert result.code == 0, result.err
+
+    train = ("--train_file", files[0], "--label_names", *LABELS, "--C", 1, "--ngram_max", 1)
+    result = run("run_baseline", *train, "--output_dir", tmp_path / "run")
+    assert result.code == 0, result.err
+    result = predict(tmp_path / "run", "again")
+    assert result.code == 0, result.err
+    for folder in ("named", "again"):
+        labels = pd.read_csv(tmp_path / folder / "predictions.csv")["label"]
+        assert list(labels) == list(own_frames()[1]["label"])
 
 
 @pytest.mark.parametrize(

@@ -1674,6 +1674,7 @@ def test_texts_without_labels_are_predicted_and_nothing_is_measured(
     assert "no labels, so nothing is measured" in card
     assert "confusion" not in card and "model-index" not in card
     assert not (tmp_path / "out" / "confusion_matrix.png").exists()
+    assert f"--test_file {file}" in result.log.split("next: python run_attribution.py")[1]
 
 
 def test_training_with_a_test_split_without_labels(run, tiny_model, tmp_path):
@@ -1884,6 +1885,13 @@ def test_cross_listed_categories_as_labels(run, tiny_model, tmp_path):
     test = load_dataset(str(tmp_path / "data"))["test"]
     expected = [[int(name in row) for name in LABELS] for row in test["categories"]]
     assert labels.tolist() == expected
+
+    # The run knows the column and the classes.
+    flags = ("--model_name_or_path", tmp_path / "run", "--dataset_name", tmp_path / "data")
+    flags += ("--do_predict", "--output_dir", tmp_path / "again")
+    result = run("run_classification", *flags)
+    assert result.code == 0, result.err
+    assert several_predictions(tmp_path / "again")[0].tolist() == expected
 
 
 def test_binary_cross_entropy_is_the_mean_over_documents_and_classes_of_a_step():

@@ -78,8 +78,10 @@ MARKDOWN = MarkdownIt("zero").enable(
 # More scores of a run, with the names that the table shows
 SCORES = {
     "f1_micro": "micro F1",
+    "f1_weighted": "weighted F1",
     "average_precision": "average precision",
     "mcc": "Matthews correlation",
+    "quadratic_kappa": "quadratic kappa",
     "log_loss": "log loss",
     "brier_score": "Brier score",
 }

@@ -215,6 +215,11 @@ def prepare_mosaics(
     if not tokenizer.is_fast:
         fail("mosaics require a fast tokenizer, which knows the place of each token in the text")
     model = evaluator.model
+    if model.config.problem_type == "multi_label_classification":
+        fail(
+            f"mosaics are made of texts with one class each, and {model.name_or_path} predicts "
+            "several labels per document; give --n_mosaics 0"
+        )
     prefix = summary.get("text_prefix") or ""
     max_length = summary["max_seq_length"]
 

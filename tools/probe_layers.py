@@ -91,6 +91,10 @@ class ProbeArguments:
             "abstract."
         },
     )
+    text_column_delimiter: str | None = field(
+        default=None,
+        metadata={"help": "Text between joined columns. Default: as in training, or a space."},
+    )
     max_seq_length: int | None = field(
         default=None,
         metadata={"help": "Maximum number of tokens of a text. Default: as in training, or 256."},
@@ -133,6 +137,7 @@ def text_arguments(config: PreTrainedConfig, arguments: ProbeArguments) -> TextA
     """
     asked = {
         "text_column_names": arguments.text_column_name and arguments.text_column_name.split(","),
+        "text_column_delimiter": arguments.text_column_delimiter,
         "max_seq_length": arguments.max_seq_length,
     }
     kinds = {
@@ -151,7 +156,9 @@ def text_arguments(config: PreTrainedConfig, arguments: ProbeArguments) -> TextA
         if value is not None and trained is not None and value != trained:
             logger.warning("%s is %s, but the model was trained with %s", name, value, trained)
     columns = asked["text_column_names"] or recorded["text_column_names"]
-    delimiter = recorded["text_column_delimiter"]
+    delimiter = asked["text_column_delimiter"]
+    if delimiter is None:
+        delimiter = recorded["text_column_delimiter"]
     return TextArguments(
         text_column_names=columns or ["abstract"],
         text_column_delimiter=" " if delimiter is None else delimiter,

@@ -197,9 +197,6 @@ def load_splits(
         "validation": arguments.max_eval_samples,
         "test": arguments.max_predict_samples,
     }
-    for split, limit in limits.items():
-        if limit is not None and limit < 1:
-            fail(f"the number of documents of split {split!r} must be at least 1, not {limit}")
     wanted = [split for split in SPLITS if split in needed or split in (optional or [])]
     tables = {split: tables[split][: limits[split]] for split in wanted if split in tables}
     check_classes(tables, names, problem_type)
@@ -245,18 +242,27 @@ def check_data_arguments(arguments: DataArguments) -> None:
         )
     if len(set(splits)) < len(splits):
         fail(f"the splits to train, validate and test must differ, not {', '.join(splits)}")
-    kinds = {"csv_delimiter": (".csv", ".tsv"), "json_field": (".json", ".jsonl")}
-    for flag, suffixes in kinds.items():
-        if getattr(arguments, flag) is None:
-            continue
-        if not any(file.lower().endswith(suffixes) for file in files.values()):
-            fail(f"--{flag} requires a {' or '.join(suffixes)} file; leave it out")
+    check_file_flags(arguments, files.values())
+    for flag in ("max_train_samples", "max_eval_samples", "max_predict_samples"):
+        limit = getattr(arguments, flag)
+        if limit is not None and limit < 1:
+            fail(f"--{flag} must be at least 1, not {limit}")
     delimiter = arguments.label_delimiter
     if delimiter is not None and not delimiter:
         fail("--label_delimiter must not be empty")
     for name in arguments.label_names or []:
         if delimiter is not None and delimiter in name:
             fail(f"--label_delimiter {delimiter!r} occurs in {name!r} of --label_names")
+
+
+def check_file_flags(arguments: DataArguments, files: Collection[str]) -> None:
+    """Exit with status 2 on --csv_delimiter or --json_field without a file of that kind."""
+    kinds = {"csv_delimiter": (".csv", ".tsv"), "json_field": (".json", ".jsonl")}
+    for flag, suffixes in kinds.items():
+        if getattr(arguments, flag) is None:
+            continue
+        if not any(file.lower().endswith(suffixes) for file in files):
+            fail(f"--{flag} requires a {' or '.join(suffixes)} file; leave it out")
 
 
 def data_files(arguments: DataArguments) -> dict[str, str]:
@@ -442,19 +448,18 @@ def read_file(
         fail(f"cannot load {file}: no such file")
     except LOAD_ERRORS as error:
         fail(f"cannot load {file}: {one_line(error)}")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        fail(f"cannot load {file}: it is UTF-16; save it as UTF-8 (Excel: 'CSV UTF-8')")
     if content.startswith((b"\x1f\x8b", b"PK\x03\x04")):
         fail(
             f"cannot load {file}: it is compressed or an Excel workbook; unpack it, or save as CSV"
         )
+    remedy = "save it as UTF-8 (Excel: 'CSV UTF-8')"
     if b"\0" in content:
         line = content[: content.index(b"\0")].count(b"\n") + 1
-        fail(f"cannot load {file}: line {line} has a NUL byte, as UTF-16 has; save it as UTF-8")
+        fail(f"cannot load {file}: line {line} has a NUL byte, as UTF-16 has; {remedy}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        fail(f"cannot load {file}: {one_line(error)}; save the file as UTF-8 (Excel: 'CSV UTF-8')")
+        fail(f"cannot load {file}: {one_line(error)}; {remedy}")
     if suffix.startswith(".json"):
         return read_json(file, text, json_field)
     return read_csv(file, content, csv_delimiter)
@@ -630,10 +635,10 @@ def find_problem_type(labels: dict[str, pd.Series], arguments: DataArguments) ->
 
     Exits with status 2 if there is nothing that --label_delimiter could split.
     """
-    has_lists = {split: any(map(is_list, values)) for split, values in labels.items()}
+    has_lists = [any(map(is_list, values)) for values in labels.values()]
     if arguments.label_delimiter is None:
-        return MULTI_LABEL if any(has_lists.values()) else SINGLE_LABEL
-    if labels and all(has_lists.values()):
+        return MULTI_LABEL if any(has_lists) else SINGLE_LABEL
+    if labels and all(has_lists):
         fail(
             f"the labels in column {arguments.label_column_name!r} are lists; leave out "
             "--label_delimiter, which splits texts"
@@ -899,12 +904,10 @@ def visible_text(name: str) -> str:
 
 def name_numbers(labels: set[str], names: list[str], split: str) -> dict[str, str]:
     """Map labels such as 0 or LABEL_0 to the names with these numbers, and others to themselves."""
-    numbers = {}
-    for label in labels:
-        match = re.fullmatch(r"(?:LABEL_)?(\d+)", label)
-        if match is None or labels <= set(names):
-            return {label: label for label in labels}
-        numbers[label] = int(match[1])
+    matches = {label: re.fullmatch(r"(?:LABEL_)?(\d+)", label) for label in labels}
+    if labels <= set(names) or None in matches.values():
+        return {label: label for label in labels}
+    numbers = {label: int(match[1]) for label, match in matches.items()}
     highest = max(numbers.values(), default=0)
     if highest >= len(names):
         fail(
@@ -960,7 +963,10 @@ def take_from_training(
                 f"{one_line(error)}; choose another fraction or give a --{split}_file"
             )
     if tables["train"].empty or tables[split].empty:
-        fail(f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty")
+        fail(
+            f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty; choose "
+            f"another fraction or give a --{split}_file"
+        )
     logger.warning(
         "no %s split: %d training documents are used for it", *(split, len(tables[split]))
     )
@@ -1006,18 +1012,17 @@ def check_classes(tables: dict[str, pd.DataFrame], names: list[str], problem_typ
     for split, table in tables.items():
         if "label" not in table:
             continue
-        labels = table["label"]
-        is_unknown = [not trained.issuperset(each_name([label])) for label in labels]
-        unknown = set(each_name(labels)) - trained
+        unknown = set(each_name(table["label"])) - trained
         if unknown:
+            rows = sum(not unknown.isdisjoint(each_name([label])) for label in table["label"])
             fail(
-                f"split {split!r} has {sum(is_unknown)} rows of {quote_names(unknown)}, and the "
+                f"split {split!r} has {rows} rows of {quote_names(unknown)}, and the "
                 f"training split only has {quote_names(trained)}; correct the names, name numbers "
                 "with --label_names, or remove the rows"
             )
     if len(names if problem_type == MULTI_LABEL else trained) < 2:
         fail(
-            f"all training documents are of class {quote_names(trained)}; "
+            f"the classes of the training documents are {quote_names(trained) or 'none'}; "
             "at least two classes are required"
         )
     if problem_type == MULTI_LABEL:
