@@ -119,7 +119,7 @@ class FaithfulnessArguments:
         metadata={"help": "Texts of two documents of different classes, such as 100. 0: none."},
     )
     mosaic_sentences: int = field(
-        default=2, metadata={"help": "At most so many sentences of each document in a mosaic."}
+        default=2, metadata={"help": "Maximum number of sentences of each document in a mosaic."}
     )
     n_steps: int = field(
         default=50, metadata={"help": "Steps of captum's integrated gradients on mosaics."}
@@ -147,9 +147,9 @@ class FaithfulnessArguments:
         metadata={"help": "Seed of random rankings, Shapley values, mosaics and bootstrap."},
     )
     internal_batch_size: int = field(
-        default=64, metadata={"help": "Texts in a batch; halved when the memory does not suffice."}
+        default=64, metadata={"help": "Texts in a batch; halved until it fits into memory."}
     )
-    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "Disable the progress bar."})
 
     def __post_init__(self):
         for name in (
