@@ -518,4 +518,5 @@ def draw(axes: plt.Axes, result: dict) -> None:
     axes.axvline(0, color="#888888", linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("synergy, logit")
-    axes.legend(fontsize=8, framealpha=0.8, edgecolor="none")
+    # Below the panel: inside, it would lie on the intervals of some phrases.
+    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
