@@ -2860,6 +2860,7 @@ def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
     shown = [name.replace("$", r"\$") for name in names]
     display = ConfusionMatrixDisplay(shares, display_labels=shown)
     display.plot(ax=axes, cmap="Blues", im_kw={"vmin": 0, "vmax": 1})
+    display.im_.colorbar.set_label("Share of the true class")
     for cell, count in zip(display.text_.flat, counts.flat, strict=True):
         cell.set_text(f"{count:,}")
     return figure

@@ -561,6 +561,8 @@ def draw(result: dict) -> bytes:
         experiment.draw(panel, result)
     panels = [panel for panel in axes[0] if panel.has_data()]
     columns = min(len(panels), PANELS_IN_A_ROW) or 1
+    if len(panels) == 4:
+        columns = 2
     rows = -(-len(panels) // columns) or 1
     figure.set_size_inches(PANEL_SIZE[0] * columns, PANEL_SIZE[1] * rows)
     grid = figure.add_gridspec(rows, columns)

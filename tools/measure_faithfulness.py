@@ -610,7 +610,7 @@ def main() -> None:
     table = summarize(results, names, arguments.seed)
     differences = compare_all(results, of_mosaics, names, arguments.seed)
     few = len(results) < MIN_INTERVAL_DOCUMENTS
-    intervals = "" if few else " with 95 % bootstrap intervals"
+    intervals = "" if few else " with 95% bootstrap intervals"
     note = NOTE if placed == "PAD" else NOTE.replace("PAD tokens", "EOS tokens (there is no PAD)")
     content = {
         "script": Path(__file__).name,
