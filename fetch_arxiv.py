@@ -76,10 +76,13 @@ from huggingface_hub.utils import httpx
 from requests.adapters import HTTPAdapter
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
-from transformers.hf_argparser import HfArgumentParser
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Retry
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import InvalidHeader, MaxRetryError
+
+# transformers advises to install PyTorch, which this script does not need.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+from transformers.hf_argparser import HfArgumentParser
 
 logger = logging.getLogger(__name__)
 
@@ -287,7 +290,7 @@ class FetchArguments:
     hub_dataset_id: str | None = field(
         default=None, metadata={"help": "Dataset id to publish as, user/name."}
     )
-    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bars."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "Disable the progress bars."})
 
 
 # The sources that a flag is for
@@ -1421,6 +1424,23 @@ def read_config(file: str) -> list[str]:
     return words
 
 
+# Copied from tools/common/cli.py::show_defaults
+def show_defaults(parser: HfArgumentParser) -> None:
+    """Say in the help of each flag what its value is if it is not given."""
+    for action in parser._actions:
+        if action.option_strings[0].startswith("--no_"):  # made by the parser, with the same help
+            action.help = f"The same as --{action.dest} false."
+            continue
+        text = action.help or ""
+        default = action.default
+        says_nothing = default is None or default is False or default in ("", [], argparse.SUPPRESS)
+        if says_nothing or "efault" in text:
+            continue
+        values = default if isinstance(default, list | tuple) else [default]
+        default = " ".join(str(getattr(value, "value", value)) for value in values)
+        action.help = f"{text} Default: {default.replace('%', '%%')}."
+
+
 # Copied from tools/common/cli.py::parse_arguments
 def parse_arguments(
     description: str, *dataclass_types: type, adapt: Callable | None = None, **defaults
@@ -1441,6 +1461,7 @@ def parse_arguments(
     )
     parser.allow_abbrev = False
     parser.set_defaults(**defaults)
+    show_defaults(parser)
     parser.error = fail
 
     words = sys.argv[1:]

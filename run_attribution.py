@@ -205,7 +205,7 @@ class DataArguments:
     max_samples: int | None = HfArg(default=None, help="Use only the first documents.")
     text: list[str] | None = HfArg(default=None, help="One or more texts instead of a dataset.")
     text_file: str | None = HfArg(
-        default=None, help="UTF-8 file with one text a line, instead of a dataset."
+        default=None, help="UTF-8 file with one text per line, instead of a dataset."
     )
     figure_ids: list[str] | None = HfArg(
         default=None, help="Documents of the figure. Default: 3 short ones."
@@ -213,7 +213,7 @@ class DataArguments:
     figure_level: Literal["tokens", "words"] = HfArg(
         default="tokens", help="What the figure colors."
     )
-    disable_tqdm: bool = HfArg(default=False, help="No progress bar.")
+    disable_tqdm: bool = HfArg(default=False, help="Disable the progress bar.")
 
     def __post_init__(self) -> None:
         sources = [self.dataset_name, self.test_file, self.text, self.text_file]
@@ -247,7 +247,7 @@ class AttributionArguments:
         default=None, help="A number: run captum. auto: the integral. Default: search."
     )
     n_steps_search: list[int] | None = HfArg(
-        default=None, help="Lowest and highest number. Default: 1 200."
+        default=None, help="Lowest and highest number of steps to search. Default: 1 200."
     )
     method: METHODS = HfArg(default="gausslegendre", help="Quadrature rule.")
     tolerance: float = HfArg(
@@ -267,7 +267,7 @@ class AttributionArguments:
         default=None, help="Put before every text. Default: as in training."
     )
     max_seq_length: int | None = HfArg(
-        default=None, help="In tokens. Default: as in training, or 256."
+        default=None, help="Maximum number of tokens of a text. Default: as in training, or 256."
     )
     merge_words: bool = HfArg(default=True, help="Treat $L^2$ or Kähler-Einstein as one word.")
     internal_batch_size: int | None = HfArg(
@@ -873,7 +873,7 @@ def read_csv(file: str, content: bytes, separator: str | None = None) -> pd.Data
 
 # Copied from tools/common/data.py::read_json
 def read_json(file: str, text: str, field: str | None = None) -> pd.DataFrame:
-    """Read a list of objects, an object with such a list under "data", or an object a line.
+    """Read a list of objects, an object with such a list under "data", or an object per line.
 
     With a field, the list is the one under that key.
     """
@@ -881,7 +881,7 @@ def read_json(file: str, text: str, field: str | None = None) -> pd.DataFrame:
     try:
         decoder = json.JSONDecoder(object_pairs_hook=to_record)
         content, end = decoder.raw_decode(text.strip())
-        if end < len(text.strip()):  # more than one value: an object a line
+        if end < len(text.strip()):  # more than one value: an object per line
             content = []
             # A JSON string holds no line end, but it may hold U+2028, where splitlines() would cut.
             lines = re.split(r"\r\n|\r|\n", text)
@@ -2812,6 +2812,23 @@ def read_config(file: str) -> list[str]:
     return words
 
 
+# Copied from tools/common/cli.py::show_defaults
+def show_defaults(parser: HfArgumentParser) -> None:
+    """Say in the help of each flag what its value is if it is not given."""
+    for action in parser._actions:
+        if action.option_strings[0].startswith("--no_"):  # made by the parser, with the same help
+            action.help = f"The same as --{action.dest} false."
+            continue
+        text = action.help or ""
+        default = action.default
+        says_nothing = default is None or default is False or default in ("", [], argparse.SUPPRESS)
+        if says_nothing or "efault" in text:
+            continue
+        values = default if isinstance(default, list | tuple) else [default]
+        default = " ".join(str(getattr(value, "value", value)) for value in values)
+        action.help = f"{text} Default: {default.replace('%', '%%')}."
+
+
 # Copied from tools/common/cli.py::parse_arguments
 def parse_arguments(
     description: str, *dataclass_types: type, adapt: Callable | None = None, **defaults
@@ -2832,6 +2849,7 @@ def parse_arguments(
     )
     parser.allow_abbrev = False
     parser.set_defaults(**defaults)
+    show_defaults(parser)
     parser.error = fail
 
     words = sys.argv[1:]

@@ -312,6 +312,23 @@ def read_config(file: str) -> list[str]:
     return words
 
 
+# Copied from tools/common/cli.py::show_defaults
+def show_defaults(parser: HfArgumentParser) -> None:
+    """Say in the help of each flag what its value is if it is not given."""
+    for action in parser._actions:
+        if action.option_strings[0].startswith("--no_"):  # made by the parser, with the same help
+            action.help = f"The same as --{action.dest} false."
+            continue
+        text = action.help or ""
+        default = action.default
+        says_nothing = default is None or default is False or default in ("", [], argparse.SUPPRESS)
+        if says_nothing or "efault" in text:
+            continue
+        values = default if isinstance(default, list | tuple) else [default]
+        default = " ".join(str(getattr(value, "value", value)) for value in values)
+        action.help = f"{text} Default: {default.replace('%', '%%')}."
+
+
 # Copied from tools/common/cli.py::parse_arguments
 def parse_arguments(
     description: str, *dataclass_types: type, adapt: Callable | None = None, **defaults
@@ -332,6 +349,7 @@ def parse_arguments(
     )
     parser.allow_abbrev = False
     parser.set_defaults(**defaults)
+    show_defaults(parser)
     parser.error = fail
 
     words = sys.argv[1:]
@@ -2182,7 +2200,7 @@ def read_csv(file: str, content: bytes, separator: str | None = None) -> pd.Data
 
 # Copied from tools/common/data.py::read_json
 def read_json(file: str, text: str, field: str | None = None) -> pd.DataFrame:
-    """Read a list of objects, an object with such a list under "data", or an object a line.
+    """Read a list of objects, an object with such a list under "data", or an object per line.
 
     With a field, the list is the one under that key.
     """
@@ -2190,7 +2208,7 @@ def read_json(file: str, text: str, field: str | None = None) -> pd.DataFrame:
     try:
         decoder = json.JSONDecoder(object_pairs_hook=to_record)
         content, end = decoder.raw_decode(text.strip())
-        if end < len(text.strip()):  # more than one value: an object a line
+        if end < len(text.strip()):  # more than one value: an object per line
             content = []
             # A JSON string holds no line end, but it may hold U+2028, where splitlines() would cut.
             lines = re.split(r"\r\n|\r|\n", text)
@@ -2881,6 +2899,7 @@ def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
     shown = [name.replace("$", r"\$") for name in names]
     display = ConfusionMatrixDisplay(shares, display_labels=shown)
     display.plot(ax=axes, cmap="Blues", im_kw={"vmin": 0, "vmax": 1})
+    display.im_.colorbar.set_label("Share of the true class")
     for cell, count in zip(display.text_.flat, counts.flat, strict=True):
         cell.set_text(f"{count:,}")
     return figure
@@ -3022,7 +3041,7 @@ def count_classes(split: Dataset, names: list[str]) -> dict[str, int] | None:
 
 
 def ask_for_base_card(model_name_or_path: str) -> dict[str, str | list[str]]:
-    """Return licence and language of a model on the Hub, as its card has them.
+    """Return license and language of a model on the Hub, as its card has them.
 
     Empty for a local model, without a network, and where the card does not say.
     """

@@ -224,7 +224,7 @@ def test_completeness_and_words(attribute, family):
 
 def test_batches_of_one_and_of_all_agree(attribute, family):
     """One point a batch, and all of them, for search and captum; before, decoders were wrong by up
-    to 140 per cent.
+    to 140 percent.
     """
     _, folder, model, tokenizer = family
     for steps, texts in ((["--n_steps", 9], TEXTS), (["--n_steps", "auto"], TEXTS[1:])):

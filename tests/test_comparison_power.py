@@ -78,7 +78,7 @@ def test_figures_of_the_documentation():
     assert bench_statistics.tables(result) in page
     chances = result["reference"][0]["any_different"]
     for share in chances.values():
-        assert f"{100 * share:.1f} %" in page
+        assert f"{100 * share:.1f} percent" in page
     needed = documents_needed(ExactMcNemar(0.08), 0.01, 0.05)
     assert f"{round(needed, -2):,} documents" in page
     least = detectable_difference(ExactMcNemar(0.08), 973, 0.05)

@@ -108,7 +108,7 @@ def test_hard_documents_and_cross_listing(tmp_path, run):
     assert of_listed["errors"][0]["listed"] == pytest.approx(listed[wrong & several].mean())
     page = (tmp_path / "out" / "comparison.md").read_text()
     assert f"On the {several.sum()} documents that are listed in another class" in page
-    assert f"a random guess is right on {100 * of_listed['random_guess']:.2f} %" in page
+    assert f"a random guess is right on {100 * of_listed['random_guess']:.2f} percent" in page
     share = 100 * of_listed["errors"][0]["random_wrong_guess"]
     assert f"| a | {(wrong & several).sum():.1f} | " in page and f" | {share:.2f} |" in page
     for row in chance["classes"]:

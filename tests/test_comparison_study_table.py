@@ -40,7 +40,7 @@ def test_paper_and_disagreement_rate(pair, run):
     assert run(*call, "--disagreement_rate", 0.06, "--paper", good, bad).code == 0
     study = json.loads((output / "study.json").read_text(encoding="utf-8"))
     assert study["disagreement_rate"] == 0.06 and study["detectable_difference"] < 0.0117
-    assert "With 6.0 % assumed" in (output / "comparison.md").read_text(encoding="utf-8")
+    assert "With 6.0 percent assumed" in (output / "comparison.md").read_text(encoding="utf-8")
     assert run(*call, good, bad, "--paper", "false").code == 0
     assert (
         "†" not in (output / "table2.md").read_text(encoding="utf-8")

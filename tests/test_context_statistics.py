@@ -276,8 +276,10 @@ def test_error_rates_of_the_docs_are_those_of_the_file():
         assert f"{numbers} {cells} |" in text
     mean, *pooled = [f"{100 * row['mean']:.1f}" for row in measured["bags"]]
     text = " ".join(text.split())
-    assert f"additive share of {mean} % as a mean, and of {pooled[0]}, {pooled[1]} and" in text
-    assert f"and {pooled[2]} % with attention scores" in text
+    assert (
+        f"additive share of {mean} percent as a mean, and of {pooled[0]}, {pooled[1]} and" in text
+    )
+    assert f"and {pooled[2]} percent with attention scores" in text
 
 
 # Error rates by simulation

@@ -128,6 +128,15 @@ def test_links_lead_to_files(page):
         assert target.startswith("https://") or (page.parent / target).exists(), target
 
 
+def test_prose_says_percent():
+    for page in PAGES:
+        if page.name == "findings.md":  # as its files have it
+            continue
+        lines = [line for line in prose(page).splitlines() if not line.startswith(("|", "    "))]
+        found = re.findall(r"\d\s+%", re.sub(r"`[^`]+`", "", "\n".join(lines)))
+        assert not found, f"{page.name}: {found}"
+
+
 def not_run():
     """The names of the blocks that the walk leaves out, from the table in the map."""
     section = MAP.read_text(encoding="utf-8").split("## Commands that the tests do not run")[1]

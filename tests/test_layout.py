@@ -109,6 +109,84 @@ def test_inline_metadata_has_the_packages_that_are_imported_with_their_pins(name
     assert metadata["dependencies"] == expected
 
 
+BRITISH = re.compile(
+    r"\b(?:\w*(?:colour|favour|neighbour|behaviour|honour|labelling|modelling)\w*|labelled|cancelled"
+    r"|centred?|licences?|greys?|artefacts?|catalogue|whilst|analys(?:ed?|ing)|per cent"
+    r"|(?:general|initial|normal|token|optim|recogn|summar|serial|organ|visual|random|standard"
+    r"|regular|minim|maxim|categor|custom|special|util|penal)is(?:e[ds]?|ing|ation))\b",
+    re.IGNORECASE,
+)
+
+
+WRITTEN = {".py", ".md", ".sh", ".yaml", ".json", ".html", ".cff", ".ipynb"}
+
+
+def test_texts_have_us_spelling():
+    checked = 0
+    for folder in ("", "tools", "docs", "tests", "benchmarks", "configs", "notebooks"):
+        for path in (ROOT / folder).glob("**/*" if folder else "*"):
+            if path.suffix not in WRITTEN or path.name == "test_layout.py":
+                continue
+            found = BRITISH.findall(path.read_text(encoding="utf-8"))
+            assert not found, f"{path.relative_to(ROOT)}: {found}"
+            checked += 1
+    assert checked > 100
+
+
+def test_help_shows_defaults(run):
+    result = run("run_attribution", "--help")
+    text = " ".join(result.out.split())
+    assert "Quadrature rule. Default: gausslegendre." in text
+    assert "--no-merge_words" not in text
+    assert "--no-merge-words The same as --merge_words false." in text
+    assert text.count("Kähler-Einstein") == 1
+    assert "Default: None" not in text and "Default: False" not in text
+    text = " ".join(run("fetch_arxiv", "--help").out.split())
+    assert "Fractions of train, validation and test. Default: 0.8 0.1 0.1." in text
+    text = " ".join(run("run_classification", "--help").out.split())
+    # The script's own default, not that of TrainingArguments
+    assert re.search(r"--per_device_train_batch_size \S+, \S+ \S+ [^-]* Default: 32\.", text)
+
+
+# Imports the slow packages once and without torch, then shows the help of each script in a process
+# of its own.
+HELP_WITHOUT_TORCH = """
+import os, runpy, sys
+from importlib.machinery import PathFinder
+
+class Installed(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name == "torch" else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Installed
+import datasets, matplotlib.pyplot, pandas, sklearn.model_selection
+for path in sys.argv[1:]:
+    if os.fork() == 0:
+        sys.argv = [path, "--help"]
+        sys.path[0] = os.path.dirname(path)
+        runpy.run_path(path, run_name="__main__")
+    _, status = os.wait()
+    assert status == 0, path
+"""
+
+
+def test_scripts_that_need_no_torch_start_without_it_and_do_not_miss_it():
+    paths = [path for path in PATHS.values() if '"torch==' not in path.read_text("utf-8")]
+    paths = [path for path in paths if '"transformers==' in path.read_text("utf-8")]
+    assert {PATHS[name] for name in ("run_baseline", "fetch_arxiv")} < set(paths)
+    result = subprocess.run(
+        [sys.executable, "-c", HELP_WITHOUT_TORCH, *paths],
+        env={name: os.environ[name] for name in os.environ if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("usage: ") == len(paths)
+    assert "PyTorch" not in result.stdout + result.stderr
+
+
 def test_no_load_of_a_model_may_run_code_or_read_a_pickle():
     """Keywords that are given as **settings are seen by the tests with hostile folders alone."""
     checked = 0

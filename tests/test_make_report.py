@@ -177,7 +177,7 @@ def write_context(folder, model):
     (folder / "context.md").write_text(
         f"# Does {name} use context?\n\n## Order of words\n\n"
         f"- {name}: with single words shuffled accuracy falls by "
-        f"5.00 points.\n\n{name}, math.SG, per cent:\n\n| shuffled | accuracy |\n| --- | ---: |\n"
+        f"5.00 points.\n\n{name}, math.SG, percent:\n\n| shuffled | accuracy |\n| --- | ---: |\n"
         "| single words | 75.00 |\n\n## Left out\n\n"
         "- Phrases are left out for /data/runs/svm: too few.\n"
     )

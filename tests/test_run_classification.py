@@ -2214,9 +2214,11 @@ def test_figures_of_long_texts_are_those_of_their_file():
     assert found["only_windows_right"] == found["only_truncate_right"] == 3
     for words in (
         f"{found['documents']} of {found['test_documents']} test documents",
-        "{:.2f} % of them with truncation and on {:.2f} % with windows".format(*accuracies),
+        "{:.2f} percent of them with truncation and on {:.2f} percent with windows".format(
+            *accuracies
+        ),
         f"({found['windows']} in all): each alone is right on 3",
-        "{:.2f} points (95 % interval {:.2f} to {:.2f}".format(*points),
+        "{:.2f} points (95% interval {:.2f} to {:.2f}".format(*points),
         f"p = {difference['p']:g}",
         f"{found['windows_averaged']['log_loss']:.3f} with windows and "
         f"{found['truncate']['log_loss']:.3f} without",

@@ -54,7 +54,7 @@ seeds; every result names its population. Below 20 documents no tests are made, 
 bootstrap of macro F1 is left out. With several labels per document a document is right if all its
 labels and no others are predicted.
 
-The rooms of tools/comparison: runs (read, check, pool), metrics, paired_tests (TESTS chooses),
+The modules of tools/comparison: runs (read, check, pool), metrics, paired_tests (TESTS chooses),
 power, calibration, slices, study_table, cost; verdict (the answers), figures, page.
 """
 

@@ -141,7 +141,7 @@ class LabelArguments:
     )
     text_column_delimiter: str | None = field(
         default=None,
-        metadata={"help": "Text between joined columns. Default: the run's, else a blank."},
+        metadata={"help": "Text between joined columns. Default: the run's, else a space."},
     )
     label_column_name: str | None = field(
         default=None, metadata={"help": "Column of the classes. Default: the run's, else label."}

@@ -121,7 +121,7 @@ class HarvestArguments:
         default=None,
         metadata={"help": "Your e-mail address, for the User-Agent of the requests."},
     )
-    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "Disable the progress bar."})
 
 
 def check_arguments(arguments: HarvestArguments) -> None:

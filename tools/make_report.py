@@ -808,7 +808,8 @@ def context_part(folder: Path, page: Page) -> dict:
         page.commands.append(recorded("measure_context.py", arguments))
         intro = (
             f"Model: {result['model']}. {result['documents']:,} documents of split "
-            f"{arguments['split']}, {arguments['n_shuffles']} shuffles of each, "
+            f"{arguments['split']}, {arguments['n_shuffles']} "
+            f"shuffle{'' if arguments['n_shuffles'] == 1 else 's'} of each, "
             f"seed {arguments['seed']}, {result['device']}."
         )
     with reading(folder / "context.md", "tools/measure_context.py"):

@@ -92,6 +92,7 @@ STATISTICS_FLAGS = (
 )
 EARLIER = "evaluations/ is from an earlier version of this tool."
 PANELS_IN_A_ROW = 3
+PANEL_SIZE = (16 / 3, 4.25)  # inches
 
 
 @dataclass
@@ -554,21 +555,26 @@ def markdown_list(sentences: list[str]) -> str:
 
 
 def draw(result: dict) -> bytes:
-    """Return a PNG with a panel for each experiment; an empty one says that it was left out."""
-    rows = -(-len(EXPERIMENTS) // PANELS_IN_A_ROW)
-    figure, panels = plt.subplots(rows, PANELS_IN_A_ROW, figsize=(16, 4.25 * rows), squeeze=False)
-    for place, axes in enumerate(panels.flat):
-        if place >= len(EXPERIMENTS):
-            axes.set_axis_off()
+    """Return a PNG with a panel for each experiment that has something to show."""
+    figure, axes = plt.subplots(1, len(EXPERIMENTS), squeeze=False)
+    for experiment, panel in zip(EXPERIMENTS, axes[0], strict=True):
+        experiment.draw(panel, result)
+    panels = [panel for panel in axes[0] if panel.has_data()]
+    columns = min(len(panels), PANELS_IN_A_ROW) or 1
+    if len(panels) == 4:
+        columns = 2
+    rows = -(-len(panels) // columns) or 1
+    figure.set_size_inches(PANEL_SIZE[0] * columns, PANEL_SIZE[1] * rows)
+    grid = figure.add_gridspec(rows, columns)
+    for experiment, panel in zip(EXPERIMENTS, axes[0], strict=True):
+        if panel not in panels:
+            panel.remove()
             continue
-        experiment = EXPERIMENTS[place]
+        place = panels.index(panel)
+        panel.set_subplotspec(grid[place])
         letter = chr(ord("a") + place)
-        axes.set_title(f"({letter}) {experiment.TITLE}", loc="left", fontsize=11)
-        axes.spines[["top", "right"]].set_visible(False)
-        experiment.draw(axes, result)
-        if not axes.has_data():
-            axes.set_axis_off()
-            axes.text(0.5, 0.5, "left out", ha="center", va="center", color="#666666")
+        panel.set_title(f"({letter}) {experiment.TITLE}", loc="left", fontsize=11)
+        panel.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     return png(figure)
 

@@ -119,7 +119,7 @@ class FaithfulnessArguments:
         metadata={"help": "Texts of two documents of different classes, such as 100. 0: none."},
     )
     mosaic_sentences: int = field(
-        default=2, metadata={"help": "At most so many sentences of each document in a mosaic."}
+        default=2, metadata={"help": "Maximum number of sentences of each document in a mosaic."}
     )
     n_steps: int = field(
         default=50, metadata={"help": "Steps of captum's integrated gradients on mosaics."}
@@ -147,9 +147,9 @@ class FaithfulnessArguments:
         metadata={"help": "Seed of random rankings, Shapley values, mosaics and bootstrap."},
     )
     internal_batch_size: int = field(
-        default=64, metadata={"help": "Texts in a batch; halved when the memory does not suffice."}
+        default=64, metadata={"help": "Texts in a batch; halved until it fits into memory."}
     )
-    disable_tqdm: bool = field(default=False, metadata={"help": "Show no progress bar."})
+    disable_tqdm: bool = field(default=False, metadata={"help": "Disable the progress bar."})
 
     def __post_init__(self):
         for name in (
@@ -615,7 +615,7 @@ def main() -> None:
     table = summarize(results, names, arguments.seed)
     differences = compare_all(results, of_mosaics, names, arguments.seed)
     few = len(results) < MIN_INTERVAL_DOCUMENTS
-    intervals = "" if few else " with 95 % bootstrap intervals"
+    intervals = "" if few else " with 95% bootstrap intervals"
     note = NOTE if placed == "PAD" else NOTE.replace("PAD tokens", "EOS tokens (there is no PAD)")
     content = {
         "script": Path(__file__).name,

@@ -57,6 +57,9 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Value, disable_progress_bars
+
+# transformers advises to install PyTorch, which a tokenizer does not need.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions

@@ -214,7 +214,8 @@ def extra_columns(content: dict) -> tuple[list[str], dict[str, list[str]]]:
     columns = {}
     mosaics = content.get("mosaics")
     if mosaics:
-        columns["mosaic score"] = mosaics["scores"] | {"random": mosaics["chance"]}
+        scores = mosaics["scores"] | {"random": mosaics["chance"]}
+        columns["mosaic score"] = {name: interval_text(part) for name, part in scores.items()}
     cost = content.get("cost") or {}
     for key, header in (
         ("gradient_evaluations", "gradients per document"),
@@ -222,10 +223,15 @@ def extra_columns(content: dict) -> tuple[list[str], dict[str, list[str]]]:
         ("seconds", "seconds per document"),
     ):
         if cost:
-            columns[header] = {name: cells[key] for name, cells in cost.items()}
+            columns[header] = {name: cost_text(cells[key]) for name, cells in cost.items()}
     names = {name for cells in columns.values() for name in cells}
-    rows = {name: [interval_text(cells.get(name)) for cells in columns.values()] for name in names}
+    rows = {name: [cells.get(name, "") for cells in columns.values()] for name in names}
     return list(columns), rows
+
+
+def cost_text(part: dict | None) -> str:
+    """Return a mean number of evaluations or seconds with four digits; empty for None."""
+    return "" if part is None else f"{part['mean']:,.4g}"
 
 
 def test_rows(content: dict) -> list[list[str]]:

@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import yaml
+
+# transformers advises to install PyTorch, without which its parser of arguments works as well.
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 from transformers import HfArgumentParser
 
 
@@ -60,6 +63,22 @@ def read_config(file: str) -> list[str]:
     return words
 
 
+def show_defaults(parser: HfArgumentParser) -> None:
+    """Say in the help of each flag what its value is if it is not given."""
+    for action in parser._actions:
+        if action.option_strings[0].startswith("--no_"):  # made by the parser, with the same help
+            action.help = f"The same as --{action.dest} false."
+            continue
+        text = action.help or ""
+        default = action.default
+        says_nothing = default is None or default is False or default in ("", [], argparse.SUPPRESS)
+        if says_nothing or "efault" in text:
+            continue
+        values = default if isinstance(default, list | tuple) else [default]
+        default = " ".join(str(getattr(value, "value", value)) for value in values)
+        action.help = f"{text} Default: {default.replace('%', '%%')}."
+
+
 def parse_arguments(
     description: str, *dataclass_types: type, adapt: Callable | None = None, **defaults
 ) -> tuple:
@@ -79,6 +98,7 @@ def parse_arguments(
     )
     parser.allow_abbrev = False
     parser.set_defaults(**defaults)
+    show_defaults(parser)
     parser.error = fail
 
     words = sys.argv[1:]

@@ -525,7 +525,7 @@ def read_csv(file: str, content: bytes, separator: str | None = None) -> pd.Data
 
 
 def read_json(file: str, text: str, field: str | None = None) -> pd.DataFrame:
-    """Read a list of objects, an object with such a list under "data", or an object a line.
+    """Read a list of objects, an object with such a list under "data", or an object per line.
 
     With a field, the list is the one under that key.
     """
@@ -533,7 +533,7 @@ def read_json(file: str, text: str, field: str | None = None) -> pd.DataFrame:
     try:
         decoder = json.JSONDecoder(object_pairs_hook=to_record)
         content, end = decoder.raw_decode(text.strip())
-        if end < len(text.strip()):  # more than one value: an object a line
+        if end < len(text.strip()):  # more than one value: an object per line
             content = []
             # A JSON string holds no line end, but it may hold U+2028, where splitlines() would cut.
             lines = re.split(r"\r\n|\r|\n", text)

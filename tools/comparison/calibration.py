@@ -115,7 +115,7 @@ def calibration_sentence(name: str, result: dict) -> str:
         verdict = "within this band"
     return (
         f"{name}: expected calibration error {percent(result['ece'])} points, mean confidence "
-        f"{percent(result['mean_confidence'])} %; a calibrated model would have "
+        f"{percent(result['mean_confidence'])} percent; a calibrated model would have "
         f"{percent(result['calibrated_low'])} to {percent(result['calibrated_high'])} points here "
         f"({verdict})."
     )

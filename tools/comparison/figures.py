@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from common.pages import plain, png
 from common.text import percent
@@ -278,6 +278,16 @@ def draw_points(axes: plt.Axes, rows: list[dict], key: str, metric: str) -> None
             axes.vlines(row[key], *bounds, color=color, linewidth=1.2)
         axes.plot(row[key], 100 * row[metric], shape, color=color, markersize=8)
     axes.set_xscale("log")
+    axes.margins(x=0.1)  # no marker is cut at the edge
+    low, high = axes.get_xlim()
+    if high < 20 * low:  # with powers of ten alone, there may be no number to read
+        steps = (1, 2, 5)
+    elif high < 1000 * low:
+        steps = (1, 3)
+    else:
+        steps = (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.xaxis.set_major_formatter(EngFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(color="#d9d9d9", linewidth=0.6)
     axes.set_axisbelow(True)

@@ -135,7 +135,8 @@ def plot_table(rows: list[dict], documents: int, titles: dict[str, str]) -> byte
                 axes.hlines(height, low, high, color=color, linewidth=1.6)
             face = "white" if is_study else color
             axes.plot(100 * row[metric], height, "o", color=color, markerfacecolor=face)
-        axes.set_xlabel(f"{titles[metric]}, percent (95% CI)")
+        has_intervals = any(row[f"{metric}_low"] is not None for row in rows)
+        axes.set_xlabel(f"{titles[metric]}, percent{' (95% CI)' if has_intervals else ''}")
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     names = []
@@ -424,7 +425,7 @@ def per_class_text(result: dict, pieces: Pieces) -> list[str]:
         header = ["models", "class", "difference", "95% CI", "simultaneous 95% CI"]
         parts += [
             "Differences in F1 in points, by the paired bootstrap. The simultaneous intervals "
-            "cover all of them together with 95 %; classes with few documents have none:",
+            "cover all of them together with 95 percent; classes with few documents have none:",
             markdown_table(header, differences),
         ]
     return parts
@@ -480,8 +481,8 @@ def listed_text(listed: dict | None) -> list[str]:
         return []
     text = (
         "Chance, where any listed category counts: a random guess is right on "
-        f"{percent(listed['random_guess'])} % of the documents, and a random wrong class is "
-        f"another listed one on {percent(listed['random_wrong_guess'])} %."
+        f"{percent(listed['random_guess'])} percent of the documents, and a random wrong class is "
+        f"another listed one on {percent(listed['random_wrong_guess'])} percent."
     )
     parts = [text, "Errors that are another listed class (per seed):", errors_table(listed)]
     cross_listed = listed["cross_listed"]
@@ -489,9 +490,9 @@ def listed_text(listed: dict | None) -> list[str]:
         parts += [
             f"On the {cross_listed['documents']:,} documents that are listed in another class, the "
             "only ones where it matters, a random guess is right on "
-            f"{percent(cross_listed['random_guess'])} % and a random wrong class is another listed "
-            f"one on {percent(cross_listed['random_wrong_guess'])} %. Errors on these documents "
-            "(per seed):",
+            f"{percent(cross_listed['random_guess'])} percent and a random wrong class is another "
+            f"listed one on {percent(cross_listed['random_wrong_guess'])} percent. Errors on these "
+            "documents (per seed):",
             errors_table(cross_listed),
         ]
     rows = []
@@ -536,8 +537,8 @@ def hard_documents_text(result: dict, hard: pd.DataFrame) -> list[str]:
         text += (
             f" On {numbers['cross_listed']:,} of them the majority's prediction is another "
             "category of the document; of all documents, "
-            f"{100 * numbers['share_of_all_with_another']:.1f} % have another of these classes "
-            "among their categories."
+            f"{100 * numbers['share_of_all_with_another']:.1f} percent have another of these "
+            "classes among their categories."
         )
     parts = [text]
     if len(hard):

@@ -55,9 +55,9 @@ TEST_NOTES = (
     " models, not about training them again. Where both models have several seeds, documents "
     "and seeds are random effects (Obuchowski-Rockette analysis with Hillis's degrees of "
     "freedom; the variance between seeds is at least what seeds must differ by on the same "
-    "documents). p-values are corrected by Holm's method over all {family} tests. Each 95 % "
+    "documents). p-values are corrected by Holm's method over all {family} tests. Each 95% "
     "interval is for one comparison. The simultaneous intervals (Bonferroni) cover all "
-    "{family} differences together with 95 %. Distinguishable means p < 0.05 after "
+    "{family} differences together with 95 percent. Distinguishable means p < 0.05 after "
     "correction."
 )
 MARGIN_NOTES = (
@@ -821,12 +821,12 @@ def detectable_sentence(documents: int, disagreement: float | None, tests: int =
         )
     least = detectable_difference(ExactMcNemar(disagreement), documents, ALPHA / max(1, tests))
     start = (
-        f"Exactly one of two models is right on {100 * disagreement:.1f} % of these "
+        f"Exactly one of two models is right on {100 * disagreement:.1f} percent of these "
         f"{documents:,} documents (median)"
     )
     if least is None:
         return f"{start}: with so few, hardly any difference between them can be told from chance."
     return (
-        f"{start}: a difference of {percent(least)} points in accuracy would be found "
-        f"by the exact McNemar test with a power of 80 % (corrected for {max(1, tests)} tests)."
+        f"{start}: a difference of {percent(least)} points in accuracy would be found by "
+        f"the exact McNemar test with a power of 80 percent (corrected for {max(1, tests)} tests)."
     )

@@ -114,8 +114,8 @@ def study_sentences(pairs: list[dict], disagreement: float, observed: float | No
         "The study reports accuracies, not predictions, so its pairs cannot be tested. The "
         "accuracies only bound the paired test, since it is not known how often exactly one of two "
         f"models is right. Without a correction for {len(pairs)} pairs, {always} differences would "
-        f"be significant at 5 % whatever the errors, {never} could not be whatever the errors, and "
-        f"{len(pairs) - always - never} depend on them."
+        f"be significant at 5 percent whatever the errors, {never} could not be, whatever the "
+        f"errors, and {len(pairs) - always - never} depend on them."
     ]
     sentences.append(power_sentence(disagreement, "assumed"))
     if observed:
@@ -132,7 +132,7 @@ def study_sentences(pairs: list[dict], disagreement: float, observed: float | No
             names.append(f"{row['model']} and {row['reference']} ({difference})")
     listed = ": " + "; ".join(names) if names else ""
     sentences.append(
-        f"With {100 * disagreement:.1f} % assumed, {len(names)} of the study's {len(pairs)} "
+        f"With {100 * disagreement:.1f} percent assumed, {len(names)} of the study's {len(pairs)} "
         f"differences would have p < 0.05 before correction{listed}. For macro F1 the table gives "
         "no such bound."
     )
@@ -147,7 +147,7 @@ def power_sentence(disagreement: float, source: str) -> str:
     else:
         found = f"only a difference of {percent(least)} points or more"
     return (
-        f"If exactly one of two models is right on {100 * disagreement:.1f} % of the "
+        f"If exactly one of two models is right on {100 * disagreement:.1f} percent of the "
         f"{STUDY_DOCUMENTS:,} documents ({source}), {found} in accuracy would be found "
-        "with a power of 80 %."
+        "with a power of 80 percent."
     )

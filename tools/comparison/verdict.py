@@ -154,7 +154,7 @@ def test_sentence(row: dict, titles: dict[str, str]) -> str:
     if row["detectable_difference"] is not None:
         least = row["detectable_difference"]
         size = f"{least:.4f}" if is_loss else f"{percent(least)} points"
-        sentence += f" It finds a difference of {size} with a power of 80 %."
+        sentence += f" It finds a difference of {size} with a power of 80 percent."
     return sentence
 
 

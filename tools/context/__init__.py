@@ -7,7 +7,7 @@ Each experiment exports the same names:
     evaluate(runs, documents, arguments, cache)       results.Evaluation: what the models compute
     summarize(measurement, arguments)                 results.Summary: keys of context.json
     describe(result)                                  results.Section: sentences and tables
-    draw(axes, result)                                its panel; nothing drawn is "left out"
+    draw(axes, result)                                its panel; one with nothing drawn is removed
 
 ``runs`` (models.Run) are the models, the measured one first; ``documents`` what they read
 (documents.Documents); ``arguments`` the ContextArguments of tools/measure_context.py; ``cache``

@@ -399,9 +399,11 @@ def describe(result: dict) -> Section:
     phrases = result["phrases"]
     if phrases is None:
         return section
+    number_of_phrases = len(phrases["phrases"])
     section.sentences.append(
-        f"{len(phrases['phrases'])} phrases ({SOURCES[phrases['source']]}) were masked as a whole "
-        "and word by word, at all their occurrences. The synergy of a phrase is what the whole "
+        f"{number_of_phrases} {'phrase was' if number_of_phrases == 1 else 'phrases were'} masked "
+        f"({SOURCES[phrases['source']]}) as a whole and word by word, at all occurrences. The "
+        "synergy of a phrase is what the whole "
         f"phrase adds to the logit of the class that {result['model']} predicts, minus the sum of "
         "what each of its words adds alone. A synergy of 0 means that the words act independently."
     )
@@ -518,4 +520,6 @@ def draw(axes: plt.Axes, result: dict) -> None:
     axes.axvline(0, color="#888888", linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlabel("synergy, logit")
-    axes.legend(fontsize=8, framealpha=0.8, edgecolor="none")
+    # Below the panel: inside, it would lie on the intervals of some phrases.
+    axes.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16),
+                ncols=3, columnspacing=1, handletextpad=0.2)  # fmt: skip

@@ -28,8 +28,8 @@ MEASURES = {
 NOTE = (
     "Comprehensiveness: probability of the target class lost without the words ranked first "
     "(larger is better). Sufficiency: probability lost with only these words (smaller is better). "
-    "Both are averaged over 5, 10, 20 and 50 % of the words, replaced with PAD tokens, and, where "
-    "it says deleted, with their tokens deleted. Tau: "
+    "Both are averaged over 5, 10, 20 and 50 percent of the words, replaced with PAD tokens, and, "
+    "where it says deleted, with their tokens deleted. Tau: "
     "Kendall's rank correlation with leaving out single words. Infidelity: the share of the change "
     "of the logit without random sets of words that the sums of their scores, scaled to fit best, "
     "leave unexplained (0 to 1, smaller is better; random scores are positive, so their sums "
