@@ -952,7 +952,7 @@ def test_a_new_experiment_is_one_file_and_one_more_name(
         page = (tmp_path / "out" / name).read_text(encoding="utf-8")
         assert "Length of the documents" in page
         assert sentence in page
-    assert panels[:7][-1] == ("(g) Length of the documents", 2)
+    assert panels[:3][-1] == ("(c) Length of the documents", 2)
     # From its evaluations, without the models
     result = run("measure_context", "--statistics_only", "--output_dir", tmp_path / "out")
     assert result.code == 0, result.err

@@ -755,7 +755,7 @@ def test_error_of_a_changed_script_is_a_traceback(run, tiny_dataset, tmp_path, m
         (["--C", "one"], ["--C"]),
         (["--ngram_max", "0"], ["--ngram_max"]),
         (["--max_train_sample", "5"], ["--max_train_sample", "--max_train_samples"]),
-        (["--max_eval_samples", "0"], ["validation"]),
+        (["--max_eval_samples", "0"], ["--max_eval_samples", "at least 1"]),
         (["--min_df", "1000"], ["--min_df"]),
     ],
 )

@@ -47,7 +47,7 @@ def test_quick_start_runs_the_whole_chain_and_a_second_call_repeats_nothing(
     tmp_path, forked_python
 ):
     short = "--max_steps 2 --max_seq_length 32"
-    settings = forked_python | {"TRAIN_ARGUMENTS": short, "OMP_NUM_THREADS": "2"}
+    settings = forked_python | {"TRAIN_ARGUMENTS": short, "OMP_NUM_THREADS": "1"}
     first = bash(ROOT / "run_quickstart.sh", cwd="/", OUTPUT_DIR=str(tmp_path / "q"), **settings)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "Installing" not in first.stdout
