@@ -170,14 +170,14 @@ def find_runs(folder):
 
 def copy(path, destination):
     destination.parent.mkdir(parents=True, exist_ok=True)
-    temporary = destination.with_name(destination.name + ".tmp")
+    temporary = destination.with_name(f"{destination.name}.{os.getpid()}.tmp")
     shutil.copyfile(path, temporary)
     os.replace(temporary, destination)
 
 
 def copy_predictions(path, destination):
     """The scores with four digits; the first columns are id, label and prediction."""
-    temporary = destination.with_name(destination.name + ".tmp")
+    temporary = destination.with_name(f"{destination.name}.{os.getpid()}.tmp")
     with path.open(newline="", encoding="utf-8") as old, temporary.open(
         "w", newline="", encoding="utf-8"
     ) as new:
@@ -195,7 +195,7 @@ def restore():
         if folder.exists():
             continue
         print(f"{run.relative_to(kept)} is finished: its files are in {target}")
-        incomplete = folder.with_name(folder.name + ".tmp")
+        incomplete = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(incomplete, ignore_errors=True)
         shutil.copytree(run, incomplete)
         incomplete.rename(folder)
