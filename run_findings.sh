@@ -22,6 +22,7 @@ ENCODERS=${ENCODERS:-all-MiniLM-L6-v2 all-mpnet-base-v2}
 NUM_TRAIN_EPOCHS=${NUM_TRAIN_EPOCHS:-4}       # at most: early stopping decides
 MINILM_RATES=${MINILM_RATES:-5e-5 1e-4 2e-4}
 MPNET_RATES=${MPNET_RATES:-2e-5 5e-5 1e-4}
+ENCODER_SEEDS=${ENCODER_SEEDS:-1 2 3}           # the first chooses the learning rate
 BAG_RATES=${BAG_RATES:-1e-4 2e-4 5e-4 1e-3}
 RESULTS=${RESULTS:-}
 fail() {
@@ -116,8 +117,8 @@ export MODELS_FILE=$OUTPUT_DIR/models.txt
     echo "layers-0 | $BAG_RATES | 1 2 3 4 5 | "
     for encoder in $ENCODERS; do
         case $encoder in
-            all-MiniLM-L6-v2) echo "$models/$encoder | $MINILM_RATES | 1 2 3 | " ;;
-            all-mpnet-base-v2) echo "$models/$encoder | $MPNET_RATES | 1 2 3 | " ;;
+            all-MiniLM-L6-v2) echo "$models/$encoder | $MINILM_RATES | $ENCODER_SEEDS | " ;;
+            all-mpnet-base-v2) echo "$models/$encoder | $MPNET_RATES | $ENCODER_SEEDS | " ;;
             *) fail "ENCODERS has $encoder; choose from all-MiniLM-L6-v2 and all-mpnet-base-v2" ;;
         esac
     done
