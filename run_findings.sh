@@ -155,7 +155,7 @@ TABLES = (
     "runs.csv data*/manifest.json *-*/learning_rates.csv attribution-*/summary.json "
     "attribution-*/faithfulness.json context-*/context.json context-*/context.md "
     "context-*/context.png comparison*/comparison.json comparison*/comparison.md "
-    "comparison*/pairs.csv comparison*/table2.csv comparison*/slices.csv "
+    "comparison*/pairs.csv comparison*/table2.csv comparison*/slices.csv comparison*/cost.csv "
     "family/family.csv family/family.json family/family.md"
 ).split()
 RUN_FILES = "run_arguments.json train_results.json eval_results.json predict_results.json".split()
@@ -172,7 +172,10 @@ def find_runs(folder):
 def copy(path, destination):
     destination.parent.mkdir(parents=True, exist_ok=True)
     temporary = destination.with_name(f"{destination.name}.{os.getpid()}.tmp")
-    shutil.copyfile(path, temporary)
+    content = path.read_bytes()
+    if path.name == "summary.json":  # it names folders of this machine
+        content = content.replace(f"{source}/".encode(), b"")
+    temporary.write_bytes(content)
     os.replace(temporary, destination)
 
 

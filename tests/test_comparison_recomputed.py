@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from compared_runs import write_run
+from conftest import ROOT
 from scipy import optimize, stats
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
 from statsmodels.stats.contingency_tables import mcnemar
@@ -22,6 +23,7 @@ DOCUMENTS = 250
 NAMES = ["math.AG", "math.CV", "math.DG", "math.MG", "math.SG"]
 SVM = "TF-IDF + linear SVM"
 MARGIN = 0.02
+FINDINGS = ROOT / "results" / "arxiv-dev"
 RESAMPLES = 4000
 
 
@@ -316,3 +318,26 @@ def test_comparison_is_recomputed_from_predictions(comparison):
     width = row["high"] - row["low"]
     assert row["low"] == pytest.approx(found.confidence_interval.low, abs=0.06 * width)
     assert row["high"] == pytest.approx(found.confidence_interval.high, abs=0.06 * width)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.parent.name for path in FINDINGS.glob("comparison*/comparison.json"))
+)
+def test_findings_are_recomputed_from_the_kept_predictions(name):
+    """The published comparisons; their kept scores have four digits."""
+    result = json.loads((FINDINGS / name / "comparison.json").read_text(encoding="utf-8"))
+    predictions = {}
+    for model in result["models"]:
+        predictions[model["name"]] = [
+            pd.read_csv(FINDINGS / "predictions" / run["folder"] / "predictions.csv")
+            for run in model["runs"]
+        ]
+    comparison = Comparison(result, predictions)
+    check_table(comparison, rounding=1e-3)
+    check_tests(comparison, rounding=1e-3)
+    check_corrections(comparison)
+    check_equivalence(comparison, result["margin"])
+
+
+def test_findings_have_comparisons():
+    assert len(list(FINDINGS.glob("comparison*/comparison.json"))) >= 3

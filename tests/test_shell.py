@@ -1,5 +1,6 @@
 """The shell scripts: set-up, the quick start from any folder, completed steps are skipped."""
 
+import json
 import os
 import re
 import shutil
@@ -208,6 +209,9 @@ def test_findings_are_kept_and_restored(tmp_path):
     write_finished_run(first / "svm", "0.123456789")
     write_finished_run(first / "layers-0" / "lr-1e-4-seed-1", "")
     (first / "layers-0" / "lr-2e-4-seed-1" / "checkpoint-3").mkdir(parents=True)
+    (first / "attribution-layers-0").mkdir()
+    summary = {"arguments": {"dataset_name": f"{first}/data"}}
+    (first / "attribution-layers-0" / "summary.json").write_text(json.dumps(summary))
     settings = {"DATASET": "user/data", "ENCODERS": "all-MiniLM-L6-v2", "RESULTS": str(kept)}
 
     result = bash(
@@ -219,11 +223,15 @@ def test_findings_are_kept_and_restored(tmp_path):
     svm = [*small, "predict_results.json", "predictions.csv"]
     assert files == {
         "results.json",
+        "attribution-layers-0/summary.json",
         *(f"predictions/svm/{name}" for name in svm),
         *(f"predictions/layers-0/lr-1e-4-seed-1/{name}" for name in small),
     }
     rows = (kept / "predictions" / "svm" / "predictions.csv").read_text()
     assert rows == 'id,label,prediction,a\n1,"a, b",c,0.1235\n'
+
+    summary = json.loads((kept / "attribution-layers-0" / "summary.json").read_text())
+    assert summary == {"arguments": {"dataset_name": "data"}}
 
     # An empty folder goes on from there; what is there is left alone.
     (second / "models" / "all-MiniLM-L6-v2").mkdir(parents=True)

@@ -1,0 +1,396 @@
+"""What the pages say about the findings is what the files of results/arxiv-dev say.
+
+The comparisons themselves are recomputed from the kept predictions in
+test_comparison_recomputed.py.
+"""
+
+import csv
+import functools
+import json
+
+import pytest
+from conftest import ROOT
+from scipy.stats import ttest_rel
+
+from comparison.study_table import STUDY_TABLE
+from comparison.verdict import two_digits
+
+RESULTS = ROOT / "results" / "arxiv-dev"
+SVM, MINILM, BAG = "TF-IDF + linear SVM", "all-MiniLM-L6-v2", "layers-0"
+CALIBRATED = SVM  # of comparison-log-loss, where no other SVM is
+SHUFFLED, ORDERED = f"{SVM} (dataset data-shuffled)", f"{SVM} (dataset data)"
+CONTEXT = f"context-{MINILM}/context.json"
+SAMPLING = f"{MINILM} (sampling {{}})"
+PROBE = f"{MINILM}, mean of layer {{}}"
+CONDITIONS = {
+    "all words shuffled": {"block": 1},
+    "pairs of words shuffled": {"block": 2},
+    "sentences shuffled": {"block": "sentence"},
+    "window of 0": {"window": 0},
+    "window of 2": {"window": 2},
+    "window of all": {"window": "all"},
+}
+PARTS = {"all": "all", "listed in another of the classes": "listed in another class"}
+
+
+# Files and numbers
+
+
+def from_json(name, *keys):
+    value = json.loads((RESULTS / name).read_text(encoding="utf-8"))
+    for key in keys:
+        value = value[key]
+    return value
+
+
+def from_csv(file_name, column, **row):
+    with open(RESULTS / file_name, newline="", encoding="utf-8") as file:
+        (found,) = [line for line in csv.DictReader(file) if row.items() <= line.items()]
+    return found[column]
+
+
+def read_page(name):
+    """The text of a page in one line, so that line breaks do not matter."""
+    return " ".join((ROOT / name).read_text(encoding="utf-8").split())
+
+
+def percent(value):
+    return f"{100 * float(value):.2f}"
+
+
+def signed(value):
+    """Points with a sign."""
+    return f"{100 * float(value):+.2f}"
+
+
+def p_value(value):
+    value = float(value)
+    if value >= 0.995:
+        return "1.00"
+    return f"{value:.2g}"
+
+
+def interval_of(row, digits=3):
+    return f"{row['low']:.{digits}f} to {row['high']:.{digits}f}"
+
+
+def row_of(*cells):
+    return f"| {' | '.join(cells)} |"
+
+
+# Accuracy and log loss
+
+
+def model_row(text, model):
+    """A row of the table of models: accuracy with its interval, macro F1, log loss."""
+    column = functools.partial(from_csv, "comparison/table2.csv", model=model, source="run")
+    spread = f" ± {percent(column('accuracy_sd'))}" if column("accuracy_sd") else ""
+    interval = f"{percent(column('accuracy_low'))} to {percent(column('accuracy_high'))}"
+    loss = f"{float(column('log_loss')):.3f}" if column("log_loss") else ""
+    accuracy = f"{percent(column('accuracy'))}{spread}"
+    return row_of(
+        text, column("seeds"), accuracy, interval, percent(column("macro_f1")), loss
+    ).replace("|  |", "| |")
+
+
+def calibrated_row(text):
+    """The SVM with probabilities, from the comparison of log losses."""
+    column = functools.partial(
+        from_csv, "comparison-log-loss/table2.csv", model=CALIBRATED, source="run"
+    )
+    interval = f"{percent(column('accuracy_low'))} to {percent(column('accuracy_high'))}"
+    numbers = [percent(column("macro_f1")), f"{float(column('log_loss')):.3f}"]
+    return row_of(text, column("seeds"), percent(column("accuracy")), interval, *numbers)
+
+
+def rate_row(text, model, rate):
+    """A learning rate: lowest validation loss, accuracy of that epoch."""
+    column = functools.partial(from_csv, f"{model}/learning_rates.csv", learning_rate=rate)
+    numbers = [f"{float(column('eval_loss')):.4f}", percent(column("eval_accuracy"))]
+    return row_of(text, rate, *numbers)
+
+
+def pair_row(text, comparison, model, reference):
+    """A difference of accuracy: interval; p and verdict in the family; documents needed."""
+    row = {"model": model, "reference": reference, "metric": "accuracy"}
+    column = functools.partial(from_csv, f"{comparison}/pairs.csv", **row)
+    in_family = functools.partial(from_csv, "family/family.csv", comparison=comparison, **row)
+    interval = f"{signed(column('low'))} to {signed(column('high'))}"
+    needed = f"{two_digits(int(column('documents_needed'))):,}"
+    cells = [text, f"{column('seeds')}, {column('reference_seeds')}", signed(column("difference"))]
+    cells += [interval, p_value(in_family("p_holm")), in_family("verdict"), needed]
+    return row_of(*cells, f"`{comparison}/`")
+
+
+def loss_row(text, model, reference):
+    """A difference of log loss: interval; p and verdict in the family."""
+    row = {"model": model, "reference": reference, "metric": "log_loss"}
+    column = functools.partial(from_csv, "comparison-log-loss/pairs.csv", **row)
+    in_family = functools.partial(
+        from_csv, "family/family.csv", comparison="comparison-log-loss", **row
+    )
+    low, high, difference = (f"{float(column(key)):+.3f}" for key in ("low", "high", "difference"))
+    cells = [
+        text,
+        f"{column('seeds')}, {column('reference_seeds')}",
+        difference,
+        f"{low} to {high}",
+    ]
+    return row_of(*cells, p_value(in_family("p_holm")), in_family("verdict"))
+
+
+def family_sentence():
+    tests = from_csv_first("family/family.csv", "tests_in_family")
+    return f"p is corrected by Holm's method for all {tests} tests"
+
+
+def from_csv_first(name, column):
+    with open(RESULTS / name, newline="", encoding="utf-8") as file:
+        return next(csv.DictReader(file))[column]
+
+
+def cost_row(text, model):
+    """Seconds of training, parameters, documents per second."""
+    column = functools.partial(from_csv, "comparison/cost.csv", name=model)
+    cells = [f"{float(column('train_seconds')):,.0f}", f"{int(float(column('parameters'))):,}"]
+    cells += [f"{float(column('documents_per_second')):,.0f}", percent(column("accuracy"))]
+    return row_of(text, *cells)
+
+
+def slice_row(text, part, model):
+    """A row of the accuracies on a part of the test split."""
+    column = functools.partial(from_csv, "comparison/slices.csv", slice=part, model=model)
+    cells = []
+    for key in ("accuracy", "any_listed"):
+        interval = f"{percent(column(f'{key}_low'))} to {percent(column(f'{key}_high'))}"
+        cells.append(f"{percent(column(key))} ({interval})")
+    return row_of(text, column("documents"), *cells)
+
+
+def curve_row(size):
+    column = functools.partial(from_csv, "runs.csv", run=f"svm-{size}" if size != 7787 else "svm")
+    return row_of(f"{size:,}", percent(column("predict_accuracy")), percent(column("predict_f1")))
+
+
+# Tests of context
+
+
+def context_row(text, part, run, condition):
+    """A row of the tests of context: difference of accuracy with its interval and p after Holm."""
+    wanted = CONDITIONS[condition]
+    (found,) = [one for one in from_json(CONTEXT, part) if one["name"] == run]
+    (test,) = [one["accuracy"] for one in found["conditions"] if wanted.items() <= one.items()]
+    interval = f"{signed(test['low'])} to {signed(test['high'])}"
+    return row_of(text, condition, signed(test["difference"]), interval, p_value(test["p_holm"]))
+
+
+def surrogate_row(text, run):
+    (found,) = [one for one in from_json(CONTEXT, "surrogates") if one["name"] == run]
+    return row_of(text, str(found["documents"]), f"{found['mean']:.3f}", interval_of(found))
+
+
+def variance_text(name, kind):
+    (one,) = [one for one in from_json(CONTEXT, "attribution") if one["name"] == name]
+    return f"{one[kind]['icc']:.3f} ({interval_of(one[kind])})"
+
+
+def function_words():
+    shares = {}
+    for one in from_json(CONTEXT, "attribution"):
+        shares[one["name"]] = one
+    mini, bag = (percent(shares[name]["function_share"]["mean"]) for name in (MINILM, BAG))
+    words = percent(shares[MINILM]["function_share_of_words"]["mean"])
+    return (
+        f"carry {mini} percent of the absolute attribution in MiniLM and {bag} percent in the bag; "
+        f"they are {words} percent of the words"
+    )
+
+
+def agreement_text():
+    """Spearman's correlations with the SVM's weights, MiniLM against the bag, of each class."""
+    texts = []
+    rows = from_json(CONTEXT, "agreement")
+    for bag in (row for row in rows if row["model"] == BAG):
+        (mini,) = [row for row in rows if row["class"] == bag["class"] and row["model"] == MINILM]
+        p = p_value(bag["difference"]["p_holm"])
+        texts.append(f"{mini['rho']:.2f} against {bag['rho']:.2f} in {bag['class']} (p = {p})")
+    return "Spearman's correlations are " + ", ".join(texts)
+
+
+def phrase_text():
+    test = from_json(CONTEXT, "phrases", "against_moved")
+    numbers = f"{interval_of(test)}, p = {p_value(test['p'])}"
+    return f"add {test['mean']:.3f} logits more than the same words moved apart ({numbers})"
+
+
+# Sampling strategies and probes of version 0.2.0
+
+
+def probe_text(layer):
+    names = {"model": PROBE.format(layer), "reference": PROBE.format(0)}
+    column = functools.partial(from_csv, "probes-pairs.csv", metric="accuracy", **names)
+    interval = f"{percent(column('low'))} to {percent(column('high'))}"
+    return (
+        f"by {percent(column('difference'))} points ({interval}, p = {p_value(column('p_holm'))})"
+    )
+
+
+def of_seeds(strategy, key):
+    values = []
+    for seed in (1, 2, 3):
+        run = f"minilm-batch-80-{strategy}/seed-{seed}"
+        values.append(float(from_csv("sampling-runs.csv", key, run=run)))
+    return values
+
+
+def sampling_row(strategy):
+    """A sampling strategy: documents per second, validation loss, accuracy, macro F1, test."""
+    rates = [4000 / seconds for seconds in of_seeds(strategy, "train_runtime")]
+    numbers = f"{sum(rates) / 3:.1f} | {sum(of_seeds(strategy, 'eval_loss')) / 3:.3f}"
+    column = functools.partial(
+        from_csv, "sampling-table2.csv", model=SAMPLING.format(strategy), source="run"
+    )
+    accuracy = f"{percent(column('accuracy'))} ± {percent(column('accuracy_sd'))}"
+    row = f"| `{strategy}` | {numbers} | {accuracy} | {percent(column('macro_f1'))}"
+    if strategy == "group_by_length":
+        return f"{row} | | | |"
+    models = {"model": SAMPLING.format(strategy), "reference": SAMPLING.format("group_by_length")}
+    assert from_csv("sampling-pairs.csv", "equivalent", metric="macro_f1", **models) == "True"
+    column = functools.partial(from_csv, "sampling-pairs.csv", metric="accuracy", **models)
+    interval = f"{percent(column('low'))} to {percent(column('high'))}"
+    difference = signed(column("difference"))
+    return f"{row} | {difference} | {interval} | {p_value(column('p_equivalent_holm'))} |"
+
+
+def loss_p(strategy):
+    """The p-value of a paired t-test of validation losses over seeds, against length grouping."""
+    losses = of_seeds("group_by_length", "eval_loss"), of_seeds(strategy, "eval_loss")
+    return ttest_rel(*losses).pvalue
+
+
+FINDINGS = [
+    (model_row, "SVM, words and pairs", SVM),
+    (model_row, "MiniLM", MINILM),
+    (model_row, "bag of MiniLM's word embeddings", BAG),
+    (calibrated_row, "SVM, calibrated"),
+    *((rate_row, "MiniLM", MINILM, rate) for rate in ("5e-5", "1e-4")),
+    *((rate_row, "bag of embeddings", BAG, rate) for rate in ("1e-4", "2e-4", "5e-4", "1e-3")),
+    (family_sentence,),
+    (pair_row, "MiniLM - SVM", "comparison", MINILM, SVM),
+    (pair_row, "bag of embeddings - SVM", "comparison", BAG, SVM),
+    (pair_row, "bag of embeddings - MiniLM", "comparison", BAG, MINILM),
+    (pair_row, "SVM, shuffled - in order", "comparison-order-svm", SHUFFLED, ORDERED),
+    (loss_row, "MiniLM - SVM, calibrated", MINILM, CALIBRATED),
+    (loss_row, "bag of embeddings - SVM, calibrated", BAG, CALIBRATED),
+    (loss_row, "bag of embeddings - MiniLM", BAG, MINILM),
+    (cost_row, "SVM", SVM),
+    (cost_row, "MiniLM", MINILM),
+    (cost_row, "bag of embeddings", BAG),
+    *((curve_row, size) for size in (500, 1000, 2000, 4000, 7787)),
+    *(
+        (slice_row, f"{name}: {text}", part, model)
+        for name, model in (("SVM", SVM), ("MiniLM", MINILM))
+        for text, part in PARTS.items()
+    ),
+    *((probe_text, layer) for layer in (5, 6)),
+    *((sampling_row, name) for name in ("group_by_length", "batch_rebalance", "random")),
+    *(
+        (context_row, name, "order", run, condition)
+        for name, run in (("MiniLM", MINILM), ("SVM, words and pairs", "svm"))
+        for condition in (
+            "all words shuffled",
+            "pairs of words shuffled",
+            "sentences shuffled",
+        )
+    ),
+    *((context_row, "MiniLM", "windows", MINILM, f"window of {size}") for size in (0, 2, "all")),
+    (surrogate_row, "SVM, words and pairs", "svm"),
+    (surrogate_row, "MiniLM", MINILM),
+    (surrogate_row, "bag of embeddings", BAG),
+    *((variance_text, name, kind) for name in (MINILM, BAG) for kind in ("content", "all")),
+    (function_words,),
+    (agreement_text,),
+    (phrase_text,),
+]
+
+
+@pytest.mark.parametrize("number", range(len(FINDINGS)))
+def test_numbers_of_the_findings_are_those_of_the_files(number):
+    function, *arguments = FINDINGS[number]
+    expected = function(*arguments)
+    assert expected in read_page("docs/findings.md") + read_page("docs/training.md"), expected
+
+
+def test_validation_losses_in_training_are_those_of_the_files():
+    text = read_page("docs/training.md")
+    losses = f"p = {loss_p('batch_rebalance'):.2f} and {loss_p('random'):.2f}"
+    assert losses in text
+    (four,) = [run for run in from_json("schedule.json", "runs") if run["num_train_epochs"] == 4]
+    best = min(epoch["eval_loss"] for epoch in four["validation"])
+    assert f"reached {best:.4f} (`schedule.json`)" in read_page("docs/findings.md")
+
+
+def accuracy_of(model):
+    column = functools.partial(from_csv, "comparison/table2.csv", model=model, source="run")
+    interval = f"{percent(column('accuracy_low'))} to {percent(column('accuracy_high'))}"
+    return column, percent(column("accuracy")), interval
+
+
+def against_svm(column):
+    names = {"model": MINILM, "reference": SVM, "metric": "accuracy"}
+    return float(from_csv("comparison/pairs.csv", column, **names))
+
+
+def shuffled_at_test_time():
+    """MiniLM on test abstracts whose words are all shuffled."""
+    (run,) = [one for one in from_json(CONTEXT, "order") if one["name"] == MINILM]
+    (condition,) = [one for one in run["conditions"] if one["block"] == 1]
+    return condition
+
+
+def test_numbers_of_the_readme_are_those_of_the_files():
+    text = read_page("README.md")
+    svm, svm_accuracy, svm_interval = accuracy_of(SVM)
+    minilm, minilm_accuracy, minilm_interval = accuracy_of(MINILM)
+    assert f"{svm_accuracy} percent (95% CI {svm_interval}, n = 973 test abstracts)" in text
+    assert f"{minilm_accuracy} ({minilm_interval}, one seed)" in text
+    difference, low, high = (signed(against_svm(key)) for key in ("difference", "low", "high"))
+    assert f"{difference} points ({low} to {high})" in text
+    accuracy = shuffled_at_test_time()["accuracy"]
+    interval = f"{signed(accuracy['low'])} to {signed(accuracy['high'])}"
+    assert f"{signed(accuracy['difference'])} points ({interval})" in text
+    assert f"| {minilm_accuracy} | {percent(minilm('macro_f1'))} |" in text
+    for name, scores in STUDY_TABLE.items():
+        row = f"| {name} | {scores[0]:.2f} | {scores[1]:.2f} | "
+        if name == SVM:
+            row += f"{svm_accuracy} | {percent(svm('macro_f1'))} |"
+        else:
+            row += "not run | |"
+        assert row in text
+
+
+def test_numbers_of_related_work_are_those_of_the_files():
+    text = read_page("docs/related.md")
+    _, svm, _ = accuracy_of(SVM)
+    _, minilm, _ = accuracy_of(MINILM)
+    difference, low, high = (signed(against_svm(key)) for key in ("difference", "low", "high"))
+    change = f"{difference} (95% CI {low} to {high})"
+    assert f"SVM: {svm} | MiniLM (22 M), one seed: {minilm} | {change} |" in text
+    assert f"between {difference} and about +2 points" in text
+    shuffled = shuffled_at_test_time()
+    accuracy = shuffled["accuracy"]
+    changed = f"{signed(accuracy['low'])} to {signed(accuracy['high'])}"
+    assert f"{100 * (1 - shuffled['predictions_changed']):.1f} percent of all predictions" in text
+    assert f"accuracy {signed(accuracy['difference'])} points ({changed})" in text
+    names = {"model": SHUFFLED, "reference": ORDERED, "metric": "accuracy"}
+    difference, low, high = (
+        signed(from_csv("comparison-order-svm/pairs.csv", key, **names))
+        for key in ("difference", "low", "high")
+    )
+    assert f"accuracy {difference} points ({low} to {high})" in text
+    row = {"slice": PARTS["listed in another of the classes"], "model": SVM}
+    right, listed = (
+        percent(from_csv("comparison/slices.csv", key, **row)) for key in ("accuracy", "any_listed")
+    )
+    wanted = f"SVM: {right} percent name the primary category, {listed} percent any listed"
+    assert wanted in text
