@@ -74,6 +74,7 @@ def launch(*arguments, config, processes=1):
     """
     how = ["--config_file", str(config), "--num_processes", str(processes)]
     how += ["--num_cpu_threads_per_process", str(torch.get_num_threads())]
+    how += ["--main_process_port", "0"]  # a free one
     start = [
         sys.executable,
         "-m",
@@ -643,7 +644,8 @@ def test_error_in_two_processes_is_shown_once_and_ends_both(tiny_model, tiny_dat
     start = time.monotonic()
     result = launch(*arguments, config=ROOT / "configs" / "accelerate_cpu.yaml", processes=2)
     assert result.returncode != 0
-    assert (result.stdout + result.stderr).count("error: --max_seq_length") == 1
+    output = result.stdout + result.stderr
+    assert output.count("error: --max_seq_length") == 1, output
     assert time.monotonic() - start < 120  # most of it is the start of the processes
 
 
