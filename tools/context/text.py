@@ -42,10 +42,10 @@ def change_text(what: str, test: dict) -> str:
     """
     change = test["difference"] if "difference" in test else test["mean"]
     if change == test["low"] == test["high"] == 0:
-        return f"{what} stays"
+        return f"{what} stays the same"
     details = f"{interval(test)}, p after Holm {p_text(test['p_holm'])}"
     if test["p_holm"] >= ALPHA:
-        return f"{what} changes by {percent(change)} points, which may be chance ({details})"
+        return f"no change of {what} is shown ({percent(change)} points, {details})"
     verb = "falls" if change < 0 else "rises"
     return f"{what} {verb} by {percent(abs(change))} points ({details})"
 
