@@ -1745,6 +1745,7 @@ class Checkpoint:
     step: int
     is_stopped: bool  # early stopping had ended the training there
     has_all_losses: bool  # the losses of all updates are in its log
+    seconds: float | None  # of training until there; None if its log does not say
 
 
 def read_checkpoint(path: Path, patience: int, model: torch.nn.Module) -> Checkpoint:
@@ -1767,12 +1768,15 @@ def read_checkpoint(path: Path, patience: int, model: torch.nn.Module) -> Checkp
     state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
     stopping = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback", {})
     used = stopping.get("attributes", {}).get("early_stopping_patience_counter", 0)
-    logged = [entry["step"] for entry in state["log_history"] if "loss" in entry]
+    logged = [entry for entry in state["log_history"] if "loss" in entry]
+    has_all_losses = bool(logged) and logged[-1]["step"] == state["global_step"]
+    has_all_times = has_all_losses and all("seconds" in entry for entry in logged)
     return Checkpoint(
         path=str(path),
         step=state["global_step"],
         is_stopped=0 < patience <= used,
-        has_all_losses=bool(logged) and logged[-1] == state["global_step"],
+        has_all_losses=has_all_losses,
+        seconds=training_seconds(logged) if has_all_times else None,
     )
 
 
@@ -3710,10 +3714,15 @@ def run_stages(
             metrics = result.metrics | {"train_samples": len(encoded["train"])}
             metrics["train_loss"] = mean_loss(trainer.state.log_history)
             if checkpoint is not None:
-                # train_runtime and the rates are those since this step.
+                # The rates are those since this step; loss and time those of the whole training,
+                # or left out.
                 metrics["train_resumed_from_step"] = checkpoint.step
                 if not checkpoint.has_all_losses:
                     del metrics["train_loss"]
+                if checkpoint.seconds is None:
+                    del metrics["train_runtime"]
+                else:
+                    metrics["train_runtime"] += checkpoint.seconds
             trainer.args.push_to_hub = False  # stage 9 pushes the complete folder with its card
             trainer.save_model()
             save_metrics(trainer, "train", metrics)

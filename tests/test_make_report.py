@@ -203,7 +203,7 @@ def whole(tmp_path_factory):
         write_encoder(root / "tiny" / f"lr-2e-5-seed-{seed}", labels, seed)
     header = "learning_rate,eval_loss,eval_accuracy,eval_f1,epoch,train_runtime"
     (root / "tiny" / "learning_rates.csv").write_text(
-        f"{header}\n2e-5,0.5,0.8,0.75,1.5,754\n5e-5,0.7,0.6,0.5,2,70\n"
+        f"{header}\n2e-5,0.5,0.8,0.75,1.5,754\n5e-5,0.7,0.6,0.5,2,70\n1e-4,0.8,0.5,0.4,2,\n"
     )
     runs = [root / "svm", *sorted(root.glob("tiny/lr-*"))]
     call(

@@ -783,6 +783,10 @@ def test_run_killed_three_times_ends_with_the_same_weights(
         assert results[0][key] == results[1][key]
     assert results[1]["train_resumed_from_step"] > 0
     assert "train_resumed_from_step" not in results[0]
+    # The time of the whole training, not only since the checkpoint
+    history = json.loads((tmp_path / "run/trainer_state.json").read_text())["log_history"]
+    seconds = sum(entry["seconds"] for entry in history if "loss" in entry)
+    assert seconds < results[1]["train_runtime"] + 0.01
     logged = [
         [
             (entry["step"], entry["loss"])

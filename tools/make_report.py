@@ -650,6 +650,8 @@ def learning_rates(path: Path) -> tuple[str, list, list]:
     rows = []
     with reading(path, "run_paper.sh"), path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
+            # Unknown where a run was continued from a checkpoint without times
+            seconds = float(row["train_runtime"]) if row["train_runtime"] else None
             rows.append(
                 [
                     row["learning_rate"],
@@ -657,7 +659,7 @@ def learning_rates(path: Path) -> tuple[str, list, list]:
                     percent(float(row["eval_accuracy"])),
                     percent(float(row["eval_f1"])),
                     f"{float(row['epoch']):g}",
-                    duration(float(row["train_runtime"])),
+                    duration(seconds),
                 ]
             )
     model = path.parent.resolve().name
