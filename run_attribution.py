@@ -373,6 +373,8 @@ def load_model(name: str, revision: str | None) -> tuple:
         reason = one_line(error)
         if "ignore_mismatched_sizes" in reason:
             reason = "its weights have other sizes than its config.json says"
+        if Path(name, "model.skops").exists():
+            reason = "it is an SVM of run_baseline.py, which has no gradients; give an encoder"
         raise UserError(
             f"cannot load a classifier from --model_name_or_path {name}: {reason}"
         ) from error
@@ -701,6 +703,8 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
     if Path(name).is_dir() and re.search(r"[*?\[\]]", str(Path(name).resolve())):
         # datasets takes them for a pattern and would read the files of other folders, too.
         fail(f"the path of --dataset_name {name} has one of the signs * ? [ ]; rename the folder")
+    if Path(name, "run_arguments.json").exists():
+        fail(f"--dataset_name {name} is the folder of a run; give its dataset")
     try:
         builder = load_dataset_builder(name, config, revision=revision)
         files = builder.config.data_files or {}

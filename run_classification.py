@@ -654,7 +654,10 @@ def load_config(arguments: ModelArguments) -> PretrainedConfig:
             source, revision=arguments.model_revision, trust_remote_code=False
         )
     except Exception as error:  # the library checks every value, and the Hub's client has its kinds
-        fail(f"cannot load model {source}: {one_line(error)}")
+        reason = one_line(error)
+        if Path(source, "model.skops").exists():
+            reason = "it is an SVM of run_baseline.py, which predicts with it; give an encoder"
+        fail(f"cannot load model {source}: {reason}")
     if config.is_encoder_decoder:
         fail(
             f"cannot load model {source}: it is an encoder-decoder model; "
@@ -2024,6 +2027,8 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
     if Path(name).is_dir() and re.search(r"[*?\[\]]", str(Path(name).resolve())):
         # datasets takes them for a pattern and would read the files of other folders, too.
         fail(f"the path of --dataset_name {name} has one of the signs * ? [ ]; rename the folder")
+    if Path(name, "run_arguments.json").exists():
+        fail(f"--dataset_name {name} is the folder of a run; give its dataset")
     try:
         builder = load_dataset_builder(name, config, revision=revision)
         files = builder.config.data_files or {}

@@ -782,3 +782,23 @@ def test_arguments_file_that_is_broken(run, tmp_path):
     (tmp_path / "svm.yaml").write_text("just words")
     assert_user_error(run("run_baseline", tmp_path / "svm.yaml"), "svm.yaml")
     assert_user_error(run("run_baseline", tmp_path / "none.json"), "none.json")
+
+
+def test_a_run_folder_in_the_place_of_data_or_encoder(run, tiny_model, tiny_dataset, tmp_path):
+    svm = tmp_path / "svm"
+    assert run("run_baseline", "--dataset_name", tiny_dataset, "--output_dir", svm).code == 0
+    is_run = f"{svm} is the folder of a run"
+    for script, flags in (
+        ("run_baseline", ()),
+        ("run_classification", ("--model_name_or_path", tiny_model, "--do_train")),
+        ("find_label_errors", ()),
+    ):
+        output = ("--output_dir", tmp_path / script)
+        assert_user_error(run(script, "--dataset_name", svm, *flags, *output), is_run)
+    is_svm = f"{svm}: it is an SVM of run_baseline.py"
+    for script, flags in (
+        ("run_classification", ("--dataset_name", tiny_dataset, "--do_predict")),
+        ("run_attribution", ("--text", "A curve.")),
+    ):
+        output = ("--output_dir", tmp_path / f"{script}-of-svm")
+        assert_user_error(run(script, "--model_name_or_path", svm, *flags, *output), is_svm)

@@ -353,6 +353,8 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
     if Path(name).is_dir() and re.search(r"[*?\[\]]", str(Path(name).resolve())):
         # datasets takes them for a pattern and would read the files of other folders, too.
         fail(f"the path of --dataset_name {name} has one of the signs * ? [ ]; rename the folder")
+    if Path(name, "run_arguments.json").exists():
+        fail(f"--dataset_name {name} is the folder of a run; give its dataset")
     try:
         builder = load_dataset_builder(name, config, revision=revision)
         files = builder.config.data_files or {}
