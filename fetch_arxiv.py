@@ -507,11 +507,11 @@ def read_snapshot(
                     skip_rest_of_line(stream, line)
                     parsed += 1
                     continue
-                place = line.find(marker)
+                start = line.find(marker)
                 # Without its closing brace, a line is cut off: parsing it names the fault.
                 is_whole = line.endswith((b"}\n", b"}\r\n"))
-                can_be_skipped = is_whole and place >= 0 and not ids
-                if can_be_skipped and not line.startswith(wanted, place + len(marker)):
+                can_be_skipped = is_whole and start >= 0 and not ids
+                if can_be_skipped and not line.startswith(wanted, start + len(marker)):
                     continue
                 parsed += 1
                 if not line.isspace():
@@ -565,10 +565,10 @@ def read_hub(arguments: FetchArguments, facts: dict) -> Iterator[tuple[str, dict
         )
         stream = builder.as_streaming_dataset("all")
         # Only parquet files have a schema; the first row shows the columns of others.
-        found = stream.column_names or list(next(iter(stream), {}))
+        columns = stream.column_names or list(next(iter(stream), {}))
         for column in HUB_COLUMNS:
-            if column not in found:
-                fail(f"{name} has no column {column}; it has {', '.join(found)}")
+            if column not in columns:
+                fail(f"{name} has no column {column}; it has {', '.join(columns)}")
         facts["dataset_commit"] = builder.hash
         builder.config.columns = HUB_COLUMNS  # parquet files are read by column
         tables = builder.as_streaming_dataset("all").with_format("arrow").iter(batch_size=1000)
@@ -726,16 +726,16 @@ def split_records(records: list[dict], arguments: FetchArguments) -> dict[str, l
     test_size = round(len(records) * test_ratio)
     if arguments.split_by == "date":
         return split_by_date(records, validation_size, test_size, arguments)
-    train, rest = train_test_split(
+    train, held_out = train_test_split(
         records,
         test_size=validation_size + test_size,
         stratify=[record["label"] for record in records],
         random_state=arguments.seed,
     )
     validation, test = train_test_split(
-        rest,
+        held_out,
         test_size=test_size,
-        stratify=[record["label"] for record in rest],
+        stratify=[record["label"] for record in held_out],
         random_state=arguments.seed,
     )
     return {"train": train, "validation": validation, "test": test}
@@ -766,17 +766,17 @@ def split_by_date(
         "test": in_order[first_test:],
     }
     splits = {}
-    for split, part in parts.items():
-        present = {record["label"] for record in part}
+    for split, papers in parts.items():
+        present = {record["label"] for record in papers}
         for label, name in enumerate(arguments.categories):
             if label not in present:
-                first, last = day_range(part)
+                first, last = day_range(papers)
                 fail(
                     f"--split_by date: category {name} has no paper of {first} to {last}, the "
                     f"{split} split; change the dates or --split_ratios, or leave it out of "
                     "--categories"
                 )
-        splits[split] = sorted(part, key=rank)
+        splits[split] = sorted(papers, key=rank)
     return splits
 
 
@@ -1469,10 +1469,10 @@ def parse_arguments(
     if words and not is_flag and words[0].endswith((".json", ".yaml", ".yml")):
         words.insert(0, "--config")
     if "--config" in words:
-        place = words.index("--config")
-        if place + 1 == len(words):
+        index = words.index("--config")
+        if index + 1 == len(words):
             fail("--config requires a file of arguments")
-        words = read_config(words[place + 1]) + words[:place] + words[place + 2 :]
+        words = read_config(words[index + 1]) + words[:index] + words[index + 2 :]
 
     namespace, unknown = parser.parse_known_args(words)
     if adapt is not None:

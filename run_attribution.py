@@ -625,13 +625,13 @@ def fit_labels(
                 f"document {document['id']} of {source} has a list of classes, but the model "
                 "chooses one of them; give another --label_column_name"
             )
-    found = set(each_name(document["label"] for document in labeled))
+    occurring = set(each_name(document["label"] for document in labeled))
     if label_names is not None:
-        renamed = name_numbers(found, label_names, source)
+        renamed = name_numbers(occurring, label_names, source)
         for document in labeled:
             document["label"] = rename(document["label"], renamed)
-        found = set(renamed.values())
-    names = declared or sorted(found)
+        occurring = set(renamed.values())
+    names = declared or sorted(occurring)
     if explainer.is_multi_label:
         for document in labeled:
             label = each_name([document["label"]])
@@ -907,7 +907,7 @@ def read_json(file: str, text: str, field: str | None = None) -> pd.DataFrame:
         logger.info("%s: the records are those under 'data'", file)
         content = content["data"]
     records = content if isinstance(content, list) else [content]
-    wrong = [place for place, record in enumerate(records) if not isinstance(record, dict)]
+    wrong = [index for index, record in enumerate(records) if not isinstance(record, dict)]
     if isinstance(content, dict) and all(isinstance(value, dict) for value in content.values()):
         wrong = [0]  # what pandas writes unless it is told otherwise
     if wrong:
@@ -1379,7 +1379,7 @@ def find_certain(
 def pick_steps(
     gaps: np.ndarray, certain: np.ndarray, is_near: np.ndarray, noise: float, allowed: float
 ) -> int:
-    """Return the place of the number of steps with the smallest completeness error.
+    """Return the index of the number of steps with the smallest completeness error.
 
     All arrays are (steps,). Errors that differ by rounding only tie. Of those, the smallest
     number wins whose tokens, not only their sum, are near the integral; if none is, of those that
@@ -1559,8 +1559,8 @@ def spread_numbers(steps: tuple[int, ...], number: int, limit: int) -> list[int]
         if len(allowed) < count or (count > 1 and allowed[-1] < SMALLEST_RULE):
             continue
         upper_half = [n for n in allowed if 2 * n >= allowed[-1]]
-        places = np.linspace(len(upper_half) - 1, 0, count).round().astype(int)
-        numbers = sorted({upper_half[place] for place in places})
+        indices = np.linspace(len(upper_half) - 1, 0, count).round().astype(int)
+        numbers = sorted({upper_half[index] for index in indices})
         while sum(numbers) > limit:
             numbers.pop(0)
         return numbers
@@ -2073,13 +2073,13 @@ class Explainer:
                 raise UserError(
                     f"document {document['id']} has no label, which --target label requires"
                 )
-            found = document["label"]
+            classes = document["label"]
         elif target == "predicted":
             # Of several classes, a text may reach the threshold of none: then the most probable.
-            found = self.predict(probabilities) or max(probabilities, key=probabilities.get)
+            classes = self.predict(probabilities) or max(probabilities, key=probabilities.get)
         else:
-            found = target
-        return [found] if isinstance(found, str) else found
+            classes = target
+        return [classes] if isinstance(classes, str) else classes
 
     def logit_weights(self, target: str) -> torch.Tensor:
         """Return the weights, (classes,), of the logits in F."""
@@ -2407,22 +2407,24 @@ def without_sentence(document: dict, measured: dict | None = None) -> str | None
     document is a line of attributions.jsonl. measured is what tools/measure_faithfulness.py found,
     with the words deleted, too. None if neither knows, or if no word speaks for the target.
     """
-    found = document.get("without_top_words") or measured
+    without = document.get("without_top_words") or measured
     probabilities = document.get("probabilities")
-    if not found or not found["words"] or not probabilities:
+    if not without or not without["words"] or not probabilities:
         return None
-    words = [document["words"][number] for number in found["words"]]
+    words = [document["words"][number] for number in without["words"]]
     strongest = NUMBERS.get(len(words), f"{len(words)} strongest words")
     target = document["target"]
     sentence = (
         f"Without the {strongest} ({', '.join(words)}): {target} "
-        f"{found['probabilities'][target]:.2f} instead of {probabilities[target]:.2f}"
+        f"{without['probabilities'][target]:.2f} instead of {probabilities[target]:.2f}"
     )
-    deleted = measured and measured["words"] == found["words"] and measured["probabilities_deleted"]
+    deleted = (
+        measured and measured["words"] == without["words"] and measured["probabilities_deleted"]
+    )
     if deleted:
         sentence += f" ({deleted[target]:.2f} with these words deleted, not replaced)"
     # Where the model chooses one class, and that is the explained one, it may choose another now.
-    highest = max(found["probabilities"], key=found["probabilities"].get)
+    highest = max(without["probabilities"], key=without["probabilities"].get)
     if document["prediction"] == target != highest:
         sentence += f"; the prediction would be {highest}"
     return sentence + "."
@@ -2458,17 +2460,17 @@ def draw_png(lines: list[dict], level: str) -> bytes:
     """Return a PNG of 2,000 pixels width: documents as running text on attributions' colors."""
     figure = Figure(figsize=(10, 1), dpi=200)
     # Coordinates are inches from the upper left corner; the picture is cut to the text at the end.
-    place = functools.partial(
+    draw_text = functools.partial(
         figure.text, transform=Affine2D().scale(0.1, 1) + figure.transFigure, parse_math=False
     )
     y = 0.0
     for line in lines:
-        place(0.1, y - 0.3, f"{line['id']}: {heading(line)}", fontsize=8, style="italic")
+        draw_text(0.1, y - 0.3, f"{line['id']}: {heading(line)}", fontsize=8, style="italic")
         x = 0.1
         y -= 0.57
         for text, background in figure_text(line, level):
             box = {"facecolor": background, "edgecolor": "none", "pad": 2}
-            artist = place(x, y, text, fontsize=10, bbox=box)
+            artist = draw_text(x, y, text, fontsize=10, bbox=box)
             width = artist.get_window_extent().width / figure.dpi + 0.09
             if x + width > 10 and x > 0.1:  # the next line of text
                 x = 0.1
@@ -2723,10 +2725,10 @@ def convergence_remedies(explainer: Explainer) -> str:
         remedies.append("--baseline mask")
     limit = min(settings.rough_evaluations, settings.max_gradient_evaluations)
     if settings.n_steps == "auto" and limit < AttributionArguments.max_gradient_evaluations:
-        more = f"--rough_evaluations {2 * limit}"
+        flags = f"--rough_evaluations {2 * limit}"
         if 2 * limit > settings.max_gradient_evaluations:
-            more += f" --max_gradient_evaluations {2 * limit}"
-        remedies.append(more)
+            flags += f" --max_gradient_evaluations {2 * limit}"
+        remedies.append(flags)
     if not remedies:
         remedies.append(f"--tolerance {10 * settings.tolerance:.0e}")
     return "try " + " or ".join(remedies)
@@ -2861,10 +2863,10 @@ def parse_arguments(
     if words and not is_flag and words[0].endswith((".json", ".yaml", ".yml")):
         words.insert(0, "--config")
     if "--config" in words:
-        place = words.index("--config")
-        if place + 1 == len(words):
+        index = words.index("--config")
+        if index + 1 == len(words):
             fail("--config requires a file of arguments")
-        words = read_config(words[place + 1]) + words[:place] + words[place + 2 :]
+        words = read_config(words[index + 1]) + words[:index] + words[index + 2 :]
 
     namespace, unknown = parser.parse_known_args(words)
     if adapt is not None:

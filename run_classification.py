@@ -357,10 +357,10 @@ def parse_arguments(
     if words and not is_flag and words[0].endswith((".json", ".yaml", ".yml")):
         words.insert(0, "--config")
     if "--config" in words:
-        place = words.index("--config")
-        if place + 1 == len(words):
+        index = words.index("--config")
+        if index + 1 == len(words):
             fail("--config requires a file of arguments")
-        words = read_config(words[place + 1]) + words[:place] + words[place + 2 :]
+        words = read_config(words[index + 1]) + words[:index] + words[index + 2 :]
 
     namespace, unknown = parser.parse_known_args(words)
     if adapt is not None:
@@ -1423,10 +1423,10 @@ def load_metrics(names: list[str], task: Task) -> list[LoadedMetric]:
             options.pop("multi_class", None)
         metric = LoadedMetric(name, module, takes_scores, options)
         try:
-            found = compute_metric(metric, labels, labels, np.eye(n_classes))
+            numbers = compute_metric(metric, labels, labels, np.eye(n_classes))
         except Exception as error:  # whatever the code of the metric raises
             fail(f"--metric_name {name} cannot be computed from classes: {one_line(error)}")
-        for key in found:
+        for key in numbers:
             if key in taken:
                 fail(f"--metric_name {taken[key]} and {name} both return {key!r}; leave one out")
             taken[key] = name
@@ -1470,11 +1470,11 @@ def check_metric_for_best_model(
     if task.problem_type == MULTI_LABEL:
         labels = np.eye(n_classes)
     logits = 9 * np.eye(n_classes)
-    found = ["loss", *evaluate_logits(EvalPrediction(logits, labels), task, more_metrics)]
+    names = ["loss", *evaluate_logits(EvalPrediction(logits, labels), task, more_metrics)]
     metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
-    if training.do_train and metric not in found:
-        fail(f"--metric_for_best_model must be one of {', '.join(found)} here, not {metric}")
-    return found
+    if training.do_train and metric not in names:
+        fail(f"--metric_for_best_model must be one of {', '.join(names)} here, not {metric}")
+    return names
 
 
 def predict_in_order(trainer: Trainer, dataset: Dataset, prefix: str) -> tuple[np.ndarray, dict]:
@@ -1871,7 +1871,7 @@ def load_splits(
     warn_about_leaks(tables)
 
     # 4. Numbers instead of names
-    number = {name: place for place, name in enumerate(names)}
+    number = {name: index for index, name in enumerate(names)}
     kinds = {"id": Value("string"), "text": Value("string")}
     splits = DatasetDict()
     for split, table in tables.items():
@@ -2239,7 +2239,7 @@ def read_json(file: str, text: str, field: str | None = None) -> pd.DataFrame:
         logger.info("%s: the records are those under 'data'", file)
         content = content["data"]
     records = content if isinstance(content, list) else [content]
-    wrong = [place for place, record in enumerate(records) if not isinstance(record, dict)]
+    wrong = [index for index, record in enumerate(records) if not isinstance(record, dict)]
     if isinstance(content, dict) and all(isinstance(value, dict) for value in content.values()):
         wrong = [0]  # what pandas writes unless it is told otherwise
     if wrong:
@@ -2428,8 +2428,8 @@ def read_labels(
         if is_list(value):
             documents.append(list(value))
         elif problem_type == MULTI_LABEL and delimiter is not None and isinstance(value, str):
-            parts = [part.strip() for part in value.split(delimiter)]
-            documents.append([part for part in parts if part])
+            names = [name.strip() for name in value.split(delimiter)]
+            documents.append([name for name in names if name])
         elif is_missing(value):
             documents.append(None)
         elif problem_type == MULTI_LABEL and delimiter is None:
@@ -2508,8 +2508,8 @@ def check_labels(labels: list, documents: int, name: str) -> None:
         )
     if len(kinds) > 1:
         example = {type(value).__name__: value for value in reversed(values)}
-        found = ", ".join(f"{kind} such as {example[kind]!r}" for kind in kinds)
-        fail(f"{name} are of mixed kinds: {found}; write all of them in the same way")
+        examples = ", ".join(f"{kind} such as {example[kind]!r}" for kind in kinds)
+        fail(f"{name} are of mixed kinds: {examples}; write all of them in the same way")
     if kinds and kinds[0] not in ("str", "int", "bool"):
         fail(f"{name} must be names or integers, not {kinds[0]}")
 
@@ -2530,7 +2530,7 @@ def match_labels(
     if given is not None and len(set(given)) < len(given):
         fail(f"--label_names has a name twice: {quote_names(given)}")
     labeled = {split: table for split, table in tables.items() if "label" in table}
-    found = set()
+    occurring = set()
     for split, table in labeled.items():
         own = set(each_name(table["label"]))
         if given is not None:
@@ -2539,9 +2539,9 @@ def match_labels(
             if problem_type == MULTI_LABEL and arguments.label_delimiter is None:
                 keep_classes(table, given, split)
             own = set(each_name(table["label"]))
-        found |= own
+        occurring |= own
     spellings = {}
-    for name in sorted(found):
+    for name in sorted(occurring):
         other = spellings.setdefault(visible_text(name), name)
         if other != name:
             fail(
@@ -2551,7 +2551,7 @@ def match_labels(
         if arguments.label_delimiter is not None and arguments.label_delimiter in name:
             fail(f"--label_delimiter {arguments.label_delimiter!r} occurs in the class {name!r}")
     if given is not None:
-        unknown = found - set(given)
+        unknown = occurring - set(given)
         if unknown:
             fail(
                 f"--label_names {quote_names(given)} lacks classes of the data: "
@@ -2560,13 +2560,13 @@ def match_labels(
         names = list(given)
     elif order is not None:
         # Another split may have names of its own; where training lacks them, check_classes says so.
-        names = order + sorted(found - set(order))
-    elif all(re.fullmatch(r"-?\d+", name) for name in found):
-        names = sorted(found, key=lambda name: (int(name), name))
+        names = order + sorted(occurring - set(order))
+    elif all(re.fullmatch(r"-?\d+", name) for name in occurring):
+        names = sorted(occurring, key=lambda name: (int(name), name))
     else:
-        names = sorted(found)
+        names = sorted(occurring)
     if problem_type == MULTI_LABEL:
-        number = {name: place for place, name in enumerate(names)}
+        number = {name: index for index, name in enumerate(names)}
         for table in labeled.values():
             table["label"] = [sorted(label, key=number.get) for label in table["label"]]
     return names
@@ -2692,17 +2692,17 @@ def draw_stratified(labels: pd.Series, fraction: float, seed: int) -> np.ndarray
     shares = np.array([1 - fraction, fraction])
     wanted = np.outer(shares, has_label.sum(axis=0))  # documents: (parts, labels)
     room = shares * len(labels)
-    part = np.full(len(labels), -1)
+    side = np.full(len(labels), -1)  # 0: stays, 1: is drawn, -1: not decided
     order = np.random.default_rng(seed).permutation(len(labels))
-    while (part < 0).any():
-        left = has_label[part < 0].sum(axis=0)
+    while (side < 0).any():
+        left = has_label[side < 0].sum(axis=0)
         rarest = np.where(left > 0, left, len(labels) + 1).argmin()
-        for row in order[has_label[order, rarest] & (part[order] < 0)]:
+        for row in order[has_label[order, rarest] & (side[order] < 0)]:
             chosen = np.lexsort((room, wanted[:, rarest]))[-1]
-            part[row] = chosen
+            side[row] = chosen
             wanted[chosen] -= has_label[row]
             room[chosen] -= 1
-    return part == 1
+    return side == 1
 
 
 # Copied from tools/common/data.py::check_classes
@@ -3021,7 +3021,7 @@ def run_record(
         "scores": "probabilities",
         # Documents of every class; None: without labels
         "class_counts": {
-            split: count_classes(part, loaded.labels) for split, part in loaded.splits.items()
+            split: count_classes(dataset, loaded.labels) for split, dataset in loaded.splits.items()
         },
         # How
         "seed": trained.get("seed", training.seed),
@@ -3470,7 +3470,7 @@ def class_table(record: dict, predictions: pd.DataFrame | None) -> str:
 
 def encode_names(column: pd.Series, names: list[str], problem_type: str) -> np.ndarray:
     """Return a column label or prediction of predictions.csv as numbers (see compute_scores)."""
-    number = {name: place for place, name in enumerate(names)}
+    number = {name: index for index, name in enumerate(names)}
     if problem_type != MULTI_LABEL:
         return column.map(number).to_numpy()
     has_class = np.zeros((len(column), len(names)), dtype=int)
@@ -3631,29 +3631,29 @@ def run_stages(
         n_classes=config.num_labels,
     )
     encoded = DatasetDict()
-    for split, part in loaded.splits.items():
-        encoded[split] = part.map(
+    for split, dataset in loaded.splits.items():
+        encoded[split] = dataset.map(
             encode,
             batched=True,
             desc="Tokenizing",
-            remove_columns=part.column_names,
+            remove_columns=dataset.column_names,
             num_proc=arguments.preprocessing_num_workers,
         )
-    for split, part in encoded.items():
-        is_long = np.array(part["length"]) >= arguments.max_seq_length
+    for split, dataset in encoded.items():
+        is_long = np.array(dataset["length"]) >= arguments.max_seq_length
         logger.info(
             "%s: %s documents, %.0f %% have the maximum length",
             split,
-            f"{len(part):,}",
+            f"{len(dataset):,}",
             100 * is_long.mean(),
         )
     # What is evaluated after training and predicted
     final = encoded
     if arguments.long_texts == "windows":
         final = DatasetDict()
-        for split, part in loaded.splits.items():
+        for split, dataset in loaded.splits.items():
             if split != "train":
-                final[split] = encode_windows(part, encode)
+                final[split] = encode_windows(dataset, encode)
 
     # 5. Trainer
     weight = torch.ones(config.num_labels)

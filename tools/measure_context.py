@@ -410,23 +410,23 @@ def read_earlier_version(folder: Path, index: dict) -> Measurement:
     order = Evaluation(record={"runs": []})
     windows = Evaluation(record={"runs": []})
     surrogate = Evaluation(record={"runs": []})
-    for place, run in enumerate(index["runs"]):
+    for run_number, run in enumerate(index["runs"]):
         order.record["runs"].append({"conditions": run["conditions"]})
-        logits = np.load(folder / f"order-{place}.npy", allow_pickle=False)
-        order.logits[logits_key(place, "original")] = logits[0]
+        logits = np.load(folder / f"order-{run_number}.npy", allow_pickle=False)
+        order.logits[logits_key(run_number, "original")] = logits[0]
         parts = np.split(logits[1:], len(run["conditions"]))
         for condition, part in zip(run["conditions"], parts, strict=True):
-            order.logits[logits_key(place, f"block-{condition['block']}")] = part
+            order.logits[logits_key(run_number, f"block-{condition['block']}")] = part
 
         conditions = {"conditions": run.get("windows", [])}
         if "windows" not in run:
             conditions["reason"] = EARLIER
         windows.record["runs"].append(conditions)
         if run.get("windows"):
-            logits = np.load(folder / f"windows-{place}.npy", allow_pickle=False)
-            windows.logits[logits_key(place, "original")] = logits[0]
+            logits = np.load(folder / f"windows-{run_number}.npy", allow_pickle=False)
+            windows.logits[logits_key(run_number, "original")] = logits[0]
             for condition, part in zip(run["windows"], logits[1:], strict=True):
-                windows.logits[logits_key(place, f"window-{condition['window']}")] = part
+                windows.logits[logits_key(run_number, f"window-{condition['window']}")] = part
 
         surrogate.record["runs"].append({"additive_r2": run.get("additive_r2", [])})
         if "additive_r2" not in run:
@@ -570,9 +570,9 @@ def draw(result: dict) -> bytes:
         if panel not in panels:
             panel.remove()
             continue
-        place = panels.index(panel)
-        panel.set_subplotspec(grid[place])
-        letter = chr(ord("a") + place)
+        index = panels.index(panel)
+        panel.set_subplotspec(grid[index])
+        letter = chr(ord("a") + index)
         panel.set_title(f"({letter}) {experiment.TITLE}", loc="left", fontsize=11)
         panel.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

@@ -94,21 +94,21 @@ def short(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def page_explanation(found: dict) -> dict:
+def page_explanation(explained: dict) -> dict:
     """Return what the page needs of the attributions of a document to one class."""
-    shown = {name: found[name] for name in ("method", "n_steps", "gradient_evaluations")} | {
-        "words": list(map(short, found["word_attributions"])),
-        "tokens": list(map(short, found["attributions"])),
-        "converged": found.get("converged", True),
-        "difference": short(found["f_input"] - found["f_baseline"]),
+    shown = {name: explained[name] for name in ("method", "n_steps", "gradient_evaluations")} | {
+        "words": list(map(short, explained["word_attributions"])),
+        "tokens": list(map(short, explained["attributions"])),
+        "converged": explained.get("converged", True),
+        "difference": short(explained["f_input"] - explained["f_baseline"]),
         "relative_error": None
-        if found["relative_error"] is None
-        else short(found["relative_error"]),
+        if explained["relative_error"] is None
+        else short(explained["relative_error"]),
     }
-    if found.get("stated_error") is not None:
-        shown["stated_error"] = short(found["stated_error"])
-    if len(found.get("gaps") or []) > 1:
-        shown["gaps"] = [round(math.log10(max(gap, 1e-12)), 2) for gap in found["gaps"]]
+    if explained.get("stated_error") is not None:
+        shown["stated_error"] = short(explained["stated_error"])
+    if len(explained.get("gaps") or []) > 1:
+        shown["gaps"] = [round(math.log10(max(gap, 1e-12)), 2) for gap in explained["gaps"]]
     return shown
 
 
@@ -118,9 +118,9 @@ def page_explanations(document: dict) -> dict[str, dict]:
     Raises ValueError if there is not one score for each word and token.
     """
     classes = {document["target"]: document} | document.get("classes", {})
-    explanations = {name: page_explanation(found) for name, found in classes.items()}
-    for found in explanations.values():
-        if (len(found["words"]), len(found["tokens"])) != (
+    explanations = {name: page_explanation(explanation) for name, explanation in classes.items()}
+    for explanation in explanations.values():
+        if (len(explanation["words"]), len(explanation["tokens"])) != (
             len(document["words"]),
             len(document["tokens"]),
         ):
@@ -215,7 +215,7 @@ def extra_columns(content: dict) -> tuple[list[str], dict[str, list[str]]]:
     mosaics = content.get("mosaics")
     if mosaics:
         scores = mosaics["scores"] | {"random": mosaics["chance"]}
-        columns["mosaic score"] = {name: interval_text(part) for name, part in scores.items()}
+        columns["mosaic score"] = {name: interval_text(score) for name, score in scores.items()}
     cost = content.get("cost") or {}
     for key, header in (
         ("gradient_evaluations", "gradients per document"),
@@ -229,9 +229,9 @@ def extra_columns(content: dict) -> tuple[list[str], dict[str, list[str]]]:
     return list(columns), rows
 
 
-def cost_text(part: dict | None) -> str:
+def cost_text(mean: dict | None) -> str:
     """Return a mean number of evaluations or seconds with four digits; empty for None."""
-    return "" if part is None else f"{part['mean']:,.4g}"
+    return "" if mean is None else f"{mean['mean']:,.4g}"
 
 
 def test_rows(content: dict) -> list[list[str]]:
@@ -259,13 +259,13 @@ def baseline_rows(content: dict) -> list[list[str]]:
     """Return a row for each other baseline that measure_faithfulness.py compared."""
     return [
         [
-            found["baseline"],
-            interval_text(found["spearman"]),
-            interval_text(found["top_5_overlap"]),
-            interval_text(found["top_5_overlap_by_chance"]),
-            found["top_5_overlap"]["documents"],
+            comparison["baseline"],
+            interval_text(comparison["spearman"]),
+            interval_text(comparison["top_5_overlap"]),
+            interval_text(comparison["top_5_overlap_by_chance"]),
+            comparison["top_5_overlap"]["documents"],
         ]
-        for found in content.get("baselines") or []
+        for comparison in content.get("baselines") or []
     ]
 
 

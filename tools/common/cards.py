@@ -20,22 +20,24 @@ def without_sentence(document: dict, measured: dict | None = None) -> str | None
     document is a line of attributions.jsonl. measured is what tools/measure_faithfulness.py found,
     with the words deleted, too. None if neither knows, or if no word speaks for the target.
     """
-    found = document.get("without_top_words") or measured
+    without = document.get("without_top_words") or measured
     probabilities = document.get("probabilities")
-    if not found or not found["words"] or not probabilities:
+    if not without or not without["words"] or not probabilities:
         return None
-    words = [document["words"][number] for number in found["words"]]
+    words = [document["words"][number] for number in without["words"]]
     strongest = NUMBERS.get(len(words), f"{len(words)} strongest words")
     target = document["target"]
     sentence = (
         f"Without the {strongest} ({', '.join(words)}): {target} "
-        f"{found['probabilities'][target]:.2f} instead of {probabilities[target]:.2f}"
+        f"{without['probabilities'][target]:.2f} instead of {probabilities[target]:.2f}"
     )
-    deleted = measured and measured["words"] == found["words"] and measured["probabilities_deleted"]
+    deleted = (
+        measured and measured["words"] == without["words"] and measured["probabilities_deleted"]
+    )
     if deleted:
         sentence += f" ({deleted[target]:.2f} with these words deleted, not replaced)"
     # Where the model chooses one class, and that is the explained one, it may choose another now.
-    highest = max(found["probabilities"], key=found["probabilities"].get)
+    highest = max(without["probabilities"], key=without["probabilities"].get)
     if document["prediction"] == target != highest:
         sentence += f"; the prediction would be {highest}"
     return sentence + "."

@@ -106,10 +106,10 @@ def parse_arguments(
     if words and not is_flag and words[0].endswith((".json", ".yaml", ".yml")):
         words.insert(0, "--config")
     if "--config" in words:
-        place = words.index("--config")
-        if place + 1 == len(words):
+        index = words.index("--config")
+        if index + 1 == len(words):
             fail("--config requires a file of arguments")
-        words = read_config(words[place + 1]) + words[:place] + words[place + 2 :]
+        words = read_config(words[index + 1]) + words[:index] + words[index + 2 :]
 
     namespace, unknown = parser.parse_known_args(words)
     if adapt is not None:

@@ -203,7 +203,7 @@ def load_splits(
     warn_about_leaks(tables)
 
     # 4. Numbers instead of names
-    number = {name: place for place, name in enumerate(names)}
+    number = {name: index for index, name in enumerate(names)}
     kinds = {"id": Value("string"), "text": Value("string")}
     splits = DatasetDict()
     for split, table in tables.items():
@@ -557,7 +557,7 @@ def read_json(file: str, text: str, field: str | None = None) -> pd.DataFrame:
         logger.info("%s: the records are those under 'data'", file)
         content = content["data"]
     records = content if isinstance(content, list) else [content]
-    wrong = [place for place, record in enumerate(records) if not isinstance(record, dict)]
+    wrong = [index for index, record in enumerate(records) if not isinstance(record, dict)]
     if isinstance(content, dict) and all(isinstance(value, dict) for value in content.values()):
         wrong = [0]  # what pandas writes unless it is told otherwise
     if wrong:
@@ -738,8 +738,8 @@ def read_labels(
         if is_list(value):
             documents.append(list(value))
         elif problem_type == MULTI_LABEL and delimiter is not None and isinstance(value, str):
-            parts = [part.strip() for part in value.split(delimiter)]
-            documents.append([part for part in parts if part])
+            names = [name.strip() for name in value.split(delimiter)]
+            documents.append([name for name in names if name])
         elif is_missing(value):
             documents.append(None)
         elif problem_type == MULTI_LABEL and delimiter is None:
@@ -813,8 +813,8 @@ def check_labels(labels: list, documents: int, name: str) -> None:
         )
     if len(kinds) > 1:
         example = {type(value).__name__: value for value in reversed(values)}
-        found = ", ".join(f"{kind} such as {example[kind]!r}" for kind in kinds)
-        fail(f"{name} are of mixed kinds: {found}; write all of them in the same way")
+        examples = ", ".join(f"{kind} such as {example[kind]!r}" for kind in kinds)
+        fail(f"{name} are of mixed kinds: {examples}; write all of them in the same way")
     if kinds and kinds[0] not in ("str", "int", "bool"):
         fail(f"{name} must be names or integers, not {kinds[0]}")
 
@@ -834,7 +834,7 @@ def match_labels(
     if given is not None and len(set(given)) < len(given):
         fail(f"--label_names has a name twice: {quote_names(given)}")
     labeled = {split: table for split, table in tables.items() if "label" in table}
-    found = set()
+    occurring = set()
     for split, table in labeled.items():
         own = set(each_name(table["label"]))
         if given is not None:
@@ -843,9 +843,9 @@ def match_labels(
             if problem_type == MULTI_LABEL and arguments.label_delimiter is None:
                 keep_classes(table, given, split)
             own = set(each_name(table["label"]))
-        found |= own
+        occurring |= own
     spellings = {}
-    for name in sorted(found):
+    for name in sorted(occurring):
         other = spellings.setdefault(visible_text(name), name)
         if other != name:
             fail(
@@ -855,7 +855,7 @@ def match_labels(
         if arguments.label_delimiter is not None and arguments.label_delimiter in name:
             fail(f"--label_delimiter {arguments.label_delimiter!r} occurs in the class {name!r}")
     if given is not None:
-        unknown = found - set(given)
+        unknown = occurring - set(given)
         if unknown:
             fail(
                 f"--label_names {quote_names(given)} lacks classes of the data: "
@@ -864,13 +864,13 @@ def match_labels(
         names = list(given)
     elif order is not None:
         # Another split may have names of its own; where training lacks them, check_classes says so.
-        names = order + sorted(found - set(order))
-    elif all(re.fullmatch(r"-?\d+", name) for name in found):
-        names = sorted(found, key=lambda name: (int(name), name))
+        names = order + sorted(occurring - set(order))
+    elif all(re.fullmatch(r"-?\d+", name) for name in occurring):
+        names = sorted(occurring, key=lambda name: (int(name), name))
     else:
-        names = sorted(found)
+        names = sorted(occurring)
     if problem_type == MULTI_LABEL:
-        number = {name: place for place, name in enumerate(names)}
+        number = {name: index for index, name in enumerate(names)}
         for table in labeled.values():
             table["label"] = [sorted(label, key=number.get) for label in table["label"]]
     return names
@@ -989,17 +989,17 @@ def draw_stratified(labels: pd.Series, fraction: float, seed: int) -> np.ndarray
     shares = np.array([1 - fraction, fraction])
     wanted = np.outer(shares, has_label.sum(axis=0))  # documents: (parts, labels)
     room = shares * len(labels)
-    part = np.full(len(labels), -1)
+    side = np.full(len(labels), -1)  # 0: stays, 1: is drawn, -1: not decided
     order = np.random.default_rng(seed).permutation(len(labels))
-    while (part < 0).any():
-        left = has_label[part < 0].sum(axis=0)
+    while (side < 0).any():
+        left = has_label[side < 0].sum(axis=0)
         rarest = np.where(left > 0, left, len(labels) + 1).argmin()
-        for row in order[has_label[order, rarest] & (part[order] < 0)]:
+        for row in order[has_label[order, rarest] & (side[order] < 0)]:
             chosen = np.lexsort((room, wanted[:, rarest]))[-1]
-            part[row] = chosen
+            side[row] = chosen
             wanted[chosen] -= has_label[row]
             room[chosen] -= 1
-    return part == 1
+    return side == 1
 
 
 def check_classes(tables: dict[str, pd.DataFrame], names: list[str], problem_type: str) -> None:

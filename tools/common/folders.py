@@ -135,12 +135,12 @@ def check_names(arguments: object) -> None:
 
 def digests(contents: dict[str, str | bytes | None]) -> dict[str, str]:
     """Return 16 digits of the SHA-256 of each file, for the record of the folder."""
-    found = {}
+    hashes = {}
     for name, content in contents.items():
         if content is not None:
             data = content if isinstance(content, bytes) else content.encode("utf-8")
-            found[name] = hashlib.sha256(data).hexdigest()[:16]
-    return found
+            hashes[name] = hashlib.sha256(data).hexdigest()[:16]
+    return hashes
 
 
 def find_changed_file(folder: Path, record: dict) -> str | None:

@@ -57,21 +57,21 @@ def faithfulness_rows(rankings: dict[str, dict], note: str) -> dict:
     return {"header": header, "rows": rows, "note": note}
 
 
-def has_interval(part: dict | None) -> bool:
+def has_interval(measured: dict | None) -> bool:
     """Return whether a mean has an interval, and there are enough documents to report it."""
-    if part is None or part["low"] is None:
+    if measured is None or measured["low"] is None:
         return False
-    return part.get("documents", MIN_INTERVAL_DOCUMENTS) >= MIN_INTERVAL_DOCUMENTS
+    return measured.get("documents", MIN_INTERVAL_DOCUMENTS) >= MIN_INTERVAL_DOCUMENTS
 
 
-def interval_text(part: dict | None) -> str:
+def interval_text(measured: dict | None) -> str:
     """Return a mean with its interval where there is one to report; empty for None."""
-    if part is None:
+    if measured is None:
         return ""
-    mean = three_digits(part["mean"])
-    if not has_interval(part):
+    mean = three_digits(measured["mean"])
+    if not has_interval(measured):
         return mean
-    return f"{mean} ({three_digits(part['low'])} to {three_digits(part['high'])})"
+    return f"{mean} ({three_digits(measured['low'])} to {three_digits(measured['high'])})"
 
 
 def three_digits(value: float) -> str:

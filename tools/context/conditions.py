@@ -88,14 +88,14 @@ def condition_statistics(
     for metric, draws in metrics.items():
         low, high = percentile_interval(draws[1:, 0])
         changes.original[metric] = {"value": float(draws[0, 0]), "low": low, "high": high}
-    for condition, place in zip(conditions, rows, strict=True):
+    for condition, row in zip(conditions, rows, strict=True):
         result = condition.description | describe_changes(original, condition)
         for metric, draws in metrics.items():
-            result[metric] = metric_test(draws, place)
+            result[metric] = metric_test(draws, row)
         result["classes"] = []
         for name, draws in of_classes.items():
             count = int((labels == classes.index(name)).sum())
-            test = {"class": name, "documents": count} | metric_test(draws, place)
+            test = {"class": name, "documents": count} | metric_test(draws, row)
             result["classes"].append(test)
         if len(condition.logits) == 1:
             replace_by_exact_tests(result, original, condition, measurement, arguments)
@@ -218,10 +218,10 @@ def metric_cells(condition: dict) -> list[str]:
 def draw_conditions(axes: plt.Axes, result: dict, runs: list[dict], key: str, label: str) -> None:
     """Draw the change of accuracy by condition, one line per run."""
     styles = model_styles(result)
-    for place, run in enumerate(runs):
+    for number, run in enumerate(runs):
         tests = [condition["accuracy"] for condition in run["conditions"]]
         # Beside each other, so that no interval hides another one
-        x = np.arange(len(tests)) + 0.08 * (place - (len(runs) - 1) / 2)
+        x = np.arange(len(tests)) + 0.08 * (number - (len(runs) - 1) / 2)
         difference = np.array([100 * test["difference"] for test in tests])
         low = np.array([100 * test["low"] for test in tests])
         high = np.array([100 * test["high"] for test in tests])

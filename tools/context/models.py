@@ -89,9 +89,9 @@ def unique_names(folders: list[str]) -> list[str]:
             name = "/".join(Path(folder).absolute().parts[-2:])
         longer_names.append(name)
     names = []
-    for place, name in enumerate(longer_names, start=1):
+    for number, name in enumerate(longer_names, start=1):
         if longer_names.count(name) > 1:
-            name = f"{name} ({place})"
+            name = f"{name} ({number})"
         names.append(name)
     return names
 
@@ -447,9 +447,9 @@ def prepare_words(run: Run, texts: list[list[str]], seed: int) -> None:
     bare = run.tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = run.tokenizer("a")["input_ids"]
     before = 0
-    for place in range(len(whole)):
-        if whole[place : place + len(bare)] == bare:
-            before = place
+    for start in range(len(whole)):
+        if whole[start : start + len(bare)] == bare:
+            before = start
             break
     prefix = run.tokenizer(run.prefix.rstrip(), add_special_tokens=False)["input_ids"]
     run.start = whole[:before] + prefix
@@ -473,7 +473,7 @@ def prepare_words(run: Run, texts: list[list[str]], seed: int) -> None:
         )
 
     # 4. Can tokens of words be joined?
-    shuffled = [shuffle(words, 1, [seed, place]) for place, words in enumerate(run.words)]
+    shuffled = [shuffle(words, 1, [seed, index]) for index, words in enumerate(run.words)]
     strings = [run.prefix + " ".join(words) for words in shuffled]
     expected = run.tokenizer(strings, verbose=False)["input_ids"]
     run.joined = []
@@ -491,12 +491,12 @@ def tokenize_words(run: Run, vocabulary: list[str], before: str) -> dict[str, li
 def join_tokens(run: Run, words: list[str], masked: frozenset[int] = frozenset()) -> list[int]:
     """Return the token ids of a text from those of its words.
 
-    Every token of a word at a masked place becomes PAD.
+    Every token of a word at a masked position becomes PAD.
     """
     ids = list(run.start)
-    for place, word in enumerate(words):
-        tokens = run.first_tokens[word] if place == 0 else run.other_tokens[word]
-        if place in masked:
+    for position, word in enumerate(words):
+        tokens = run.first_tokens[word] if position == 0 else run.other_tokens[word]
+        if position in masked:
             ids += [run.pad_id] * len(tokens)
         else:
             ids += tokens
@@ -512,17 +512,17 @@ def encode(run: Run, texts: list[list[str]], numbers: list[int]) -> list:
         return [" ".join(words) for words in texts]
     inputs = []
     not_joined = []
-    for place, (words, document) in enumerate(zip(texts, numbers, strict=True)):
+    for index, (words, document) in enumerate(zip(texts, numbers, strict=True)):
         if run.joined[document]:
             inputs.append(join_tokens(run, words))
         else:
             inputs.append(None)
-            not_joined.append(place)
+            not_joined.append(index)
     if not_joined:
-        strings = [run.prefix + " ".join(texts[place]) for place in not_joined]
+        strings = [run.prefix + " ".join(texts[index]) for index in not_joined]
         tokenized = run.tokenizer(strings, truncation=True, max_length=run.max_length)
-        for place, ids in zip(not_joined, tokenized["input_ids"], strict=True):
-            inputs[place] = ids
+        for index, ids in zip(not_joined, tokenized["input_ids"], strict=True):
+            inputs[index] = ids
     return inputs
 
 

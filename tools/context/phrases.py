@@ -185,9 +185,9 @@ def evaluate(runs: list[Run], documents: Documents, arguments, cache: Cache) -> 
     predictions = cache.predictions(run)
     with tqdm(total=0, desc="phrases", unit="text", disable=arguments.disable_tqdm) as bar:
         for phrase in choice.phrases:
-            found = evaluate_phrase(run, phrase, predictions, arguments, cache, bar)
-            if found:
-                record["phrases"].append({"phrase": phrase, "occurrences": found})
+            by_document = evaluate_phrase(run, phrase, predictions, arguments, cache, bar)
+            if by_document:
+                record["phrases"].append({"phrase": phrase, "occurrences": by_document})
             else:
                 record["not_found"].append(phrase)
     if record["not_found"]:
@@ -203,8 +203,8 @@ def evaluate(runs: list[Run], documents: Documents, arguments, cache: Cache) -> 
     return Evaluation(record)
 
 
-def word_places(starts: list[int], size: int) -> list[list[int]]:
-    """Return the places of each word of a phrase of size words that starts at these places."""
+def word_positions(starts: list[int], size: int) -> list[list[int]]:
+    """Return the positions of each word of a phrase of size words, given where it starts."""
     groups = []
     for offset in range(size):
         groups.append([start + offset for start in starts])
@@ -219,18 +219,18 @@ def arrange_phrase(run: Run, phrase: str, arguments) -> list[Arrangement]:
     """
     target = phrase.split()
     size = len(target)
-    found = []
+    with_phrase = []
     for document, words in enumerate(run.words):
         starts = occurrences(words, target) if run.joined[document] else []
         if starts:
-            found.append((document, starts))
-    found = found[:MAX_PHRASE_DOCUMENTS]
+            with_phrase.append((document, starts))
+    with_phrase = with_phrase[:MAX_PHRASE_DOCUMENTS]
     # Controls of each kind in each document, rounded up
-    controls = -(-arguments.n_controls // (2 * max(1, len(found))))
+    controls = -(-arguments.n_controls // (2 * max(1, len(with_phrase))))
     arrangements = []
-    for document, starts in found:
+    for document, starts in with_phrase:
         words = run.words[document]
-        own = word_places(starts, size)
+        own = word_positions(starts, size)
         arrangements.append(Arrangement(document, "phrase", words, own))
         generator = np.random.default_rng([arguments.seed, document, *phrase.encode()])
         others = []
@@ -239,8 +239,8 @@ def arrange_phrase(run: Run, phrase: str, arguments) -> list[Arrangement]:
                 others.append(start)
         for start in generator.permutation(others)[:controls].tolist():
             span = [normalize(word) for word in words[start : start + size]]
-            places = word_places(occurrences(words, span), size)
-            arrangements.append(Arrangement(document, "spans", words, places))
+            positions = word_positions(occurrences(words, span), size)
+            arrangements.append(Arrangement(document, "spans", words, positions))
         for _ in range(controls):
             moved = move_apart(words, own, generator)
             if moved is not None:
@@ -249,12 +249,12 @@ def arrange_phrase(run: Run, phrase: str, arguments) -> list[Arrangement]:
 
 
 def masks(arrangement: Arrangement) -> dict[object, frozenset[int]]:
-    """Return which places are masked in each of the texts of which the synergy is made.
+    """Return which positions are masked in each of the texts of which the synergy is made.
 
     The keys are "whole" (nothing is masked), "nothing" (all words of the phrase are), ("alone",
     word) and, for phrases, ("without", word) with the number of a word.
     """
-    everything = frozenset(place for group in arrangement.groups for place in group)
+    everything = frozenset(position for group in arrangement.groups for position in group)
     masked = {"whole": frozenset(), "nothing": everything}
     for word, group in enumerate(arrangement.groups):
         masked["alone", word] = everything - set(group)
@@ -280,9 +280,9 @@ def evaluate_phrase(
     arrangements = arrange_phrase(run, phrase, arguments)
     keys = []
     inputs = []
-    for place, arrangement in enumerate(arrangements):
+    for index, arrangement in enumerate(arrangements):
         for key, masked in masks(arrangement).items():
-            keys.append((place, key))
+            keys.append((index, key))
             inputs.append(join_tokens(run, arrangement.words, masked))
     if not inputs:
         return []
@@ -290,16 +290,16 @@ def evaluate_phrase(
     logits = dict(zip(keys, cache.evaluate(run, inputs, bar), strict=True))
 
     words = range(len(phrase.split()))
-    found = []
-    for place, arrangement in enumerate(arrangements):
+    by_document = []
+    for index, arrangement in enumerate(arrangements):
         target = predictions[arrangement.document]
-        whole = logits[place, "whole"][target]
-        nothing = logits[place, "nothing"][target]
-        alone = np.array([logits[place, ("alone", word)][target] - nothing for word in words])
+        whole = logits[index, "whole"][target]
+        nothing = logits[index, "nothing"][target]
+        alone = np.array([logits[index, ("alone", word)][target] - nothing for word in words])
         synergy = float(whole - nothing - alone.sum())
         if arrangement.kind == "phrase":
-            drops = [float(whole - logits[place, ("without", word)][target]) for word in words]
-            found.append(
+            drops = [float(whole - logits[index, ("without", word)][target]) for word in words]
+            by_document.append(
                 {
                     "document": arrangement.document,
                     "synergy": synergy,
@@ -312,8 +312,8 @@ def evaluate_phrase(
                 }
             )
         else:
-            found[-1][arrangement.kind].append(synergy)
-    return found
+            by_document[-1][arrangement.kind].append(synergy)
+    return by_document
 
 
 # Statistics
@@ -343,11 +343,11 @@ def summarize(measurement: Measurement, arguments) -> Summary:
         row = phrase_means(phrase)
         for kind in CONTROLS:
             differences = []
-            for found in phrase["occurrences"]:
-                if found[kind]:
-                    difference = found["synergy"] - np.mean(found[kind])
+            for document in phrase["occurrences"]:
+                if document[kind]:
+                    difference = document["synergy"] - np.mean(document[kind])
                     differences.append(difference)
-                    by_document[kind][found["document"]].append(difference)
+                    by_document[kind][document["document"]].append(difference)
             row |= control_means(phrase, kind)
             row[f"against_{kind}"] = documents_test(differences, arguments)
         rows.append(row)
@@ -369,14 +369,14 @@ def summarize(measurement: Measurement, arguments) -> Summary:
 
 def phrase_means(phrase: dict) -> dict:
     """Return means over the documents that contain a phrase."""
-    found = phrase["occurrences"]
+    documents = phrase["occurrences"]
     return {
         "phrase": phrase["phrase"],
-        "documents": len(found),
-        "whole": float(np.mean([document["whole"] for document in found])),
-        "sum_of_words_alone": float(np.mean([sum(document["alone"]) for document in found])),
-        "sum_of_single_drops": float(np.mean([sum(document["drops"]) for document in found])),
-        "synergy": mean_interval([document["synergy"] for document in found]),
+        "documents": len(documents),
+        "whole": float(np.mean([document["whole"] for document in documents])),
+        "sum_of_words_alone": float(np.mean([sum(document["alone"]) for document in documents])),
+        "sum_of_single_drops": float(np.mean([sum(document["drops"]) for document in documents])),
+        "synergy": mean_interval([document["synergy"] for document in documents]),
     }
 
 

@@ -49,9 +49,9 @@ def svm_contributions(
     values = np.full((len(pairs), len(documents)), np.nan)
     for row, (label, word) in enumerate(pairs):
         column = run.class_columns[classes.index(label)]
-        place = vocabulary.get(word)
-        if column >= 0 and place is not None:
-            values[row] = coefficients[column, place] * tfidf[:, [place]].toarray()[:, 0]
+        index = vocabulary.get(word)
+        if column >= 0 and index is not None:
+            values[row] = coefficients[column, index] * tfidf[:, [index]].toarray()[:, 0]
     return values
 
 
@@ -95,13 +95,13 @@ def largest_differences(words: list[str], attributions: np.ndarray, svm: np.ndar
     differences = (stats.rankdata(attributions) - stats.rankdata(svm)) / len(words)
     largest = np.argsort(-np.abs(differences), kind="stable")[:STORED_WORDS]
     rows = []
-    for place in largest:
+    for index in largest:
         rows.append(
             {
-                "word": words[place],
-                "attribution": float(attributions[place]),
-                "svm": float(svm[place]),
-                "rank_difference": float(differences[place]),
+                "word": words[index],
+                "attribution": float(attributions[index]),
+                "svm": float(svm[index]),
+                "rank_difference": float(differences[index]),
             }
         )
     return rows
@@ -121,9 +121,9 @@ def agreement(names: list[str], scores: Scores, svm: np.ndarray, arguments) -> l
     present = ~np.isnan(scores.values[0]) & ~np.isnan(svm)
     for label in dict.fromkeys(label for label, _ in scores.pairs):
         chosen = []
-        for place, pair in enumerate(scores.pairs):
-            if pair[0] == label and present[place].any():
-                chosen.append(place)
+        for index, pair in enumerate(scores.pairs):
+            if pair[0] == label and present[index].any():
+                chosen.append(index)
         if len(chosen) < MIN_WORDS:
             continue
         svm_means = word_means(svm, present, chosen)
@@ -131,7 +131,7 @@ def agreement(names: list[str], scores: Scores, svm: np.ndarray, arguments) -> l
         if any(np.ptp(means) == 0 for means in [svm_means, *model_means]):
             continue  # there is no correlation with equal numbers
         size = len(chosen)
-        words = [scores.pairs[place][1] for place in chosen]
+        words = [scores.pairs[index][1] for index in chosen]
         weights = generator.multinomial(size, np.full(size, 1 / size), size=arguments.n_resamples)
         weights = np.concatenate([np.ones((1, size)), weights])
         first = None
@@ -311,9 +311,9 @@ def draw(axes: plt.Axes, result: dict) -> None:
     classes = result["classes"]
     styles = model_styles(result)
     models = list(dict.fromkeys(row["model"] for row in result["agreement"]))
-    for place, name in enumerate(models):
+    for index, name in enumerate(models):
         rows = [row for row in result["agreement"] if row["model"] == name]
-        beside = 0.12 * (place - (len(models) - 1) / 2)
+        beside = 0.12 * (index - (len(models) - 1) / 2)
         x = [classes.index(row["class"]) + beside for row in rows]
         low = [row["low"] for row in rows]
         high = [row["high"] for row in rows]

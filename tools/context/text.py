@@ -69,7 +69,7 @@ def model_styles(result: dict) -> dict[str, dict[str, str]]:
         if model["name"] not in names:
             names.append(model["name"])
     styles = {}
-    for place, name in enumerate(names):
-        color = COLORS[place % len(COLORS)]
-        styles[name] = {"color": color, "marker": MARKERS[place % len(MARKERS)]}
+    for index, name in enumerate(names):
+        color = COLORS[index % len(COLORS)]
+        styles[name] = {"color": color, "marker": MARKERS[index % len(MARKERS)]}
     return styles

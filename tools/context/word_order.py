@@ -51,8 +51,8 @@ def evaluate(runs: list[Run], documents: Documents, arguments, cache: Cache) -> 
         ) as bar:
             original = cache.document_logits(run, bar)
             evaluation.logits[logits_key(number, "original")] = original
-            for place, size in enumerate(sizes):
-                shuffled = shuffled_inputs(run, size, place, arguments)
+            for index, size in enumerate(sizes):
+                shuffled = shuffled_inputs(run, size, index, arguments)
                 logits, changed = evaluate_shuffled(run, shuffled, original, cache, bar)
                 evaluation.logits[logits_key(number, f"block-{size}")] = logits
                 changed_texts.append({"block": size, "changed_texts": changed})
@@ -60,16 +60,16 @@ def evaluate(runs: list[Run], documents: Documents, arguments, cache: Cache) -> 
     return evaluation
 
 
-def shuffled_inputs(run: Run, size: int | str, place: int, arguments) -> list:
+def shuffled_inputs(run: Run, size: int | str, index: int, arguments) -> list:
     """Return the model's inputs for all documents, shuffled n_shuffles times.
 
-    place is that of the block size among the sizes; it is a part of the seed.
+    index is that of the block size among the sizes; it is a part of the seed.
     """
     numbers = list(range(len(run.words)))
     texts = []
     for shuffle_number in range(arguments.n_shuffles):
         for document in numbers:
-            seed = [arguments.seed, place, shuffle_number, document]
+            seed = [arguments.seed, index, shuffle_number, document]
             texts.append(shuffle(run.words[document], size, seed))
     return encode(run, texts, numbers * arguments.n_shuffles)
 
@@ -83,14 +83,14 @@ def evaluate_shuffled(
     """
     inputs = encode(run, run.words, list(range(len(run.words))))
     changed = []
-    for place, item in enumerate(shuffled):
-        if item != inputs[place % len(inputs)]:
-            changed.append(place)
+    for index, item in enumerate(shuffled):
+        if item != inputs[index % len(inputs)]:
+            changed.append(index)
     bar.update(len(shuffled) - len(changed))
     n_shuffles = len(shuffled) // len(inputs)
     logits = np.tile(original, (n_shuffles, 1))
     if changed:
-        logits[changed] = cache.evaluate(run, [shuffled[place] for place in changed], bar)
+        logits[changed] = cache.evaluate(run, [shuffled[index] for index in changed], bar)
     return logits.reshape(n_shuffles, *original.shape), len(changed) / len(shuffled)
 
 
@@ -259,10 +259,10 @@ def run_tables(run: dict) -> list[Table]:
         header=["class (documents)", *(block_text(condition["block"]) for condition in conditions)],
         rows=[],
     )
-    for place, test in enumerate(conditions[0]["classes"]):
+    for index, test in enumerate(conditions[0]["classes"]):
         row = [f"{test['class']} ({test['documents']})"]
         for condition in conditions:
-            row.append(percent(condition["classes"][place]["difference"]))
+            row.append(percent(condition["classes"][index]["difference"]))
         losses.rows.append(row)
     return [metrics, losses]
 

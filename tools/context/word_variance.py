@@ -267,13 +267,13 @@ def draw(axes: plt.Axes, result: dict) -> None:
     if not any(model["all"] for model in models):
         return
     styles = model_styles(result)
-    for place, model in enumerate(models):
+    for index, model in enumerate(models):
         style = styles[model["name"]]
         for x, kind in enumerate(WORD_KINDS):
             variance = model[kind]
             if variance:
                 # Models beside each other
-                at = x + 0.12 * (place - (len(models) - 1) / 2)
+                at = x + 0.12 * (index - (len(models) - 1) / 2)
                 if variance["low"] is not None:
                     axes.vlines(at, variance["low"], variance["high"], color=style["color"])
                 axes.plot(at, variance["icc"], **style)

@@ -28,10 +28,10 @@ def sentence_starts(words: list[str]) -> list[int]:
     begin with a small letter: "e.g. for" does not end one.
     """
     starts = []
-    for place in range(1, len(words)):
-        ends = re.search(r"[.!?][)\]'\"”’]*$", words[place - 1])
-        if ends and re.match(r"[^a-z]", words[place]):
-            starts.append(place)
+    for position in range(1, len(words)):
+        ends = re.search(r"[.!?][)\]'\"”’]*$", words[position - 1])
+        if ends and re.match(r"[^a-z]", words[position]):
+            starts.append(position)
     return starts
 
 
@@ -69,12 +69,12 @@ def occurrences(words: list[str], phrase: list[str]) -> list[int]:
 
     Occurrences do not overlap.
     """
-    found = []
+    starts = []
     for start in span_starts(words, len(phrase)):
         span = [normalize(word) for word in words[start : start + len(phrase)]]
-        if span == phrase and (not found or start >= found[-1] + len(phrase)):
-            found.append(start)
-    return found
+        if span == phrase and (not starts or start >= starts[-1] + len(phrase)):
+            starts.append(start)
+    return starts
 
 
 def ngrams(words: list[str], sizes: range) -> list[str]:
@@ -82,13 +82,13 @@ def ngrams(words: list[str], sizes: range) -> list[str]:
 
     They have no punctuation inside and no function word at either end.
     """
-    found = []
+    phrases = []
     for size in sizes:
         for start in span_starts(words, size):
             ngram = [normalize(word) for word in words[start : start + size]]
             if not {ngram[0], ngram[-1]} & ENGLISH_STOP_WORDS:
-                found.append(" ".join(ngram))
-    return found
+                phrases.append(" ".join(ngram))
+    return phrases
 
 
 def without_overlap(ranked: list[str], n: int) -> list[str]:
@@ -109,26 +109,27 @@ def without_overlap(ranked: list[str], n: int) -> list[str]:
 def move_apart(
     words: list[str], groups: list[list[int]], generator: np.random.Generator
 ) -> tuple[list[str], list[list[int]]] | None:
-    """Move the words at the places in all groups elsewhere, MIN_GAP or more others between them.
+    """Move the words of all groups of positions elsewhere, with MIN_GAP or more others between.
 
-    Returns the words in the new order and the new places of each group; all other words keep their
-    order. None if the text is too short. Every choice of places that far apart is equally likely.
+    Returns the words in the new order and the new positions of each group; all other words keep
+    their order. None if the text is too short. Every choice of positions that far apart is equally
+    likely.
     """
-    places = [place for group in groups for place in group]
-    rest = [word for place, word in enumerate(words) if place not in places]
-    # Gaps between the words of rest, after which a moved word can stand. Choosing places that are
-    # MIN_GAP apart is choosing any places after the gaps in between were taken out, and then
+    positions = [position for group in groups for position in group]
+    others = [word for position, word in enumerate(words) if position not in positions]
+    # Gaps between the other words, after which a moved word can stand. Choosing positions that are
+    # MIN_GAP apart is choosing any positions after the gaps in between were taken out, and then
     # putting the gaps back.
     spared = MIN_GAP - 1
-    free = len(rest) + 1 - (len(places) - 1) * spared
-    if free < len(places):
+    free = len(others) + 1 - (len(positions) - 1) * spared
+    if free < len(positions):
         return None
-    chosen = generator.choice(free, len(places), replace=False)
-    gaps = np.sort(chosen) + np.arange(len(places)) * spared
-    order = generator.permutation(np.array(places)).tolist()
+    chosen = generator.choice(free, len(positions), replace=False)
+    gaps = np.sort(chosen) + np.arange(len(positions)) * spared
+    order = generator.permutation(np.array(positions)).tolist()
     # From the last gap to the first, so that an insertion does not move the gaps that follow.
-    for gap, place in zip(gaps[::-1], order[::-1], strict=True):
-        rest.insert(gap, words[place])
-    new_places = (gaps + np.arange(len(places))).tolist()
-    moved = dict(zip(order, new_places, strict=True))
-    return rest, [[moved[place] for place in group] for group in groups]
+    for gap, position in zip(gaps[::-1], order[::-1], strict=True):
+        others.insert(gap, words[position])
+    new_positions = (gaps + np.arange(len(positions))).tolist()
+    moved = dict(zip(order, new_positions, strict=True))
+    return others, [[moved[position] for position in group] for group in groups]
