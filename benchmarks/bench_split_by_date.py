@@ -72,6 +72,16 @@ def describe_data(folder: Path) -> dict:
     return described
 
 
+def describe_run(folder: Path) -> dict:
+    """Return the name of a run folder and what its record says of model and training."""
+    record = json.loads((folder / "run_arguments.json").read_text(encoding="utf-8"))
+    described = {"name": folder.name}
+    for key in ("model_name_or_path", "learning_rate", "seed", "precision"):
+        if record.get(key) is not None:
+            described[key] = record[key]
+    return described
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -92,8 +102,8 @@ def main() -> None:
         "device": f"{os.cpu_count()} CPU cores",
         "versions": {name: version(name) for name in ("numpy", "scikit-learn")},
         "runs": {
-            "random": [folder.name for folder in arguments.random],
-            "date": [folder.name for folder in arguments.date],
+            "random": [describe_run(folder) for folder in arguments.random],
+            "date": [describe_run(folder) for folder in arguments.date],
         },
     }
     for split, metrics in draws.items():
@@ -103,15 +113,16 @@ def main() -> None:
         for metric in draws["date"]
     }
 
+    entry["data"] = {
+        "random": [describe_data(folder) for folder in arguments.random_data],
+        "date": describe_data(arguments.date_data),
+    }
+
     path = arguments.output_file
     content = {"models": {}}
     if path.exists():
         content = json.loads(path.read_text(encoding="utf-8"))
     content["script"] = "benchmarks/bench_split_by_date.py"
-    content["data"] = {
-        "random": [describe_data(folder) for folder in arguments.random_data],
-        "date": describe_data(arguments.date_data),
-    }
     content["models"][arguments.model] = entry
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
