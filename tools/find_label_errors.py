@@ -366,23 +366,23 @@ def read_documents(arguments: LabelArguments) -> Documents:
     categories = []  # of each document; None without that column
     for split in wanted:
         columns = [*arguments.text_column_names, arguments.label_column_name]
-        part = load_split(arguments.dataset_name, split, columns, arguments.dataset_revision)
-        documents.commit = dataset_commit(part)
-        ids = [f"{split}.{row}" for row in range(len(part))]
-        if "id" in part.column_names:
-            ids = [str(value) for value in part["id"]]
+        dataset = load_split(arguments.dataset_name, split, columns, arguments.dataset_revision)
+        documents.commit = dataset_commit(dataset)
+        ids = [f"{split}.{row}" for row in range(len(dataset))]
+        if "id" in dataset.column_names:
+            ids = [str(value) for value in dataset["id"]]
         check_ids(ids, split)
-        texts = read_texts(part, ids, split, arguments)
-        names = read_labels(part, ids, split, arguments.label_column_name)
+        texts = read_texts(dataset, ids, split, arguments)
+        names = read_labels(dataset, ids, split, arguments.label_column_name)
         documents.ids += ids
-        documents.splits += [split] * len(part)
+        documents.splits += [split] * len(dataset)
         documents.texts += texts
         table = pd.DataFrame({"id": ids, "text": texts, "label": names})
         documents.fingerprints[split] = fingerprint(table)
         label_names += names
-        has_categories = "categories" in part.column_names
-        categories += part["categories"] if has_categories else [None] * len(part)
-        feature = part.features[arguments.label_column_name]
+        has_categories = "categories" in dataset.column_names
+        categories += dataset["categories"] if has_categories else [None] * len(dataset)
+        feature = dataset.features[arguments.label_column_name]
         if isinstance(feature, datasets.ClassLabel):
             documents.names += [name for name in feature.names if name not in documents.names]
 
@@ -408,10 +408,10 @@ def existing_splits(arguments: LabelArguments) -> list[str]:
         )
     except Exception as error:  # the library raises its own, the Hub's and the file system's
         fail(f"cannot load --dataset_name {arguments.dataset_name}: {one_line(error)}")
-    found = [split for split in SPLITS if split in names]
-    if not found:
+    existing = [split for split in SPLITS if split in names]
+    if not existing:
         fail(f"{arguments.dataset_name} has the splits {', '.join(names)}; name some in --splits")
-    return found
+    return existing
 
 
 def first_rows(ids: list[str], rows: list[int]) -> str:
@@ -435,14 +435,14 @@ def check_ids(ids: list[str], split: str) -> None:
 
 
 def read_texts(
-    part: datasets.Dataset, ids: list[str], split: str, arguments: LabelArguments
+    dataset: datasets.Dataset, ids: list[str], split: str, arguments: LabelArguments
 ) -> list[str]:
     """Return the joined text columns. Exit with status 2 if a document has no text."""
     columns = []
     for name in arguments.text_column_names:
-        if not str(getattr(part.features[name], "dtype", "")).endswith("string"):
-            fail(f"column {name!r} of split {split!r} is not text but {part.features[name]}")
-        columns.append(part[name])
+        if not str(getattr(dataset.features[name], "dtype", "")).endswith("string"):
+            fail(f"column {name!r} of split {split!r} is not text but {dataset.features[name]}")
+        columns.append(dataset[name])
     delimiter = arguments.text_column_delimiter
     texts = [join_texts(row, delimiter) for row in zip(*columns, strict=True)]
     empty = [row for row, text in enumerate(texts) if not text.strip()]
@@ -451,9 +451,9 @@ def read_texts(
     return texts
 
 
-def read_labels(part: datasets.Dataset, ids: list[str], split: str, column: str) -> list[str]:
+def read_labels(dataset: datasets.Dataset, ids: list[str], split: str, column: str) -> list[str]:
     """Return the class names of a split. Exit with status 2 if a document has no label."""
-    feature = part.features[column]
+    feature = dataset.features[column]
     if isinstance(feature, (datasets.List, datasets.LargeList)):
         fail(
             f"column {column!r} has several labels per document, which {SCRIPT} does not support; "
@@ -462,7 +462,7 @@ def read_labels(part: datasets.Dataset, ids: list[str], split: str, column: str)
     kind = str(getattr(feature, "dtype", "list"))
     if not kind.endswith(("string", "bool")) and "int" not in kind:
         fail(f"labels in column {column!r} must be names or integers, not {feature}")
-    values = part[column]
+    values = dataset[column]
     is_numbered = isinstance(feature, datasets.ClassLabel)
     missing = []
     for row, value in enumerate(values):
@@ -613,9 +613,9 @@ def read_predictions(folder: Path, names: list[str]) -> tuple[list[str], list[st
     labels = [row[1] for row in rows] if n_fixed == 3 else []
     predicted = [row[n_fixed - 1] for row in rows]
     if labels:
-        found = contradiction(folder, pd.DataFrame({"label": labels, "prediction": predicted}))
-        if found is not None:
-            fail(contradiction_message(folder, found))
+        reason = contradiction(folder, pd.DataFrame({"label": labels, "prediction": predicted}))
+        if reason is not None:
+            fail(contradiction_message(folder, reason))
     best = [classes[column] for column in scores.argmax(axis=1)]
     others = sum(name != prediction for name, prediction in zip(best, predicted, strict=True))
     if others > 0:
@@ -953,12 +953,12 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def percent_interval(part: dict) -> str:
+def percent_interval(counted: dict) -> str:
     """Return a share with its 95% interval, in percent."""
-    if part["low"] is None:
-        return f"{percent(part['share'])} percent"
-    interval = f"95% CI {percent(part['low'])} to {percent(part['high'])}"
-    return f"{percent(part['share'])} percent ({interval})"
+    if counted["low"] is None:
+        return f"{percent(counted['share'])} percent"
+    interval = f"95% CI {percent(counted['low'])} to {percent(counted['high'])}"
+    return f"{percent(counted['share'])} percent ({interval})"
 
 
 def describe(record: dict) -> list[str]:
@@ -1017,9 +1017,9 @@ def make_page(record: dict, documents: Documents, ranking: Ranking, rows: list[d
         shown.append(row | {"text": text[:MAX_TEXT], "left_out": left_out})
     counts = record["counts"]
     split_rows = []
-    for split, part in counts["splits"].items():
-        rate = percent(part["reported"] / part["ranked"])
-        split_rows.append([split, f"{part['ranked']:,}", f"{part['reported']:,}", rate])
+    for split, counted in counts["splits"].items():
+        rate = percent(counted["reported"] / counted["ranked"])
+        split_rows.append([split, f"{counted['ranked']:,}", f"{counted['reported']:,}", rate])
     pair_rows = [[pair["given"], pair["suggested"], pair["reported"]] for pair in counts["pairs"]]
     return render(
         "label_errors.html",

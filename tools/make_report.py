@@ -442,11 +442,11 @@ def run_part(folder: Path, name: str, embedded: bool, page: Page) -> dict | None
     predictions = digest = None
     if "predict_accuracy" in results and (folder / "predictions.csv").is_file():
         predictions, scores = read_predictions(folder / "predictions.csv", problem_type)
-        found = contradiction(folder, predictions, problem_type)
-        found = found or class_contradiction(record, scores)
-        if found is not None:
+        reason = contradiction(folder, predictions, problem_type)
+        reason = reason or class_contradiction(record, scores)
+        if reason is not None:
             page.left_out.append(
-                f"Training: {name} is left out, it is damaged or mixes two runs: {found}; "
+                f"Training: {name} is left out, it is damaged or mixes two runs: {reason}; "
                 "make the run again."
             )
             return None
@@ -864,14 +864,14 @@ def find_folders(arguments: ReportArguments, page: Page) -> dict[str, list[Path]
     There is a sentence in page.left_out for every folder that does not, and for every part
     without a flag.
     """
-    found = {}
+    folders = {}
     for part, (heading, flag, files) in PARTS.items():
         given = getattr(arguments, flag) or []
         if isinstance(given, str):
             given = [given]
         if not given:
             page.left_out.append(f"{heading}: no --{flag} was given.")
-        found[part] = []
+        folders[part] = []
         for folder in dict.fromkeys(given):
             missing = [name for name in files if not Path(folder, name).is_file()]
             if missing:
@@ -879,8 +879,8 @@ def find_folders(arguments: ReportArguments, page: Page) -> dict[str, list[Path]
                     f"{heading}: {short_path(folder)} is left out, it has no {missing[0]}."
                 )
             else:
-                found[part].append(Path(folder))
-    return found
+                folders[part].append(Path(folder))
+    return folders
 
 
 def published_arguments(arguments: ReportArguments) -> dict:

@@ -291,8 +291,8 @@ def spent_on_attributions(document: dict) -> dict:
     """
     if "baselines" in document or "classes" in document:
         several = document.get("classes") or document["baselines"]
-        found = several.get(document["target"]) or next(iter(several.values()))
-        gradients = found["gradient_evaluations"]
+        explanation = several.get(document["target"]) or next(iter(several.values()))
+        gradients = explanation["gradient_evaluations"]
         return {"gradient_evaluations": gradients, "forward_evaluations": None, "seconds": None}
     return {
         key: document.get(key) for key in ("gradient_evaluations", "forward_evaluations", "seconds")
@@ -338,19 +338,19 @@ def measure_mosaic(
     (scores, error), spent = timed(
         evaluator, lambda: integrated_gradients(evaluator, document, settings)
     )
-    found = {INTEGRATED_GRADIENTS: mosaics.score(scores, document)}
+    shares = {INTEGRATED_GRADIENTS: mosaics.score(scores, document)}
     cost = {INTEGRATED_GRADIENTS: spent}
     for method in arguments.methods:
         name, function = METHODS[method]
         scores, cost[name] = timed(evaluator, partial(function, evaluator, document, settings))
-        found[name] = mosaics.score(scores, document)
+        shares[name] = mosaics.score(scores, document)
     return {
         "ids": [half.id for half in mosaic.halves],
         "classes": [half.label for half in mosaic.halves],
         "target": mosaic.target,
         "words": len(document["words"]),
         "chance": mosaics.chance_level(document),
-        "scores": found,
+        "scores": shares,
         "relative_error": error,
         "cost": cost,
     }
@@ -677,12 +677,14 @@ def report(content: dict) -> None:
             f"{measure} {cell['mean']:.3f}" for measure, cell in cells.items() if cell
         )
         logger.info("%s: %s", ranking, shown)
-    found = content["mosaics"]
-    if found:
+    measured = content["mosaics"]
+    if measured:
         shown = ", ".join(
-            f"{name} {cell['mean']:.3f}" for name, cell in found["scores"].items() if cell
+            f"{name} {cell['mean']:.3f}" for name, cell in measured["scores"].items() if cell
         )
-        logger.info("%d mosaics: %s, chance %.3f", found["mosaics"], shown, found["chance"]["mean"])
+        logger.info(
+            "%d mosaics: %s, chance %.3f", measured["mosaics"], shown, measured["chance"]["mean"]
+        )
     for sentence in content["disagreements"]:
         logger.info("%s", sentence)
     for comparison in content["baselines"]:

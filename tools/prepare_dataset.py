@@ -242,18 +242,18 @@ def drop_leaked(splits: DatasetDict) -> dict[str, int]:
     for split in reversed(SPLITS):
         if split not in splits:
             continue
-        part = splits[split]
-        texts = [normalize_text(text) for text in part["text"]]
+        dataset = splits[split]
+        texts = [normalize_text(text) for text in dataset["text"]]
         kept = [row for row, text in enumerate(texts) if text not in later]
-        if len(kept) < len(part):
-            removed[split] = len(part) - len(kept)
-            splits[split] = part.select(kept)
+        if len(kept) < len(dataset):
+            removed[split] = len(dataset) - len(kept)
+            splits[split] = dataset.select(kept)
         later.update(texts)
         if not kept:
             fail(f"--drop_leaked would remove every text of split {split!r}; make another split")
         if split == "train":
-            names = class_names(part)
-            lost = set(each_name(part["label"])) - set(each_name(splits[split]["label"]))
+            names = class_names(dataset)
+            lost = set(each_name(dataset["label"])) - set(each_name(splits[split]["label"]))
             if lost:
                 fail(
                     f"--drop_leaked would remove every training text of {names[min(lost)]!r}; "
@@ -262,9 +262,9 @@ def drop_leaked(splits: DatasetDict) -> dict[str, int]:
     return removed
 
 
-def class_names(part: Dataset) -> list[str]:
+def class_names(dataset: Dataset) -> list[str]:
     """Return the names of the classes of a split, whose label is a ClassLabel or a list of it."""
-    feature = part.features["label"]
+    feature = dataset.features["label"]
     return getattr(feature, "feature", feature).names
 
 
@@ -376,16 +376,16 @@ def prepare(folder: Path, arguments: PrepareArguments, data: DataArguments) -> N
 
     # 2. Texts
     features = Features({"id": Value("string"), "abstract": Value("string")})
-    for part in splits.values():
-        if "label" in part.features:
-            features["label"] = part.features["label"]
+    for dataset in splits.values():
+        if "label" in dataset.features:
+            features["label"] = dataset.features["label"]
     contents = {}
     counts = {}
     unlabeled = {}
     truncated = {}
-    for split, part in splits.items():
-        ids = part["id"][:]
-        texts = part["text"][:]
+    for split, dataset in splits.items():
+        ids = dataset["id"][:]
+        texts = dataset["text"][:]
         if tokenizer is not None:
             whole = texts
             texts = truncate_texts(whole, tokenizer, arguments.max_seq_length)
@@ -398,8 +398,8 @@ def prepare(folder: Path, arguments: PrepareArguments, data: DataArguments) -> N
         buffer = io.BytesIO()
         columns = {"id": ids, "abstract": texts}
         counted = Counter()
-        if "label" in part.features:
-            columns["label"] = part["label"][:]
+        if "label" in dataset.features:
+            columns["label"] = dataset["label"][:]
             counted.update(each_name(columns["label"]))
         else:
             unlabeled[split] = len(ids)
@@ -441,7 +441,7 @@ def prepare(folder: Path, arguments: PrepareArguments, data: DataArguments) -> N
 
     # 4. The folder
     write_dataset(folder, contents, manifest, dataset_card(manifest, loaded.labels), before)
-    sizes = ", ".join(f"{len(part):,} {split}" for split, part in splits.items())
+    sizes = ", ".join(f"{len(dataset):,} {split}" for split, dataset in splits.items())
     logger.info("%s documents, %d classes", sizes, len(loaded.labels))
     if truncated:
         logger.info("texts that were cut: %s", truncated)

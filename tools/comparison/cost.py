@@ -115,7 +115,7 @@ def cost_rows(models: list[Model], rows: list[dict], runs: list[Run]) -> list[di
 
     rows are those of table 2.
     """
-    found = []
+    cost_table = []
     for model, row in zip(models, rows, strict=True):
         costs = [cost_of(runs[number]) for number in model.runs]
         cost = {}
@@ -125,8 +125,8 @@ def cost_rows(models: list[Model], rows: list[dict], runs: list[Run]) -> list[di
         devices = dict.fromkeys(each["device"] for each in costs if each["device"] is not None)
         cost["device"] = "; ".join(devices)
         metrics = {key: value for key, value in row.items() if key.startswith(("acc", "macro"))}
-        found.append({"name": row["name"], **metrics, **cost})
-    return found
+        cost_table.append({"name": row["name"], **metrics, **cost})
+    return cost_table
 
 
 def learning_curves(models: list[Model], rows: list[dict], runs: list[Run]) -> dict[str, list]:
@@ -149,11 +149,11 @@ def learning_curves(models: list[Model], rows: list[dict], runs: list[Run]) -> d
         points = curves.setdefault((first.name, *others), {})
         points.setdefault(int(size), row | {"train_samples": int(size)})
 
-    found = {}
+    by_name = {}
     names = Counter(key[0] for key, points in curves.items() if len(points) > 1)
     for (name, *others), points in curves.items():
         if len(points) > 1:
             if names[name] > 1:
                 name += f" ({', '.join(str(value) for _, value in others)})"
-            found[name] = [points[size] for size in sorted(points)]
-    return found
+            by_name[name] = [points[size] for size in sorted(points)]
+    return by_name

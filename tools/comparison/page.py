@@ -69,9 +69,9 @@ def loss_text(value: float | None) -> str:
 def best_cells(rows: list[dict]) -> set[tuple[int, int]]:
     """Return (row, column) of the best values as shown, of the runs' rows only."""
     # The first two columns are name and seeds; each share is followed by its interval.
-    columns = {metric: (2 + 2 * place, percent, max) for place, metric in enumerate(METRICS)}
-    for place, name in enumerate(shown_losses(rows)):
-        columns[name] = (2 + 2 * len(METRICS) + place, loss_text, min)
+    columns = {metric: (2 + 2 * index, percent, max) for index, metric in enumerate(METRICS)}
+    for index, name in enumerate(shown_losses(rows)):
+        columns[name] = (2 + 2 * len(METRICS) + index, loss_text, min)
     cells = set()
     for metric, (column, text_of, better) in columns.items():
         values = {}

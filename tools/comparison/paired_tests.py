@@ -131,10 +131,10 @@ def bootstrap_pair(pair: Pair, null: float = 0.0, alpha: float = ALPHA) -> dict:
     likely to go the other way, all would go one way with the probability below which p cannot fall.
     """
     first, second = pair.values
-    found = bootstrap_test(first.mean(axis=1) - second.mean(axis=1), null, alpha)
+    result = bootstrap_test(first.mean(axis=1) - second.mean(axis=1), null, alpha)
     if null == 0 and pair.changed is not None:
-        found["p"] = max(found["p"], min(1.0, 2.0 ** (1 - pair.changed)))
-    return found
+        result["p"] = max(result["p"], min(1.0, 2.0 ** (1 - pair.changed)))
+    return result
 
 
 def obuchowski_rockette_pair(pair: Pair, null: float = 0.0, alpha: float = ALPHA) -> dict:
@@ -434,9 +434,9 @@ class RandomEffects:
     def precision(self, documents: int) -> NormalPrecision:
         """Return how exact the test would be on other numbers of documents."""
         quality = sum(quality for quality, _, _ in self.groups)
-        rest = self.documents + self.seeds - quality
+        other_variance = self.documents + self.seeds - quality
         groups = [(quality, own * documents, freedom) for quality, own, freedom in self.groups]
-        return NormalPrecision(float(quality), float(rest * documents), groups)
+        return NormalPrecision(float(quality), float(other_variance * documents), groups)
 
 
 def groups_of_draws(
@@ -516,24 +516,24 @@ def pooled_test(
     return random_effects(*groups_of_draws(signed_values)).test(null, alpha)
 
 
-def margin_tests(test: Callable[[float], dict], found: dict, margin: float) -> dict:
+def margin_tests(test: Callable[[float], dict], result: dict, margin: float) -> dict:
     """Return p of non-inferiority, of equivalence within a margin, and of being worse beyond it.
 
     Each is one-sided; equivalence is two one-sided tests (Schuirmann, Journal of Pharmacokinetics
-    and Biopharmaceutics 15:657-680, 1987). test is a function of null, and found its result for 0.
+    and Biopharmaceutics 15:657-680, 1987). test is a function of null, and result its result for 0.
     The p-values are 1 if nothing varies, since then the documents cannot say how large a difference
     might be.
     """
-    if found["low"] == found["high"]:
+    if result["low"] == result["high"]:
         return {"p_non_inferior": 1.0, "p_equivalent": 1.0, "p_worse_beyond": 1.0}
     above = test(-margin)["p"] / 2
     below = test(margin)["p"] / 2
     worse = above
-    if found["difference"] <= -margin:
+    if result["difference"] <= -margin:
         above = 1 - above
     else:
         worse = 1 - worse
-    if found["difference"] >= margin:
+    if result["difference"] >= margin:
         below = 1 - below
     return {
         "p_non_inferior": above,
@@ -718,7 +718,7 @@ def test_row(
     which a difference of the margin would be found; None if only more seeds would help, or if the
     metric has no margin.
     """
-    found = test.function(pair)
+    result = test.function(pair)
     wide = test.function(pair, alpha=level)
     only_model_right, only_reference_right = None, None
     if test.counts_disagreements:
@@ -735,10 +735,10 @@ def test_row(
         "population": test.population,
         "only_model_right": only_model_right,
         "only_reference_right": only_reference_right,
-        "difference": found["difference"],
-        "low": found["low"],
-        "high": found["high"],
-        "p": found["p"],
+        "difference": result["difference"],
+        "low": result["low"],
+        "high": result["high"],
+        "p": result["p"],
         "low_simultaneous": wide["low"],
         "high_simultaneous": wide["high"],
         "higher_is_better": has_margin,
@@ -762,7 +762,7 @@ def test_row(
     # Differences beyond the margin
     kinds = {"p_non_inferior": None, "p_equivalent": None, "p_worse_beyond": None}
     if has_margin:
-        kinds = margin_tests(lambda null: test.function(pair, null), found, margin)
+        kinds = margin_tests(lambda null: test.function(pair, null), result, margin)
     row |= kinds
     for kind in kinds:
         row |= {f"{kind}_holm": None, FAMILIES[kind]: None}

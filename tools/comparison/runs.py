@@ -281,18 +281,18 @@ def class_contradiction(record: dict, scores: pd.DataFrame | None) -> str | None
     recorded = record.get("labels")
     if scores is None or not isinstance(recorded, list):
         return None
-    recorded, found = set(map(str, recorded)), set(scores.columns)
-    if recorded == found:
+    recorded, columns = set(map(str, recorded)), set(scores.columns)
+    if recorded == columns:
         return None
     return (
-        f"classes only in predictions.csv: {quoted(found - recorded) or 'none'}, "
-        f"only in run_arguments.json: {quoted(recorded - found) or 'none'}"
+        f"classes only in predictions.csv: {quoted(columns - recorded) or 'none'}, "
+        f"only in run_arguments.json: {quoted(recorded - columns) or 'none'}"
     )
 
 
-def contradiction_message(folder: str | Path, found: str) -> str:
+def contradiction_message(folder: str | Path, reason: str) -> str:
     """Return what to say of a run whose results contradict its predictions."""
-    return f"{folder} is damaged or mixes two runs: {found}; make the run again"
+    return f"{folder} is damaged or mixes two runs: {reason}; make the run again"
 
 
 def number_of(folder: str | Path, record: dict, key: str) -> int | float | None:
@@ -317,12 +317,12 @@ def read_run(folder: str, label: str) -> Run:
         record = read_json(path / "run_arguments.json")
     problem_type = problem_type_of(folder, record)
     table, scores = read_predictions(path / "predictions.csv", problem_type)
-    found = contradiction(path, table, problem_type)
-    if found is not None:
-        fail(contradiction_message(folder, found))
-    found = class_contradiction(record, scores)
-    if found is not None:
-        fail(contradiction_message(folder, found))
+    reason = contradiction(path, table, problem_type)
+    if reason is not None:
+        fail(contradiction_message(folder, reason))
+    reason = class_contradiction(record, scores)
+    if reason is not None:
+        fail(contradiction_message(folder, reason))
 
     is_baseline = record.get("script") == "run_baseline.py" or (path / "model.skops").exists()
     source = str(record.get("model_name_or_path") or record.get("config_name") or "")
@@ -416,12 +416,12 @@ def variant(record: dict, learning_rate: float | None) -> dict:
     }
     if values["dataset_name"]:
         values["dataset_name"] = short_path(str(values["dataset_name"]))
-    found = {}
+    settings = {}
     for key, value in values.items():
         if value is not None:
             # Runs are grouped by these values, and a damaged record may hold a list.
-            found[key] = value if isinstance(value, int | float | str) else str(value)
-    return found
+            settings[key] = value if isinstance(value, int | float | str) else str(value)
+    return settings
 
 
 def test_fingerprint(record: dict) -> str | None:
@@ -544,17 +544,17 @@ def numeric_ids(ids: set[str]) -> set[float] | None:
 
 def check_same_labels(first: Run, other: Run) -> None:
     """Exit with status 2 unless two runs on the same documents have the same labels."""
-    expected, found = first.table["label"].to_numpy(), other.table["label"].to_numpy()
-    different = np.flatnonzero(expected != found)
+    expected, labels = first.table["label"].to_numpy(), other.table["label"].to_numpy()
+    different = np.flatnonzero(expected != labels)
     if not len(different):
         return
     number = different[0]
     message = (
         f"{first.folder} and {other.folder} give document {first.table.index[number]!r:.80} "
-        f"different labels, {expected[number]!r:.80} and {found[number]!r:.80} "
+        f"different labels, {expected[number]!r:.80} and {labels[number]!r:.80} "
         f"({len(different)} such documents); "
     )
-    only_first, only_other = set(expected) - set(found), set(found) - set(expected)
+    only_first, only_other = set(expected) - set(labels), set(labels) - set(expected)
     if only_first or only_other:
         message += (
             f"classes only in the first: {quoted(only_first) or 'none'}, "

@@ -86,11 +86,11 @@ def disagreements(tests: list[dict]) -> list[str]:
         if deleted is None or verdict(test) == verdict(deleted):
             continue
         answers = []
-        for how, found in (("replaced", test), ("deleted", deleted)):
-            said = verdict(found)
+        for how, result in (("replaced", test), ("deleted", deleted)):
+            said = verdict(result)
             if said == "undecided":
                 said = "not distinguishable from it"
-            answers.append(f"{said} with words {how} ({found['difference']:+.3f})")
+            answers.append(f"{said} with words {how} ({result['difference']:+.3f})")
         sentences.append(
             f"{measure.capitalize()} of integrated gradients against {method}: "
             f"{answers[0]}, {answers[1]}."

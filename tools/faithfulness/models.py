@@ -157,9 +157,9 @@ class Evaluator:
             logits = self.logits(ids[None], text)[0].double()
         self.forward_evaluations += 1
         is_multi_label = self.model.config.problem_type == "multi_label_classification"
-        found = logits.sigmoid() if is_multi_label else logits.softmax(0)
+        probabilities = logits.sigmoid() if is_multi_label else logits.softmax(0)
         names = self.model.config.id2label
-        return {names[number]: float(value) for number, value in enumerate(found)}
+        return {names[number]: float(value) for number, value in enumerate(probabilities)}
 
 
 def removed_tokens(document: dict, removed: np.ndarray) -> np.ndarray:
