@@ -394,3 +394,11 @@ def test_numbers_of_related_work_are_those_of_the_files():
     )
     wanted = f"SVM: {right} percent name the primary category, {listed} percent any listed"
     assert wanted in text
+    changes = []
+    for name in ("SVM", "MiniLM"):
+        change = from_json("split-by-date.json", "models", name, "difference", "accuracy")
+        value, low, high = (f"{100 * change[key]:.2f}" for key in ("value", "low", "high"))
+        changes.append(
+            f"{value} points ({low} to {high})" if name == "SVM" else f"{value} ({low} to {high})"
+        )
+    assert f"accuracy of the SVM {changes[0]}, of MiniLM {changes[1]}" in text
