@@ -273,7 +273,7 @@ FINDINGS = [
     (model_row, "MiniLM", MINILM),
     (model_row, "bag of MiniLM's word embeddings", BAG),
     (calibrated_row, "SVM, calibrated"),
-    *((rate_row, "MiniLM", MINILM, rate) for rate in ("5e-5", "1e-4")),
+    *((rate_row, "MiniLM", MINILM, rate) for rate in ("2e-5", "5e-5", "1e-4")),
     *((rate_row, "bag of embeddings", BAG, rate) for rate in ("1e-4", "2e-4", "5e-4", "1e-3")),
     (family_sentence,),
     (pair_row, "MiniLM - SVM", "comparison", MINILM, SVM),
