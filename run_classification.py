@@ -3687,6 +3687,7 @@ def run_stages(
         arguments.model_name_or_path, "config.json", revision=arguments.model_revision
     )
     record["model_commit"] = extract_commit_hash(config_file, None)  # None for a local folder
+    record["parameters"] = model.num_parameters()
     record["pad_token"] = tokenizer.pad_token
     # Asked here, because after a long training the network may be gone
     is_main = trainer.is_world_process_zero()

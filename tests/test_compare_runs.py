@@ -791,6 +791,11 @@ def test_cost_beside_accuracy(verdicts, tmp_path, run):
         else:
             assert_user_error(result, better / "model.safetensors", "damaged")
     (better / "model.safetensors").unlink()
+    # Without the weights, what the run recorded
+    (better / "run_arguments.json").write_text(json.dumps(record | {"parameters": 3007}))
+    assert run("compare_runs", svm, better, *flags).code == 0
+    costs = pd.read_csv(output / "cost.csv").set_index("name")
+    assert costs.loc["better", "parameters"] == 3007
     (better / "all_results.json").write_text('{"train_runtime": "long"}')
     assert_user_error(run("compare_runs", svm, better, *flags), "train_runtime")
 

@@ -1494,6 +1494,7 @@ def test_families_predict_in_padded_batches_as_alone(run, tiny_model, tiny_datas
     pad = "[SEP]" if kind in DECODERS else "[PAD]"
     assert record_of(tmp_path / "run")["pad_token"] == pad
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").eval()
+    assert record_of(tmp_path / "run")["parameters"] == model.num_parameters()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "run")
     assert model.config.pad_token_id == tokenizer.pad_token_id
     assert tokenizer.pad_token == pad

@@ -58,7 +58,10 @@ def documents_per_second(folder: Path, results: dict) -> float | None:
 
 
 def count_parameters(folder: Path, record: dict, results: dict) -> int | None:
-    """Return the number of parameters of a run's model; None without its weights."""
+    """Return the number of parameters of a run's model.
+
+    Without its weights it is the recorded number; None if the run is of an earlier version.
+    """
     features, labels = positive(folder, results, "train_features"), record.get("labels")
     if features is not None and isinstance(labels, list):
         # A linear SVM of two classes has one row of coefficients.
@@ -66,7 +69,8 @@ def count_parameters(folder: Path, record: dict, results: dict) -> int | None:
         return int(features) * rows
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
-        return None
+        recorded = record.get("parameters")
+        return recorded if isinstance(recorded, int) else None
     return sum(count_numbers(path) for path in files)
 
 
