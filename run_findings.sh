@@ -148,7 +148,7 @@ export FETCH_ARGUMENTS="$snapshot ${FETCH_ARGUMENTS:-}"
 copy_results() {
     [ -n "$RESULTS" ] || return 0
     python - "$1" "$OUTPUT_DIR" "$RESULTS" <<'PYTHON'
-import csv, os, shutil, sys
+import csv, json, os, shutil, sys
 from pathlib import Path
 task, source, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 TABLES = (
@@ -202,6 +202,12 @@ def restore():
         incomplete = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
         shutil.rmtree(incomplete, ignore_errors=True)
         shutil.copytree(run, incomplete)
+        results = {}  # a page of the study reads them from one file
+        for name in RUN_FILES[1:]:
+            if (run / name).exists():
+                results |= json.loads((run / name).read_text(encoding="utf-8"))
+        text = json.dumps(results, indent=4, sort_keys=True) + "\n"
+        (incomplete / "all_results.json").write_text(text, encoding="utf-8")
         incomplete.rename(folder)
 
 

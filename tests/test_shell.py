@@ -243,6 +243,10 @@ def test_findings_are_kept_and_restored(tmp_path):
     assert result.returncode == 7, result.stderr
     assert "svm is finished: its files are in" in result.stdout
     assert (second / "svm" / "predictions.csv").read_text() == rows
+    results = {}
+    for name in ("eval", "predict"):
+        results |= json.loads((kept / "predictions" / "svm" / f"{name}_results.json").read_text())
+    assert json.loads((second / "svm" / "all_results.json").read_text()) == results
     assert [path.name for path in (second / "layers-0" / "lr-1e-4-seed-1").iterdir()] == [
         "checkpoint-3"
     ]
