@@ -30,7 +30,8 @@ document states its error. --n_steps 50 runs captum. docs/step-search.md derives
     python run_attribution.py --model_name_or_path runs/minilm --dataset_name data --output_dir DIR
     python run_attribution.py ... --test_file new.csv             # own texts, labeled or not
     accelerate launch --num_processes 4 run_attribution.py ...    # several GPUs, the same flags
-    from run_attribution import attribute                         # in a notebook
+
+In a notebook, the function ``attribute`` explains texts with a model and a tokenizer.
 
 Text columns, their delimiter, the prefix and the length of the texts are those of the training: the
 run folder remembers them. Writes attributions.jsonl, summary.json and figure 1 (attributions.png,

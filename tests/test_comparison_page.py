@@ -167,7 +167,8 @@ def test_sentences_of_the_verdicts():
     titles = {"accuracy": "accuracy", "macro_f1": "macro F1"}
     start, word, end = verdict.answer_parts(row, None, 0.01, titles)
     assert (start, word) == ("a against b is ", "undecided")
-    assert "(95% CI -1.75 to -0.01), p = 0.200 after correction for 10 tests; no number of" in end
+    assert "(95% CI -1.75 to -0.01), p = 0.200 after correction for 10 tests; more test" in end
+    assert "test documents alone would not decide a difference of 1 point, because the" in end
     row |= {"verdict": "worse", "equivalent": True}
     second = row | {"metric": "macro_f1", "verdict": "undecided"}
     answer = verdict.Answer(row, second, verdict.answer_parts(row, second, 0.01, titles))

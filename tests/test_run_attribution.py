@@ -434,7 +434,7 @@ def test_delimiter_of_a_csv_file_and_field_of_a_json_file(attribute, tiny_model,
 def test_the_default_batch_fits_into_the_memory_for_activations(
     attribute, steep_model, tmp_path, monkeypatch
 ):
-    """A larger model or a longer text halves it, and no number changes."""
+    """A larger model or a longer text halves it, and the attributions stay the same."""
     sizes = []
     forward = run_attribution.Explainer.forward
 

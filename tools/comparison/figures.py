@@ -280,7 +280,7 @@ def draw_points(axes: plt.Axes, rows: list[dict], key: str, metric: str) -> None
     axes.set_xscale("log")
     axes.margins(x=0.1)  # no marker is cut at the edge
     low, high = axes.get_xlim()
-    if high < 20 * low:  # with powers of ten alone, there may be no number to read
+    if high < 20 * low:  # powers of ten alone might leave the axis without labels
         steps = (1, 2, 5)
     elif high < 1000 * low:
         steps = (1, 3)

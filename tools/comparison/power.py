@@ -113,7 +113,7 @@ def detectable_difference(precision: Precision, documents: int, level: float) ->
 def documents_needed(precision: Precision, difference: float, level: float) -> int | None:
     """Return on how many documents a true difference is found with a power of 80 %.
 
-    level is that of the test after correction. None if no number of documents is enough: seeds
+    level is that of the test after correction. None if more documents alone are not enough: seeds
     differ too much, and more of them are needed. The power of the exact test rises in small steps
     that fall a little in between, so the number is right to about one percent.
     """

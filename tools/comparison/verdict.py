@@ -104,7 +104,7 @@ def needed_text(row: dict, size: str) -> str:
     needed = row["documents_needed"]
     if needed is None:
         return (
-            f"no number of test documents would decide a difference of {size}, because the seeds "
+            f"more test documents alone would not decide a difference of {size}, because the seeds "
             "differ too much: train more seeds"
         )
     return (
