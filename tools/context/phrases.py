@@ -343,11 +343,11 @@ def summarize(measurement: Measurement, arguments) -> Summary:
         row = phrase_means(phrase)
         for kind in CONTROLS:
             differences = []
-            for document in phrase["occurrences"]:
-                if document[kind]:
-                    difference = document["synergy"] - np.mean(document[kind])
+            for occurrence in phrase["occurrences"]:
+                if occurrence[kind]:
+                    difference = occurrence["synergy"] - np.mean(occurrence[kind])
                     differences.append(difference)
-                    by_document[kind][document["document"]].append(difference)
+                    by_document[kind][occurrence["document"]].append(difference)
             row |= control_means(phrase, kind)
             row[f"against_{kind}"] = documents_test(differences, arguments)
         rows.append(row)
