@@ -1630,7 +1630,7 @@ class Pace:
         """Sleep until the next request may be sent, and count that request."""
         pause = max(self.earliest - time.monotonic(), 0.0)
         time.sleep(pause)
-        self.waited_seconds = round(self.waited_seconds + pause, 2)
+        self.waited_seconds += pause
         self.requests += 1
         self.started = time.monotonic()
 
@@ -1838,7 +1838,7 @@ def main() -> None:
             paths = harvest.run()
             facts["harvest"] = {
                 "requests": harvest.api.pace.requests,
-                "waited_seconds": harvest.api.pace.waited_seconds,
+                "waited_seconds": round(harvest.api.pace.waited_seconds, 2),
             }
             entries = itertools.chain.from_iterable(
                 read_snapshot(path, arguments, ids, counts, bad) for path in paths

@@ -131,7 +131,7 @@ class Pace:
         """Sleep until the next request may be sent, and count that request."""
         pause = max(self.earliest - time.monotonic(), 0.0)
         time.sleep(pause)
-        self.waited_seconds = round(self.waited_seconds + pause, 2)
+        self.waited_seconds += pause
         self.requests += 1
         self.started = time.monotonic()
 
