@@ -16,7 +16,11 @@ number of steps from 1 to --brute_force with the smallest completeness error. It
 evaluated on the reference's path, v interpolated linearly between its points, so that 20,100
 gradients are not needed.
 
-Writes a row per document and baseline into benchmarks/results/attribution_deep.json.
+With --reference_gradients 0 a row has no errors: it says what --n_steps auto does with the document
+and what its points show of the path.
+
+Writes a row per document and baseline into benchmarks/results/attribution_deep.json, for the first
+of --rough_evaluations; what others give is under with_N.
 """
 
 import argparse
@@ -64,7 +68,9 @@ def parse_arguments() -> argparse.Namespace:
         "--baselines", nargs="+", default=["pad"], help="baselines of each document"
     )
     parser.add_argument("--max_seq_length", type=int, help="default: as in training")
-    parser.add_argument("--reference_gradients", type=int, default=3000)
+    parser.add_argument(
+        "--reference_gradients", type=int, default=3000, help="0: no reference, no errors"
+    )
     parser.add_argument("--rough_evaluations", type=int, nargs="+", default=[280])
     parser.add_argument("--brute_force", type=int, default=200, help="largest number of steps")
     parser.add_argument("--model_note", required=True, help="what the model is, for the file")
@@ -207,27 +213,32 @@ def measure_document(
     embedded = explainer.embed(document, explainer.find_baseline(baseline))
     file = arguments.cache_dir / f"{document['id'].replace('/', '_')}-{baseline}.npz"
     path = KeptPath(explainer, embedded, file)
-    alphas, values = measure_reference(path, arguments.reference_gradients)
-    panels = integrate_panels(alphas, values)
-    reference = panels.attributions
-    coarse = integrate_panels(
-        np.append(alphas[:-1:2], 1), values[[*range(0, len(alphas) - 1, 2), -1]]
-    )
     row = {
         "id": document["id"],
         "tokens": len(document["tokens"]),
         "baseline": baseline,
         "target": embedded.targets[0],
-        "reference_gradients": len(alphas),
-        "reference_error": relative_error(coarse.attributions, reference),
-        "reference_residuals": float(np.abs(panels.residuals).sum() / np.abs(reference).sum()),
-        **describe_path(alphas, values),
     }
+    reference = None
+    if arguments.reference_gradients > 0:
+        alphas, values = measure_reference(path, arguments.reference_gradients)
+        panels = integrate_panels(alphas, values)
+        reference = panels.attributions
+        coarse = integrate_panels(
+            np.append(alphas[:-1:2], 1), values[[*range(0, len(alphas) - 1, 2), -1]]
+        )
+        row |= {
+            "reference_gradients": len(alphas),
+            "reference_error": relative_error(coarse.attributions, reference),
+            "reference_residuals": float(np.abs(panels.residuals).sum() / np.abs(reference).sum()),
+            **describe_path(alphas, values),
+            "brute_force": brute_force(document, alphas, values, reference, arguments.brute_force),
+        }
     for limit in arguments.rough_evaluations:
         settings = replace(explainer.arguments, rough_evaluations=limit)
         search = PathSearch(path.evaluate, settings, document["id"], rounding_varies=False)
         (choice,) = search.run()
-        row[f"auto_{limit}"] = {
+        found = {
             "gradients": choice.gradient_evaluations,
             "forwards": 5,
             "converged": choice.evidence["converged"],
@@ -236,10 +247,14 @@ def measure_document(
                 abs(choice.attributions.sum() - choice.f_input + choice.f_baseline)
                 / abs(choice.f_input - choice.f_baseline)
             ),
-            **compare(document, choice.attributions, reference),
         }
+        if reference is not None:
+            found |= compare(document, choice.attributions, reference)
+        row |= found if limit == arguments.rough_evaluations[0] else {f"with_{limit}": found}
     path.write()
-    row["brute_force"] = brute_force(document, alphas, values, reference, arguments.brute_force)
+    if reference is None:
+        order = np.argsort(path.alphas)
+        row |= describe_path(path.alphas[order], path.values[order])
     return row
 
 
