@@ -410,7 +410,8 @@ def choose_columns(arguments: DataArguments, config) -> tuple[list[str], str]:
     columns = trained_setting(config, "text_column_names", list)
     delimiter = trained_setting(config, "text_column_delimiter", str)
     if columns is None:
-        recorded = read_training_arguments(arguments.model_name_or_path, arguments.model_revision)
+        record = read_training_record(arguments.model_name_or_path, arguments.model_revision)
+        recorded = record["arguments"]
         columns = recorded.get("text_column_names")
         delimiter = recorded.get("text_column_delimiter")
     if columns is None and arguments.text_column_names is None:
@@ -444,8 +445,9 @@ def split_names(names: list[str] | str) -> list[str]:
     return (names if isinstance(names, str) else ",".join(names)).split(",")
 
 
-def read_training_arguments(name: str, revision: str | None) -> dict:
-    """Return the arguments in run_arguments.json of a run; {} if there is no such file."""
+def read_training_record(name: str, revision: str | None) -> dict:
+    """Return run_arguments.json of a run, local or on the Hub, or only that it has no arguments."""
+    unknown = {"arguments": {}}
     path = cached_file(
         name,
         "run_arguments.json",
@@ -455,11 +457,12 @@ def read_training_arguments(name: str, revision: str | None) -> dict:
         _raise_exceptions_for_connection_errors=False,
     )
     if path is None:
-        return {}
+        return unknown
     try:
-        return dict(json.loads(Path(path).read_text(encoding="utf-8"))["arguments"])
-    except (OSError, ValueError, TypeError, LookupError):  # not written by run_classification.py
-        return {}
+        record = dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # not written by run_classification.py
+        return unknown
+    return record if isinstance(record.get("arguments"), dict) else unknown
 
 
 def warn_if_not_as_trained(flag: str, given, trained) -> None:
@@ -488,7 +491,8 @@ def read_texts(arguments: DataArguments) -> list[dict]:
 
 def choose_label_column(arguments: DataArguments) -> tuple[str, str | None]:
     """Return the column of the true classes, and what separates several of them in a text."""
-    trained = read_training_arguments(arguments.model_name_or_path, arguments.model_revision)
+    record = read_training_record(arguments.model_name_or_path, arguments.model_revision)
+    trained = record["arguments"]
     column = arguments.label_column_name or trained.get("label_column_name") or "label"
     return str(column), arguments.label_delimiter or trained.get("label_delimiter")
 
@@ -500,7 +504,7 @@ def load_rows(arguments: DataArguments, columns: list[str]) -> Dataset:
     if arguments.split not in splits:
         raise UserError(f"{name} has no split {arguments.split!r}; it has {', '.join(splits)}")
     rows = splits[arguments.split]
-    for column in [*columns, "id"]:
+    for column in columns:
         if column not in rows.column_names:
             raise UserError(
                 f"{name} has no column {column!r}, but {', '.join(rows.column_names)}; "
@@ -513,17 +517,24 @@ def load_rows(arguments: DataArguments, columns: list[str]) -> Dataset:
 
 
 def read_rows(arguments: DataArguments, rows: Dataset, columns: list[str]) -> pd.DataFrame:
-    """Return the columns of a split that are needed: id, those of the texts, and the classes."""
+    """Return the columns of a split that are needed: id, those of the texts, and the classes.
+
+    Rows without ids are called test.0, test.1, ..., after the split, as in predictions.csv.
+    """
     number = len(rows)
     if arguments.max_samples is not None:
         number = min(arguments.max_samples, number)
     label_column, _ = choose_label_column(arguments)
-    kept = [*columns, "id"]
+    kept = list(columns)
+    if "id" in rows.column_names:
+        kept.append("id")
     names = None
     if label_column in rows.column_names:
         kept.append(label_column)
         names = class_names(rows.features[label_column])
     frame = pd.DataFrame({column: list(rows[:number][column]) for column in kept}, dtype=object)
+    if "id" not in frame.columns:
+        frame["id"] = [f"{arguments.split}.{row}" for row in range(number)]
     if names is not None:
         frame[label_column] = [name_label(value, names) for value in frame[label_column]]
     return frame
@@ -3024,7 +3035,7 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
     )
     explainer = Explainer(model.to(process.device), tokenizer, settings)
     source = name_source(arguments)
-    label_names = read_training_arguments(name, revision).get("label_names")
+    label_names = read_training_record(name, revision)["arguments"].get("label_names")
     fit_labels(documents, explainer, names, label_names, source)
     if settings.target == "label":
         check_labels(documents, source)

@@ -171,7 +171,7 @@ class BaselineArguments:
         },
     )
     seed: int = field(
-        default=42, metadata={"help": "Random seed of the solver and of a validation split."}
+        default=42, metadata={"help": "Random seed of the solver and of --shuffle_train_dataset."}
     )
     push_to_hub: bool = field(default=False, metadata={"help": "Push the run folder to the Hub."})
     hub_model_id: str | None = field(
@@ -371,6 +371,9 @@ class DataArguments:
         default=None,
         metadata={"help": "Fraction of training held out as the test split, if there is none."},
     )
+    split_seed: int = field(
+        default=42, metadata={"help": "Seed of the splits that are held out from training."}
+    )
     drop_bad_rows: bool = field(
         default=False,
         metadata={
@@ -430,7 +433,7 @@ TRAINING_ARGUMENTS = (
     *("ngram_max", "sublinear_tf", "C", "min_df", "class_weight", "calibrate", "seed"),
     *("push_to_hub", "hub_model_id", "hub_private_repo"),
     *("train_file", "validation_file", "train_split_name", "validation_split_name"),
-    *("validation_fraction", "test_fraction", "shuffle_train_dataset"),
+    *("validation_fraction", "test_fraction", "split_seed", "shuffle_train_dataset"),
     *("max_train_samples", "max_eval_samples"),
 )
 
@@ -999,9 +1002,10 @@ def load_splits(
     """Load the splits that are needed, and the optional ones that exist.
 
     A missing validation split, and with --test_fraction the test split, is a stratified share of
-    training. Labels may be missing in the test split alone, and then in all of its rows. Exits with
-    status 2 if a needed split, a column, a text or a label is missing, an id is duplicated, or a
-    split has a class that the training split lacks.
+    training, drawn with --split_seed; seed is that of --shuffle_train_dataset. Labels may be
+    missing in the test split alone, and then in all of its rows. Exits with status 2 if a needed
+    split, a column, a text or a label is missing, an id is duplicated, or a split has a class that
+    the training split lacks.
     """
     check_data_arguments(arguments)
 
@@ -1027,7 +1031,7 @@ def load_splits(
 
     # 3. The rows that are used
     for split in taken:
-        take_from_training(tables, split, names, problem_type, seed, arguments)
+        take_from_training(tables, split, names, problem_type, arguments)
     if arguments.shuffle_train_dataset and "train" in tables:
         tables["train"] = tables["train"].sample(frac=1, random_state=seed)
     limits = {
@@ -1086,6 +1090,8 @@ def check_data_arguments(arguments: DataArguments) -> None:
         limit = getattr(arguments, flag)
         if limit is not None and limit < 1:
             fail(f"--{flag} must be at least 1, not {limit}")
+    if not 0 <= arguments.split_seed < 2**32:
+        fail(f"--split_seed must be between 0 and 2**32 - 1, not {arguments.split_seed}")
     delimiter = arguments.label_delimiter
     if delimiter is not None and not delimiter:
         fail("--label_delimiter must not be empty")
@@ -1131,8 +1137,8 @@ def read_tables(
         commit = dataset_commit(next(iter(dataset.values())))
         loaded = name_splits(dataset, arguments)
 
-    # Training is cut in the same way whatever is wanted of it: texts that were trained on are never
-    # predicted by another command.
+    # Training is cut in the same way whatever is wanted of it, and whatever --seed is: texts that
+    # were trained on are never predicted by another command.
     wanted = {*needed, *optional}
     taken = []
     if arguments.test_fraction is not None:
@@ -1593,8 +1599,17 @@ def read_labels(
     """
     column = f"labels in column {arguments.label_column_name!r} of split {split!r}"
     delimiter = arguments.label_delimiter
+    values = labels.astype(object).tolist()
+    texts = (value.strip() for value in values if isinstance(value, str) and value.strip())
+    first = next(texts, "")
+    # pandas writes lists into a CSV file in this way.
+    if is_written_list(first) and all(map(is_written_list, texts)):
+        fail(
+            f"{column} are lists that were written as text, such as {first}; save them as .json or "
+            ".parquet, or join the labels of each document with ';' and give --label_delimiter ';'"
+        )
     documents = []
-    for value in labels.astype(object).tolist():
+    for value in values:
         if is_list(value):
             documents.append(list(value))
         elif problem_type == MULTI_LABEL and delimiter is not None and isinstance(value, str):
@@ -1615,6 +1630,12 @@ def read_labels(
             document = list(dict.fromkeys(map(str, document)))
         read.append(document if document is None or isinstance(document, list) else str(document))
     return read
+
+
+# Copied from tools/common/data.py::is_written_list
+def is_written_list(text: str) -> bool:
+    """Return whether a text is the print of a list, such as ['a', 'b']."""
+    return text.startswith("[") and text.endswith("]")
 
 
 # Copied from tools/common/data.py::each_name
@@ -1802,7 +1823,6 @@ def take_from_training(
     split: str,
     names: list[str],
     problem_type: str,
-    seed: int,
     arguments: DataArguments,
 ) -> None:
     """Move a stratified share of training to a split. Exit with status 2 if that cannot be."""
@@ -1815,7 +1835,7 @@ def take_from_training(
     if not 0 < fraction < 1:
         fail(f"{flag} must be between 0 and 1, not {fraction:g}")
     if problem_type == MULTI_LABEL:
-        is_taken = draw_stratified(train["label"], fraction, seed)
+        is_taken = draw_stratified(train["label"], fraction, arguments.split_seed)
         tables["train"], tables[split] = train[~is_taken], train[is_taken]
     else:
         counts = train["label"].value_counts()
@@ -1829,7 +1849,7 @@ def take_from_training(
         numbers = train["label"].map({name: number for number, name in enumerate(names)})
         try:
             tables["train"], tables[split] = train_test_split(
-                train, random_state=seed, test_size=fraction, stratify=numbers
+                train, random_state=arguments.split_seed, test_size=fraction, stratify=numbers
             )
         except ValueError as error:  # fewer documents than classes
             fail(
@@ -2297,6 +2317,12 @@ def is_finished(
                 f"{folder} holds a run on other data ({key} differ); "
                 "choose another --output_dir or delete the folder"
             )
+    model = record.get("model_fingerprint")
+    if before.get("model_fingerprint", model) != model:
+        fail(
+            f"{folder} holds predictions of another model {before['model_name_or_path']} (its "
+            "model.skops differs); choose another --output_dir or delete the folder"
+        )
     return (folder / "README.md").exists()  # the card is written last
 
 
@@ -2759,7 +2785,10 @@ def predict_with_run(
     # 2. The same predictions are not repeated, another run is not overwritten
     record = run_record(arguments, data_arguments, data, trained.names)
     record["problem_type"] = trained.problem_type
-    record["model_fingerprints"] = before["data_fingerprints"]
+    record["seed"] = before["seed"]  # of the training
+    record["training_data_fingerprints"] = before["data_fingerprints"]
+    with (Path(source) / "model.skops").open("rb") as file:
+        record["model_fingerprint"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     record |= record_of_model(trained)
     if is_finished(folder, record, arguments, data_arguments):
         logger.info("%s is finished; delete the folder to run it again", folder)

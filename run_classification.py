@@ -61,6 +61,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import sys
 import time
 import traceback
@@ -156,6 +157,8 @@ TEXT_SETTINGS = {
     "text_prefix": "",
     "max_seq_length": 256,
 }
+# How splits are held out from training that the data lacks
+SPLIT_SETTINGS = {"validation_fraction": 0.1, "test_fraction": None, "split_seed": 42}
 # A flag of this list cannot change the result. All others identify a run: only a run with the same
 # ones is continued or called finished. A new flag therefore counts unless it is added here.
 NOT_IDENTIFYING = (
@@ -449,6 +452,9 @@ class DataArguments:
         default=None,
         metadata={"help": "Fraction of training held out as the test split, if there is none."},
     )
+    split_seed: int = field(
+        default=42, metadata={"help": "Seed of the splits that are held out from training."}
+    )
     drop_bad_rows: bool = field(
         default=False,
         metadata={
@@ -479,7 +485,7 @@ class DataArguments:
 
 @dataclass
 class RunDataArguments(DataArguments):
-    """The same, but how a text is made of columns is None, as in training, unless it is given."""
+    """The same, but what None stands for is as in training, unless it is given."""
 
     text_column_names: list[str] | None = field(
         default=None, metadata={"help": "Columns of text. Default: as in training, or abstract."}
@@ -493,6 +499,20 @@ class RunDataArguments(DataArguments):
         metadata={
             "help": "Column of the classes: names, integers, or lists of them. Default: as in "
             "training, or label."
+        },
+    )
+    validation_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Fraction of training held out when there is no validation split. Default: as "
+            "in training, or 0.1."
+        },
+    )
+    split_seed: int | None = field(
+        default=None,
+        metadata={
+            "help": "Seed of the splits that are held out from training. Default: as in training, "
+            "or 42."
         },
     )
 
@@ -667,23 +687,28 @@ def load_config(arguments: ModelArguments) -> PretrainedConfig:
 
 
 def use_settings_of_run(
-    model: ModelArguments, data: DataArguments, config: PretrainedConfig, do_train: bool
+    model: ModelArguments,
+    data: DataArguments,
+    config: PretrainedConfig,
+    used: dict | None,
 ) -> None:
-    """Fill in what was not given of texts and labels: as in training, or a training's defaults."""
+    """Fill in what was not given of texts, labels and splits: as in training, or its defaults.
+
+    used is the record of the run that predicts; None if this command trains.
+    """
     for name, default in TEXT_SETTINGS.items():
         arguments = data if hasattr(data, name) else model
         given = getattr(arguments, name)
         value = default if given is None else given
         trained = getattr(config, name, None)
-        if not do_train and isinstance(trained, type(default)):
+        if used is not None and isinstance(trained, type(default)):
             if given is None:
                 value = trained
             elif given != trained:
                 logger.warning("--%s %r: the model was trained with %r", name, given, trained)
         setattr(arguments, name, value)
-    recorded = {}
-    if not do_train:
-        recorded = read_training_arguments(model.model_name_or_path, model.model_revision)
+    recorded = used["arguments"] if used is not None else {}
+    use_splits_of_run(data, used)
     if data.label_column_name is None:
         data.label_column_name = recorded.get("label_column_name") or "label"
     if data.label_names is None:  # they name numbers, or restrict lists, as in training
@@ -691,13 +716,54 @@ def use_settings_of_run(
     # Labels of a CSV file cannot be lists; the run knows what is between them.
     delimiter = getattr(config, "label_delimiter", None)
     is_csv = (data.test_file or data.validation_file or "").lower().endswith((".csv", ".tsv"))
-    if not do_train and data.label_delimiter is None and is_csv and isinstance(delimiter, str):
+    if used is not None and data.label_delimiter is None and is_csv and isinstance(delimiter, str):
         data.label_delimiter = delimiter
 
 
-# Copied from run_attribution.py::read_training_arguments
-def read_training_arguments(name: str, revision: str | None) -> dict:
-    """Return the arguments in run_arguments.json of a run; {} if there is no such file."""
+def use_splits_of_run(data: DataArguments, used: dict | None) -> None:
+    """Hold out of training what the run did: another split would have texts that it was trained on.
+
+    used is the record of the run that predicts; None if this command trains. Exits with status 2 on
+    another value if the data has the same name.
+    """
+    recorded = used["arguments"] if used is not None else {}
+    defaults = dict(SPLIT_SETTINGS)
+    if recorded:  # earlier versions drew these splits with --seed
+        defaults["split_seed"] = recorded.get("seed", defaults["split_seed"])
+    trained = {name: recorded.get(name, default) for name, default in defaults.items()}
+    source = data.dataset_name or data.train_file
+    is_same_data = bool(recorded and source) and public_name(source) == used.get("dataset_name")
+    for name, value in trained.items():
+        given = getattr(data, name)
+        if is_same_data and given is not None and given != value:
+            fail(
+                f"--{name} {given}: the model was trained with {value} on data of this name, so it "
+                "knows texts of another split; leave the flag out, or rename data that is not the "
+                "same"
+            )
+        # Whether other data has a test split to take is the command's to say.
+        if given is None and (name != "test_fraction" or is_same_data):
+            setattr(data, name, value)
+
+
+def check_loss_of_run(model: ModelArguments, training: TrainingArguments, used: dict) -> None:
+    """Exit with status 2 on flags of the loss that are not those of the run that predicts (used).
+
+    Its losses are measured as in its training.
+    """
+    for holder, name, default in (
+        (model, "class_weights", "none"),
+        (training, "label_smoothing_factor", 0.0),
+    ):
+        given = getattr(holder, name)
+        if given not in (default, used["arguments"].get(name, default)):
+            fail(f"--{name} {given}: nothing is trained; leave it out")
+
+
+# Copied from run_attribution.py::read_training_record
+def read_training_record(name: str, revision: str | None) -> dict:
+    """Return run_arguments.json of a run, local or on the Hub, or only that it has no arguments."""
+    unknown = {"arguments": {}}
     path = cached_file(
         name,
         "run_arguments.json",
@@ -707,11 +773,12 @@ def read_training_arguments(name: str, revision: str | None) -> dict:
         _raise_exceptions_for_connection_errors=False,
     )
     if path is None:
-        return {}
+        return unknown
     try:
-        return dict(json.loads(Path(path).read_text(encoding="utf-8"))["arguments"])
-    except (OSError, ValueError, TypeError, LookupError):  # not written by run_classification.py
-        return {}
+        record = dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # not written by run_classification.py
+        return unknown
+    return record if isinstance(record.get("arguments"), dict) else unknown
 
 
 def has_generic_names(config: PretrainedConfig) -> bool:
@@ -1519,16 +1586,18 @@ def score_logits(
     The Trainer's own loss is a mean over batches, which depends on their size and on the number of
     processes.
     """
-    outputs = transformers.utils.ModelOutput(logits=torch.tensor(logits))
+    # A sum over all documents is too large for float16.
+    outputs = transformers.utils.ModelOutput(logits=torch.tensor(logits, dtype=torch.float64))
     loss = trainer.compute_loss_func(outputs, torch.tensor(labels))
     metrics = trainer.compute_metrics(EvalPrediction(logits, labels))
     return {f"{prefix}_{key}": value for key, value in {"loss": loss.item(), **metrics}.items()}
 
 
 def save_metrics(trainer: Trainer, prefix: str, metrics: dict) -> None:
-    """Write PREFIX_results.json and all_results.json as the Trainer does, but each as a whole.
+    """Write all_results.json and PREFIX_results.json as the Trainer does, but each as a whole.
 
-    The Trainer's own would be cut off in a run that is killed while it writes.
+    The Trainer's own would be cut off in a run that is killed while it writes. The file of the step
+    is written last: with it, the step counts as finished.
     """
     if not trainer.is_world_process_zero():
         return
@@ -1536,8 +1605,8 @@ def save_metrics(trainer: Trainer, prefix: str, metrics: dict) -> None:
     together = folder / "all_results.json"
     known = json.loads(together.read_text(encoding="utf-8")) if together.exists() else {}
     for path, content in (
-        (folder / f"{prefix}_results.json", metrics),
         (together, known | metrics),
+        (folder / f"{prefix}_results.json", metrics),
     ):
         write(path, json.dumps(content, indent=4, sort_keys=True))
 
@@ -1751,11 +1820,17 @@ class Checkpoint:
     seconds: float | None  # of training until there; None if its log does not say
 
 
+# What reading a checkpoint raises that is cut off, or has not all that a training needs
+CHECKPOINT_ERRORS = (OSError, ValueError, KeyError, SafetensorError)
+
+
 def read_checkpoint(path: Path, patience: int, model: torch.nn.Module) -> Checkpoint:
-    """Return what a checkpoint says. Raise OSError, ValueError or SafetensorError if it is cut off.
+    """Return what a checkpoint says. Raises one of CHECKPOINT_ERRORS if it cannot be continued.
 
     Exits with status 2 if its weights are those of another architecture.
     """
+    if (path / "checkpoint-is-incomplete.txt").exists():  # --enable_jit_checkpoint was killed
+        raise ValueError("it is incomplete")
     shapes = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
     for file in path.glob("*.safetensors"):
         # Opening it checks that the file is as long as its header says.
@@ -1771,27 +1846,75 @@ def read_checkpoint(path: Path, patience: int, model: torch.nn.Module) -> Checkp
     state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
     stopping = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback", {})
     used = stopping.get("attributes", {}).get("early_stopping_patience_counter", 0)
+    is_stopped = 0 < patience <= used
+    is_ended = is_stopped or state["global_step"] >= state["max_steps"]
+    if not is_ended and not any(path.glob("rng_state*.pth")):
+        # The Trainer would go on with a new optimizer and from the start of the schedule.
+        raise ValueError("it has weights only (--save_only_model)")
     logged = [entry for entry in state["log_history"] if "loss" in entry]
     has_all_losses = bool(logged) and logged[-1]["step"] == state["global_step"]
     has_all_times = has_all_losses and all("seconds" in entry for entry in logged)
     return Checkpoint(
         path=str(path),
         step=state["global_step"],
-        is_stopped=0 < patience <= used,
+        is_stopped=is_stopped,
         has_all_losses=has_all_losses,
         seconds=training_seconds(logged) if has_all_times else None,
     )
 
 
 def find_checkpoint(folder: Path, patience: int, model: torch.nn.Module) -> Checkpoint | None:
-    """Return the newest complete checkpoint of a run folder, or None."""
+    """Return the newest checkpoint of a run folder that can be continued, or None."""
     paths = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[1].isdecimal()]
     for path in sorted(paths, key=lambda path: -int(path.name.split("-")[1])):
         try:
             return read_checkpoint(path, patience, model)
-        except (OSError, ValueError, KeyError, SafetensorError):
-            logger.warning("%s is incomplete; the previous checkpoint is used", path)
+        except CHECKPOINT_ERRORS as error:
+            logger.warning(
+                "%s cannot be continued, the previous checkpoint is used: %s",
+                path,
+                one_line(error),
+            )
+    if paths:
+        logger.warning("no checkpoint can be continued: training starts again")
     return None
+
+
+def read_given_checkpoint(
+    path: Path, folder: Path, patience: int, model: torch.nn.Module
+) -> Checkpoint:
+    """Return the checkpoint of --resume_from_checkpoint. Exit with status 2 if it cannot be used.
+
+    One of another run is refused: the record would tell of one training where there were two.
+    """
+    if path.resolve().parent != folder.resolve():
+        fail(
+            f"--resume_from_checkpoint {path} is not a checkpoint of --output_dir {folder}; "
+            "give its weights as --model_name_or_path to start from them"
+        )
+    try:
+        return read_checkpoint(path, patience, model)
+    except CHECKPOINT_ERRORS as error:
+        fail(
+            f"--resume_from_checkpoint {path} cannot be continued: {one_line(error)}; leave the "
+            "flag out to take the newest that can"
+        )
+
+
+def stop_if_preempted(trainer: Trainer) -> None:
+    """Exit with the status of SIGTERM if --enable_jit_checkpoint ended training before its end.
+
+    The Trainer returns as from a finished training; nothing may follow that calls it finished.
+    """
+    state = trainer.state
+    if not trainer.args.enable_jit_checkpoint or state.global_step >= state.max_steps:
+        return
+    for callback in trainer.callback_handler.callbacks:
+        used = getattr(callback, "early_stopping_patience_counter", None)
+        if used is not None and used >= callback.early_stopping_patience:
+            return
+    logger.warning("interrupted at step %d; the same command continues", state.global_step)
+    sys.exit(128 + signal.SIGTERM)
 
 
 # 5. Texts and labels: dataset folders, Hub datasets and own files, checked row by row
@@ -1829,9 +1952,10 @@ def load_splits(
     """Load the splits that are needed, and the optional ones that exist.
 
     A missing validation split, and with --test_fraction the test split, is a stratified share of
-    training. Labels may be missing in the test split alone, and then in all of its rows. Exits with
-    status 2 if a needed split, a column, a text or a label is missing, an id is duplicated, or a
-    split has a class that the training split lacks.
+    training, drawn with --split_seed; seed is that of --shuffle_train_dataset. Labels may be
+    missing in the test split alone, and then in all of its rows. Exits with status 2 if a needed
+    split, a column, a text or a label is missing, an id is duplicated, or a split has a class that
+    the training split lacks.
     """
     check_data_arguments(arguments)
 
@@ -1857,7 +1981,7 @@ def load_splits(
 
     # 3. The rows that are used
     for split in taken:
-        take_from_training(tables, split, names, problem_type, seed, arguments)
+        take_from_training(tables, split, names, problem_type, arguments)
     if arguments.shuffle_train_dataset and "train" in tables:
         tables["train"] = tables["train"].sample(frac=1, random_state=seed)
     limits = {
@@ -1916,6 +2040,8 @@ def check_data_arguments(arguments: DataArguments) -> None:
         limit = getattr(arguments, flag)
         if limit is not None and limit < 1:
             fail(f"--{flag} must be at least 1, not {limit}")
+    if not 0 <= arguments.split_seed < 2**32:
+        fail(f"--split_seed must be between 0 and 2**32 - 1, not {arguments.split_seed}")
     delimiter = arguments.label_delimiter
     if delimiter is not None and not delimiter:
         fail("--label_delimiter must not be empty")
@@ -1961,8 +2087,8 @@ def read_tables(
         commit = dataset_commit(next(iter(dataset.values())))
         loaded = name_splits(dataset, arguments)
 
-    # Training is cut in the same way whatever is wanted of it: texts that were trained on are never
-    # predicted by another command.
+    # Training is cut in the same way whatever is wanted of it, and whatever --seed is: texts that
+    # were trained on are never predicted by another command.
     wanted = {*needed, *optional}
     taken = []
     if arguments.test_fraction is not None:
@@ -2423,8 +2549,17 @@ def read_labels(
     """
     column = f"labels in column {arguments.label_column_name!r} of split {split!r}"
     delimiter = arguments.label_delimiter
+    values = labels.astype(object).tolist()
+    texts = (value.strip() for value in values if isinstance(value, str) and value.strip())
+    first = next(texts, "")
+    # pandas writes lists into a CSV file in this way.
+    if is_written_list(first) and all(map(is_written_list, texts)):
+        fail(
+            f"{column} are lists that were written as text, such as {first}; save them as .json or "
+            ".parquet, or join the labels of each document with ';' and give --label_delimiter ';'"
+        )
     documents = []
-    for value in labels.astype(object).tolist():
+    for value in values:
         if is_list(value):
             documents.append(list(value))
         elif problem_type == MULTI_LABEL and delimiter is not None and isinstance(value, str):
@@ -2445,6 +2580,12 @@ def read_labels(
             document = list(dict.fromkeys(map(str, document)))
         read.append(document if document is None or isinstance(document, list) else str(document))
     return read
+
+
+# Copied from tools/common/data.py::is_written_list
+def is_written_list(text: str) -> bool:
+    """Return whether a text is the print of a list, such as ['a', 'b']."""
+    return text.startswith("[") and text.endswith("]")
 
 
 # Copied from tools/common/data.py::each_name
@@ -2632,7 +2773,6 @@ def take_from_training(
     split: str,
     names: list[str],
     problem_type: str,
-    seed: int,
     arguments: DataArguments,
 ) -> None:
     """Move a stratified share of training to a split. Exit with status 2 if that cannot be."""
@@ -2645,7 +2785,7 @@ def take_from_training(
     if not 0 < fraction < 1:
         fail(f"{flag} must be between 0 and 1, not {fraction:g}")
     if problem_type == MULTI_LABEL:
-        is_taken = draw_stratified(train["label"], fraction, seed)
+        is_taken = draw_stratified(train["label"], fraction, arguments.split_seed)
         tables["train"], tables[split] = train[~is_taken], train[is_taken]
     else:
         counts = train["label"].value_counts()
@@ -2659,7 +2799,7 @@ def take_from_training(
         numbers = train["label"].map({name: number for number, name in enumerate(names)})
         try:
             tables["train"], tables[split] = train_test_split(
-                train, random_state=seed, test_size=fraction, stratify=numbers
+                train, random_state=arguments.split_seed, test_size=fraction, stratify=numbers
             )
         except ValueError as error:  # fewer documents than classes
             fail(
@@ -2999,12 +3139,22 @@ def run_record(
     training: TrainingArguments,
     loaded: LoadedData,
     task: Task,
+    used: dict | None,
 ) -> dict:
-    """Return what identifies and describes this run, without tokens and paths of the machine."""
+    """Return what identifies and describes this run, without tokens and paths of the machine.
+
+    used is the record of the run that predicts; None if this command trains.
+    """
     packages = ("torch", "transformers", "accelerate", "datasets", "scikit-learn")
     source = data.dataset_name or data.train_file or data.test_file or data.validation_file
-    # A command that only predicts tells the training of the model that it uses.
-    trained = {} if training.do_train else read_record(Path(model.model_name_or_path)) or {}
+    trained = {
+        "seed": training.seed,
+        "learning_rate": training.learning_rate,
+        "total_train_batch_size": total_batch_size(training),
+    }
+    if used is not None:
+        # A command that only predicts tells the training of the model that it uses; None: unknown.
+        trained = {name: used.get(name) for name in trained}
     is_on_gpu = training.device.type == "cuda"
     return {
         "script": SCRIPT,
@@ -3024,9 +3174,7 @@ def run_record(
             split: count_classes(dataset, loaded.labels) for split, dataset in loaded.splits.items()
         },
         # How
-        "seed": trained.get("seed", training.seed),
-        "learning_rate": trained.get("learning_rate", training.learning_rate),
-        "total_train_batch_size": trained.get("total_train_batch_size", total_batch_size(training)),
+        **trained,
         "arguments": identifying_arguments(training, model, data),
         # Where
         "device": torch.cuda.get_device_name() if is_on_gpu else training.device.type,
@@ -3079,6 +3227,7 @@ def read_record(folder: Path) -> dict | None:
         "problem_type": SINGLE_LABEL,
         "thresholds": None,
         "class_counts": {"test": {}},  # labels that were not counted
+        "dropped_rows": {},
         "more_metrics": [],
         "base_card": {},
     }
@@ -3209,6 +3358,8 @@ def check_packages_and_hub(
     if training.push_to_hub and training.process_index == 0:
         try:
             HfApi().create_repo(repo_id, private=training.hub_private_repo, exist_ok=True)
+            if training.hub_revision:  # pushes during training would be lost
+                HfApi().create_branch(repo_id, branch=training.hub_revision, exist_ok=True)
         except Exception as error:  # the client's kinds, those of its HTTP library, and OSError
             fail(f"cannot push to {repo_id} (see hf auth login): {one_line(error)}")
 
@@ -3541,10 +3692,14 @@ def next_command(
     """Return the command that usually comes next, as it runs."""
     source = str(folder) if training.do_train else model.model_name_or_path
     words = ["python", "run_attribution.py", "--model_name_or_path", source]
-    if data.dataset_name and not data.dataset_config_name and training.do_predict:
+    # A configuration, and a test split taken from training, are nothing that it could load.
+    has_split = training.do_predict and data.test_fraction is None
+    if data.dataset_name and not data.dataset_config_name and has_split:
         words += ["--dataset_name", data.dataset_name]
         if data.dataset_revision:
             words += ["--dataset_revision", data.dataset_revision]
+        if data.test_split_name != "test":
+            words += ["--split", data.test_split_name]
     elif data.test_file and training.do_predict:
         words += ["--test_file", data.test_file]
         if data.csv_delimiter:
@@ -3567,7 +3722,11 @@ def run_stages(
 
     # 2. Texts and classes
     config = load_config(arguments)
-    use_settings_of_run(arguments, data, config, training.do_train)
+    used = None  # the record of the run that predicts
+    if not training.do_train:
+        used = read_training_record(arguments.model_name_or_path, arguments.model_revision)
+        check_loss_of_run(arguments, training, used)
+    use_settings_of_run(arguments, data, config, used)
     needed = []
     if training.do_train:
         needed.append("train")
@@ -3596,7 +3755,7 @@ def run_stages(
         training.gradient_accumulation_steps = choose_accumulation_steps(training, n_documents)
 
     # 3. The run that the folder holds already
-    record = run_record(arguments, data, training, loaded, task)
+    record = run_record(arguments, data, training, loaded, task, used)
     record["more_metrics"] = [name for name in metric_names if name not in BEST_MODEL_METRICS]
     before = read_record(folder)
     source = Path(arguments.model_name_or_path)
@@ -3659,6 +3818,14 @@ def run_stages(
     weight = torch.ones(config.num_labels)
     if training.do_train and arguments.class_weights == "balanced":
         weight = balanced_weights(np.array(encoded["train"]["labels"]), config.num_labels)
+    loss = {
+        "class_weights": dict(zip(task.classes, weight.tolist(), strict=True)),
+        "label_smoothing_factor": training.label_smoothing_factor,
+    }
+    if used is not None and "loss" in used:  # that of the training, here too
+        loss = used["loss"]
+        weight = torch.tensor([loss["class_weights"][name] for name in task.classes])
+    record["loss"] = loss
     monitor = RunMonitor()
     callbacks = [monitor]
     if training.do_train and arguments.early_stopping_patience:
@@ -3676,7 +3843,7 @@ def run_stages(
         data_collator=transformers.DataCollatorWithPadding(tokenizer, pad_to_multiple_of=multiple),
         compute_metrics=functools.partial(evaluate_logits, task=task, more_metrics=more_metrics),
         compute_loss_func=functools.partial(
-            compute_loss, weight=weight, label_smoothing=training.label_smoothing_factor
+            compute_loss, weight=weight, label_smoothing=loss["label_smoothing_factor"]
         ),
         callbacks=callbacks,
     )
@@ -3697,7 +3864,7 @@ def run_stages(
     if before is not None:
         # A run that is continued, or whose own model predicts, keeps what it knows.
         together = {}
-        for name in ("data_fingerprints", "class_counts"):
+        for name in ("data_fingerprints", "class_counts", "dropped_rows"):
             together[name] = before[name] | record[name]
         record = (before if is_its_model else record) | together
     collapsed = None
@@ -3712,11 +3879,15 @@ def run_stages(
             patience = arguments.early_stopping_patience
             if (training.resume_from_checkpoint or "true").lower() == "true":
                 checkpoint = find_checkpoint(folder, patience, model)
-                if checkpoint is not None and checkpoint.is_stopped:
-                    trainer.args.num_train_epochs = 0  # only the best model is still to be loaded
             else:
-                checkpoint = read_checkpoint(Path(training.resume_from_checkpoint), patience, model)
+                path = Path(training.resume_from_checkpoint)
+                checkpoint = read_given_checkpoint(path, folder, patience, model)
+            if checkpoint is not None and checkpoint.is_stopped:
+                # Only the best model is still to be loaded.
+                trainer.args.num_train_epochs = 0
+                trainer.args.max_steps = -1
             result = trainer.train(resume_from_checkpoint=checkpoint and checkpoint.path)
+            stop_if_preempted(trainer)
             metrics = result.metrics | {"train_samples": len(encoded["train"])}
             metrics["train_loss"] = mean_loss(trainer.state.log_history)
             if checkpoint is not None:

@@ -123,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
     def commit_of(self, names):
         repo, revision = self.repo(names), names.get("revision") or "main"
         for commit in reversed(repo):
-            if revision in ("main", "refs/heads/main", commit["oid"]):
+            if revision.removeprefix("refs/heads/") in (commit["branch"], commit["oid"]):
                 return commit
         raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
 
@@ -162,14 +162,23 @@ class Handler(BaseHTTPRequestHandler):
             self.add_commit((kind, identifier), {".gitattributes": attributes}, "initial commit")
         self.answer({"url": url, "name": identifier, "id": identifier}, 409 if known else 200)
 
-    def add_commit(self, key, files, message):
+    def add_commit(self, key, files, message, branch="main"):
         commits = self.server.repos[key]
         text = json.dumps(
             [key, message, len(commits), sorted((p, blob_id(c)) for p, c in files.items())]
         )
         oid = hashlib.sha1(text.encode()).hexdigest()
-        commits.append({"oid": oid, "files": files, "message": message})
+        commits.append({"oid": oid, "files": files, "message": message, "branch": branch})
         return oid
+
+    def create_branch(self, names, body):
+        self.need_token()
+        known = {commit["branch"] for commit in self.repo(names)}
+        if names["branch"] in known:
+            raise Refusal(409, "", f"Reference already exists: refs/heads/{names['branch']}")
+        files = self.commit_of(names)["files"]
+        self.add_commit((names["type"], names["id"]), files, "branch", names["branch"])
+        self.answer({})
 
     def delete(self, names, body):
         self.need_token()
@@ -260,7 +269,7 @@ class Handler(BaseHTTPRequestHandler):
                     if not path.startswith(value["path"].rstrip("/") + "/")
                 }
         key = (names["type"], names["id"])
-        oid = self.add_commit(key, files, summary)
+        oid = self.add_commit(key, files, summary, unquote(names["revision"]))
         url = f"{self.server.url}/{'datasets/' if key[0] == 'dataset' else ''}{key[1]}/commit/{oid}"
         self.answer({"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": ""})
 
@@ -382,6 +391,7 @@ ROUTES = [
     ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", Handler.put_large),
     ("POST", "/lfs/verify", Handler.verify),
     ("POST", rf"{API}/commit/(?P<revision>.+)", Handler.commit),
+    ("POST", rf"{API}/branch/(?P<branch>.+)", Handler.create_branch),
     ("GET", rf"{API}(/revision/(?P<revision>.+))?", Handler.info),
     ("GET", rf"{API}/tree/(?P<revision>[^/]+)(/(?P<path>.+))?", Handler.tree),
     ("POST", rf"{API}/paths-info/(?P<revision>.+)", Handler.paths_info),

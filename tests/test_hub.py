@@ -102,6 +102,25 @@ def test_pushed_while_training_and_at_the_end_and_loaded_back_by_id(
     assert answer["label"] in LABELS
 
 
+def test_branch_exists_before_the_first_push_during_training(
+    run, hub, tiny_model, tiny_dataset, tmp_path
+):
+    """Otherwise what is pushed while it trains is refused by the Hub, and nobody is told."""
+    result = run(
+        "run_classification", "--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset,
+        *FAST, *EVERYTHING, "--output_dir", tmp_path / "run", "--num_train_epochs", 2,
+        "--push_to_hub", "--hub_strategy", "every_save", "--hub_revision", "trial",
+        "--hub_model_id", "tester/tiny-geometry", "--hub_token", TOKEN,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    commits = hub.repos["model", "tester/tiny-geometry"]
+    messages = [commit["message"] for commit in commits if commit["branch"] == "trial"]
+    assert any(message.startswith("Training in progress") for message in messages)
+    assert messages[-1] == "End of training"
+    on_main = [commit["message"] for commit in commits if commit["branch"] == "main"]
+    assert on_main == ["initial commit"]
+
+
 def pushed_again(result, folder):
     """Run the hf upload command that the error line names, with the real client."""
     line = next(line for line in result.err.splitlines() if line.startswith("error: "))

@@ -1,6 +1,7 @@
 """TF-IDF + linear SVM: what it writes, that it is right, and what it says to mistakes."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -331,6 +332,21 @@ def test_run_does_not_predict_into_its_own_folder(run, finished, tiny_dataset):
     flags = ("--model_name_or_path", finished, "--dataset_name", tiny_dataset)
     assert_user_error(run("run_baseline", *flags, "--output_dir", finished), "choose another")
     assert contents(finished) == before
+
+
+def test_predictions_of_a_run_that_was_trained_again_are_not_called_finished(
+    run, tiny_dataset, tmp_path
+):
+    training = ("--dataset_name", tiny_dataset, "--output_dir", tmp_path / "svm", "--disable_tqdm")
+    assert run("run_baseline", *training, "--C", 1, "--seed", 7).code == 0
+    predicting = ("--model_name_or_path", tmp_path / "svm", "--dataset_name", tiny_dataset)
+    predicting += ("--output_dir", tmp_path / "new")
+    assert run("run_baseline", *predicting).code == 0
+    assert json.loads((tmp_path / "new" / "run_arguments.json").read_text())["seed"] == 7
+    assert "is finished" in run("run_baseline", *predicting).log
+    shutil.rmtree(tmp_path / "svm")
+    assert run("run_baseline", *training, "--C", 0.01).code == 0
+    assert_user_error(run("run_baseline", *predicting), "another model", "model.skops")
 
 
 def test_run_of_an_earlier_version_is_still_finished(own_run, tmp_path):

@@ -1,6 +1,7 @@
 """Fine-tuning: its files, order and metrics, that nothing is lost, what it says to mistakes."""
 
 import ast
+import functools
 import json
 import multiprocessing
 import os
@@ -222,20 +223,11 @@ def test_two_commands_in_one_folder(run, tiny_model, tiny_dataset, tmp_path):
     assert not list(folder.iterdir())
 
 
+@pytest.mark.parametrize("length", [("--num_train_epochs", 30), ("--max_steps", 300)])
 def test_early_stopping_after_three_evaluations_without_a_better_loss(
-    run, tiny_model, tiny_dataset, tmp_path
+    run, tiny_model, tiny_dataset, tmp_path, length
 ):
-    worse = (
-        "--learning_rate",
-        1.0,
-        "--warmup_steps",
-        0,
-        "--num_train_epochs",
-        30,
-        "--max_grad_norm",
-        0,
-        *NO_TEST,
-    )
+    worse = ("--learning_rate", 1.0, "--warmup_steps", 0, "--max_grad_norm", 0, *length, *NO_TEST)
     arguments = command(tiny_model, tiny_dataset, tmp_path / "run", *worse)
     result = run("run_classification", *arguments)
     assert result.code == 0, result.err
@@ -335,6 +327,86 @@ def test_class_weights_change_the_loss(run, tiny_model, tmp_path):
         losses.append(json.loads((folder / "train_results.json").read_text())["train_loss"])
     assert losses[0] != pytest.approx(losses[1], abs=1e-6)
     assert losses[0] == pytest.approx(losses[1], rel=0.3)  # weights average to 1: the same scale
+
+
+def test_loss_after_the_training_is_that_of_the_training(run, tiny_model, tmp_path):
+    """A run's own model evaluates with the weights of its classes, as the Trainer did."""
+    records = [record for row, record in enumerate(make_records(40)) if row % 7 < 4]
+    write_dataset(tmp_path / "data", records)
+    flags = command(tiny_model, tmp_path / "data", tmp_path / "run")
+    flags += ("--num_train_epochs", 1, "--class_weights", "balanced")
+    assert run("run_classification", *flags, "--label_smoothing_factor", 0.1).code == 0
+    names = ("eval_results.json", "predict_results.json")
+    before = [json.loads((tmp_path / "run" / name).read_text()) for name in names]
+    assert before[0]["eval_loss"] != pytest.approx(before[0]["eval_log_loss"], abs=1e-4)
+    data = ("--dataset_name", tmp_path / "data", "--do_eval", "--do_predict")
+    for folder in (tmp_path / "run", tmp_path / "other"):
+        flags = ("--model_name_or_path", tmp_path / "run", *data, "--output_dir", folder)
+        result = run("run_classification", *flags)
+        assert result.code == 0, result.err
+        after = [json.loads((folder / name).read_text()) for name in names]
+        assert after[0]["eval_loss"] == pytest.approx(before[0]["eval_loss"], abs=1e-6)
+        assert after[1]["predict_loss"] == pytest.approx(before[1]["predict_loss"], abs=1e-6)
+        assert record_of(folder)["loss"]["label_smoothing_factor"] == 0.1
+
+
+@pytest.mark.parametrize("flags", [("class_weights", "balanced"), ("label_smoothing_factor", 0.1)])
+def test_flags_of_the_loss_without_a_training(run, finished, tiny_dataset, tmp_path, flags):
+    more = (f"--{flags[0]}", flags[1], "--dataset_name", tiny_dataset, "--do_eval")
+    more += ("--model_name_or_path", finished, "--output_dir", tmp_path / "run")
+    assert_user_error(run("run_classification", *more), f"--{flags[0]}", "nothing is trained")
+
+
+def test_loss_of_many_documents_in_half_precision_is_finite():
+    """Their sum is more than float16 can hold."""
+    import run_classification
+
+    logits = np.random.default_rng(0).normal(size=(80_000, 5))
+    labels = np.zeros(80_000, dtype=int)
+    loss = functools.partial(
+        run_classification.compute_loss, weight=torch.ones(5), label_smoothing=0.0
+    )
+    trainer = SimpleNamespace(compute_loss_func=loss, compute_metrics=lambda prediction: {})
+    scores = run_classification.score_logits(trainer, logits.astype(np.float16), labels, "eval")
+    expected = torch.nn.functional.cross_entropy(torch.tensor(logits), torch.tensor(labels)).item()
+    assert scores["eval_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_results_of_a_step_are_written_last(tmp_path, monkeypatch):
+    """A run that is killed before is not finished: all_results.json would stay without them."""
+    import run_classification
+
+    written = []
+    monkeypatch.setattr(run_classification, "write", lambda path, text: written.append(path.name))
+    arguments = SimpleNamespace(output_dir=str(tmp_path))
+    trainer = SimpleNamespace(args=arguments, is_world_process_zero=lambda: True)
+    run_classification.save_metrics(trainer, "eval", {"eval_loss": 1.0})
+    assert written == ["all_results.json", "eval_results.json"]
+
+
+def test_record_of_predictions_does_not_invent_a_training(run, tiny_dataset, tmp_path):
+    """The seed and the rate of a classifier that is no run are not known."""
+    folder = write_tiny_model(tmp_path / "model")
+    flags = ("--model_name_or_path", folder, "--dataset_name", tiny_dataset, "--do_predict")
+    flags += ("--max_seq_length", 64, "--output_dir", tmp_path / "run")
+    assert run("run_classification", *flags).code == 0
+    record = record_of(tmp_path / "run")
+    unknown = ("seed", "learning_rate", "total_train_batch_size")
+    assert [record[name] for name in unknown] == [None, None, None]
+
+
+def test_dropped_rows_of_every_command_are_kept(run, finished, tmp_path):
+    frame = pd.DataFrame(make_records())
+    frame["label"] = [LABELS[label] for label in frame["label"]]
+    frame.loc[3, "abstract"] = " "
+    frame[["id", "abstract", "label"]].to_csv(tmp_path / "new.csv", index=False)
+    flags = ("--model_name_or_path", finished, "--output_dir", tmp_path / "run", "--drop_bad_rows")
+    for file, step in (("--validation_file", "--do_eval"), ("--test_file", "--do_predict")):
+        result = run("run_classification", *flags, file, tmp_path / "new.csv", step)
+        assert result.code == 0, result.err
+    dropped = record_of(tmp_path / "run")["dropped_rows"]
+    assert [sum(counts.values()) for counts in dropped.values()] == [1, 1]
+    assert set(dropped) == {"validation", "test"}
 
 
 def test_accumulation_comes_near_the_studys_batch_and_says_how_near(run, tiny_model, tmp_path):
@@ -453,6 +525,50 @@ def test_own_files_without_a_validation_split(run, tiny_model, tmp_path, script)
     predictions = pd.read_csv(tmp_path / "run" / "predictions.csv")
     assert list(predictions["id"]) == [f"test.{row}" for row in range(20)]
     assert "train.csv" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_splits_that_are_held_out_are_those_of_the_training(run, tiny_model, tmp_path):
+    """Whatever --seed is: another test split would have texts that the model was trained on."""
+    write_own_files(tmp_path, texts=["body"])
+    data = ("--train_file", tmp_path / "train.csv", "--text_column_names", "body")
+    data += ("--label_column_name", "kind", "--test_fraction", 0.25)
+    short = (*FAST, "--num_train_epochs", 1)
+    ids = {}
+    for seed, split_seed in ((1, 7), (2, 7), (1, 8)):
+        folder = tmp_path / f"run-{seed}-{split_seed}"
+        flags = ("--seed", seed, "--split_seed", split_seed, "--output_dir", folder)
+        flags = ("--model_name_or_path", tiny_model, *data, *short, *flags, *EVERYTHING)
+        result = run("run_classification", *flags)
+        assert result.code == 0, result.err
+        ids[seed, split_seed] = list(pd.read_csv(folder / "predictions.csv")["id"])
+    assert ids[1, 7] == ids[2, 7] != ids[1, 8]
+
+    model = ("--model_name_or_path", tmp_path / "run-1-7", "--do_predict")
+    predicting = (*model, *data, "--output_dir", tmp_path / "again")
+    result = run("run_classification", *predicting)
+    assert result.code == 0, result.err
+    assert list(pd.read_csv(tmp_path / "again" / "predictions.csv")["id"]) == ids[1, 7]
+    # The validation split is cut from what is left, though no test split is asked for.
+    flags = ("--model_name_or_path", tmp_path / "run-1-7", "--do_eval", *data[:-2])
+    result = run("run_classification", *flags, "--output_dir", tmp_path / "eval")
+    assert result.code == 0, result.err
+    recorded = [record_of(tmp_path / name)["data_fingerprints"] for name in ("run-1-7", "eval")]
+    assert recorded[0]["validation"] == recorded[1]["validation"]
+    for more in (("--split_seed", 8), ("--test_fraction", 0.5), ("--validation_fraction", 0.3)):
+        assert_user_error(run("run_classification", *predicting, *more), more[0], "trained with")
+
+
+@pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
+@pytest.mark.parametrize("flags", [(), ("--label_delimiter", ",")])
+def test_lists_of_labels_that_were_written_as_text(run, tiny_model, tmp_path, script, flags):
+    """pandas writes a column of lists into a CSV file in this way."""
+    frame = pd.DataFrame(make_records())
+    frame["label"] = [[LABELS[label], "other"] for label in frame["label"]]
+    frame[["abstract", "label"]].to_csv(tmp_path / "train.csv", index=False)
+    flags = ("--train_file", tmp_path / "train.csv", *flags, "--output_dir", tmp_path / "run")
+    if script == "run_classification":
+        flags = ("--model_name_or_path", tiny_model, *flags, "--do_train", "--do_eval")
+    assert_user_error(run(script, *flags), "lists", ".parquet", "--label_delimiter")
 
 
 @pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
@@ -818,8 +934,70 @@ def test_checkpoint_cut_off_while_written_is_passed_over(
     weights.write_bytes(weights.read_bytes()[:-1000])
     result = finish(start(arguments))
     assert result.code == 0, result.err
-    assert f"{newest} is incomplete" in result.out
+    assert f"{newest} cannot be continued" in result.out
     assert same_weights(uninterrupted, tmp_path / "run")
+
+
+def test_checkpoints_without_an_optimizer_are_not_continued(
+    tiny_model, tiny_dataset, tmp_path, start, long_run
+):
+    """The Trainer would go on with a new optimizer, from the start of the schedule."""
+    more, uninterrupted = long_run
+    arguments = command(tiny_model, tiny_dataset, tmp_path / "run", *more, "--save_only_model")
+    process = start(arguments)
+    wait_for(process, lambda: latest_step(tmp_path / "run") >= 14)
+    process.kill()
+    process.join()
+    result = finish(start(arguments))
+    assert result.code == 0, result.err
+    assert "weights only (--save_only_model)" in result.out
+    assert "training starts again" in result.out
+    assert same_weights(uninterrupted, tmp_path / "run")
+    assert "train_resumed_from_step" not in json.loads(
+        (tmp_path / "run" / "train_results.json").read_text()
+    )
+
+
+def wait_for_no_second_signal():
+    """The Trainer waits 3 seconds for SIGKILL before it writes a checkpoint; the tiny run ends."""
+    from transformers.trainer_jit_checkpoint import CheckpointManager
+
+    CheckpointManager.__init__.__defaults__ = (0,)
+
+
+def test_preempted_training_is_not_called_finished(
+    tiny_model, tiny_dataset, tmp_path, start, long_run
+):
+    """On SIGTERM the Trainer writes a checkpoint and returns as if training had ended."""
+    more, uninterrupted = long_run
+    arguments = command(
+        tiny_model, tiny_dataset, tmp_path / "run", *more, "--enable_jit_checkpoint"
+    )
+    process = start(arguments, wait_for_no_second_signal)
+    wait_for(process, lambda: latest_step(tmp_path / "run") >= 14)
+    process.terminate()
+    process.join()
+    assert process.exitcode == 128 + signal.SIGTERM, process.output.read_text()
+    assert "the same command continues" in process.output.read_text()
+    assert not (tmp_path / "run" / "train_results.json").exists()
+    result = finish(start(arguments))
+    assert result.code == 0, result.err
+    assert same_weights(uninterrupted, tmp_path / "run")
+
+
+def test_given_checkpoint_must_be_a_whole_one_of_the_run(
+    run, finished, tiny_model, tiny_dataset, tmp_path
+):
+    checkpoint = next(finished.glob("checkpoint-*"))
+    flags = ("--resume_from_checkpoint", checkpoint)
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", *flags))
+    assert_user_error(result, "--resume_from_checkpoint", "--model_name_or_path")
+    shutil.copytree(checkpoint, tmp_path / "run" / checkpoint.name)
+    weights = tmp_path / "run" / checkpoint.name / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    flags = ("--resume_from_checkpoint", weights.parent)
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", *flags))
+    assert_user_error(result, "--resume_from_checkpoint", "cannot be continued")
 
 
 def test_ctrl_c_says_how_to_continue(tiny_model, tiny_dataset, tmp_path, start, long_run):
@@ -1616,6 +1794,27 @@ def test_the_last_line_names_a_command_that_runs(run, finished, tiny_model, tiny
     words = shlex.split(result.log.split("next: ")[1])
     assert str(tiny_dataset) not in words  # it may have no test split
     result = run("run_attribution", *words[2:], "--n_steps", 4)
+    assert result.code == 0, result.err
+
+
+def test_next_command_of_other_data_runs(run, finished, tmp_path):
+    """A split with another name, and rows without ids, which predictions.csv numbers."""
+    frame = pd.DataFrame(make_records())[["abstract", "label"]]
+    frame["label"] = [LABELS[label] for label in frame["label"]]
+    (tmp_path / "data").mkdir()
+    for split, rows in (("train", frame[:80]), ("dev", frame[80:])):
+        rows.to_json(tmp_path / "data" / f"{split}.jsonl", orient="records", lines=True)
+    readme = "configs:\n- config_name: default\n  data_files:\n"
+    for split in ("train", "dev"):
+        readme += f"  - split: {split}\n    path: {split}.jsonl\n"
+    (tmp_path / "data" / "README.md").write_text(f"---\n{readme}---\n")
+    flags = ("--model_name_or_path", finished, "--dataset_name", tmp_path / "data")
+    flags += ("--test_split_name", "dev", "--do_predict", "--output_dir", tmp_path / "run")
+    result = run("run_classification", *flags)
+    assert result.code == 0, result.err
+    words = shlex.split(result.log.split("next: ")[1])
+    assert words[words.index("--split") + 1] == "dev"
+    result = run("run_attribution", *words[2:], "--n_steps", 4, "--max_samples", 1)
     assert result.code == 0, result.err
 
 

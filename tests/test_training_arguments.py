@@ -76,7 +76,7 @@ def test_record_of_a_run_holds_what_identifies_it(trained):
         "attention_dropout", "text_prefix", "max_seq_length", "long_texts", "class_weights",
         "threshold", "metric_name", "early_stopping_patience", "dataset_config_name",
         "dataset_revision", "text_column_names", "text_column_delimiter", "label_column_name",
-        "label_delimiter", "validation_fraction", "test_fraction", "drop_bad_rows",
+        "label_delimiter", "validation_fraction", "test_fraction", "split_seed", "drop_bad_rows",
         "shuffle_train_dataset", "max_train_samples", "max_eval_samples", "mixed_precision",
         "total_train_batch_size",
     }  # fmt: skip

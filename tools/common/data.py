@@ -109,6 +109,9 @@ class DataArguments:
         default=None,
         metadata={"help": "Fraction of training held out as the test split, if there is none."},
     )
+    split_seed: int = field(
+        default=42, metadata={"help": "Seed of the splits that are held out from training."}
+    )
     drop_bad_rows: bool = field(
         default=False,
         metadata={
@@ -161,9 +164,10 @@ def load_splits(
     """Load the splits that are needed, and the optional ones that exist.
 
     A missing validation split, and with --test_fraction the test split, is a stratified share of
-    training. Labels may be missing in the test split alone, and then in all of its rows. Exits with
-    status 2 if a needed split, a column, a text or a label is missing, an id is duplicated, or a
-    split has a class that the training split lacks.
+    training, drawn with --split_seed; seed is that of --shuffle_train_dataset. Labels may be
+    missing in the test split alone, and then in all of its rows. Exits with status 2 if a needed
+    split, a column, a text or a label is missing, an id is duplicated, or a split has a class that
+    the training split lacks.
     """
     check_data_arguments(arguments)
 
@@ -189,7 +193,7 @@ def load_splits(
 
     # 3. The rows that are used
     for split in taken:
-        take_from_training(tables, split, names, problem_type, seed, arguments)
+        take_from_training(tables, split, names, problem_type, arguments)
     if arguments.shuffle_train_dataset and "train" in tables:
         tables["train"] = tables["train"].sample(frac=1, random_state=seed)
     limits = {
@@ -247,6 +251,8 @@ def check_data_arguments(arguments: DataArguments) -> None:
         limit = getattr(arguments, flag)
         if limit is not None and limit < 1:
             fail(f"--{flag} must be at least 1, not {limit}")
+    if not 0 <= arguments.split_seed < 2**32:
+        fail(f"--split_seed must be between 0 and 2**32 - 1, not {arguments.split_seed}")
     delimiter = arguments.label_delimiter
     if delimiter is not None and not delimiter:
         fail("--label_delimiter must not be empty")
@@ -289,8 +295,8 @@ def read_tables(
         commit = dataset_commit(next(iter(dataset.values())))
         loaded = name_splits(dataset, arguments)
 
-    # Training is cut in the same way whatever is wanted of it: texts that were trained on are never
-    # predicted by another command.
+    # Training is cut in the same way whatever is wanted of it, and whatever --seed is: texts that
+    # were trained on are never predicted by another command.
     wanted = {*needed, *optional}
     taken = []
     if arguments.test_fraction is not None:
@@ -733,8 +739,17 @@ def read_labels(
     """
     column = f"labels in column {arguments.label_column_name!r} of split {split!r}"
     delimiter = arguments.label_delimiter
+    values = labels.astype(object).tolist()
+    texts = (value.strip() for value in values if isinstance(value, str) and value.strip())
+    first = next(texts, "")
+    # pandas writes lists into a CSV file in this way.
+    if is_written_list(first) and all(map(is_written_list, texts)):
+        fail(
+            f"{column} are lists that were written as text, such as {first}; save them as .json or "
+            ".parquet, or join the labels of each document with ';' and give --label_delimiter ';'"
+        )
     documents = []
-    for value in labels.astype(object).tolist():
+    for value in values:
         if is_list(value):
             documents.append(list(value))
         elif problem_type == MULTI_LABEL and delimiter is not None and isinstance(value, str):
@@ -755,6 +770,11 @@ def read_labels(
             document = list(dict.fromkeys(map(str, document)))
         read.append(document if document is None or isinstance(document, list) else str(document))
     return read
+
+
+def is_written_list(text: str) -> bool:
+    """Return whether a text is the print of a list, such as ['a', 'b']."""
+    return text.startswith("[") and text.endswith("]")
 
 
 def each_name(labels: Iterable[str | list[str] | None]) -> list[str]:
@@ -930,7 +950,6 @@ def take_from_training(
     split: str,
     names: list[str],
     problem_type: str,
-    seed: int,
     arguments: DataArguments,
 ) -> None:
     """Move a stratified share of training to a split. Exit with status 2 if that cannot be."""
@@ -943,7 +962,7 @@ def take_from_training(
     if not 0 < fraction < 1:
         fail(f"{flag} must be between 0 and 1, not {fraction:g}")
     if problem_type == MULTI_LABEL:
-        is_taken = draw_stratified(train["label"], fraction, seed)
+        is_taken = draw_stratified(train["label"], fraction, arguments.split_seed)
         tables["train"], tables[split] = train[~is_taken], train[is_taken]
     else:
         counts = train["label"].value_counts()
@@ -957,7 +976,7 @@ def take_from_training(
         numbers = train["label"].map({name: number for number, name in enumerate(names)})
         try:
             tables["train"], tables[split] = train_test_split(
-                train, random_state=seed, test_size=fraction, stratify=numbers
+                train, random_state=arguments.split_seed, test_size=fraction, stratify=numbers
             )
         except ValueError as error:  # fewer documents than classes
             fail(
