@@ -169,6 +169,15 @@ def test_sentences_of_the_verdicts():
     assert (start, word) == ("a against b is ", "undecided")
     assert "(95% CI -1.75 to -0.01), p = 0.200 after correction for 10 tests; more test" in end
     assert "test documents alone would not decide a difference of 1 point, because the" in end
+    *_, end = verdict.answer_parts(row | {"documents_needed": 974}, None, 0.01, titles)
+    shown = "about 980 test documents would decide a difference of 1 point, and there are 973."
+    assert end.endswith(f"; {shown}")
+    for needed in (973, 800):  # no promise that fewer documents would decide
+        *_, end = verdict.answer_parts(row | {"documents_needed": needed}, None, 0.01, titles)
+        assert end.endswith(
+            "; a true difference of 1 point is found on 973 test documents in at least 80 percent "
+            "of all cases, so this one is smaller or takes more documents to show."
+        )
     row |= {"verdict": "worse", "equivalent": True}
     second = row | {"metric": "macro_f1", "verdict": "undecided"}
     answer = verdict.Answer(row, second, verdict.answer_parts(row, second, 0.01, titles))

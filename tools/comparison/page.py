@@ -284,7 +284,7 @@ def test_table(pairs: list[dict], result: dict) -> str:
         "95% CI",
         "p after Holm",
         "verdict",
-        "documents to decide the margin",
+        "documents to find the margin",
     ]
     return markdown_table(header, rows)
 
