@@ -65,7 +65,7 @@ from common.data import join_texts, load_hub_dataset
 from common.folders import hide_paths, read_attributions, write_files
 from common.statistics import MIN_INTERVAL_DOCUMENTS
 from faithfulness import baselines, mosaics
-from faithfulness.estimates import compare_methods, disagreements, interval, paired
+from faithfulness.estimates import compare_methods, disagreements, interval, paired, shown_once
 from faithfulness.methods import (
     INTEGRATED_GRADIENTS,
     METHODS,
@@ -622,7 +622,9 @@ def main() -> None:
         "rankings": table,
         "note": f"Means over {len(results)} documents{intervals}. {note}",
         "differences": differences,
+        # Opposite differences with words replaced and deleted; differences that one of them shows
         "disagreements": disagreements(differences),
+        "shown_once": shown_once(differences),
         "cost": summarize_costs(results, names, arguments.seed),
         "mosaics": summarize_mosaics(of_mosaics, arguments),
         "baseline": baselines.baseline_name(summary),
@@ -685,7 +687,7 @@ def report(content: dict) -> None:
         logger.info(
             "%d mosaics: %s, chance %.3f", measured["mosaics"], shown, measured["chance"]["mean"]
         )
-    for sentence in content["disagreements"]:
+    for sentence in content["disagreements"] + content["shown_once"]:
         logger.info("%s", sentence)
     for comparison in content["baselines"]:
         if comparison["spearman"]:
