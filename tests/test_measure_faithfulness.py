@@ -824,6 +824,37 @@ def test_mosaics_that_cannot_be_made(run, folder, bag_model, mosaic_dataset, tmp
     assert_user_error(run(*base, "--n_mosaics", 10), "only 6 mosaics are possible")
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--dataset_revision", "main"], ["--dataset_revision requires --dataset_name"]),
+        (["--split", "test"], ["--split requires --dataset_name"]),
+        (["--n_mosaics", 10, "--split", "test"], ["--split requires --dataset_name"]),
+        (["--n_steps", 50], ["--n_steps is for mosaics", "give --n_mosaics"]),
+        (["--mosaic_sentences", 1], ["--mosaic_sentences is for mosaics", "give --n_mosaics"]),
+        (["--shapley_samples", 10], ["--shapley_samples", "add shapley to --methods"]),
+        (["--n_mosaics", 10, "--n_steps", 0], ["--n_steps must be at least 1, not 0"]),
+    ],
+)
+def test_flags_that_nothing_would_read_are_refused(run, tmp_path, flags, words):
+    result = run("measure_faithfulness", "--attribution_dir", tmp_path / "none", *flags)
+    assert_user_error(result, *words)
+
+
+def test_defaults_of_flags_that_are_not_given(run):
+    """As --help says them, and as the measurement uses and records them."""
+    arguments = measure_faithfulness.FaithfulnessArguments("out")
+    defaults = {"shapley_samples": 10, "mosaic_sentences": 2, "n_steps": 50, "split": "test"}
+    assert {name: getattr(arguments, name) for name in defaults} == defaults
+    shown = " ".join(run("measure_faithfulness", "--help").out.split())
+    for value in defaults.values():
+        assert f"Default: {value}." in shown
+    given = measure_faithfulness.FaithfulnessArguments(
+        "out", n_mosaics=10, n_steps=5, methods=["shapley"], shapley_samples=3
+    )
+    assert (given.n_steps, given.shapley_samples, given.mosaic_sentences) == (5, 3, 2)
+
+
 def test_halves_are_whole_sentences_that_fit(tiny_model):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     text = "We prove a bound, e.g. for convex flow. The metric is compact! $X$ of Ricci flow."
