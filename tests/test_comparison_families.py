@@ -10,6 +10,9 @@ from compared_runs import draw_predictions, results_of, write_run
 from conftest import assert_user_error
 from statsmodels.stats.multitest import multipletests
 
+from comparison.families import one_family
+from comparison.paired_tests import METRICS
+
 
 @pytest.fixture
 def comparisons(tmp_path, run):
@@ -55,6 +58,33 @@ def test_same_predictions_are_one_test_with_one_verdict(comparisons, run):
     assert one.loc["accuracy", "p_holm"] >= alone["accuracy"]["p_holm"]
     text = (comparisons / "together" / "family.md").read_text(encoding="utf-8")
     assert "12 tests of 3 comparisons, 8 of them distinct" in text
+
+
+def test_tests_of_different_margins_are_not_one(comparisons, run):
+    """A pair with a margin of 1 point and with one of 16: other tests, the same difference."""
+    for name, margin in (("narrow", 1), ("wide", 16)):
+        done = run(
+            "compare_runs",
+            *(comparisons / "a", comparisons / "b", "--reference", comparisons / "b"),
+            *("--margin", margin, "--output_dir", comparisons / name, "--n_resamples", 200),
+        )
+        assert done.code == 0, done.err
+    narrow, wide = (results_of(comparisons / name) for name in ("narrow", "wide"))
+    rows = {}
+    for row in one_family({"narrow": narrow, "wide": wide}):
+        rows[row["comparison"], row["metric"]] = row
+    for comparison, record in (("narrow", narrow), ("wide", wide)):
+        for alone in record["pairs"]:
+            together = rows[comparison, alone["metric"]]
+            for kind in ("p", "p_non_inferior", "p_equivalent", "p_worse_beyond"):
+                assert together[kind] == alone[kind], (comparison, alone["metric"], kind)
+            assert together["p_holm"] == alone["p_holm"] and together["tests_in_family"] == 4
+    margin_tests = [(name, metric) for name in ("narrow", "wide") for metric in METRICS]
+    p_values = [rows[key]["p_equivalent"] for key in margin_tests]
+    assert [rows[key]["p_equivalent_holm"] for key in margin_tests] == pytest.approx(
+        multipletests(p_values, method="holm")[1]
+    )
+    assert p_values[0] > 0.1 > p_values[2]  # of accuracy
 
 
 def test_what_is_not_a_comparison_is_refused(tmp_path, run):

@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import pytest
-from compared_runs import results_of, write_run
+from compared_runs import draw_predictions, results_of, write_run
 from conftest import LABELS, assert_user_error
 
 from comparison import figures, verdict
@@ -159,6 +159,44 @@ def test_models_are_grouped_only_if_all_pairs_are_tested():
     assert figures.group_names(models[:2], pairs[:1], "accuracy") is None
 
 
+def test_class_differences_name_the_method_of_their_intervals(tmp_path, run):
+    """Both models with several seeds, one of them, and too few documents of every class."""
+    generator, labels = np.random.default_rng(0), np.arange(150) % 5
+    runs = {}
+    for name, seeds in (("a", (1, 2)), ("b", (1, 2)), ("c", (1,))):
+        runs[name] = []
+        for seed in seeds:
+            predictions = draw_predictions(generator, labels, 0.8)
+            record = {"model_name_or_path": name, "seed": seed}
+            folder = write_run(tmp_path / f"{name}{seed}", labels, predictions, **record)
+            runs[name].append(folder)
+
+    def compared(*folders):
+        flags = ("--output_dir", tmp_path / "out", "--n_resamples", 100, "--reference", "a")
+        assert run("compare_runs", *folders, *flags).code == 0
+        rows = results_of(tmp_path / "out")["per_class_differences"]
+        methods = {(row["model"], row["reference"]): row["method"] for row in rows}
+        return methods, (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+
+    random_seeds = "with intervals for new documents and new seeds (Obuchowski-Rockette)"
+    bootstrap = "by the paired bootstrap of the documents. The simultaneous intervals"
+    methods, page = compared(*runs["a"], *runs["b"])
+    assert methods == {("b", "a"): "Obuchowski-Rockette"}
+    assert f"{random_seeds}. The simultaneous intervals" in page and bootstrap not in page
+    methods, page = compared(*runs["a"], *runs["c"])
+    assert methods == {("c", "a"): "paired bootstrap"}
+    assert bootstrap in page and random_seeds not in page
+    methods, page = compared(*runs["a"], *runs["b"], *runs["c"])
+    assert methods == {("b", "a"): "Obuchowski-Rockette", ("c", "a"): "paired bootstrap"}
+    assert f"{random_seeds} where both models have several seeds, else {bootstrap}" in page
+    for name in ("a1", "c1"):
+        path = tmp_path / name / "predictions.csv"
+        pd.read_csv(path)[:60].to_csv(path, index=False)
+    methods, page = compared(runs["a"][0], runs["c"][0])
+    assert methods == {("c", "a"): None}
+    assert "no class has documents enough for an interval" in page and bootstrap not in page
+
+
 def test_sentences_of_the_verdicts():
     """What the numbers of a row become in words, where the command line shows only some of it."""
     row = {"model": "a", "reference": "b", "metric": "accuracy", "documents": 973, "level": 0.005}
@@ -169,6 +207,15 @@ def test_sentences_of_the_verdicts():
     assert (start, word) == ("a against b is ", "undecided")
     assert "(95% CI -1.75 to -0.01), p = 0.200 after correction for 10 tests; more test" in end
     assert "test documents alone would not decide a difference of 1 point, because the" in end
+    *_, end = verdict.answer_parts(row | {"documents_needed": 974}, None, 0.01, titles)
+    shown = "about 980 test documents would decide a difference of 1 point, and there are 973."
+    assert end.endswith(f"; {shown}")
+    for needed in (973, 800):  # no promise that fewer documents would decide
+        *_, end = verdict.answer_parts(row | {"documents_needed": needed}, None, 0.01, titles)
+        assert end.endswith(
+            "; a true difference of 1 point is found on 973 test documents in at least 80 percent "
+            "of all cases, so this one is smaller or takes more documents to show."
+        )
     row |= {"verdict": "worse", "equivalent": True}
     second = row | {"metric": "macro_f1", "verdict": "undecided"}
     answer = verdict.Answer(row, second, verdict.answer_parts(row, second, 0.01, titles))

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from compared_runs import draw_predictions, results_of, write_run
 from conftest import ROOT
 from scipy import stats
 from statsmodels.stats.power import TTestPower
@@ -59,6 +60,31 @@ def test_documents_do_not_replace_seeds():
     assert documents_needed(few_seeds, 0.01, 0.05) is None
     assert documents_needed(few_seeds, 0.05, 0.05) < 10_000
     assert documents_needed(NormalPrecision(0.0, 0.05), 0.01, 0.05) < 10_000
+
+
+def test_a_difference_of_shares_is_never_larger_than_one():
+    """Two seeds that differ much: only losses, which have no bound, can differ by 3."""
+    few_seeds = NormalPrecision(0.05, 0.05, [(0.025, 0.01, 1), (0.025, 0.01, 1)])
+    assert detectable_difference(few_seeds, 973, 0.05 / 8) is None
+    loss = detectable_difference(few_seeds, 973, 0.05 / 8, largest=None)
+    assert loss > 1 and few_seeds.power(loss, 973, 0.05 / 8) == pytest.approx(0.8, abs=1e-3)
+
+
+def test_a_page_promises_no_difference_beyond_one(tmp_path, run):
+    generator, labels = np.random.default_rng(0), np.arange(60) % 5
+    folders = []
+    for name, accuracies in (("a", (0.9, 0.3)), ("b", (0.4, 0.9))):
+        for seed, accuracy in enumerate(accuracies):
+            predictions = draw_predictions(generator, labels, accuracy)
+            record = {"model_name_or_path": name, "seed": seed}
+            folders.append(write_run(tmp_path / f"{name}{seed}", labels, predictions, **record))
+    flags = ("--output_dir", tmp_path / "out", "--n_resamples", 200)
+    assert run("compare_runs", *folders, *flags).code == 0
+    rows = {row["metric"]: row for row in results_of(tmp_path / "out")["pairs"]}
+    assert rows["accuracy"]["detectable_difference"] is None
+    assert rows["macro_f1"]["detectable_difference"] is None
+    page = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    assert "Every test as a sentence" in page and "with a power of 80 percent." not in page
 
 
 def test_a_difference_needs_as_many_disagreements():

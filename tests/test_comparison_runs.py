@@ -9,7 +9,8 @@ from compared_runs import edit, edit_bytes, results_of, write_pair, write_run
 from conftest import LABELS, assert_user_error
 from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss
 
-from comparison.runs import choose_reference, pool_runs, read_runs
+from comparison.runs import NOT_COMPARED, choose_reference, pool_runs, pooling_notes, read_runs
+from run_classification import NOT_IDENTIFYING
 
 
 @pytest.fixture
@@ -76,6 +77,124 @@ def test_pooling(tmp_path):
     baseline = make("folder")
     (baseline / "model.skops").touch()
     assert names_and_sizes(baseline) == [("TF-IDF + linear SVM", 1)]
+
+
+def make_seeds(tmp_path, *records):
+    """Folders of runs of the model org/m, with the seeds 1, 2 and so on, and these records."""
+    labels = np.zeros(3, dtype=int)
+    folders = []
+    for number, record in enumerate(records):
+        fields = {"model_name_or_path": "org/m", "seed": number + 1, "learning_rate": 1e-5}
+        folder = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        write_run(folder, labels, labels, scores=None)
+        (folder / "run_arguments.json").write_text(json.dumps(fields | record))
+        folders.append(folder)
+    return folders
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_not_pooled(tmp_path):
+    def rows(*records):
+        return names_and_sizes(*make_seeds(tmp_path, *records))
+
+    def rows_of_arguments(*arguments):
+        return rows(*({"arguments": values} for values in arguments))
+
+    assert rows_of_arguments(
+        {"max_seq_length": 128, "text_prefix": "", "num_train_epochs": 10.0},
+        {"max_seq_length": 128, "text_prefix": "", "num_train_epochs": 10},
+        {"max_seq_length": 512, "text_prefix": "query: ", "num_train_epochs": 4.0},
+    ) == [
+        ("m (max_seq_length 128, num_train_epochs 10, text_prefix '')", 2),
+        ("m (max_seq_length 512, num_train_epochs 4, text_prefix 'query: ')", 1),
+    ]
+    assert rows_of_arguments({"warmup_steps": 0.06}, {"warmup_steps": 0.1}) == [
+        ("m (warmup_steps 0.06)", 1),
+        ("m (warmup_steps 0.1)", 1),
+    ]
+    assert rows({"total_train_batch_size": 32}, {"total_train_batch_size": 64}) == [
+        ("m (total_train_batch_size 32)", 1),
+        ("m (total_train_batch_size 64)", 1),
+    ]
+    assert rows({"labels": ["a", "b"]}, {"labels": ["b", "a"]}, {"labels": ["a", "b", "c"]}) == [
+        ("m (classes a b)", 2),
+        ("m (classes a b c)", 1),
+    ]
+    # The name of a row is not a list of everything.
+    many = [{f"flag{number}": value for number in range(5)} for value in (1, 2)]
+    assert rows_of_arguments(*many) == [
+        ("m (flag0 1, flag1 1, flag2 1 and 2 more)", 1),
+        ("m (flag0 2, flag1 2, flag2 2 and 2 more)", 1),
+    ]
+    # Rows that differ in the learning rate, too
+    lr = [{"learning_rate": rate, "arguments": {"weight_decay": rate}} for rate in (0.1, 0.2)]
+    assert rows(*lr) == [
+        ("m (learning rate 0.1, weight_decay 0.1)", 1),
+        ("m (learning rate 0.2, weight_decay 0.2)", 1),
+    ]
+
+
+def test_what_seeds_may_differ_in(tmp_path):
+    """Paths, seeds, logging and machine; what older runs do not record; None written as text."""
+    first = {"data_seed": 1, "output_dir": "a", "logging_steps": 1, "max_seq_length": 128}
+    first |= {"hub_model_id": "a", "mixed_precision": "bf16", "label_names": None}
+    second = {"data_seed": 2, "output_dir": "b", "logging_steps": 9, "label_names": "None"}
+    second |= {"hub_model_id": "b", "mixed_precision": "no", "train_sampling_strategy": "random"}
+    folders = make_seeds(
+        tmp_path,
+        {"arguments": first, "precision": "bf16", "data_fingerprints": {"train": "0", "test": "2"}},
+        {"arguments": second, "data_fingerprints": {"train": "1", "test": "2"}},
+        {},
+    )
+    runs = read_runs([str(folder) for folder in folders])
+    models = pool_runs(runs)
+    assert [(model.name, model.seeds) for model in models] == [("m", 3)]
+    assert pooling_notes(models, runs) == [
+        "The 3 runs of m differ in more than their seed: precision (bf16, fp32), training "
+        "documents."
+    ]
+    assert pooling_notes(pool_runs(runs[:1]), runs[:1]) == []
+    # A run that does not say which of two it is belongs to neither.
+    folders = make_seeds(
+        tmp_path, *({"arguments": {"max_seq_length": length}} for length in (128, 512)), {}
+    )
+    assert names_and_sizes(*folders) == [
+        ("m (max_seq_length 128)", 1),
+        ("m (max_seq_length 512)", 1),
+        ("m (max_seq_length not recorded)", 1),
+    ]
+
+
+def test_flags_that_cannot_change_a_result_do_not_keep_seeds_apart():
+    """run_classification.py records none of them; earlier versions and other scripts did."""
+    assert set(NOT_IDENTIFYING) - set(NOT_COMPARED) == set()
+
+
+def test_models_of_two_organizations_are_two_models(tmp_path):
+    labels = np.zeros(3, dtype=int)
+
+    def make(folder, source, seed):
+        record = {"model_name_or_path": source, "seed": seed, "learning_rate": 1e-5}
+        return write_run(tmp_path / folder, labels, labels, **record)
+
+    a1, a2 = (make(f"a{seed}", "Organization-A/m", seed) for seed in (1, 2))
+    b3 = make("b3", "Organization-B/m", 3)
+    local = make("local", "m", 4)
+    assert names_and_sizes(a1, a2, b3) == [("Organization-A/m", 2), ("Organization-B/m", 1)]
+    assert names_and_sizes(a1, a2) == [("m", 2)]
+    assert names_and_sizes(a1, a2, local) == [("m", 3)]  # a copy of it in a folder
+
+
+def test_notes_on_pooled_runs_are_published(tmp_path, run):
+    labels = np.arange(40) % 5
+    for seed, precision in ((1, "bf16"), (2, "fp32")):
+        record = {"model_name_or_path": "m", "seed": seed, "precision": precision}
+        write_run(tmp_path / f"m{seed}", labels, labels, **record)
+    other = write_run(tmp_path / "other", labels, (labels + (labels == 1)) % 5)
+    call = ("compare_runs", tmp_path / "m1", tmp_path / "m2", other, "--n_resamples", 100)
+    assert run(*call, "--output_dir", tmp_path / "out").code == 0
+    note = "The 2 runs of m differ in more than their seed: precision (bf16, fp32)."
+    assert note in results_of(tmp_path / "out")["notes"]
+    assert note in (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
 
 
 BROKEN = {

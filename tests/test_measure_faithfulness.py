@@ -509,18 +509,40 @@ def test_without_the_three_strongest_words(run, small_folder, steep_model):
 
 
 def test_where_replacing_and_deleting_disagree_is_said():
-    """The test of one says larger, that of the other cannot tell; agreement is not mentioned."""
+    """Only opposite differences that are both shown; agreement is not mentioned."""
     base = {"method": "occlusion", "low": 0.0, "high": 0.0}
     tests = [
         base | {"measure": "comprehensiveness", "difference": 0.2, "p_holm": 0.001},
-        base | {"measure": "comprehensiveness_deleted", "difference": -0.01, "p_holm": 0.7},
+        base | {"measure": "comprehensiveness_deleted", "difference": -0.1, "p_holm": 0.01},
         base | {"measure": "sufficiency", "difference": -0.2, "p_holm": 0.001},
         base | {"measure": "sufficiency_deleted", "difference": -0.1, "p_holm": 0.01},
     ]
     assert estimates.disagreements(tests) == [
         "Comprehensiveness of integrated gradients against occlusion: larger with words replaced "
-        "(+0.200), not distinguishable from it with words deleted (-0.010)."
+        "(+0.200), smaller with words deleted (-0.100)."
     ]
+    assert estimates.shown_once(tests) == []
+
+
+def test_a_difference_that_is_shown_once_is_no_disagreement():
+    """Significant against not significant, in either way of taking words away."""
+    base = {"method": "occlusion", "low": 0.0, "high": 0.0}
+    tests = [
+        base | {"measure": "comprehensiveness", "difference": 0.2, "p_holm": 0.001},
+        base | {"measure": "comprehensiveness_deleted", "difference": 0.18, "p_holm": 0.06},
+        base | {"measure": "sufficiency", "difference": 0.05, "p_holm": 0.7},
+        base | {"measure": "sufficiency_deleted", "difference": -0.1, "p_holm": 0.01},
+        base | {"measure": "tau_leave_one_out", "difference": 0.1, "p_holm": 0.01},
+    ]
+    assert estimates.disagreements(tests) == []
+    assert estimates.shown_once(tests) == [
+        "Comprehensiveness of integrated gradients against occlusion: shown to be larger with "
+        "words replaced (+0.200), no difference shown with words deleted (+0.180).",
+        "Sufficiency of integrated gradients against occlusion: shown to be smaller with words "
+        "deleted (-0.100), no difference shown with words replaced (+0.050).",
+    ]
+    undecided = [test | {"p_holm": 0.5} for test in tests]
+    assert estimates.disagreements(undecided) == estimates.shown_once(undecided) == []
 
 
 # Other methods
@@ -654,7 +676,8 @@ def test_figures_of_the_docs_are_those_of_the_files():
     for ranking, cells in measured_words["rankings"].items():
         if ranking != "integrated gradients minus random":
             shown += cells.values()
-    assert not measured_words["disagreements"]
+    assert not estimates.disagreements(measured_words["differences"])
+    assert not estimates.shown_once(measured_words["differences"])
     (compared,) = found["baselines"]
     shown += [compared["spearman"], compared["top_5_overlap"]]
     test = found["pad_minus_mask"]
@@ -799,6 +822,37 @@ def test_mosaics_that_cannot_be_made(run, folder, bag_model, mosaic_dataset, tmp
     out = attribute_tests(bag_model, mosaic_dataset, tmp_path / "few")
     base = ["measure_faithfulness", "--attribution_dir", out]
     assert_user_error(run(*base, "--n_mosaics", 10), "only 6 mosaics are possible")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--dataset_revision", "main"], ["--dataset_revision requires --dataset_name"]),
+        (["--split", "test"], ["--split requires --dataset_name"]),
+        (["--n_mosaics", 10, "--split", "test"], ["--split requires --dataset_name"]),
+        (["--n_steps", 50], ["--n_steps is for mosaics", "give --n_mosaics"]),
+        (["--mosaic_sentences", 1], ["--mosaic_sentences is for mosaics", "give --n_mosaics"]),
+        (["--shapley_samples", 10], ["--shapley_samples", "add shapley to --methods"]),
+        (["--n_mosaics", 10, "--n_steps", 0], ["--n_steps must be at least 1, not 0"]),
+    ],
+)
+def test_flags_that_nothing_would_read_are_refused(run, tmp_path, flags, words):
+    result = run("measure_faithfulness", "--attribution_dir", tmp_path / "none", *flags)
+    assert_user_error(result, *words)
+
+
+def test_defaults_of_flags_that_are_not_given(run):
+    """As --help says them, and as the measurement uses and records them."""
+    arguments = measure_faithfulness.FaithfulnessArguments("out")
+    defaults = {"shapley_samples": 10, "mosaic_sentences": 2, "n_steps": 50, "split": "test"}
+    assert {name: getattr(arguments, name) for name in defaults} == defaults
+    shown = " ".join(run("measure_faithfulness", "--help").out.split())
+    for value in defaults.values():
+        assert f"Default: {value}." in shown
+    given = measure_faithfulness.FaithfulnessArguments(
+        "out", n_mosaics=10, n_steps=5, methods=["shapley"], shapley_samples=3
+    )
+    assert (given.n_steps, given.shapley_samples, given.mosaic_sentences) == (5, 3, 2)
 
 
 def test_halves_are_whole_sentences_that_fit(tiny_model):

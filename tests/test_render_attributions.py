@@ -107,6 +107,20 @@ def test_page_and_nothing_else(run, tmp_path):
     assert render(run, folder) == page
 
 
+def test_a_difference_shown_once_is_not_called_a_different_answer(run, tmp_path):
+    folder = write_folder(tmp_path / "out", [document()])
+    write_faithfulness(folder)
+    path = folder / "faithfulness.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"shown_once": ["Sufficiency <b>: shown."]}))
+    page = render(run, folder)
+    assert "different answers" not in " ".join(page.split())
+    assert "the other may miss it: Sufficiency &lt;b&gt;: shown." in page
+    path.write_text(json.dumps(content | {"disagreements": ["Sufficiency: larger, smaller."]}))
+    page = " ".join(render(run, folder).split())
+    assert "give different answers:" in page and "may miss it" not in page
+
+
 def test_faithfulness_is_shown_only_with_its_own_run(run, tmp_path):
     folder = write_folder(tmp_path / "out", [document()])
     write_faithfulness(folder)

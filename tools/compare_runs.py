@@ -25,9 +25,11 @@
 
 Needs no model and no GPU and takes seconds. Reads predictions.csv of each run (columns id, label,
 prediction and one column of scores per class) and, if present, run_arguments.json and
-predict_results.json. Runs with the same model name (last part of model_name_or_path), learning
-rate, dataset, number of training documents and sampling strategy but different seeds are pooled
-into one row. A run without run_arguments.json is a row of its own, named after its folder.
+predict_results.json. Runs of the same model (last part of model_name_or_path) that record the same
+arguments but different seeds are pooled into one row. Paths, logging, saving and the machine do not
+count; a difference in precision is named. Runs that differ in another argument are rows of their
+own, which the row's name says. A run without run_arguments.json is a row of its own, named after
+its folder.
 
 The answer comes first, one sentence per model: better, worse, within the margin or undecided
 against the reference (--reference, else the SVM, else the model with the best validation loss),
@@ -121,6 +123,7 @@ from comparison.runs import (
     digest_of_predictions,
     find_reference,
     pool_runs,
+    pooling_notes,
     read_runs,
 )
 from comparison.slices import (
@@ -475,6 +478,7 @@ def main() -> None:
     pairs = tests.pairs
     answers = find_answers(pairs, models[reference].name, margin, titles)
     notes = tests.notes + missing_interval_notes(evaluation.documents) + notes
+    notes += pooling_notes(models, runs)
 
     # 4. Classes, agreement, parts of the test split, calibration
     per_class, class_notes = per_class_table(models, evaluation)

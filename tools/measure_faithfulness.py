@@ -65,7 +65,7 @@ from common.data import join_texts, load_hub_dataset
 from common.folders import hide_paths, read_attributions, write_files
 from common.statistics import MIN_INTERVAL_DOCUMENTS
 from faithfulness import baselines, mosaics
-from faithfulness.estimates import compare_methods, disagreements, interval, paired
+from faithfulness.estimates import compare_methods, disagreements, interval, paired, shown_once
 from faithfulness.methods import (
     INTEGRATED_GRADIENTS,
     METHODS,
@@ -90,6 +90,9 @@ logger = logging.getLogger(__name__)
 
 # Arguments
 
+# Defaults of flags that are refused where nothing reads them, so that a given one is recognized
+DEFAULTS = {"shapley_samples": 10, "mosaic_sentences": 2, "n_steps": 50, "split": "test"}
+
 
 @dataclass
 class FaithfulnessArguments:
@@ -110,19 +113,30 @@ class FaithfulnessArguments:
         default_factory=lambda: ["gradient_x_input"],
         metadata={"help": f"Methods to compare with: {', '.join(METHODS)}."},
     )
-    shapley_samples: int = field(
-        default=10,
-        metadata={"help": "Random orders of the words in each estimate of Shapley values."},
+    shapley_samples: int | None = field(
+        default=None,
+        metadata={
+            "help": "With --methods shapley: random orders of the words in each estimate. "
+            f"Default: {DEFAULTS['shapley_samples']}."
+        },
     )
     n_mosaics: int = field(
         default=0,
         metadata={"help": "Texts of two documents of different classes, such as 100. 0: none."},
     )
-    mosaic_sentences: int = field(
-        default=2, metadata={"help": "Maximum number of sentences of each document in a mosaic."}
+    mosaic_sentences: int | None = field(
+        default=None,
+        metadata={
+            "help": "Maximum number of sentences of each document in a mosaic. "
+            f"Default: {DEFAULTS['mosaic_sentences']}."
+        },
     )
-    n_steps: int = field(
-        default=50, metadata={"help": "Steps of captum's integrated gradients on mosaics."}
+    n_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Steps of captum's integrated gradients on mosaics. "
+            f"Default: {DEFAULTS['n_steps']}."
+        },
     )
     dataset_name: str | None = field(
         default=None,
@@ -131,7 +145,10 @@ class FaithfulnessArguments:
     dataset_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of a dataset on the Hub."}
     )
-    split: str = field(default="test", metadata={"help": "Split of the dataset."})
+    split: str | None = field(
+        default=None,
+        metadata={"help": f"Split of --dataset_name. Default: {DEFAULTS['split']}."},
+    )
     compare: list[str] | None = field(
         default=None,
         metadata={
@@ -152,6 +169,22 @@ class FaithfulnessArguments:
     disable_tqdm: bool = field(default=False, metadata={"help": "Disable the progress bar."})
 
     def __post_init__(self):
+        # 1. Flags that nothing would read
+        if self.dataset_name is not None and self.n_mosaics == 0:
+            raise ValueError("--dataset_name is for mosaics; give --n_mosaics, too")
+        for name in ("mosaic_sentences", "n_steps"):
+            if getattr(self, name) is not None and self.n_mosaics == 0:
+                raise ValueError(f"--{name} is for mosaics; give --n_mosaics, too")
+        for name in ("dataset_revision", "split"):
+            if getattr(self, name) is not None and self.dataset_name is None:
+                raise ValueError(f"--{name} requires --dataset_name")
+        if self.shapley_samples is not None and "shapley" not in self.methods:
+            raise ValueError("--shapley_samples is for --methods shapley; add shapley to --methods")
+
+        # 2. The defaults of those that are not given, and the ranges
+        for name, value in DEFAULTS.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
         for name in (
             "max_samples",
             "shapley_samples",
@@ -166,8 +199,6 @@ class FaithfulnessArguments:
             raise ValueError(
                 f"--n_mosaics must be 0 or at least {mosaics.MIN_MOSAICS}, not {self.n_mosaics}"
             )
-        if self.dataset_name is not None and self.n_mosaics == 0:
-            raise ValueError("--dataset_name is for mosaics; give --n_mosaics, too")
 
 
 # The documents of the mosaics
@@ -622,7 +653,9 @@ def main() -> None:
         "rankings": table,
         "note": f"Means over {len(results)} documents{intervals}. {note}",
         "differences": differences,
+        # Opposite differences with words replaced and deleted; differences that one of them shows
         "disagreements": disagreements(differences),
+        "shown_once": shown_once(differences),
         "cost": summarize_costs(results, names, arguments.seed),
         "mosaics": summarize_mosaics(of_mosaics, arguments),
         "baseline": baselines.baseline_name(summary),
@@ -685,7 +718,7 @@ def report(content: dict) -> None:
         logger.info(
             "%d mosaics: %s, chance %.3f", measured["mosaics"], shown, measured["chance"]["mean"]
         )
-    for sentence in content["disagreements"]:
+    for sentence in content["disagreements"] + content["shown_once"]:
         logger.info("%s", sentence)
     for comparison in content["baselines"]:
         if comparison["spearman"]:

@@ -193,7 +193,7 @@ def page_faithfulness(folder: Path, summary: dict) -> dict | None:
         return {
             "header": table["header"] + extra_header,
             "rows": rows,
-            "note": table["note"],
+            "note": f"{table['note']}{shown_once_text(content)}",
             "tests": test_rows(content),
             "disagreements": content.get("disagreements") or [],
             "mosaics": mosaic_sentence(content),
@@ -207,6 +207,20 @@ def page_faithfulness(folder: Path, summary: dict) -> dict | None:
         }
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         fail(f"{path} is damaged ({one_line(error)}); run tools/measure_faithfulness.py again")
+
+
+def shown_once_text(content: dict) -> str:
+    """Return where only one of replacing and deleting words shows a difference; empty if nowhere.
+
+    That is no disagreement of the two, so it stands below the table.
+    """
+    sentences = content.get("shown_once") or []
+    if not sentences:
+        return ""
+    start = (
+        "Where only one of replacing and deleting words shows a difference, the other may miss it:"
+    )
+    return f" {start} {' '.join(sentences)}"
 
 
 def extra_columns(content: dict) -> tuple[list[str], dict[str, list[str]]]:

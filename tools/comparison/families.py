@@ -4,6 +4,8 @@ from comparison.paired_tests import FAMILIES, LOSSES, correct_kind, verdict
 
 # The kinds of p-values that are the same whichever of two models comes first.
 SYMMETRIC = ("p", "p_equivalent")
+# The kinds that are about the margin: with another one they are other tests.
+OF_THE_MARGIN = ("p_non_inferior", "p_equivalent", "p_worse_beyond")
 # What rows say about the family of their own comparison
 OF_ONE_COMPARISON = (
     "low_simultaneous",
@@ -19,9 +21,10 @@ def one_family(comparisons: dict[str, dict]) -> list[dict]:
 
     comparisons are the records of comparison.json by name. The rows are those of pairs, each with
     its comparison, and with p-values after Holm's correction and a verdict that count every test
-    once: two rows are one test if they compare the same metric of the same predictions, in whatever
-    comparison and under whatever names. Where bootstrap samples gave such rows different p-values,
-    the largest is taken. So the same two sets of predictions have the same verdict everywhere.
+    once: two rows are one test if they compare the same metric of the same predictions, and with
+    the same margin if the test is about it, in whatever comparison and under whatever names. Where
+    bootstrap samples gave such rows different p-values, the largest is taken. So the same two sets
+    of predictions have the same verdict wherever the margin is the same.
     """
     rows = []
     for name, comparison in comparisons.items():
@@ -31,7 +34,8 @@ def one_family(comparisons: dict[str, dict]) -> list[dict]:
                 predictions_of(models[pair[side]], comparison["predictions"], pair["metric"])
                 for side in ("model", "reference")
             )
-            rows.append({"comparison": name, "sides": sides} | pair)
+            key_parts = {"sides": sides, "margin": comparison["margin"]}
+            rows.append({"comparison": name} | key_parts | pair)
 
     # 1. Rows that are one test get its largest p-value of each kind
     for kind in FAMILIES:
@@ -60,7 +64,7 @@ def one_family(comparisons: dict[str, dict]) -> list[dict]:
     for row in rows:
         row["verdict"] = verdict(row)
         row["tests_in_family"] = tests
-        del row["sides"]
+        del row["sides"], row["margin"]
         for column in OF_ONE_COMPARISON:
             row.pop(column, None)
     return rows
@@ -84,4 +88,5 @@ def test_key(row: dict, kind: str) -> tuple:
     sides = row["sides"]
     if kind in SYMMETRIC:
         sides = tuple(sorted(sides, key=str))
-    return row["metric"], sides
+    margin = row["margin"] if kind in OF_THE_MARGIN else None
+    return row["metric"], sides, margin

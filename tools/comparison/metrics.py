@@ -22,6 +22,9 @@ from comparison.runs import Model, Run, names_of
 
 # predictions.csv has six decimals: what it shows as 0 is less than half a unit of the last one.
 SMALLEST_PROBABILITY = 5e-7
+# The methods of the intervals of class differences
+OBUCHOWSKI_ROCKETTE = "Obuchowski-Rockette"
+PAIRED_BOOTSTRAP = "paired bootstrap"
 # F1 of a class with fewer documents takes few values, and its resamples fewer.
 MIN_CLASS_DOCUMENTS = 30
 
@@ -264,7 +267,7 @@ def class_differences(
     random (Obuchowski-Rockette); else the percentile interval of the paired bootstrap. The
     simultaneous intervals (Bonferroni) cover all differences of all classes and pairs together with
     95 %. There are no p-values: classes show where two models differ, the tests whether they do.
-    Classes with fewer than MIN_CLASS_DOCUMENTS documents have no interval (None).
+    Classes with fewer than MIN_CLASS_DOCUMENTS documents have no interval and no method (None).
     """
     f1 = np.nan_to_num(evaluation.class_draws)
     documents = evaluation.class_documents
@@ -285,8 +288,10 @@ def class_differences(
                 "high": None,
                 "low_simultaneous": None,
                 "high_simultaneous": None,
+                "method": None,
             }
             if has_interval[number]:
+                row["method"] = difference_method(values)
                 row["low"], row["high"] = difference_interval(values, ALPHA)
                 wide = difference_interval(values, level)
                 row["low_simultaneous"], row["high_simultaneous"] = wide
@@ -294,10 +299,16 @@ def class_differences(
     return rows
 
 
+def difference_method(values: tuple[np.ndarray, np.ndarray]) -> str:
+    """Return the name of the method of a difference of two metrics, (1 + resamples, seeds) each."""
+    first, second = values
+    return OBUCHOWSKI_ROCKETTE if min(first.shape[1], second.shape[1]) > 1 else PAIRED_BOOTSTRAP
+
+
 def difference_interval(values: tuple[np.ndarray, np.ndarray], alpha: float) -> tuple[float, float]:
     """Return the interval of a difference of two metrics, (1 + resamples, seeds) each."""
     first, second = values
-    if min(first.shape[1], second.shape[1]) > 1:
+    if difference_method(values) == OBUCHOWSKI_ROCKETTE:
         test = pooled_test([(1, first), (-1, second)], alpha=alpha)
         return test["low"], test["high"]
     return percentile_interval(first[1:].mean(axis=1) - second[1:].mean(axis=1), alpha)

@@ -10,6 +10,7 @@ from common.pages import plain, png
 from common.text import escape_markdown, markdown_table, p_text, percent
 from comparison.calibration import calibration_sentence
 from comparison.cost import COST_NOTES
+from comparison.metrics import OBUCHOWSKI_ROCKETTE, PAIRED_BOOTSTRAP
 from comparison.paired_tests import (
     LOSSES,
     MARGIN_NOTES,
@@ -284,7 +285,7 @@ def test_table(pairs: list[dict], result: dict) -> str:
         "95% CI",
         "p after Holm",
         "verdict",
-        "documents to decide the margin",
+        "documents to find the margin",
     ]
     return markdown_table(header, rows)
 
@@ -424,11 +425,31 @@ def per_class_text(result: dict, pieces: Pieces) -> list[str]:
     if differences:
         header = ["models", "class", "difference", "95% CI", "simultaneous 95% CI"]
         parts += [
-            "Differences in F1 in points, by the paired bootstrap. The simultaneous intervals "
-            "cover all of them together with 95 percent; classes with few documents have none:",
+            class_methods_text(result["per_class_differences"]),
             markdown_table(header, differences),
         ]
     return parts
+
+
+def class_methods_text(rows: list[dict]) -> str:
+    """Return how the intervals of class differences are made, as they were."""
+    methods = {row["method"] for row in rows} - {None}
+    if not methods:
+        return "Differences in F1 in points; no class has documents enough for an interval:"
+    text = "Differences in F1 in points, with intervals "
+    if methods == {OBUCHOWSKI_ROCKETTE}:
+        text += "for new documents and new seeds (Obuchowski-Rockette)."
+    elif methods == {PAIRED_BOOTSTRAP}:
+        text += "by the paired bootstrap of the documents."
+    else:
+        text += (
+            "for new documents and new seeds (Obuchowski-Rockette) where both models have several "
+            "seeds, else by the paired bootstrap of the documents."
+        )
+    return (
+        f"{text} The simultaneous intervals cover all of them together with 95 percent; classes "
+        "with few documents have none:"
+    )
 
 
 def range_text(low: float | None, high: float | None) -> str:

@@ -714,9 +714,9 @@ def test_row(
     its standard error: with these seeds on new documents, and what new seeds add (None where
     training does not count as random). level is that of the test after correction for the family
     (alpha / number of tests, where Holm's method begins). At that level detectable_difference is
-    the smallest one found with a power of 80 %, and documents_needed the number of documents on
-    which a difference of the margin would be found; None if only more seeds would help, or if the
-    metric has no margin.
+    the smallest one found with a power of 80 %, None if no possible one is, and documents_needed
+    the number of documents on which a difference of the margin would be found; None if only more
+    seeds would help, or if the metric has no margin.
     """
     result = test.function(pair)
     wide = test.function(pair, alpha=level)
@@ -755,7 +755,10 @@ def test_row(
     row |= {"level": level, "detectable_difference": None, "documents_needed": None}
     if test.precision is not None:
         precision = test.precision(pair)
-        row["detectable_difference"] = detectable_difference(precision, pair.documents, level)
+        largest = 1.0 if has_margin else None  # of shares; losses have no bound
+        row["detectable_difference"] = detectable_difference(
+            precision, pair.documents, level, largest
+        )
         if has_margin:
             row["documents_needed"] = documents_needed(precision, margin, level)
 

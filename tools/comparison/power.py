@@ -89,18 +89,21 @@ class NormalPrecision:
 Precision = ExactMcNemar | NormalPrecision
 
 
-def detectable_difference(precision: Precision, documents: int, level: float) -> float | None:
+def detectable_difference(
+    precision: Precision, documents: int, level: float, largest: float | None = 1.0
+) -> float | None:
     """Return the smallest true difference that is found with a power of 80 %.
 
-    level is that of the test after correction. None if there is none, since models that differ on
-    so few documents cannot differ so much.
+    level is that of the test after correction, and largest the largest possible difference: 1 of
+    shares; None where there is no bound, as of losses. The result is None if no possible difference
+    is found so: models that differ on so few documents cannot differ so much, or seeds differ more.
     """
-    largest = 1.0
     if isinstance(precision, ExactMcNemar):
         largest = precision.disagreement
-    else:
+    elif largest is None:
+        largest = 1.0
         while precision.power(largest, documents, level) < POWER and largest < 1e6:
-            largest *= 2  # losses have no upper bound
+            largest *= 2
 
     def surplus(difference: float) -> float:
         return precision.power(difference, documents, level) - POWER

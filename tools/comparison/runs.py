@@ -34,6 +34,44 @@ VARIANTS = {
     "max_train_samples": "{} training documents",
     "train_sampling_strategy": "sampling {}",
 }
+# Every other recorded argument makes runs different rows, too, except those in which the seeds of
+# one model may differ. A flag that is not listed here therefore keeps runs apart.
+NOT_COMPARED = (
+    # Compared in another way: as the model's name, in VARIANTS, as total_train_batch_size
+    "model_name_or_path learning_rate dataset_name max_train_samples train_sampling_strategy "
+    "per_device_train_batch_size gradient_accumulation_steps "
+    # The seeds
+    "seed data_seed "
+    # Paths and how files are read; more metrics, which no prediction depends on
+    "output_dir train_file validation_file test_file max_predict_samples train_split_name "
+    "validation_split_name test_split_name csv_delimiter json_field metric_name "
+    # Which steps are done
+    "do_train do_eval do_predict resume_from_checkpoint ignore_data_skip "
+    "restore_callback_states_from_checkpoint "
+    # Batches of evaluation and their padding
+    "per_device_eval_batch_size eval_accumulation_steps eval_use_gather_object "
+    "pad_to_multiple_of torch_empty_cache_steps "
+    # Logging and saving
+    "logging_strategy logging_steps logging_first_step logging_nan_inf_filter log_on_each_node "
+    "log_level log_level_replica disable_tqdm report_to run_name project trackio_space_id "
+    "trackio_bucket_id trackio_static_space_id include_num_input_tokens_seen skip_memory_metrics "
+    "debug save_strategy save_steps save_on_each_node save_total_limit save_only_model "
+    "enable_jit_checkpoint "
+    # Hub
+    "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision "
+    # Machine: seeds may be trained on different ones, in the precision that each has (DIFFERENCES)
+    "mixed_precision bf16 fp16 tf32 bf16_full_eval fp16_full_eval attn_implementation use_cpu "
+    "local_rank full_determinism average_tokens_across_devices activation_checkpointing "
+    "activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs "
+    "torch_compile torch_compile_backend torch_compile_mode accelerator_config parallelism_config "
+    "deepspeed fsdp fsdp_config ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers "
+    "ddp_static_graph ddp_backend ddp_timeout preprocessing_num_workers dataloader_num_workers "
+    "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
+    "dataloader_multiprocessing_context dataloader_in_order use_cache liger_kernel_config"
+).split()
+# The name of a row has at most so many differences, each with at most so many characters.
+SHOWN_DIFFERENCES = 3
+SHOWN_CHARACTERS = 40
 
 
 @dataclass
@@ -43,8 +81,10 @@ class Run:
     table has the columns label and prediction and the ids as its index; scores has the same index
     and a column per class, or is None. With several labels per document (problem_type) label and
     prediction are JSON lists of sorted names, so that equal texts are equal sets. label identifies
-    the run in what is published. variant holds those of VARIANTS that the run records, eval_loss
-    the loss on the validation split.
+    the run in what is published. variant holds those of VARIANTS that the run records, settings
+    the other values in which the seeds of a model must agree, and differences those in which they
+    may differ, all as texts. hub_id is organization/name of a model on the Hub, else None;
+    eval_loss is the loss on the validation split.
     """
 
     folder: str
@@ -57,6 +97,9 @@ class Run:
     table: pd.DataFrame
     scores: pd.DataFrame | None
     has_probabilities: bool
+    settings: dict[str, str]
+    differences: dict[str, str]
+    hub_id: str | None
     problem_type: str = SINGLE_LABEL
     eval_loss: float | None = None
 
@@ -332,17 +375,21 @@ def read_run(folder: str, label: str) -> Run:
         name = short_path(source)
     else:
         name = run_name(path.resolve())
+    values = variant(record, number_of(folder, record, "learning_rate"))
     return Run(
         folder=folder,
         label=label,
         name=name,
         is_baseline=is_baseline,
         seed=number_of(folder, record, "seed"),
-        variant=variant(record, number_of(folder, record, "learning_rate")),
+        variant=values,
         test_fingerprint=test_fingerprint(record),
         table=table,
         scores=scores,
         has_probabilities=are_probabilities(folder, record, scores, problem_type),
+        settings=settings_of(record, values),
+        differences=differences_of(record),
+        hub_id=None if is_baseline else hub_id_of(source),
         problem_type=problem_type,
         eval_loss=evaluation_loss(path),
     )
@@ -403,11 +450,15 @@ def are_probabilities(
     return bool(is_distribution.all())
 
 
+def arguments_of(record: dict) -> dict:
+    """Return the arguments that a run records; none if the record is damaged or of another make."""
+    arguments = record.get("arguments")
+    return arguments if isinstance(arguments, dict) else {}
+
+
 def variant(record: dict, learning_rate: float | None) -> dict:
     """Return the values of VARIANTS in a run's record; what it does not have is left out."""
-    arguments = record.get("arguments")
-    if not isinstance(arguments, dict):
-        arguments = {}
+    arguments = arguments_of(record)
     values = {
         "learning_rate": learning_rate,
         "dataset_name": arguments.get("dataset_name") or record.get("dataset_name"),
@@ -424,12 +475,89 @@ def variant(record: dict, learning_rate: float | None) -> dict:
     return settings
 
 
+def settings_of(record: dict, values: dict) -> dict[str, str]:
+    """Return as texts what a run records in which the seeds of one model must agree.
+
+    These are its arguments except NOT_COMPARED, its batch size and its classes, and of the values
+    of VARIANTS those that tell nothing where they are not recorded. What the run does not record is
+    left out.
+    """
+    arguments = arguments_of(record)
+    settings = {}
+    for name, value in arguments.items():
+        if name not in NOT_COMPARED:
+            settings[name] = setting_text(value)
+    tokenizer = arguments.get("tokenizer_name")
+    if isinstance(tokenizer, str) and Path(tokenizer).is_absolute():
+        settings["tokenizer_name"] = setting_text(short_path(tokenizer))
+    # A command that only predicts records its own arguments there, and here those of the training.
+    if record.get("total_train_batch_size") is not None:
+        settings["total_train_batch_size"] = setting_text(record["total_train_batch_size"])
+    if isinstance(record.get("labels"), list):
+        settings["classes"] = setting_text(sorted(map(str, record["labels"])))
+    # No number of training documents means all of them, and an SVM has no learning rate.
+    for name in ("dataset_name", "train_sampling_strategy"):
+        if name in values:
+            settings[name] = setting_text(values[name])
+    return settings
+
+
+def setting_text(value: object) -> str:
+    """Return a recorded value as text, the same for equal values however they were written."""
+    # transformers writes what JSON does not know as text, and so None.
+    if value is None or value == "None":
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, str):
+        is_clear = value != "" and value == value.strip() and value.isprintable()
+        return value if is_clear else repr(value)
+    if isinstance(value, list):
+        return " ".join(map(setting_text, value))
+    return json.dumps(value, sort_keys=True)
+
+
+def differences_of(record: dict) -> dict[str, str]:
+    """Return what a run records in which the seeds of a model may differ, but not without a word.
+
+    What it does not record is left out.
+    """
+    arguments = arguments_of(record)
+    precision = record.get("precision") or arguments.get("mixed_precision")
+    differences = {
+        "precision": "fp32" if precision == "no" else precision,
+        "attention": arguments.get("attn_implementation"),
+        "weights before training": record.get("model_fingerprint"),
+        "training documents": fingerprint_of(record, "train"),
+    }
+    return {name: setting_text(value) for name, value in differences.items() if value is not None}
+
+
+def hub_id_of(source: str) -> str | None:
+    """Return organization/name of a model on the Hub; None for a folder and for any other path."""
+    parts = source.rstrip("/").split("/")
+    is_hub_id = len(parts) == 2 and parts[0] not in ("", ".", "..", "~")
+    # A folder that is called model is named by the one around it, which is no organization.
+    if not is_hub_id or short_path(source) != parts[1]:
+        return None
+    return "/".join(parts)
+
+
 def test_fingerprint(record: dict) -> str | None:
     """Return the fingerprint of the test documents that a run records; None if it does not."""
+    return fingerprint_of(record, "test")
+
+
+def fingerprint_of(record: dict, split: str) -> str | None:
+    """Return the fingerprint of a split that a run records; None if it does not."""
     fingerprints = record.get("data_fingerprints")
     if not isinstance(fingerprints, dict):
         return None
-    fingerprint = fingerprints.get("test")
+    fingerprint = fingerprints.get(split)
     return fingerprint if isinstance(fingerprint, str) else None
 
 
@@ -445,6 +573,7 @@ def read_runs(folders: list[str], allow_other_texts: bool = False) -> list[Run]:
     runs = []
     for folder, label in zip(folders, short_labels(folders), strict=True):
         runs.append(read_run(folder, label))
+    tell_organizations_apart(runs)
     first = runs[0]
     for run in runs[1:]:
         check_same_problem(first, run)
@@ -460,6 +589,17 @@ def read_runs(folders: list[str], allow_other_texts: bool = False) -> list[Run]:
         for run in recorded[1:]:
             check_same_data(recorded[0], run)
     return runs
+
+
+def tell_organizations_apart(runs: list[Run]) -> None:
+    """Name models of the Hub in full where two organizations have one of the same name."""
+    ids: dict[str, set[str]] = {}
+    for run in runs:
+        if run.hub_id is not None:
+            ids.setdefault(run.name, set()).add(run.hub_id)
+    for run in runs:
+        if run.hub_id is not None and len(ids[run.name]) > 1:
+            run.name = run.hub_id
 
 
 def short_labels(folders: list[str]) -> list[str]:
@@ -582,7 +722,7 @@ def has_other_data(fingerprint: str | None, other: str | None) -> bool:
 
 
 def pool_runs(runs: list[Run]) -> list[Model]:
-    """Group runs into the rows of table 2: a row holds the seeds of one model and variant.
+    """Group runs into the rows of table 2: a row holds runs that differ in nothing but the seed.
 
     A run that records no seed is a row of its own.
     """
@@ -591,19 +731,21 @@ def pool_runs(runs: list[Run]) -> list[Model]:
         if run.seed is None:
             key = (run.name, run.label)
         else:
-            key = (run.name, tuple(run.variant.items()))
+            variant = run.variant
+            key = (run.name, variant.get("learning_rate"), variant.get("max_train_samples"))
         groups.setdefault(key, []).append(number)
 
     models = []
-    for members in groups.values():
-        seeds = {runs[number].seed for number in members}
-        first = runs[members[0]]
-        if len(seeds) == len(members):
-            models.append(Model(first.name, first.is_baseline, members))
-            continue
-        # Runs with the same seed differ in something else, so they are not a sample of seeds.
-        for number in members:
-            models.append(Model(first.name, first.is_baseline, [number]))
+    for group in groups.values():
+        for members in split_by_settings(group, runs):
+            seeds = {runs[number].seed for number in members}
+            first = runs[members[0]]
+            if len(seeds) == len(members):
+                models.append(Model(first.name, first.is_baseline, members))
+                continue
+            # Runs with the same seed differ in something else, so they are not a sample of seeds.
+            for number in members:
+                models.append(Model(first.name, first.is_baseline, [number]))
 
     for name, count in Counter(model.name for model in models).items():
         if count > 1 or name in CLASS_COLUMNS:
@@ -611,10 +753,67 @@ def pool_runs(runs: list[Run]) -> list[Model]:
     return models
 
 
+def split_by_settings(group: list[int], runs: list[Run]) -> list[list[int]]:
+    """Return the runs of a group apart where their settings differ.
+
+    A setting that a run does not record agrees with whatever the others have. Where the others
+    differ in it, it cannot agree with all of them: such runs are apart, too.
+    """
+    different = different_settings([runs[number].settings for number in group])
+    parts: dict[tuple, list[int]] = {}
+    for number in group:
+        key = tuple(runs[number].settings.get(name) for name in different)
+        parts.setdefault(key, []).append(number)
+    return list(parts.values())
+
+
+def different_settings(settings: list[dict[str, str]]) -> list[str]:
+    """Return the names of which two or more different values are recorded, sorted."""
+    values: dict[str, set[str]] = {}
+    for recorded in settings:
+        for name, value in recorded.items():
+            values.setdefault(name, set()).add(value)
+    return sorted(name for name, distinct in values.items() if len(distinct) > 1)
+
+
+def pooling_notes(models: list[Model], runs: list[Run]) -> list[str]:
+    """Return in which recorded values beside the seed the runs of a row differ, such as precision.
+
+    They do not keep seeds apart, since seeds may be trained on different machines.
+    """
+    notes = []
+    for model in models:
+        recorded = [runs[number].differences for number in model.runs]
+        parts = []
+        for name in different_settings(recorded):
+            part = name
+            if name in ("precision", "attention"):  # the others are digests, which say nothing
+                values = sorted({values[name] for values in recorded if name in values})
+                part += f" ({', '.join(values)})"
+            parts.append(part)
+        if parts:
+            notes.append(
+                f"The {model.seeds} runs of {model.name} differ in more than their seed: "
+                f"{', '.join(parts)}."
+            )
+    return notes
+
+
 def rename(models: list[Model], runs: list[Run]) -> None:
     """Tell models of one name apart by what they record, or else by a label of a run."""
     first_runs = [runs[model.runs[0]] for model in models]
-    texts = [variant_text(run, first_runs) for run in first_runs]
+    variants, settings = [], []
+    for model in models:
+        members = [runs[number] for number in model.runs]
+        variants.append(merged([run.variant for run in members]))
+        settings.append(merged([run.settings for run in members]))
+    different = [name for name in different_settings(settings) if name not in VARIANTS]
+    texts = []
+    for own_variant, own_settings in zip(variants, settings, strict=True):
+        differences = variant_texts(own_variant, variants)
+        for name in different:
+            differences.append(difference_text(name, own_settings.get(name)))
+        texts.append(shortened(differences))
     # An SVM has no learning rate; any other run without one records too little.
     have_rates = all(run.is_baseline or "learning_rate" in run.variant for run in first_runs)
     is_clear = len(models) > 1 and len(set(texts)) == len(models) and have_rates
@@ -622,13 +821,47 @@ def rename(models: list[Model], runs: list[Run]) -> None:
         model.name += f" ({text if is_clear else run.label})"
 
 
-def variant_text(run: Run, others: list[Run]) -> str:
-    """Return those values of VARIANTS in which runs of one name differ."""
+def merged(records: list[dict]) -> dict:
+    """Return what any run of a row records; runs that record the same name agree in it."""
+    together = {}
+    for record in records:
+        together |= record
+    return together
+
+
+def variant_texts(own: dict, others: list[dict]) -> list[str]:
+    """Return those values of VARIANTS in which rows of one name differ; own are those of a row."""
     parts = []
-    for key, text in VARIANTS.items():
-        if len({other.variant.get(key) for other in others}) > 1:
-            parts.append(text.format(run.variant.get(key, "all")))
-    return ", ".join(parts)
+    for name, text in VARIANTS.items():
+        values = {other.get(name) for other in others}
+        if name != "max_train_samples":  # where None means all documents
+            values.discard(None)
+        if len(values) < 2:
+            continue
+        value = own.get(name)
+        if value is not None:
+            parts.append(text.format(value))
+        elif name == "max_train_samples":
+            parts.append(text.format("all"))
+        else:
+            parts.append(difference_text(name, None))
+    return parts
+
+
+def difference_text(name: str, value: str | None) -> str:
+    """Return a setting as the name of a row shows it; None is one that the run does not record."""
+    if value is None:
+        return f"{name} not recorded"
+    if len(value) > SHOWN_CHARACTERS:
+        value = f"{value[:SHOWN_CHARACTERS]}..."
+    return f"{name} {value}"
+
+
+def shortened(differences: list[str]) -> str:
+    """Return the first differences of a row, and how many more there are."""
+    text = ", ".join(differences[:SHOWN_DIFFERENCES])
+    more = len(differences) - SHOWN_DIFFERENCES
+    return f"{text} and {more} more" if more > 0 else text
 
 
 def find_reference(flag: str, reference: str, models: list[Model], runs: list[Run]) -> int:

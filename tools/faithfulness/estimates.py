@@ -78,21 +78,49 @@ def verdict(test: dict) -> str:
 
 
 def disagreements(tests: list[dict]) -> list[str]:
-    """Return sentences on where replacing and deleting words give different answers."""
-    by_name = {(test["measure"], test["method"]): test for test in tests}
+    """Return sentences on where replacing and deleting words show differences of opposite sign."""
     sentences = []
-    for (measure, method), test in by_name.items():
-        deleted = by_name.get((f"{measure}_deleted", method))
-        if deleted is None or verdict(test) == verdict(deleted):
+    for replaced, deleted in replaced_and_deleted(tests):
+        if {verdict(replaced), verdict(deleted)} == {"larger", "smaller"}:
+            sentences.append(
+                f"{subject(replaced)}: {verdict(replaced)} with words replaced "
+                f"({replaced['difference']:+.3f}), {verdict(deleted)} with words deleted "
+                f"({deleted['difference']:+.3f})."
+            )
+    return sentences
+
+
+def shown_once(tests: list[dict]) -> list[str]:
+    """Return sentences on where only one of replacing and deleting words shows a difference.
+
+    That is no disagreement: what a test does not show may be there, too.
+    """
+    sentences = []
+    for replaced, deleted in replaced_and_deleted(tests):
+        shown, other = ("replaced", replaced), ("deleted", deleted)
+        if verdict(replaced) == "undecided":
+            shown, other = other, shown
+        if verdict(shown[1]) == "undecided" or verdict(other[1]) != "undecided":
             continue
-        answers = []
-        for how, result in (("replaced", test), ("deleted", deleted)):
-            said = verdict(result)
-            if said == "undecided":
-                said = "not distinguishable from it"
-            answers.append(f"{said} with words {how} ({result['difference']:+.3f})")
         sentences.append(
-            f"{measure.capitalize()} of integrated gradients against {method}: "
-            f"{answers[0]}, {answers[1]}."
+            f"{subject(replaced)}: shown to be {verdict(shown[1])} with words {shown[0]} "
+            f"({shown[1]['difference']:+.3f}), no difference shown with words {other[0]} "
+            f"({other[1]['difference']:+.3f})."
         )
     return sentences
+
+
+def replaced_and_deleted(tests: list[dict]) -> list[tuple[dict, dict]]:
+    """Return the pairs of tests of one measure and method, with words replaced and deleted."""
+    by_name = {(test["measure"], test["method"]): test for test in tests}
+    pairs = []
+    for (measure, method), test in by_name.items():
+        deleted = by_name.get((f"{measure}_deleted", method))
+        if deleted is not None:
+            pairs.append((test, deleted))
+    return pairs
+
+
+def subject(test: dict) -> str:
+    """Return what a test compares, in words."""
+    return f"{test['measure'].capitalize()} of integrated gradients against {test['method']}"
