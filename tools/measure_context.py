@@ -265,6 +265,7 @@ def evaluate_models(arguments: ContextArguments, folder: Path) -> None:
         arguments.dataset_name, arguments.dataset_revision, arguments.split, arguments.max_samples
     )
     runs = load_runs(arguments, documents)
+    warn_of_another_model(arguments, runs[0].weights)
     for run in runs:
         read_words(run, documents, arguments.seed)
     arguments.text_column_names = runs[0].text_columns
@@ -329,6 +330,7 @@ def describe_run(run: Run) -> dict:
         "commit": run.commit,
         "cut_documents": run.cut_documents,
         "fingerprint": run.fingerprint,
+        "weights_sha256": run.weights,
         "text_column_names": run.text_columns,
         "text_column_delimiter": run.delimiter,
     }
@@ -585,7 +587,6 @@ def main() -> None:
     arguments = read_arguments()
     check_names(arguments)
     check_inputs(arguments)
-    warn_of_another_model(arguments)
     output = Path(arguments.output_dir)
     open_output_dir(output, SCRIPT, ("context.json", "evaluations/index.json"), OWN_FILES)
     lock_output_dir(output)
@@ -594,6 +595,8 @@ def main() -> None:
     if not arguments.statistics_only:
         evaluate_models(arguments, output / "evaluations")
     measurement = read_measurement(output)
+    if arguments.statistics_only:
+        warn_of_another_model(arguments, measurement.runs[0].get("weights_sha256"))
 
     # 3. Statistics
     result = summarize(measurement, arguments)

@@ -54,6 +54,7 @@ class Run:
     # For each class of the dataset, its column in the model's output; -1 if it has none.
     class_columns: list[int]
     order_free: bool  # whether the model's input does not contain the word order
+    weights: str | None = None  # SHA-256 of an encoder's weights, as run_attribution.py has it
     commit: str | None = None  # of a model from the Hub
     text_columns: list[str] = field(default_factory=lambda: list(DEFAULT_COLUMNS))
     delimiter: str = " "  # between two text columns
@@ -332,8 +333,11 @@ def load_encoder(
     settings.pop("_name_or_path", None)
     content = json.dumps([settings, class_columns, run.bf16], default=str)
     digest = hashlib.sha256(content.encode())
+    weights = hashlib.sha256()
     for key, tensor in model.state_dict().items():
         digest.update(key.encode() + tensor.numpy().tobytes())
+        weights.update(key.encode() + tensor.numpy().tobytes())
+    run.weights = weights.hexdigest()
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     model.eval()
     model.requires_grad_(False)
