@@ -412,8 +412,9 @@ check_data() {
     before=$(cat "$logs/data.sha256" 2> /dev/null || true)
     [ -z "$before" ] || [ "$before" = "$data_digest" ] ||
         fail "$DATASET has other data than the runs in $OUTPUT_DIR; choose another OUTPUT_DIR"
-    echo "$data_digest" > "$logs/data.sha256.tmp"
-    mv "$logs/data.sha256.tmp" "$logs/data.sha256"
+    # Another process may do the same.
+    echo "$data_digest" > "$logs/data.sha256.$$.tmp"
+    mv "$logs/data.sha256.$$.tmp" "$logs/data.sha256"
 }
 
 # Make the untrained networks of a group, one for each seed.
