@@ -427,7 +427,8 @@ def prepare(folder: Path, arguments: PrepareArguments, data: DataArguments) -> N
         "source_sha256": source_digests(data),
         "tokenizer_sha256": None,
         "problem_type": loaded.problem_type,
-        "counts": counts,
+        "documents": {split: len(dataset) for split, dataset in splits.items()},
+        "counts": counts,  # of labels: a document may have several or none
         "unlabeled": unlabeled,
         "dropped_rows": loaded.dropped,
         "leaked_removed": removed,
