@@ -384,6 +384,20 @@ def test_bad_flags(context, tmp_path):
     assert_user_error(result, "nothing", "model.skops")
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--phrases", "convex bundle", "--n_phrases", 3], ["--n_phrases", "--phrases"]),
+        (["--phrases", "convex bundle", "--phrase_split", "train"], ["--phrase_split", "--phra"]),
+        (["--n_phrases", 0, "--phrase_split", "train"], ["--phrase_split", "--n_phrases 0"]),
+        (["--min_occurrences", 5], ["--min_occurrences", "--attributions"]),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(context, tmp_path, flags, words):
+    assert_user_error(context(tmp_path / "o", *flags), *words, "leave it out")
+    assert not (tmp_path / "o").exists()
+
+
 def test_phrases_that_do_not_occur_are_named(context, tmp_path):
     result = context(tmp_path / "out", "--phrases", "Convex bundle", "moduli stack")
     assert result.code == 0 and "'moduli stack'" in result.log

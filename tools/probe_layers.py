@@ -57,7 +57,7 @@ from transformers import (
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
 from common.data import MULTI_LABEL, SPLITS, DataArguments, LoadedData, load_splits
-from common.folders import model_commit, open_output_dir, short_path, write_files
+from common.folders import check_revision, model_commit, open_output_dir, short_path, write_files
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ class ProbeArguments:
         metadata={"help": "Dataset folder or Hub id with train, validation and test."}
     )
     output_dir: str = field(metadata={"help": "Folder of the run folders layer-0, layer-1, ..."})
-    model_revision: str = field(
-        default="main", metadata={"help": "Branch, tag or commit of a Hub model."}
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a Hub model."}
     )
     dataset_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."}
@@ -128,6 +128,8 @@ def check_arguments(arguments: ProbeArguments) -> None:
         value = getattr(arguments, flag)
         if value is not None and value < 1:
             fail(f"--{flag} must be at least 1, not {value}")
+    check_revision("dataset_revision", arguments.dataset_name, arguments.dataset_revision)
+    check_revision("model_revision", arguments.model_name_or_path, arguments.model_revision)
 
 
 def text_arguments(config: PreTrainedConfig, arguments: ProbeArguments) -> TextArguments:
@@ -177,7 +179,7 @@ def load_model(arguments: ProbeArguments) -> tuple[PreTrainedModel, PreTrainedTo
     status 2 if they cannot be loaded.
     """
     name = arguments.model_name_or_path
-    options = {"revision": arguments.model_revision, "trust_remote_code": False}
+    options = {"revision": arguments.model_revision or "main", "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         model = AutoModel.from_pretrained(
