@@ -43,6 +43,7 @@ from transformers import (
 )
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
+from common.encoders import TEXT_SETTINGS
 from common.folders import check_revision, model_commit, open_output_dir, short_path, write_files
 
 logger = logging.getLogger(__name__)
@@ -171,8 +172,14 @@ def forget_task(config: PreTrainedConfig) -> None:
     """Remove what belongs to the head and the data of a classifier; the new model has neither."""
     config.problem_type = None
     config.num_labels = 2  # the default of transformers; names its classes LABEL_0, LABEL_1
-    task_keys = ("thresholds", "text_column_names", "text_column_delimiter", "max_seq_length")
-    for key in task_keys:
+    prefix = getattr(config, "text_prefix", None)
+    if prefix:
+        logger.warning(
+            "the texts of this model began with %r, which the new one does not remember; "
+            "give it as --text_prefix to run_classification.py",
+            prefix,
+        )
+    for key in (*TEXT_SETTINGS, "thresholds", "label_delimiter"):
         if hasattr(config, key):
             delattr(config, key)
 
