@@ -161,10 +161,29 @@ train() (
             [ -z "${3:-}" ] || touch "$3"     # before another worker gets the lock
             exit 1
         fi
+        # A call that only predicts says nothing about the training.
+        [[ " ${run[*]} " != *" --do_train "* ]] || keep_flags "$log" "$folder" "${run[@]}"
         echo "$(date +%H:%M:%S) Run $1 finished in $SECONDS s: $name$(validation_loss)"
     fi
     rm_checkpoints
 )
+
+# Keep the flags of a run that has just been trained, for check_finished. The digest tells whether
+# the run in the folder is still that one.
+# $1: log of the run, $2: its folder, rest: its command line
+keep_flags() {
+    local flags=${1%.log}.flags words position
+    [ -e "$2/train_results.json" ] || return 0
+    words=("${@:3}")
+    {
+        sha256sum < "$2/train_results.json"
+        echo "${words[*]@Q}"
+        for position in "${!words[@]}"; do    # a recipe is flags, too, and it may be edited
+            [ "${words[$position]}" != --config ] || cat "${words[$position + 1]}"
+        done
+    } > "$flags.tmp"
+    mv "$flags.tmp" "$flags"
+}
 
 validation_loss() {
     local loss='s/.*"eval_loss": *\([^,}]*\).*/, validation loss \1/p'
@@ -393,8 +412,9 @@ check_data() {
     before=$(cat "$logs/data.sha256" 2> /dev/null || true)
     [ -z "$before" ] || [ "$before" = "$data_digest" ] ||
         fail "$DATASET has other data than the runs in $OUTPUT_DIR; choose another OUTPUT_DIR"
-    echo "$data_digest" > "$logs/data.sha256.tmp"
-    mv "$logs/data.sha256.tmp" "$logs/data.sha256"
+    # Another process may do the same.
+    echo "$data_digest" > "$logs/data.sha256.$$.tmp"
+    mv "$logs/data.sha256.$$.tmp" "$logs/data.sha256"
 }
 
 # Make the untrained networks of a group, one for each seed.
@@ -532,33 +552,63 @@ write_list() (
     mv "$list.tmp" "$list"
 )
 
-# Refuse a finished run whose record is not that of its line: other flags, model or data.
+# Refuse a finished run that was trained with other flags than those of its line, on another model
+# or on other data. Its flags are those that keep_flags kept. A run from elsewhere has only its
+# record, from which not every flag can be told.
 check_finished() {
     local svm
     {
         for svm in $(list_svms); do
             svm_arguments "$svm"
-            echo "${words[@]@Q} --do_predict"
+            echo "${words[*]@Q} --do_predict"
         done
         [ ! -e "$list" ] || cat "$list"
-    } | python /dev/fd/3 3<<'PYTHON'
-import json, shlex, sys
+    } | python /dev/fd/3 "$OUTPUT_DIR" 3<<'PYTHON'
+import hashlib, json, shlex, sys
 from pathlib import Path
 
+import yaml
 
-def same(flag, recorded, given):
-    """Whether a flag's value in the record and its words on the command line are the same."""
-    if flag == "output_dir":  # the folder may have been moved
-        return True
-    if flag in ("model_name_or_path", "dataset_name"):  # of a local path, the name is recorded
-        return Path(str(recorded)).name == Path(given[0]).name
-    recorded = recorded if isinstance(recorded, list) else [recorded]
-    try:
-        return [float(value) for value in recorded] == [float(word) for word in given]
-    except (TypeError, ValueError):
-        words = {"True": "true", "False": "false", "None": ""}
-        texts = [words.get(str(value), str(value)) for value in recorded]
-        return texts == given or texts == [Path(word).name for word in given]
+output = Path(sys.argv[1])
+# Which steps are done, and what changes the speed, the log or the Hub, not the result
+IGNORED = (
+    "config output_dir do_train do_eval do_predict disable_tqdm logging_steps logging_strategy "
+    "report_to run_name per_device_eval_batch_size dataloader_num_workers "
+    "preprocessing_num_workers gradient_checkpointing use_cpu tf32 push_to_hub hub_model_id "
+    "hub_private_repo hub_token"
+).split()
+PRECISIONS = ("bf16", "fp16")  # they follow the hardware; accelerate's configuration has one, too
+PATHS = "model_name_or_path dataset_name tokenizer_name train_file validation_file test_file".split()
+STEP, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
+BATCH = f"{STEP} times --{ACCUMULATION}"
+# Flags whose value goes into the record as it is, with their defaults. Others are filled in by the
+# model, the data or the machine, so that the record does not tell whether the flag was given.
+DEFAULTS = {
+    "run_classification.py": {
+        "num_train_epochs": 10,
+        "max_steps": -1,
+        "weight_decay": 0.01,
+        "label_smoothing_factor": 0,
+        "lr_scheduler_type": "linear",
+        "train_sampling_strategy": "group_by_length",
+        "attention_dropout": None,
+        "class_weights": "none",
+        "long_texts": "truncate",
+        "early_stopping_patience": 3,
+        "max_train_samples": None,
+        "max_eval_samples": None,
+    },
+    "run_baseline.py": {
+        "ngram_max": [1, 2],
+        "sublinear_tf": [0, 1],
+        "C": [0.1, 0.3, 1, 3, 10, 30],
+        "min_df": 1,
+        "class_weight": "none",
+        "calibrate": False,
+        "max_train_samples": None,
+        "max_eval_samples": None,
+    },
+}
 
 
 def fail(message):
@@ -566,10 +616,132 @@ def fail(message):
     raise SystemExit(2)
 
 
+def refuse(folder, before, now):
+    fail(
+        f"{folder} is a finished run {before}, not {now}; choose another OUTPUT_DIR, or move the "
+        "run away"
+    )
+
+
+def text(value):
+    """A value of a record or a command line as one text, such as 1e-05 for 0.00001 and 1e-5."""
+    if isinstance(value, list):
+        return ",".join(text(part) for part in value)
+    words = {"True": "true", "False": "false", "None": ""}
+    if str(value) in words:
+        return words[str(value)]
+    try:
+        return str(float(value))
+    except ValueError:
+        return str(value)
+
+
+def same(flag, before, now):
+    """Whether a flag has the same value; of paths, which may have been moved, the name counts."""
+    if flag in PATHS:
+        return Path(text(before)).name == Path(text(now)).name
+    return text(before) == text(now) or text(before) == text([Path(word).name for word in now])
+
+
+def read_recipe(content):
+    """The flags of a file for --config."""
+    flags = {}
+    for flag, value in (yaml.safe_load(content) or {}).items():
+        if value is not None:
+            flags[flag] = [str(part) for part in (value if isinstance(value, list) else [value])]
+    return flags
+
+
+def read_flags(words, recipe=None):
+    """The flags of a command line: a list of words each. The recipe is read unless it is given."""
+    flags, flag = {}, None
+    for word in words:
+        if word.startswith("--"):
+            flag, has_value, value = word[2:].partition("=")
+            flags[flag] = [value] if has_value else []
+        else:
+            flags[flag].append(word)
+    if "config" in flags:
+        if recipe is None:
+            recipe = Path(flags["config"][0]).read_text(encoding="utf-8")
+        flags = read_recipe(recipe) | flags
+    return {flag: given or ["true"] for flag, given in flags.items()}
+
+
+def read_kept(folder, line_of_svm):
+    """The flags that keep_flags kept of the run that is in the folder now; None if it kept none."""
+    name = folder.name if line_of_svm else f"{folder.parent.name}-{folder.name}"
+    try:
+        digest, line, *recipe = (output / "logs" / f"{name}.flags").read_text().split("\n")
+        results = (folder / "train_results.json").read_bytes()
+    except OSError:
+        return None
+    if digest.split()[0] != hashlib.sha256(results).hexdigest():
+        return None
+    return read_flags(shlex.split(line), "\n".join(recipe))
+
+
+def documents_in_a_step(flags):
+    """The documents of one process for a step of the optimizer; None if the data decides."""
+    try:
+        return int(flags.get(STEP, ["32"])[0]) * int(flags[ACCUMULATION][0])
+    except (LookupError, ValueError):
+        return None
+
+
+def compared(flags):
+    """The flags that are compared, with the two of the batch size as one."""
+    rest = {flag: given for flag, given in flags.items() if flag not in (*IGNORED, *PRECISIONS)}
+    batch = documents_in_a_step(flags)
+    if batch is not None:
+        rest.pop(STEP, None)
+        del rest[ACCUMULATION]
+        rest[BATCH] = [str(batch)]
+    return rest
+
+
+def check_kept(folder, kept, flags):
+    """Refuse a run whose kept flags are not those of its line."""
+    before, now = compared(kept), compared(flags)
+    for flag in sorted(before.keys() | now.keys()):
+        if flag not in now:
+            refuse(folder, f"with --{flag} {' '.join(before[flag])}", "without it")
+        if flag not in before:
+            refuse(folder, f"without --{flag}", f"with --{flag} {' '.join(now[flag])}")
+        if not same(flag, before[flag], now[flag]):
+            refuse(folder, f"with --{flag} {' '.join(before[flag])}", " ".join(now[flag]))
+
+
+def check_unkept(folder, record, flags):
+    """Refuse a run whose record shows a flag that is not in its line, or another batch size."""
+    for flag, default in DEFAULTS.get(record.get("script"), {}).items():
+        recorded = record["arguments"].get(flag, default)
+        if flag not in flags and text(recorded) != text(default):
+            refuse(folder, f"with --{flag} {text(recorded)}", "without it")
+    total, processes = record.get("total_train_batch_size"), record.get("processes")
+    batch = documents_in_a_step(flags)
+    if total is None or processes is None or batch is None:
+        return
+    # One process may have used several GPUs, and the record does not say how many.
+    is_exact = record.get("device") == "cpu"
+    if total != batch * processes if is_exact else total % (batch * processes):
+        refuse(folder, f"with a batch size of {total} in all", f"{batch * processes}")
+
+
+def precision(flags):
+    """The precision that flags ask for; None if they leave it to the launcher."""
+    for name in PRECISIONS:
+        if flags.get(name, ["false"])[0].lower() == "true":
+            return name
+    return None
+
+
 fingerprints = {}
+other_precision = {}  # by run; one may be in two lines
 for line in sys.stdin:
     words = shlex.split(line)
     folder = Path(words[1])
+    is_svm = folder.parent == output
     part = "predict" if words[-1] == "--do_predict" else "eval"
     if not (folder / f"{part}_results.json").exists():
         continue
@@ -578,21 +750,24 @@ for line in sys.stdin:
         arguments = record["arguments"]
     except (OSError, ValueError, LookupError, TypeError):
         fail(f"cannot read the run_arguments.json of the finished run {folder}")
-    flags, flag = {}, None
-    for word in words:
-        if word.startswith("--"):
-            flag = word[2:]
-            flags[flag] = []
-        else:
-            flags[flag].append(word)
-    if Path(flags.get("model_name_or_path", [""])[0]) == folder:
-        del flags["model_name_or_path"]  # only the predictions are missing
+    flags = read_flags(words)
+    only_predicts = Path(flags.get("model_name_or_path", [""])[0]) == folder
+    if only_predicts:
+        del flags["model_name_or_path"]
     for flag, given in flags.items():
-        if flag in arguments and given and not same(flag, arguments[flag], given):
-            fail(
-                f"{folder} is a finished run with --{flag} {arguments[flag]}, not "
-                f"{' '.join(given)}; choose another OUTPUT_DIR, or move the run away"
-            )
+        if flag in arguments and flag not in IGNORED and not same(flag, arguments[flag], given):
+            refuse(folder, f"with --{flag} {arguments[flag]}", " ".join(given))
+    kept = read_kept(folder, is_svm)
+    if not only_predicts:
+        if kept is not None:
+            check_kept(folder, kept, flags)
+        else:
+            check_unkept(folder, record, flags)
+        now = precision(flags)
+        before = record.get("precision") if kept is None else precision(kept)
+        if now != before and not (kept is None and None in (now, before)):
+            words = [name or "without a flag" for name in (before, now)]
+            other_precision[folder] = f"{folder} ({words[0]}, now {words[1]})"
     data = [arguments.get(key) for key in ("text_column_names", "text_column_delimiter")]
     for split, value in record.get("data_fingerprints", {}).items():
         limit = arguments.get("max_predict_samples" if split == "test" else f"max_{split}_samples")
@@ -600,6 +775,11 @@ for line in sys.stdin:
         other, before = fingerprints.setdefault(key, (folder, value))
         if value != before:
             fail(f"{folder} and {other} are runs of different data ({split} split)")
+if other_precision:
+    print(
+        f"notice: finished runs in another precision are kept: {len(other_precision)}, such as "
+        f"{next(iter(other_precision.values()))}"
+    )
 PYTHON
 }
 
@@ -811,6 +991,7 @@ train_svms() {
             svm_arguments "$svm"
             export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
             python run_baseline.py "${words[@]}" > >(exec 9>&-; tee -ia "$logs/$svm.log")
+            keep_flags "$logs/$svm.log" "$OUTPUT_DIR/$svm" "${words[@]}"
             echo "$(date +%H:%M:%S) $svm finished in $SECONDS s"
         )
     done

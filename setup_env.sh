@@ -105,12 +105,13 @@ open_folder() {
         return
     fi
     while IFS= read -r -d '' entry; do
-        if [ "${entry##*/}" != "$3.tmp" ] && ! holds_runs "$entry"; then
+        if [[ ${entry##*/} != "$3".*tmp ]] && ! holds_runs "$entry"; then
             fail "$1 holds ${entry##*/}, which $2 did not write; choose another folder"
         fi
     done < <(find "$1/" -mindepth 1 -maxdepth 1 -print0)
-    printf '{"script": "%s"}\n' "$2" > "$1/$3.tmp"
-    mv "$1/$3.tmp" "$1/$3"
+    # Another process may do the same.
+    printf '{"script": "%s"}\n' "$2" > "$1/$3.$$.tmp"
+    mv "$1/$3.$$.tmp" "$1/$3"
 }
 
 # Whether a folder is a run, or holds nothing but runs of one model as run_paper.sh names them.

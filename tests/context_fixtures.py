@@ -161,7 +161,8 @@ def read_split(arguments, split="test") -> Documents:
 
 def loaded(folder, data, **changes):
     """A run and its documents, ready for evaluation, and the arguments."""
-    settings = {"n_controls": 8, "n_shuffles": 2, "block_sizes": [1, 3], "seed": 5} | changes
+    settings = {"n_controls": 8, "n_shuffles": 2, "block_sizes": [1, 3], "seed": 5}
+    settings |= measure_context.DEFAULTS | changes
     arguments = measure_context.ContextArguments(
         "", str(folder), dataset_name=str(data), disable_tqdm=True, **settings
     )

@@ -87,6 +87,22 @@ def test_tests_of_different_margins_are_not_one(comparisons, run):
     assert p_values[0] > 0.1 > p_values[2]  # of accuracy
 
 
+def test_comparisons_are_given_as_files_and_named_after_their_folders(comparisons, run):
+    """The first one is a .json file, as a file of flags would be."""
+    files = [comparisons / name / "comparison.json" for name in ("one", "two", "three")]
+    together = comparisons / "together"
+    for words in (files, [files[0], "--comparisons", *files[1:]], [files[0].parent, *files[1:]]):
+        done = run("correct_together", *words, "--output_dir", together)
+        assert done.code == 0, done.err
+        record = json.loads((together / "family.json").read_text(encoding="utf-8"))
+        assert record["arguments"]["comparisons"] == ["one", "two", "three"]
+    done = run("correct_together", files[0], files[0].parent, "--output_dir", together)
+    assert_user_error(done, "two comparisons are called one")
+    (comparisons / "flags.json").write_text(json.dumps({"output_dir": str(together)}))
+    done = run("correct_together", comparisons / "flags.json", *files)
+    assert done.code == 0, done.err
+
+
 def test_what_is_not_a_comparison_is_refused(tmp_path, run):
     record = {"script": "compare_runs.py", "pairs_tested": "all", "models": [], "pairs": []}
     files = {

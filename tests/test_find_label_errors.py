@@ -376,6 +376,7 @@ def test_noise_that_leaves_a_class_too_small_is_refused(find, tmp_path):
         (["--runs", "one", "--C", "1"], ["--C is for the SVM"]),
         (["--rank_by", "luck"], ["luck"]),
         (["--fold", "3"], ["did you mean --folds"]),
+        (["--dataset_revision", "v1"], ["--dataset_revision is for the Hub", "leave it out"]),
     ],
 )
 def test_bad_arguments(find, tiny_dataset, flags, words):

@@ -7,6 +7,9 @@ import torch
 from conftest import assert_user_error, write_tiny_model
 from transformers import AutoConfig, AutoModel
 
+import run_classification
+from common.encoders import TEXT_SETTINGS
+
 FILES = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
 
@@ -47,17 +50,33 @@ def test_own_folder_is_written_again_and_others_are_left_alone(make, tmp_path):
 
 
 def test_task_of_a_classifier_does_not_survive(make, tmp_path):
+    """Nor how its texts were read; the prefix is said, because an encoder may need it."""
     given = write_tiny_model(tmp_path / "given", problem_type="multi_label_classification")
     config = json.loads((given / "config.json").read_text())
-    config |= {"text_column_names": ["title"], "thresholds": [0.1] * 5, "text_prefix": "query: "}
+    settings = {
+        "text_column_names": ["title"],
+        "text_column_delimiter": " . ",
+        "text_prefix": "query: ",
+        "max_seq_length": 20,
+        "thresholds": [0.1] * 5,
+        "label_delimiter": ";",
+    }
+    config |= settings
     (given / "config.json").write_text(json.dumps(config))
-    assert make(model=given).code == 0
+    result = make(model=given)
+    assert result.code == 0, result.err
+    assert "began with 'query: '" in result.log and "--text_prefix" in result.log
     config = AutoConfig.from_pretrained(tmp_path / "first")
     assert config.problem_type is None
     assert config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
-    assert not hasattr(config, "text_column_names")
-    assert not hasattr(config, "thresholds")
-    assert config.text_prefix == "query: ", "of the encoder: its texts begin with it"
+    assert [name for name in settings if hasattr(config, name)] == []
+    assert set(TEXT_SETTINGS) == set(run_classification.TEXT_SETTINGS)
+
+
+def test_revision_of_local_folders_is_refused(make, tiny_model, tmp_path):
+    result = make("--model_revision", "v1")
+    assert_user_error(result, "--model_revision is for the Hub", tiny_model, "leave it out")
+    assert not (tmp_path / "first").exists()
 
 
 def test_pickle_is_not_loaded(make, tmp_path):

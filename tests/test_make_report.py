@@ -384,6 +384,55 @@ def test_own_data_without_source_and_date(run, study):
     assert "Dropped records" not in page and '<h2 id="limits">' not in page
 
 
+def write_own_data(folder, run, **files):
+    """A dataset folder of tools/prepare_dataset.py, with several labels per document."""
+    flags = []
+    for split, rows in files.items():
+        path = folder.parent / f"{split}.json"
+        write_json(path, rows)
+        flags += [f"--{split}_file", path]
+    result = run(
+        "prepare_dataset", *flags, "--drop_bad_rows", "--drop_leaked", "--output_dir", folder
+    )
+    assert result.code == 0, result.err
+    return folder
+
+
+def test_data_of_prepare_dataset(run, study, tmp_path):
+    """Documents, not labels, are counted; what was dropped and all sources are there."""
+    rows = []
+    for number in range(40):
+        labels = [["a"], ["b"], ["a", "b"], []][number % 4]
+        rows.append({"abstract": f"text {number} {' '.join(labels)}", "label": labels})
+    shutil.rmtree(study / "data")
+    train = [*rows[:28], {"abstract": "", "label": ["a"]}, rows[30]]
+    test = [{"abstract": row["abstract"]} for row in rows[32:]]
+    folder = write_own_data(study / "data", run, train=train, validation=rows[28:32], test=test)
+    page = text_of(render(run, study))
+    assert "documents 40 in 2 classes, with 32 labels (8 documents without labels)" in page
+    assert "a 14 2 0 16 40.0% b 14 2 0 16 40.0% all 28 4 8 40 100.0%" in page
+    assert "train: an empty text in abstract 1 train: a later split has the text, too 1" in page
+    assert "source train.json, validation.json, test.json" in page
+    assert "not the file of manifest.json" not in page
+
+    # A manifest of an earlier version
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["documents"]
+    write_json(path, manifest)
+    page = text_of(render(run, study))
+    assert "documents not recorded; 32 labels of 2 classes" in page
+    assert "a 14 2 0 16 b 14 2 0 16" in page
+    write_json(path, manifest | {"problem_type": "single_label_classification"})
+    page = text_of(render(run, study))
+    assert "documents 40 in 2 classes (8 documents without labels)" in page
+
+    path = folder / "data" / "train-00000-of-00001.parquet"
+    pd.read_parquet(path)[:-1].to_parquet(path)
+    page = text_of(render(run, study))
+    assert "Data: data/train-00000-of-00001.parquet is not the file of manifest.json" in page
+
+
 def test_faithfulness_of_another_run_is_not_shown(run, study):
     content = json.loads((study / "attribution" / "faithfulness.json").read_text())
     write_json(study / "attribution" / "faithfulness.json", content | {"run": "another"})

@@ -384,6 +384,20 @@ def test_bad_flags(context, tmp_path):
     assert_user_error(result, "nothing", "model.skops")
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--phrases", "convex bundle", "--n_phrases", 3], ["--n_phrases", "--phrases"]),
+        (["--phrases", "convex bundle", "--phrase_split", "train"], ["--phrase_split", "--phra"]),
+        (["--n_phrases", 0, "--phrase_split", "train"], ["--phrase_split", "--n_phrases 0"]),
+        (["--min_occurrences", 5], ["--min_occurrences", "--attributions"]),
+    ],
+)
+def test_flags_that_would_be_ignored_are_refused(context, tmp_path, flags, words):
+    assert_user_error(context(tmp_path / "o", *flags), *words, "leave it out")
+    assert not (tmp_path / "o").exists()
+
+
 def test_phrases_that_do_not_occur_are_named(context, tmp_path):
     result = context(tmp_path / "out", "--phrases", "Convex bundle", "moduli stack")
     assert result.code == 0 and "'moduli stack'" in result.log
@@ -595,9 +609,28 @@ def test_tokenizer_without_padding_token(context, runs, tmp_path):
     assert context(tmp_path / "out", model=folder).code == 0
     result = read(tmp_path / "out")
     assert any("no padding token" in text for text in result["left_out"])
+    assert result["surrogates"] == []
+    reason = "its tokenizer has no padding token to put in the place of a word."
+    assert f"The additive surrogate is left out: {reason}" in result["left_out"]
     assert result["order"][0]["conditions"][0]["max_change"] > 0.01
     result = context(tmp_path / "o", "--phrases", "convex bundle", model=folder)
     assert_user_error(result, "--phrases", "padding token")
+
+
+def test_surrogate_that_is_left_out_for_one_run_is_explained(context, runs, tmp_path):
+    """The SVM has one."""
+    folder = write_family(tmp_path / "decoder", runs / "steep", *FAMILIES["decoder without PAD"])
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": None}))
+    assert context(tmp_path / "out", "--compare", runs / "svm", model=folder).code == 0
+    result = read(tmp_path / "out")
+    assert [row["name"] for row in result["surrogates"]] == ["svm"]
+    (sentence,) = [text for text in result["left_out"] if "surrogate" in text]
+    assert sentence == (
+        "The additive surrogate is left out for decoder: its tokenizer has no padding token to put "
+        "in the place of a word."
+    )
+    assert sentence in (tmp_path / "out" / "context.md").read_text()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -991,6 +1024,58 @@ def test_attributions_of_other_texts_classes_or_models(everything, run, attribut
     assert (
         "not --model_name_or_path" not in run("measure_context", *only, attributions / "steep").log
     )
+
+
+def write_attributions_of(folder, source, model, with_weights=True):
+    """A copy of an attribution folder that says that it explains the model in another folder."""
+    shutil.copytree(source, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["arguments"]["model_name_or_path"] = str(model)
+    if not with_weights:
+        del summary["settings"]["weights_sha256"]
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def test_attributions_are_of_the_run_with_their_weights(context, runs, attributions, tmp_path):
+    """Every run of run_paper.sh is called lr-RATE-seed-SEED, and a folder may have been moved."""
+    for seed, source in ((1, "steep"), (2, "flat")):
+        shutil.copytree(runs / source, tmp_path / "alpha" / f"lr-5e-5-seed-{seed}")
+    moved = write_attributions_of(
+        tmp_path / "a", attributions / "steep", "old/alpha/lr-5e-5-seed-9"
+    )
+    other = write_attributions_of(tmp_path / "b", attributions / "flat", "alpha/lr-5e-5-seed-1")
+    run = tmp_path / "alpha" / "lr-5e-5-seed-1"
+    flags = ["--compare", tmp_path / "alpha" / "lr-5e-5-seed-2", "--min_occurrences", 3]
+    result = context(tmp_path / "out", *flags, "--attributions", moved, other, model=run)
+    assert result.code == 0, result.err
+    assert "not --model_name_or_path" not in result.log
+    content = read(tmp_path / "out")
+    names = ["alpha/lr-5e-5-seed-1", "alpha/lr-5e-5-seed-2"]
+    assert [row["name"] for row in content["order"]] == names
+    assert [row["name"] for row in content["attribution"]] == names
+    rows = measure_context.summary_table(content).rows
+    assert [row[0] for row in rows] == names and "-" not in [row[-1] for row in rows]
+    result = context(tmp_path / "out", *flags, "--attributions", other, model=run)
+    assert f"{other} explains alpha/lr-5e-5-seed-1, not --model_name_or_path {run}" in result.log
+
+
+def test_attributions_without_weights_are_compared_by_path(
+    everything, run, runs, attributions, tmp_path
+):
+    shutil.copytree(everything, tmp_path / "out")
+    flags = ["--statistics_only", "--output_dir", tmp_path / "out", "--attributions"]
+    for number, (model, is_same) in enumerate(
+        [(runs / "steep", True), (f"old/{runs.name}/steep", True), ("other/steep", False)]
+    ):
+        folder = write_attributions_of(
+            tmp_path / str(number), attributions / "steep", model, with_weights=False
+        )
+        result = run("measure_context", *flags, folder)
+        assert result.code == 0, result.err
+        assert ("not --model_name_or_path" not in result.log) == is_same
+        (row,) = read(tmp_path / "out")["attribution"]
+        assert row["name"] == ("steep" if is_same else "steep (2)")
 
 
 def test_words_of_a_prefix_are_not_words_of_the_documents(everything, run, attributions, tmp_path):

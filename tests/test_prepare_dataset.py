@@ -1182,12 +1182,41 @@ def test_shuffling_whole_texts_says_what_differs(own_csv):
         (["--tokenizer_name", "M"], ["--tokenizer_name", "--truncate or --shuffle_words"]),
         (["--tokenizer_name", "nosuch", "--truncate"], ["cannot load --tokenizer_name nosuch"]),
         (["--tokenizer_name", "M", "--truncate", "--max_seq_length", 2], ["between 3 and"]),
+        (["--shuffle_words", "--max_seq_length", 64], ["--max_seq_length requires --tokenizer"]),
     ],
 )
 def test_bad_flags_of_truncation(own_csv, tiny_model, flags, words):
     flags = [tiny_model if flag == "M" else flag for flag in flags]
     words = [str(word) for word in words]
     assert_user_error(own_csv(pd.DataFrame(rows()), None, *flags), *words)
+
+
+def test_length_is_recorded_where_texts_are_cut(own_csv, tiny_model, tmp_path):
+    for flags, length in (
+        (["--shuffle_words"], None),
+        (["--shuffle_words", "--tokenizer_name", write_long_tokenizer(tiny_model, tmp_path)], 256),
+    ):
+        assert own_csv(pd.DataFrame(rows()), None, *flags).code == 0
+        manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+        assert manifest["arguments"]["max_seq_length"] == length
+
+
+def write_long_tokenizer(model, folder):
+    """The tokenizer of a model, for texts of any length."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model, model_max_length=512)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    return folder / "tokenizer"
+
+
+def test_flags_of_a_hub_dataset_are_refused_for_local_data(run, own_csv, tiny_dataset, tmp_path):
+    flags = ("--dataset_name", tiny_dataset, "--dataset_revision", "v1")
+    result = run("prepare_dataset", *flags, "--output_dir", tmp_path / "data")
+    assert_user_error(result, "--dataset_revision is for the Hub", tiny_dataset, "leave it out")
+    for flag in ("--dataset_revision", "--dataset_config_name"):
+        result = own_csv(pd.DataFrame(rows()), None, flag, "v1")
+        assert_user_error(result, f"{flag} requires --dataset_name")
 
 
 def test_tokenizer_that_wants_to_run_code_is_refused(own_csv, tmp_path):

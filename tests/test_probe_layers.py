@@ -12,7 +12,7 @@ from datasets import load_dataset
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_predictions_are_those_of_scikit_learn_on_transformers_states(
     assert record["labels"] == list(LABELS)
     assert set(record["data_fingerprints"]) == {"train", "validation", "test"}
     assert record["arguments"]["text_column_names"] == ["abstract"]
-    assert record["arguments"]["max_seq_length"] == 256
+    assert record["arguments"]["max_seq_length"] == 128  # of the default 256 what it reads
     assert record["arguments"]["label_column_name"] == "label"
     done = run(
         "compare_runs", *(tmp_path / "probes").iterdir(), "--output_dir", tmp_path / "comparison"
@@ -134,6 +134,45 @@ def test_texts_are_read_as_in_training(probe, tiny_model, tmp_path):
     third = record_of(tmp_path / "delimiter")
     assert third["arguments"]["text_column_delimiter"] == " | "
     assert third["data_fingerprints"] != record["data_fingerprints"]
+
+
+def test_length_is_at_most_the_model_s_positions(probe, tmp_path):
+    model = write_tiny_model(tmp_path / "model", max_position_embeddings=12)
+    for length in (13, 2):
+        result = probe("--max_seq_length", length, model=model)
+        assert_user_error(result, "between 3 and 12", f"maximum of {model}", f"not {length}")
+    assert not (tmp_path / "probes").exists()
+    result = probe(model=model)  # the default is 256
+    assert result.code == 0, result.err
+    assert record_of(tmp_path / "probes")["arguments"]["max_seq_length"] == 12
+    # RoBERTa has more positions than it reads tokens.
+    assert_user_error(
+        probe("--max_seq_length", 13, model=write_roberta(tmp_path / "roberta", model)),
+        "between 3 and 12",
+    )
+
+
+def write_roberta(folder, tokenizer_folder):
+    """A random RoBERTa that reads 12 tokens, with the words of another model."""
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=14,
+        pad_token_id=1,
+    )
+    RobertaModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_revisions_of_local_folders_are_refused(probe, tiny_model, dataset, tmp_path):
+    for flag, source in (("dataset_revision", dataset), ("model_revision", tiny_model)):
+        assert_user_error(probe(f"--{flag}", "v1"), f"--{flag} is for the Hub", source)
+    assert not (tmp_path / "probes").exists()
 
 
 @pytest.mark.parametrize("case", ["several labels", "no test labels"])

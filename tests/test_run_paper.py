@@ -3,6 +3,7 @@ what it chooses, that completed steps are skipped, and the page that it ends wit
 several workers, failures, a job array, data variants, status, what it refuses.
 """
 
+import ast
 import json
 import os
 import re
@@ -507,6 +508,143 @@ layers-0    |           | 5   |\r
     result = finish(start("--train", **queue))
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert "is a finished run with --learning_rate 0.25, not 2e-5" in result.stderr
+
+
+def train_with(queue, flags):
+    """Train the study's runs with these flags; returns the finished process."""
+    return finish(start("--train", **queue | {"TRAIN_ARGUMENTS": flags}))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--gradient_accumulation_steps 2 --bf16", "with --weight_decay 0.1, not without it"),
+        (
+            "--weight_decay 0.1 --gradient_accumulation_steps 4 --bf16",
+            "with --per_device_train_batch_size times --gradient_accumulation_steps 64, not 128",
+        ),
+        (
+            "--weight_decay 0.1 --gradient_accumulation_steps 2 --drop_bad_rows",
+            "without --drop_bad_rows, not with --drop_bad_rows true",
+        ),
+        ("--weight_decay 0.2 --gradient_accumulation_steps 2", "with --weight_decay 0.1, not 0.2"),
+    ],
+)
+def test_finished_run_of_other_flags_is_refused(queue, tmp_path, flags, message):
+    """All flags of its training count: removed and added ones, and the batch size."""
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    trained = "--weight_decay 0.1 --gradient_accumulation_steps 2 --bf16"
+    assert train_with(queue, trained).returncode == 0
+    before = calls(tmp_path)
+    result = train_with(queue, flags)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"alpha/lr-1e-5-seed-1 is a finished run {message}; choose" in result.stderr
+    assert calls(tmp_path) == before
+
+
+def test_finished_run_of_the_same_flags_is_accepted(queue, tmp_path):
+    """Also on another machine: other paths, precision and division of the batch."""
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    trained = "--weight_decay 0.1 --gradient_accumulation_steps 2 --bf16"
+    assert train_with(queue, trained).returncode == 0
+    before = calls(tmp_path)
+    result = train_with(queue, trained)
+    assert result.returncode == 0 and "notice" not in result.stdout
+    queue["OUTPUT_DIR"] = queue["OUTPUT_DIR"].rename(tmp_path / "moved")
+    result = train_with(
+        queue | {"MODELS": f"{tmp_path}/alpha"},
+        "--per_device_train_batch_size 64 --gradient_accumulation_steps 1 --weight_decay 1e-1 "
+        "--disable_tqdm True",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "notice: finished runs in another precision are kept: 1, such as" in result.stdout
+    assert calls(tmp_path) == before
+    # A run that was moved here in its place has flags of its own, and only its record says which.
+    run = queue["OUTPUT_DIR"] / "alpha" / "lr-1e-5-seed-1"
+    (run / "train_results.json").write_text("{}")
+    assert train_with(queue, "").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--gradient_accumulation_steps 2", "with --attention_dropout 0.0, not without it"),
+        (
+            "--attention_dropout 0 --gradient_accumulation_steps 4",
+            "with a batch size of 64 in all, not 128",
+        ),
+        ("--attention_dropout 0 --gradient_accumulation_steps 2 --fp16", None),
+        ("--attention_dropout 0", None),  # the data decides on the batch size
+    ],
+)
+def test_record_of_a_run_from_elsewhere_is_compared(queue, flags, message):
+    run = queue["OUTPUT_DIR"] / "alpha" / "lr-1e-5-seed-1"
+    run.mkdir(parents=True)
+    for name in ("train", "eval", "predict"):
+        (run / f"{name}_results.json").write_text('{"eval_loss": 0.1, "eval_runtime": 1}')
+    record = {
+        "script": "run_classification.py",
+        "arguments": {"seed": 1, "num_train_epochs": 10.0, "attention_dropout": 0.0},
+        "total_train_batch_size": 64,
+        "processes": 1,
+        "device": "cpu",
+        "precision": "bf16",
+    }
+    (run / "run_arguments.json").write_text(json.dumps(record))
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    result = train_with(queue, flags)
+    if message is None:
+        assert result.returncode == 0, result.stderr
+        assert ("(bf16, now fp16)" in result.stdout) == ("--fp16" in flags)
+    else:
+        assert result.returncode == 2 and result.stderr.count("\n") == 1
+        assert f"alpha/lr-1e-5-seed-1 is a finished run {message}; choose" in result.stderr
+
+
+def test_defaults_that_finished_runs_are_compared_with_are_those_of_the_scripts():
+    """run_paper.sh does not import the scripts, which takes seconds."""
+    import run_baseline
+    import run_classification
+
+    text = (ROOT / "run_paper.sh").read_text()
+    (table,) = re.findall(r"^DEFAULTS = (\{.*?^\})$", text, re.MULTILINE | re.DOTALL)
+    table = ast.literal_eval(table)
+    defaults = {"eval_strategy": "epoch", "save_strategy": "epoch", "use_cpu": True}
+    defaults = run_classification.STUDY_DEFAULTS | defaults
+    defaults["gradient_accumulation_steps"] = 1
+    training = run_classification.TrainingArguments(output_dir="run", **defaults)
+    data = run_classification.DataArguments(dataset_name="data")
+    model = run_classification.ModelArguments(model_name_or_path="model")
+    for flag, default in table["run_classification.py"].items():
+        (holder,) = [part for part in (training, data, model) if hasattr(part, flag)]
+        assert getattr(holder, flag) == default, flag
+    baseline = run_baseline.BaselineArguments(output_dir="svm")
+    data = run_baseline.DataArguments(dataset_name="data")
+    for flag, default in table["run_baseline.py"].items():
+        (holder,) = [part for part in (baseline, data) if hasattr(part, flag)]
+        assert getattr(holder, flag) == default, flag
+    batch = run_classification.STUDY_DEFAULTS["per_device_train_batch_size"]
+    assert f'flags.get(STEP, ["{batch}"])' in text
+
+
+def test_kept_results_of_the_findings_are_accepted(queue, tmp_path):
+    """They were trained in fp32 and in bf16; run_findings.sh goes on from them."""
+    results = ROOT / "results" / "arxiv-dev"
+    output = tmp_path / "findings"
+    (output / "models" / "all-MiniLM-L6-v2").mkdir(parents=True)
+    (output / "study.json").write_text('{"script": "run_paper.sh"}')
+    for name in ("MODELS", "LEARNING_RATES", "SEEDS", "SHALLOW"):
+        del queue[name]
+    queue |= {"ENCODERS": "all-MiniLM-L6-v2", "ENCODER_SEEDS": "1", "OUTPUT_DIR": output}
+    queue["RESULTS"] = results
+    result = finish(start("--list", script=ROOT / "run_findings.sh", **queue))
+    assert result.returncode == 0, result.stderr
+    assert "notice: finished runs in another precision are kept" in result.stdout
+    for run in results.glob("predictions/*/lr-*"):
+        assert f"{run.parent.name}/{run.name} is finished" in result.stdout
+    queue["NUM_TRAIN_EPOCHS"] = "3"
+    result = finish(start("--list", script=ROOT / "run_findings.sh", **queue))
+    assert result.returncode == 2 and "with --num_train_epochs 4.0, not 3" in result.stderr
 
 
 def test_runs_from_elsewhere_are_finished(queue, tmp_path):

@@ -18,7 +18,8 @@
 
 Each comparison of tools/compare_runs.py corrects for its own tests only. Ten comparisons that are
 published as one set of findings have ten chances of a false one. This command reads
-comparison.json of each folder and corrects again, for all tests of all comparisons (Holm's method).
+comparison.json of each folder (the file itself may be given, too) and corrects again, for all tests
+of all comparisons (Holm's method).
 Tests of the same two sets of predictions count once, whatever the runs are called, and have the
 same verdict everywhere.
 
@@ -27,6 +28,7 @@ the tests whose verdict changes, and the number of tests; family.json, the recor
 """
 
 import json
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -36,6 +38,7 @@ from common.cli import fail, parse_arguments, start_logging, versions
 from common.folders import (
     check_names,
     digests,
+    is_record,
     lock_output_dir,
     open_output_dir,
     read_json,
@@ -47,6 +50,8 @@ from comparison.families import one_family
 from comparison.paired_tests import LOSSES, METRICS
 
 SCRIPT = "correct_together.py"
+COMPARISON = "comparison.json"
+COMPARISON_SCRIPT = "compare_runs.py"
 OWN_FILES = r"family\.(json|csv|md)"
 
 
@@ -61,9 +66,23 @@ class TogetherArguments:
         default_factory=list,
         metadata={
             "help": "Output folders of tools/compare_runs.py, or comparison.json files, two or "
-            "more. They are usually given without the flag."
+            "more. They are usually given without the flag. A comparison is called like its folder."
         },
     )
+
+
+def name_first_comparison(words: list[str]) -> list[str]:
+    """Return the command line with --comparisons before a comparison.json that comes first.
+
+    A .json file that comes first is otherwise taken for a file of flags.
+    """
+    if not words or not is_record(Path(words[0]), COMPARISON_SCRIPT):
+        return words
+    if "--comparisons" not in words:
+        return ["--comparisons", *words]
+    rest = words[1:]
+    rest.insert(rest.index("--comparisons") + 1, words[0])
+    return rest
 
 
 def positional_comparisons(namespace, unknown: list[str]) -> None:
@@ -79,19 +98,23 @@ def positional_comparisons(namespace, unknown: list[str]) -> None:
 
 
 def read_comparisons(paths: list[str]) -> dict[str, dict]:
-    """Return the records of the comparisons by the name of their folder or file.
+    """Return the records of the comparisons by the name of their folder.
 
+    A file that is not called comparison.json has its own name: several may share a folder.
     Exits with status 2 if one is missing, is not a comparison, or was made by an earlier version.
     """
     comparisons = {}
     for path in map(Path, paths):
-        file = path / "comparison.json" if path.is_dir() else path
+        file = path / COMPARISON if path.is_dir() else path
         record = read_json(file)
-        if record.get("script") != "compare_runs.py":
+        if record.get("script") != COMPARISON_SCRIPT:
             fail(f"{file} was not written by tools/compare_runs.py; give a comparison")
         if "pairs_tested" not in record:
             fail(f"{file} is of an earlier version; make the comparison again")
-        name = short_path(str(path.resolve()))
+        named_after = path.resolve()
+        if not path.is_dir() and path.name == COMPARISON:
+            named_after = named_after.parent
+        name = short_path(str(named_after))
         if name in comparisons:
             fail(f"two comparisons are called {name}; give each once, under a name of its own")
         comparisons[name] = record
@@ -124,6 +147,7 @@ def changed(rows: list[dict], comparisons: dict[str, dict]) -> list[list[str]]:
 def main() -> None:
     # 1. Arguments and comparisons
     logger = start_logging()
+    sys.argv[1:] = name_first_comparison(sys.argv[1:])
     (arguments,) = parse_arguments(__doc__, TogetherArguments, adapt=positional_comparisons)
     if len(arguments.comparisons) < 2:
         fail(

@@ -80,6 +80,7 @@ from common.data import (
 )
 from common.folders import (
     check_names,
+    check_revision,
     lock_output_dir,
     open_output_dir,
     public_name,
@@ -1064,6 +1065,7 @@ def main() -> None:
     start_logging()
     (arguments,) = parse_arguments(__doc__, LabelArguments)
     check_names(arguments)
+    check_revision("dataset_revision", arguments.dataset_name, arguments.dataset_revision)
     complete_arguments(arguments)
     folder = Path(arguments.output_dir)
     open_output_dir(folder, SCRIPT, [RECORD], OWN_FILES)

@@ -43,7 +43,8 @@ from transformers import (
 )
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
-from common.folders import model_commit, open_output_dir, short_path, write_files
+from common.encoders import TEXT_SETTINGS
+from common.folders import check_revision, model_commit, open_output_dir, short_path, write_files
 
 logger = logging.getLogger(__name__)
 
@@ -87,8 +88,8 @@ class ModelArguments:
         default=None,
         metadata={"help": "Copy the word embeddings of this model: a folder or a Hub id."},
     )
-    model_revision: str = field(
-        default="main",
+    model_revision: str | None = field(
+        default=None,
         metadata={"help": "Branch, tag or commit of everything that is loaded from the Hub."},
     )
     seed: int | None = field(
@@ -112,6 +113,10 @@ def check_arguments(arguments: ModelArguments) -> None:
                 f"--{name} cannot be combined with the other arguments; an untrained model has "
                 f"{', '.join(UNTRAINED)}"
             )
+    given = [getattr(arguments, flag) for flag in SOURCES]
+    sources = [source for source in given if source is not None]
+    if arguments.model_revision and all(Path(source).exists() for source in sources):
+        check_revision("model_revision", sources[0], arguments.model_revision)
     if arguments.seed is not None and not 0 <= arguments.seed < 2**32:
         fail(f"--seed must be between 0 and 4294967295, not {arguments.seed}")
 
@@ -119,7 +124,7 @@ def check_arguments(arguments: ModelArguments) -> None:
 # The model
 
 
-def load(kind: type, flag: str, name: str, revision: str, **options):
+def load(kind: type, flag: str, name: str, revision: str | None, **options):
     """Return kind.from_pretrained(name). Exit with status 2, naming the flag, if that fails.
 
     Weights are read from safetensors files only, and no code of the model's folder runs.
@@ -127,7 +132,9 @@ def load(kind: type, flag: str, name: str, revision: str, **options):
     if kind is AutoModel:
         options["use_safetensors"] = True
     try:
-        return kind.from_pretrained(name, revision=revision, trust_remote_code=False, **options)
+        return kind.from_pretrained(
+            name, revision=revision or "main", trust_remote_code=False, **options
+        )
     # OSError, ValueError, KeyError or TypeError, by type of model, the Hub's own, and those of
     # tokenizers and safetensors, which derive from Exception alone
     except Exception as error:
@@ -165,8 +172,14 @@ def forget_task(config: PreTrainedConfig) -> None:
     """Remove what belongs to the head and the data of a classifier; the new model has neither."""
     config.problem_type = None
     config.num_labels = 2  # the default of transformers; names its classes LABEL_0, LABEL_1
-    task_keys = ("thresholds", "text_column_names", "text_column_delimiter", "max_seq_length")
-    for key in task_keys:
+    prefix = getattr(config, "text_prefix", None)
+    if prefix:
+        logger.warning(
+            "the texts of this model began with %r, which the new one does not remember; "
+            "give it as --text_prefix to run_classification.py",
+            prefix,
+        )
+    for key in (*TEXT_SETTINGS, "thresholds", "label_delimiter"):
         if hasattr(config, key):
             delattr(config, key)
 

@@ -339,22 +339,21 @@ def data_part(folder: Path, page: Page) -> dict:
     with reading(path, "the script of the dataset"):
         counts, arguments = manifest["counts"], manifest["arguments"]
         labels = list(next(iter(counts.values()), ()))
-        total = sum(sum(split.values()) for split in counts.values())
-        dropped = []
-        for reason, number in manifest.get("dropped", {}).items():
-            dropped.append([reason, f"{number:,}"])
+        documents = documents_by_split(manifest)
+        if documents is not None and not sum(documents.values()):
+            raise ValueError("it counts no document")
         checksums = [list(pair) for pair in manifest["sha256"].items()]
         page.warnings += changed_data_warnings(folder, manifest["sha256"])
         tables = [
             (
                 "Documents by class and split",
                 ["class", *counts, "all", "share"],
-                count_rows(counts, labels, total),
+                count_rows(counts, labels, documents),
             ),
-            ("Dropped records by reason", ["reason", "records"], dropped),
+            ("Dropped records by reason", ["reason", "records"], dropped_rows(manifest)),
         ]
         facts = [
-            ("documents", f"{total:,} in {len(labels)} classes"),
+            ("documents", documents_text(manifest, documents)),
             ("source", source_text(arguments)),
         ]
         if "start_date" in arguments:
@@ -387,9 +386,13 @@ def data_part(folder: Path, page: Page) -> dict:
 
 
 def changed_data_warnings(folder: Path, checksums: dict[str, str]) -> list[str]:
-    """Return a sentence on each file of a dataset folder that is not the one of its manifest."""
+    """Return a sentence on each file of a dataset folder that is not the one of its manifest.
+
+    fetch_arxiv.py records the paths in the folder, tools/prepare_dataset.py the names in data/.
+    """
     sentences = []
-    for name, checksum in checksums.items():
+    for recorded, checksum in checksums.items():
+        name = recorded if (folder / recorded).is_file() else f"data/{recorded}"
         file = folder / name
         if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() != checksum:
             sentences.append(
@@ -399,15 +402,65 @@ def changed_data_warnings(folder: Path, checksums: dict[str, str]) -> list[str]:
     return sentences
 
 
-def count_rows(counts: dict[str, dict], labels: list[str], total: int) -> list[list[str]]:
-    """Return the rows of the table of documents: a class in each, with its number in each split."""
-    by_class = {label: [split[label] for split in counts.values()] for label in labels}
-    by_class["all"] = [sum(split.values()) for split in counts.values()]
+def documents_by_split(manifest: dict) -> dict[str, int] | None:
+    """Return the number of documents of each split of a dataset.
+
+    None if it has several labels per document and is of an earlier version, which counted labels.
+    """
+    if "documents" in manifest:
+        return manifest["documents"]
+    if manifest.get("problem_type") == MULTI_LABEL:
+        return None
+    unlabeled = manifest.get("unlabeled", {})
+    documents = {}
+    for split, counts in manifest["counts"].items():
+        documents[split] = sum(counts.values()) + unlabeled.get(split, 0)
+    return documents
+
+
+def documents_text(manifest: dict, documents: dict[str, int] | None) -> str:
+    """Return how many documents, classes and labels a dataset has."""
+    counts = manifest["counts"]
+    classes = len(next(iter(counts.values()), ()))
+    labels = f"{sum(sum(split.values()) for split in counts.values()):,} labels"
+    if documents is None:
+        return f"not recorded; {labels} of {classes} classes"
+    text = f"{sum(documents.values()):,} in {classes} classes"
+    if manifest.get("problem_type") == MULTI_LABEL:
+        text += f", with {labels}"
+    unlabeled = sum(manifest.get("unlabeled", {}).values())
+    if unlabeled:
+        text += f" ({unlabeled:,} documents without labels)"
+    return text
+
+
+def dropped_rows(manifest: dict) -> list[list[str]]:
+    """Return the rows of the table of dropped records: fetch_arxiv.py's, prepare_dataset.py's."""
+    dropped = list(manifest.get("dropped", {}).items())
+    for split, reasons in manifest.get("dropped_rows", {}).items():
+        for reason, number in reasons.items():
+            dropped.append((f"{split}: {reason}", number))
+    for split, number in manifest.get("leaked_removed", {}).items():
+        dropped.append((f"{split}: a later split has the text, too", number))
+    return [[reason, f"{number:,}"] for reason, number in dropped]
+
+
+def count_rows(
+    counts: dict[str, dict], labels: list[str], documents: dict[str, int] | None
+) -> list[list[str]]:
+    """Return the rows of the table of documents: a class in each, with its number in each split.
+
+    Several labels per document, or none, make the classes' sum another one than that of documents.
+    """
     rows = []
+    by_class = {label: [split[label] for split in counts.values()] for label in labels}
+    if documents is not None:
+        by_class["all"] = [documents[split] for split in counts]
+    total = None if documents is None else sum(documents.values())
     for name, numbers in by_class.items():
-        documents = sum(numbers)
-        texts = [f"{number:,}" for number in (*numbers, documents)]
-        rows.append([name, *texts, f"{documents / total:.1%}"])
+        texts = [f"{number:,}" for number in (*numbers, sum(numbers))]
+        share = f"{sum(numbers) / total:.1%}" if total else ""
+        rows.append([name, *texts, share])
     return rows
 
 
@@ -420,6 +473,7 @@ def source_text(arguments: dict) -> str:
         "hub_dataset",
         "dataset_name",
         "train_file",
+        "validation_file",
         "test_file",
     ):
         text = arguments.get(key)

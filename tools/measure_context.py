@@ -57,6 +57,7 @@ from transformers.hf_argparser import HfArg
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
 from common.folders import (
     check_names,
+    check_revision,
     digests,
     find_changed_file,
     hide_paths,
@@ -90,6 +91,8 @@ STATISTICS_FLAGS = (
     "min_occurrences",
     "disable_tqdm",
 )
+# Flags that are refused where they would be ignored, so that it must be known if one was given
+DEFAULTS = {"n_phrases": 50, "phrase_split": "validation", "min_occurrences": 10}
 EARLIER = "evaluations/ is from an earlier version of this tool."
 PANELS_IN_A_ROW = 3
 PANEL_SIZE = (16 / 3, 4.25)  # inches
@@ -153,18 +156,22 @@ class ContextArguments:
             "help": "Phrases to test. Default: strong n-grams of --attributions, or typical ones."
         },
     )
-    phrase_split: str = HfArg(
-        default="validation", help="Split on which phrases are chosen; they are tested on --split."
+    phrase_split: str | None = HfArg(
+        default=None,
+        help="Split on which phrases are chosen; they are tested on --split. Default: validation.",
     )
-    n_phrases: int = HfArg(default=50, help="Phrases to search for; 0 leaves the phrase test out.")
+    n_phrases: int | None = HfArg(
+        default=None, help="Phrases to search for; 0 leaves the phrase test out. Default: 50."
+    )
     n_controls: int = HfArg(
         default=200, help="Controls of each phrase: half other spans, half the words moved apart."
     )
     n_permutations: int = HfArg(default=9999, help="Permutations of each permutation test.")
     n_resamples: int = HfArg(default=10_000, help="Bootstrap resamples of the documents.")
-    min_occurrences: int = HfArg(
-        default=10,
-        help="Minimum number of documents in which a word is attributed to the same class.",
+    min_occurrences: int | None = HfArg(
+        default=None,
+        help="Minimum number of documents in which a word is attributed to the same class. "
+        "Default: 10.",
     )
     per_device_eval_batch_size: int = HfArg(default=32, help="Batch size.")
     bf16: bool = HfArg(default=False, help="Use bfloat16 mixed precision.")
@@ -193,8 +200,9 @@ class ContextArguments:
             "seed": 0,
         }
         for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"--{name} must be at least {bound}, not {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise ValueError(f"--{name} must be at least {bound}, not {value}")
         if not self.window_sizes or min(self.window_sizes) < 0:
             raise ValueError("--window_sizes must be whole numbers from 0")
         if not self.block_sizes or min(self.block_sizes) < 1:
@@ -214,9 +222,12 @@ def read_arguments() -> ContextArguments:
         for flag in ("model_name_or_path", "dataset_name"):
             if not getattr(arguments, flag):
                 fail(f"--{flag} is required without --statistics_only")
+        refuse_ignored_flags(arguments, arguments)
+        fill_in_defaults(arguments)
         return arguments
 
     # Once more, with the recorded arguments as defaults
+    given_flags = arguments
     recorded = recorded_arguments(Path(arguments.output_dir))
     (arguments,) = parse_arguments(__doc__, ContextArguments, **recorded)
     for flag, value in recorded.items():
@@ -226,7 +237,30 @@ def read_arguments() -> ContextArguments:
                 f"--{flag} {given} needs the models, evaluations/ was made with {value}; "
                 "leave out --statistics_only"
             )
+    refuse_ignored_flags(given_flags, arguments)
+    fill_in_defaults(arguments)
     return arguments
+
+
+def refuse_ignored_flags(given: ContextArguments, arguments: ContextArguments) -> None:
+    """Exit with status 2 if a flag was given that would be ignored beside the other arguments.
+
+    given has the flags of the command line, arguments also what was recorded.
+    """
+    for flag in ("n_phrases", "phrase_split"):
+        if arguments.phrases and getattr(given, flag) is not None:
+            fail(f"--{flag} is for the search of phrases, but --phrases gives them; leave it out")
+    if arguments.n_phrases == 0 and given.phrase_split is not None:
+        fail("--phrase_split is for phrases, which --n_phrases 0 leaves out; leave it out, too")
+    if given.min_occurrences is not None and not arguments.attributions:
+        fail("--min_occurrences is for the words of --attributions; give these, or leave it out")
+
+
+def fill_in_defaults(arguments: ContextArguments) -> None:
+    """Set the flags that are neither given nor recorded, in place."""
+    for flag, default in DEFAULTS.items():
+        if getattr(arguments, flag) is None:
+            setattr(arguments, flag, default)
 
 
 def recorded_arguments(folder: Path) -> dict:
@@ -246,10 +280,8 @@ def check_inputs(arguments: ContextArguments) -> None:
     for folder in arguments.attributions:
         if not Path(folder, "attributions.jsonl").is_file():
             fail(f"--attributions {folder} has no attributions.jsonl; run run_attribution.py")
-    for flag in ("model", "dataset"):
-        name = getattr(arguments, "model_name_or_path" if flag == "model" else "dataset_name")
-        if getattr(arguments, f"{flag}_revision") and Path(name).exists():
-            fail(f"--{flag}_revision is for the Hub, but {name} is a local folder; leave it out")
+    check_revision("model_revision", arguments.model_name_or_path, arguments.model_revision)
+    check_revision("dataset_revision", arguments.dataset_name, arguments.dataset_revision)
 
 
 # Evaluations
@@ -265,6 +297,7 @@ def evaluate_models(arguments: ContextArguments, folder: Path) -> None:
         arguments.dataset_name, arguments.dataset_revision, arguments.split, arguments.max_samples
     )
     runs = load_runs(arguments, documents)
+    warn_of_another_model(arguments, runs[0].weights)
     for run in runs:
         read_words(run, documents, arguments.seed)
     arguments.text_column_names = runs[0].text_columns
@@ -329,6 +362,7 @@ def describe_run(run: Run) -> dict:
         "commit": run.commit,
         "cut_documents": run.cut_documents,
         "fingerprint": run.fingerprint,
+        "weights_sha256": run.weights,
         "text_column_names": run.text_columns,
         "text_column_delimiter": run.delimiter,
     }
@@ -585,7 +619,6 @@ def main() -> None:
     arguments = read_arguments()
     check_names(arguments)
     check_inputs(arguments)
-    warn_of_another_model(arguments)
     output = Path(arguments.output_dir)
     open_output_dir(output, SCRIPT, ("context.json", "evaluations/index.json"), OWN_FILES)
     lock_output_dir(output)
@@ -594,6 +627,8 @@ def main() -> None:
     if not arguments.statistics_only:
         evaluate_models(arguments, output / "evaluations")
     measurement = read_measurement(output)
+    if arguments.statistics_only:
+        warn_of_another_model(arguments, measurement.runs[0].get("weights_sha256"))
 
     # 3. Statistics
     result = summarize(measurement, arguments)

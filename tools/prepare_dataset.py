@@ -72,6 +72,7 @@ from common.data import (
     normalize_text,
 )
 from common.folders import (
+    check_revision,
     is_record,
     locked_folder,
     open_output_dir,
@@ -84,6 +85,7 @@ from common.text import escape_markdown, markdown_table
 logger = logging.getLogger(__name__)
 
 SCRIPT = "prepare_dataset.py"
+DEFAULT_LENGTH = 256  # tokens that a model reads
 # Written first and removed last: it names the files of an interrupted command as the tool's own.
 PARTIAL_FILE = "manifest.partial.json"
 OWN_FILES = (
@@ -121,8 +123,9 @@ class PrepareArguments:
     tokenizer_name: str | None = field(
         default=None, metadata={"help": "Tokenizer (folder or Hub id) of that model."}
     )
-    max_seq_length: int = field(
-        default=256, metadata={"help": "Tokens that it reads, special tokens included."}
+    max_seq_length: int | None = field(
+        default=None,
+        metadata={"help": "Tokens that it reads, special tokens included. Default: 256."},
     )
     seed: int = field(
         default=42, metadata={"help": "Random seed of the validation split and of --shuffle_words."}
@@ -142,6 +145,13 @@ def check_arguments(arguments: PrepareArguments, data: DataArguments) -> None:
         )
     if arguments.tokenizer_name and not (arguments.truncate or arguments.shuffle_words):
         fail("--tokenizer_name requires --truncate or --shuffle_words")
+    if arguments.max_seq_length is not None and not arguments.tokenizer_name:
+        fail("--max_seq_length requires --tokenizer_name; without it texts are not cut")
+    if data.dataset_name:
+        check_revision("dataset_revision", data.dataset_name, data.dataset_revision)
+    for flag in ("dataset_config_name", "dataset_revision"):
+        if getattr(data, flag) is not None and not data.dataset_name:
+            fail(f"--{flag} requires --dataset_name; leave it out with own files")
     output = os.path.realpath(arguments.output_dir)
     for key in ("dataset_name", "train_file", "validation_file", "test_file"):
         source = getattr(data, key)
@@ -364,6 +374,8 @@ def prepare(folder: Path, arguments: PrepareArguments, data: DataArguments) -> N
     before = digest_own_files(folder)
     tokenizer = None
     if arguments.tokenizer_name:
+        if arguments.max_seq_length is None:
+            arguments.max_seq_length = DEFAULT_LENGTH
         tokenizer = load_tokenizer(arguments.tokenizer_name, arguments.max_seq_length)
 
     # 1. The splits
@@ -427,7 +439,8 @@ def prepare(folder: Path, arguments: PrepareArguments, data: DataArguments) -> N
         "source_sha256": source_digests(data),
         "tokenizer_sha256": None,
         "problem_type": loaded.problem_type,
-        "counts": counts,
+        "documents": {split: len(dataset) for split, dataset in splits.items()},
+        "counts": counts,  # of labels: a document may have several or none
         "unlabeled": unlabeled,
         "dropped_rows": loaded.dropped,
         "leaked_removed": removed,

@@ -50,14 +50,19 @@ from tqdm import tqdm
 from transformers import (
     AutoModel,
     AutoTokenizer,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
 from common.data import MULTI_LABEL, SPLITS, DataArguments, LoadedData, load_splits
-from common.folders import model_commit, open_output_dir, short_path, write_files
+from common.encoders import (
+    DEFAULT_LENGTH,
+    TEXT_SETTINGS,
+    check_max_seq_length,
+    maximum_length,
+)
+from common.folders import check_revision, model_commit, open_output_dir, short_path, write_files
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +83,8 @@ class ProbeArguments:
         metadata={"help": "Dataset folder or Hub id with train, validation and test."}
     )
     output_dir: str = field(metadata={"help": "Folder of the run folders layer-0, layer-1, ..."})
-    model_revision: str = field(
-        default="main", metadata={"help": "Branch, tag or commit of a Hub model."}
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of a Hub model."}
     )
     dataset_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."}
@@ -97,7 +102,10 @@ class ProbeArguments:
     )
     max_seq_length: int | None = field(
         default=None,
-        metadata={"help": "Maximum number of tokens of a text. Default: as in training, or 256."},
+        metadata={
+            "help": "Maximum number of tokens of a text. Default: as in training, or 256 or the "
+            "model's maximum."
+        },
     )
     max_train_samples: int | None = field(
         default=None, metadata={"help": "Truncate the training split."}
@@ -124,32 +132,33 @@ def check_arguments(arguments: ProbeArguments) -> None:
     """Exit with status 2 on values that cannot be used."""
     if not arguments.C or not all(0 < strength < float("inf") for strength in arguments.C):
         fail(f"--C {' '.join(map(str, arguments.C))}: give numbers above 0")
-    for flag in ("batch_size", "max_seq_length", "max_train_samples"):
+    for flag in ("batch_size", "max_train_samples"):
         value = getattr(arguments, flag)
         if value is not None and value < 1:
             fail(f"--{flag} must be at least 1, not {value}")
+    check_revision("dataset_revision", arguments.dataset_name, arguments.dataset_revision)
+    check_revision("model_revision", arguments.model_name_or_path, arguments.model_revision)
 
 
-def text_arguments(config: PreTrainedConfig, arguments: ProbeArguments) -> TextArguments:
+def text_arguments(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arguments: ProbeArguments
+) -> TextArguments:
     """Return how documents are read: by the flags, then by the model's config, then by default.
 
-    Warns about a flag that differs from the training of the model.
+    Warns about a flag that differs from the training of the model. Exits with status 2 if
+    --max_seq_length is more than the model's positions.
     """
+    limit = maximum_length(model, tokenizer)
+    if arguments.max_seq_length is not None:
+        check_max_seq_length(arguments.max_seq_length, limit, arguments.model_name_or_path)
     asked = {
         "text_column_names": arguments.text_column_name and arguments.text_column_name.split(","),
         "text_column_delimiter": arguments.text_column_delimiter,
         "max_seq_length": arguments.max_seq_length,
     }
-    kinds = {
-        "text_column_names": list,
-        "text_column_delimiter": str,
-        "text_prefix": str,
-        "max_seq_length": int,
-    }
     recorded = {}
-    for name, kind in kinds.items():
-        value = getattr(config, name, None)
-        # A checkpoint of others may have something else under the same name.
+    for name, kind in TEXT_SETTINGS.items():
+        value = getattr(model.config, name, None)
         recorded[name] = value if isinstance(value, kind) else None
     for name, value in asked.items():
         trained = recorded[name]
@@ -163,7 +172,8 @@ def text_arguments(config: PreTrainedConfig, arguments: ProbeArguments) -> TextA
         text_column_names=columns or ["abstract"],
         text_column_delimiter=" " if delimiter is None else delimiter,
         text_prefix=recorded["text_prefix"] or "",
-        max_seq_length=asked["max_seq_length"] or recorded["max_seq_length"] or 256,
+        max_seq_length=asked["max_seq_length"]
+        or min(limit, recorded["max_seq_length"] or DEFAULT_LENGTH),
     )
 
 
@@ -177,7 +187,7 @@ def load_model(arguments: ProbeArguments) -> tuple[PreTrainedModel, PreTrainedTo
     status 2 if they cannot be loaded.
     """
     name = arguments.model_name_or_path
-    options = {"revision": arguments.model_revision, "trust_remote_code": False}
+    options = {"revision": arguments.model_revision or "main", "trust_remote_code": False}
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
         model = AutoModel.from_pretrained(
@@ -380,7 +390,7 @@ def main() -> None:
     (arguments,) = parse_arguments(__doc__, ProbeArguments)
     check_arguments(arguments)
     model, tokenizer = load_model(arguments)
-    reading = text_arguments(model.config, arguments)
+    reading = text_arguments(model, tokenizer, arguments)
     data_arguments = DataArguments(
         dataset_name=arguments.dataset_name,
         dataset_revision=arguments.dataset_revision,

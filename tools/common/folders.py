@@ -260,6 +260,12 @@ def hide_paths(text: str) -> str:
     )
 
 
+def check_revision(flag: str, source: str, revision: str | None) -> None:
+    """Exit with status 2 if a revision was given for a local folder, which has none."""
+    if revision and Path(source).exists():
+        fail(f"--{flag} is for the Hub, but {source} is a local folder; leave it out")
+
+
 def model_commit(name: str, revision: str | None) -> str | None:
     """Return the commit of a model that was loaded from the Hub; None for a local folder."""
     file = cached_file(name, "config.json", revision=revision or "main")

@@ -19,7 +19,10 @@ TITLE = "Additive surrogate"
 
 
 def evaluate(runs: list[Run], documents: Documents, arguments, cache: Cache) -> Evaluation:
-    """Fit an additive surrogate of the predicted class's logit for each of the first documents."""
+    """Fit an additive surrogate of the predicted class's logit for each of the first documents.
+
+    The record of a run without one says why.
+    """
     evaluation = Evaluation(record={"runs": []})
     for run in runs:
         predictions = cache.predictions(run)
@@ -38,8 +41,18 @@ def evaluate(runs: list[Run], documents: Documents, arguments, cache: Cache) -> 
                 bar.total += len(inputs)
                 logits = cache.evaluate(run, inputs, bar)
                 shares.append(additive_r2(kept, logits[:, predictions[document]]))
-        evaluation.record["runs"].append({"additive_r2": shares})
+        record = {"additive_r2": shares}
+        if not usable:
+            record["reason"] = reason_to_leave_out(run)
+        evaluation.record["runs"].append(record)
     return evaluation
+
+
+def reason_to_leave_out(run: Run) -> str:
+    """Return why no document of an encoder can lose words."""
+    if run.pad_id is None:
+        return "its tokenizer has no padding token to put in the place of a word."
+    return "its tokenizer does not split texts at blanks."
 
 
 def draw_kept_words(words: int, seed: list[int]) -> np.ndarray:
@@ -87,18 +100,26 @@ def summarize(measurement: Measurement, arguments) -> Summary:
     """Return the mean R2 of each run's surrogates with its interval over documents."""
     record = measurement.evaluations[NAME].record
     rows = []
+    reasons = {}
     for run, evaluated in zip(measurement.runs, record["runs"], strict=True):
         shares = [share for share in evaluated["additive_r2"] if share is not None]
         if not shares:
+            reason = record.get("reason") or evaluated.get("reason")
+            if reason is None and evaluated["additive_r2"]:
+                reason = "its logits do not change when words are left out."
+            reasons[run["name"]] = reason or "no document was evaluated for it."
             continue
         row = {"name": run["name"], "documents": len(shares)} | mean_interval(shares)
         if row["high"] is not None:
             row["high"] = min(1.0, row["high"])
         rows.append(row)
-    left_out = []
-    if not rows:
-        reason = record.get("reason", "no document was evaluated for it.")
-        left_out.append(f"The additive surrogate is left out: {reason}")
+    if not rows and len(set(reasons.values())) == 1:
+        left_out = [f"The additive surrogate is left out: {next(iter(reasons.values()))}"]
+    else:
+        left_out = [
+            f"The additive surrogate is left out for {name}: {reason}"
+            for name, reason in reasons.items()
+        ]
     return Summary({"surrogates": rows}, left_out)
 
 

@@ -33,7 +33,8 @@ class Attributions:
     folder: str
     model: str  # folder or Hub id of the model that is explained
     documents: dict[str, AttributedDocument]  # by id
-    name: str = ""  # of the model among all models that are explained
+    name: str = ""  # of the model among all that are measured or explained
+    weights: str | None = None  # SHA-256 of the model's weights; earlier versions have none
 
 
 @dataclass
@@ -65,12 +66,13 @@ def read_folder(folder: str) -> Attributions:
             )
             documents[str(line["id"])] = document
         model = str(summary["arguments"]["model_name_or_path"])
+        weights = (summary.get("settings") or {}).get("weights_sha256")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fail(
             f"{folder} is not a complete folder of run_attribution.py ({one_line(error)}); "
             "run it again"
         )
-    return Attributions(folder, model, documents)
+    return Attributions(folder, model, documents, weights=weights)
 
 
 def word_scores(line: dict, prefix: str) -> dict[str, list[float]]:
@@ -89,17 +91,63 @@ def word_scores(line: dict, prefix: str) -> dict[str, list[float]]:
 
 
 def read_all(measurement: Measurement, arguments) -> list[Attributions]:
-    """Read the folders of --attributions, with a name for each model.
+    """Read the folders of --attributions, with a name for each model: that of its run, if measured.
 
     Exits with status 2 if one is of other classes or documents than those that are measured.
     """
     attributions = [read_folder(folder) for folder in arguments.attributions]
-    names = unique_names([part.model for part in attributions])
-    for part, name in zip(attributions, names, strict=True):
-        part.name = name
+    name_models(attributions, measurement.runs)
+    for part in attributions:
         check_classes_of_targets(part, measurement.classes)
         check_texts(part, measurement.index)
     return attributions
+
+
+def explains(attributions: Attributions, folder: str, weights: str | None) -> bool:
+    """Return whether attributions are of the model in a folder: one of the same weights.
+
+    Where one has no digest of its weights, the last two parts of the path are compared: the folder
+    may have been moved, and every run of run_paper.sh is called lr-RATE-seed-SEED.
+    """
+    if attributions.weights is not None and weights is not None:
+        return attributions.weights == weights
+    explained = Path(attributions.model).parts[-2:]
+    measured = Path(folder).parts[-2:]
+    count = min(len(explained), len(measured))
+    return explained[-count:] == measured[-count:]
+
+
+def name_models(attributions: list[Attributions], runs: list[dict]) -> None:
+    """Name the model of each folder, in place: like the run that it is, others like no run.
+
+    Tables and pictures find a model by its name.
+    """
+    taken = {run["name"] for run in runs}
+    given = set()
+    others = []
+    for part in attributions:
+        measured = [run for run in runs if explains(part, run["folder"], run.get("weights_sha256"))]
+        # Of runs that are the same model, the one in its folder
+        measured.sort(key=lambda run: Path(run["folder"]).absolute() != Path(part.model).absolute())
+        if measured:
+            part.name = numbered(measured[0]["name"], given)
+            given.add(part.name)
+        else:
+            others.append(part)
+    names = unique_names([part.model for part in others])
+    for part, name in zip(others, names, strict=True):
+        part.name = numbered(name, taken | given)
+        given.add(part.name)
+
+
+def numbered(name: str, taken: set[str]) -> str:
+    """Return the name, with a number if it is taken."""
+    number = 2
+    unique = name
+    while unique in taken:
+        unique = f"{name} ({number})"
+        number += 1
+    return unique
 
 
 def check_classes_of_targets(attributions: Attributions, classes: list[str]) -> None:
@@ -135,16 +183,19 @@ def check_texts(attributions: Attributions, index: dict) -> None:
         )
 
 
-def warn_of_another_model(arguments) -> None:
-    """Warn if the first folder of --attributions explains another model than the measured one."""
+def warn_of_another_model(arguments, weights: str | None) -> None:
+    """Warn if the first folder of --attributions explains another model than the measured one.
+
+    weights is the digest of the measured model's weights; None if it has none.
+    """
     if not arguments.attributions:
         return
-    model = read_folder(arguments.attributions[0]).model
-    if Path(model).name != Path(arguments.model_name_or_path).name:
+    first = read_folder(arguments.attributions[0])
+    if not explains(first, arguments.model_name_or_path, weights):
         logger.warning(
             "--attributions %s explains %s, not --model_name_or_path %s",
             arguments.attributions[0],
-            model,
+            first.model,
             arguments.model_name_or_path,
         )
 

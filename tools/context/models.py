@@ -24,6 +24,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from common.cli import fail, one_line
 from common.data import MULTI_LABEL
+from common.encoders import (
+    DEFAULT_LENGTH,
+    check_max_seq_length,
+    maximum_length,
+    position_offset,
+)
 from common.folders import model_commit, read_json, run_name, write_files
 from context.documents import Documents
 from context.words import shuffle
@@ -31,8 +37,6 @@ from context.words import shuffle
 logger = logging.getLogger(__name__)
 
 DEFAULT_COLUMNS = ["abstract"]  # of a run that does not say what it was trained on
-DEFAULT_LENGTH = 256
-NO_LIMIT = 10**9
 # The flags of a run that truncate its splits
 LIMITS = {
     "train": "max_train_samples",
@@ -54,6 +58,7 @@ class Run:
     # For each class of the dataset, its column in the model's output; -1 if it has none.
     class_columns: list[int]
     order_free: bool  # whether the model's input does not contain the word order
+    weights: str | None = None  # SHA-256 of an encoder's weights, as run_attribution.py has it
     commit: str | None = None  # of a model from the Hub
     text_columns: list[str] = field(default_factory=lambda: list(DEFAULT_COLUMNS))
     delimiter: str = " "  # between two text columns
@@ -332,8 +337,11 @@ def load_encoder(
     settings.pop("_name_or_path", None)
     content = json.dumps([settings, class_columns, run.bf16], default=str)
     digest = hashlib.sha256(content.encode())
+    weights = hashlib.sha256()
     for key, tensor in model.state_dict().items():
         digest.update(key.encode() + tensor.numpy().tobytes())
+        weights.update(key.encode() + tensor.numpy().tobytes())
+    run.weights = weights.hexdigest()
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     model.eval()
     model.requires_grad_(False)
@@ -350,28 +358,13 @@ def set_length(run: Run, max_seq_length: int | None) -> None:
 
     Exits with status 2 if --max_seq_length is more than the model's positions.
     """
-    config = run.model.config
-    table = getattr(getattr(run.model.base_model, "embeddings", None), "position_embeddings", None)
-    # RoBERTa counts positions from padding_idx + 1: its table is longer than the texts it reads.
-    if getattr(table, "padding_idx", None) is not None:
-        run.position_offset = table.padding_idx + 1
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None or positions < 0:  # T5 has no such number, XLNet has -1
-        limit = NO_LIMIT
-    else:
-        limit = positions - run.position_offset
-    limit = min(limit, run.tokenizer.model_max_length)
-    trained = getattr(config, "max_seq_length", None)
+    run.position_offset = position_offset(run.model)
+    limit = maximum_length(run.model, run.tokenizer)
+    trained = getattr(run.model.config, "max_seq_length", None)
     if max_seq_length is None:
         run.max_length = min(limit, trained or DEFAULT_LENGTH)
         return
-    if max_seq_length < 3 or max_seq_length > limit:
-        if limit >= NO_LIMIT:
-            fail(f"--max_seq_length must be at least 3, not {max_seq_length}")
-        fail(
-            f"--max_seq_length must be between 3 and {limit}, the maximum of {run.folder}, "
-            f"not {max_seq_length}"
-        )
+    check_max_seq_length(max_seq_length, limit, run.folder)
     if trained and trained != max_seq_length:
         logger.warning(
             "%s was trained with %d tokens, not with --max_seq_length %d",
