@@ -395,6 +395,15 @@ def test_record_of_predictions_does_not_invent_a_training(run, tiny_dataset, tmp
     assert [record[name] for name in unknown] == [None, None, None]
 
 
+@pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
+def test_revision_of_a_local_dataset(run, tiny_model, tiny_dataset, tmp_path, script):
+    flags = ("--dataset_name", tiny_dataset, "--dataset_revision", "main")
+    flags += ("--output_dir", tmp_path / "run")
+    if script == "run_classification":
+        flags += ("--model_name_or_path", tiny_model, "--do_train", "--do_eval")
+    assert_user_error(run(script, *flags), "--dataset_revision", "local folder")
+
+
 def test_dropped_rows_of_every_command_are_kept(run, finished, tmp_path):
     frame = pd.DataFrame(make_records())
     frame["label"] = [LABELS[label] for label in frame["label"]]

@@ -521,8 +521,8 @@ def run_part(folder: Path, name: str, embedded: bool, page: Page) -> dict | None
         setting = [
             name,
             model,
-            f"{record['learning_rate']:g}" if "learning_rate" in record else "",
-            record["seed"],
+            "" if record.get("learning_rate") is None else f"{record['learning_rate']:g}",
+            "" if record["seed"] is None else record["seed"],  # None: not known
             record.get("total_train_batch_size"),
             epochs_text(results, arguments),
             record.get("precision"),

@@ -31,8 +31,8 @@ same flags.
 Labels are names or integers, in alphabetical or numerical order unless the dataset or
 --label_names defines one. Documents with several labels have lists of them, or texts with a
 --label_delimiter. A missing validation split is a stratified share of the training split
-(--validation_fraction, --seed), and with --test_fraction so is the test split. A test split may
-lack labels. --drop_bad_rows drops and counts rows that would otherwise stop the command.
+(--validation_fraction, --split_seed), and with --test_fraction so is the test split. A test split
+may lack labels. --drop_bad_rows drops and counts rows that would otherwise stop the command.
 --drop_leaked removes training texts that another split has, too.
 --shuffle_words puts the words of every text, separated by white space, in a random order. With
 --tokenizer_name, a text is first cut after the last word that a model reads whole within
@@ -41,8 +41,8 @@ arguments give the same files.
 
 Writes to --output_dir: data/{train,validation,test}-00000-of-00001.parquet with the columns id,
 abstract (the text) and label (or a list of labels), README.md (the dataset card) and manifest.json
-(arguments with the seed, SHA-256, counts). Files that this tool did not write are never replaced or
-deleted.
+(arguments with the seeds, SHA-256, counts). Files that this tool did not write are never replaced
+or deleted.
 """
 
 import hashlib
@@ -128,7 +128,8 @@ class PrepareArguments:
         metadata={"help": "Tokens that it reads, special tokens included. Default: 256."},
     )
     seed: int = field(
-        default=42, metadata={"help": "Random seed of the validation split and of --shuffle_words."}
+        default=42,
+        metadata={"help": "Random seed of --shuffle_words and --shuffle_train_dataset."},
     )
 
 

@@ -361,6 +361,8 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
         fail(f"the path of --dataset_name {name} has one of the signs * ? [ ]; rename the folder")
     if Path(name, "run_arguments.json").exists():
         fail(f"--dataset_name {name} is the folder of a run; give its dataset")
+    if revision and Path(name).exists():
+        fail(f"--dataset_revision is for the Hub, but {name} is a local folder; leave it out")
     try:
         builder = load_dataset_builder(name, config, revision=revision)
         files = builder.config.data_files or {}
