@@ -59,7 +59,7 @@ NOT_COMPARED = (
     "enable_jit_checkpoint "
     # Hub
     "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision "
-    # Machine: seeds may be trained on different ones, in the precision that each has (DIFFERENCES)
+    # Machine: seeds may be trained on different ones, in its precision (differences_of)
     "mixed_precision bf16 fp16 tf32 bf16_full_eval fp16_full_eval attn_implementation use_cpu "
     "local_rank full_determinism average_tokens_across_devices activation_checkpointing "
     "activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs "
