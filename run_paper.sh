@@ -643,6 +643,14 @@ def same(flag, before, now):
     return text(before) == text(now) or text(before) == text([Path(word).name for word in now])
 
 
+def read_file_of_flags(names):
+    """The text of the file of --config."""
+    try:
+        return Path(*names).read_text(encoding="utf-8")
+    except OSError as error:
+        fail(f"cannot read --config {' '.join(names)}: {error.strerror}")
+
+
 def read_recipe(content):
     """The flags of a file for --config."""
     flags = {}
@@ -663,7 +671,7 @@ def read_flags(words, recipe=None):
             flags[flag].append(word)
     if "config" in flags:
         if recipe is None:
-            recipe = Path(flags["config"][0]).read_text(encoding="utf-8")
+            recipe = read_file_of_flags(flags["config"])
         flags = read_recipe(recipe) | flags
     return {flag: given or ["true"] for flag, given in flags.items()}
 

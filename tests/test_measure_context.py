@@ -1131,11 +1131,11 @@ def test_edited_evaluations_are_refused(everything, run, tmp_path, name):
 
 def test_another_svm_in_the_folder_of_the_measured_one(context, run, runs, attributions, tmp_path):
     svm = shutil.copytree(runs / "svm", tmp_path / "svm")
-    flags = ["--n_phrases", 0, "--min_occurrences", 3, "--compare", svm]
+    flags = ["--n_phrases", 0, "--compare", svm]
     assert context(tmp_path / "out", *flags).code == 0
     shutil.copy(runs / "svm2" / "model.skops", svm)
     result = run("measure_context", "--statistics_only", "--output_dir", tmp_path / "out",
-                 "--attributions", attributions / "steep")  # fmt: skip
+                 "--attributions", attributions / "steep", "--min_occurrences", 3)  # fmt: skip
     assert_user_error(result, "not the SVM that was measured", "--statistics_only")
 
 

@@ -565,6 +565,24 @@ def test_finished_run_of_the_same_flags_is_accepted(queue, tmp_path):
     assert train_with(queue, "").returncode == 0
 
 
+def test_flags_of_a_recipe_count(queue, tmp_path):
+    """A file of flags that was edited since the training is another line."""
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("weight_decay: 0.1\n")
+    assert train_with(queue, f"--config {recipe}").returncode == 0
+    recipe.write_text("# another comment\nweight_decay: 1.0e-1\n")
+    assert train_with(queue, f"--config {recipe}").returncode == 0
+    recipe.write_text("weight_decay: 0.2\n")
+    result = train_with(queue, f"--config {recipe}")
+    assert result.returncode == 2
+    assert "is a finished run with --weight_decay 0.1, not 0.2; choose" in result.stderr
+    recipe.unlink()
+    result = train_with(queue, f"--config {recipe}")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"cannot read --config {recipe}: No such file" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
