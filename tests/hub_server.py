@@ -123,7 +123,10 @@ class Handler(BaseHTTPRequestHandler):
     def commit_of(self, names):
         repo, revision = self.repo(names), names.get("revision") or "main"
         for commit in reversed(repo):
-            if revision.removeprefix("refs/heads/") in (commit["branch"], commit["oid"]):
+            if revision.removeprefix("refs/heads/") in (
+                commit.get("branch", "main"),
+                commit["oid"],
+            ):
                 return commit
         raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
 
@@ -173,7 +176,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def create_branch(self, names, body):
         self.need_token()
-        known = {commit["branch"] for commit in self.repo(names)}
+        known = {commit.get("branch", "main") for commit in self.repo(names)}
         if names["branch"] in known:
             raise Refusal(409, "", f"Reference already exists: refs/heads/{names['branch']}")
         files = self.commit_of(names)["files"]

@@ -234,7 +234,9 @@ def fill_hub(hub, folder, entries):
 
     def publish(kind, name, files):
         oid = hashlib.sha1(name.encode()).hexdigest()
-        hub.repos[kind, name] = [{"oid": oid, "files": files, "message": "upload"}]
+        hub.repos[kind, name] = [
+            {"oid": oid, "files": files, "message": "upload", "branch": "main"}
+        ]
 
     model = write_tiny_model(folder / "model", max_position_embeddings=256)
     files = {path.name: path.read_bytes() for path in model.iterdir()}
