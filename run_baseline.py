@@ -1079,6 +1079,9 @@ def check_data_arguments(arguments: DataArguments) -> None:
     if not arguments.dataset_name and not files:
         fail("give either --dataset_name or --train_file, --validation_file, --test_file")
     splits = [getattr(arguments, f"{split}_split_name") for split in SPLITS]
+    for flag in ("dataset_config_name", "dataset_revision"):
+        if files and getattr(arguments, flag) is not None:
+            fail(f"--{flag} requires --dataset_name; leave it out with own files")
     if not arguments.dataset_name and splits != list(SPLITS):
         fail(
             "--train_split_name, --validation_split_name, --test_split_name require --dataset_name"

@@ -402,6 +402,9 @@ def test_revision_of_a_local_dataset(run, tiny_model, tiny_dataset, tmp_path, sc
     if script == "run_classification":
         flags += ("--model_name_or_path", tiny_model, "--do_train", "--do_eval")
     assert_user_error(run(script, *flags), "--dataset_revision", "local folder")
+    for flag in ("--dataset_revision", "--dataset_config_name"):
+        more = (*flags[4:], *write_own_files(tmp_path), flag, "main")
+        assert_user_error(run(script, *more), f"{flag} requires --dataset_name")
 
 
 def test_dropped_rows_of_every_command_are_kept(run, finished, tmp_path):

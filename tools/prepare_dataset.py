@@ -72,7 +72,6 @@ from common.data import (
     normalize_text,
 )
 from common.folders import (
-    check_revision,
     is_record,
     locked_folder,
     open_output_dir,
@@ -148,11 +147,6 @@ def check_arguments(arguments: PrepareArguments, data: DataArguments) -> None:
         fail("--tokenizer_name requires --truncate or --shuffle_words")
     if arguments.max_seq_length is not None and not arguments.tokenizer_name:
         fail("--max_seq_length requires --tokenizer_name; without it texts are not cut")
-    if data.dataset_name:
-        check_revision("dataset_revision", data.dataset_name, data.dataset_revision)
-    for flag in ("dataset_config_name", "dataset_revision"):
-        if getattr(data, flag) is not None and not data.dataset_name:
-            fail(f"--{flag} requires --dataset_name; leave it out with own files")
     output = os.path.realpath(arguments.output_dir)
     for key in ("dataset_name", "train_file", "validation_file", "test_file"):
         source = getattr(data, key)
