@@ -118,14 +118,15 @@ def obuchowski_rockette(first, second, null, alpha):
     """
     runs = np.vstack([first, second])
     covariance = np.cov(runs) / runs.shape[1]
-    n = len(first)
-    weights = np.repeat([1 / n, -1 / n], n)
+    weights = np.repeat([1 / len(first), -1 / len(second)], [len(first), len(second)])
     between_documents = weights @ covariance @ weights
     inverse, seeds, own_total = 0.0, 0.0, 0.0
+    border = len(first)
     for block, values in (
-        (covariance[:n, :n], first.mean(axis=1)),
-        (covariance[n:, n:], second.mean(axis=1)),
+        (covariance[:border, :border], first.mean(axis=1)),
+        (covariance[border:, border:], second.mean(axis=1)),
     ):
+        n = len(values)
         shared = block[~np.eye(n, dtype=bool)].mean()
         own = block.diagonal().mean() - shared
         variance = values.var(ddof=1)
