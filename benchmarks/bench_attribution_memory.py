@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""Measure memory and speed of gradients along a path, for BERT-large with random weights.
+"""Measure memory and speed of gradients along a path.
 
-    python benchmarks/bench_attribution_memory.py                             # the default batch
+    python benchmarks/bench_attribution_memory.py                 # BERT-large, random weights
     python benchmarks/bench_attribution_memory.py --internal_batch_size 16
+    python benchmarks/bench_attribution_memory.py --model_name_or_path runs/minilm
 
-335 M parameters in float32, one text of --tokens tokens, --points points on its path, evaluated as
-the search does. The peak is that of the process's resident memory, with Python and torch. Adds a
-row to benchmarks/results/attribution_memory.json.
+A model in float32 (by default BERT-large's 335 M parameters), one text of --tokens tokens, --points
+points on its path, evaluated as the search does. The peak is that of the process's resident memory,
+with Python and torch. Adds a row to benchmarks/results/attribution_memory.json.
 """
 
 import argparse
@@ -21,7 +22,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -29,18 +38,13 @@ sys.path.insert(0, str(ROOT))
 import run_attribution  # noqa: E402
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--internal_batch_size", type=int, help="default: that of the script")
-    parser.add_argument("--tokens", type=int, default=256)
-    parser.add_argument("--points", type=int, default=16)
-    parser.add_argument(
-        "--output_file", type=Path, default=ROOT / "benchmarks/results/attribution_memory.json"
-    )
-    arguments = parser.parse_args()
-
+def load_model(source: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a model and its tokenizer: those of a folder, or BERT-large with random weights."""
+    if source is not None:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+        return model, AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     torch.manual_seed(0)
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"word{k}" for k in range(30517))]
     tokenizer = BertTokenizer(vocab={word: number for number, word in enumerate(words)})
@@ -51,13 +55,40 @@ def main() -> None:
         num_attention_heads=16,
         intermediate_size=4096,
     )
-    model = BertForSequenceClassification(config)
+    return BertForSequenceClassification(config), tokenizer
+
+
+def make_text(tokenizer: PreTrainedTokenizerBase, tokens: int) -> str:
+    """Return a text of so many tokens, special ones included: words that are one token each."""
+    words = []
+    for word, number in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+        if word.isalnum() and tokenizer(word, add_special_tokens=False)["input_ids"] == [number]:
+            words.append(word)
+        if len(words) == tokens - 2:
+            break
+    return " ".join(words)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model_name_or_path", help="default: BERT-large with random weights")
+    parser.add_argument("--internal_batch_size", type=int, help="default: that of the script")
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--points", type=int, default=16)
+    parser.add_argument(
+        "--output_file", type=Path, default=ROOT / "benchmarks/results/attribution_memory.json"
+    )
+    arguments = parser.parse_args()
+
+    model, tokenizer = load_model(arguments.model_name_or_path)
+    text = make_text(tokenizer, arguments.tokens)
     parameters = sum(values.numel() for values in model.parameters())
     settings = run_attribution.AttributionArguments(
         internal_batch_size=arguments.internal_batch_size, max_seq_length=arguments.tokens
     )
     explainer = run_attribution.Explainer(model, tokenizer, settings)
-    text = " ".join(f"word{k}" for k in range(arguments.tokens - 2))
     document = {"id": "text-1", "text": text, "label": None}
     explainer.encode(document)
     embedded = explainer.embed(document)
@@ -66,6 +97,8 @@ def main() -> None:
     used = time.process_time()
     explainer.evaluate(embedded, np.linspace(0, 1, arguments.points))
     row = {
+        "model": Path(arguments.model_name_or_path or "BERT-large, random weights").name,
+        "layers": model.config.num_hidden_layers,
         "internal_batch_size": explainer.batch_size,
         "is_default": arguments.internal_batch_size is None,
         "parameters": parameters,
