@@ -26,6 +26,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from statistics import median
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -62,6 +63,7 @@ def describe_attributions(folder: Path) -> dict:
     return {
         "documents": len(rows),
         "gradient_evaluations": sum(row["gradient_evaluations"] for row in rows),
+        "median_gradient_evaluations": median(row["gradient_evaluations"] for row in rows),
         "not_converged": sum(row["converged"] is not True for row in rows),
         "max_relative_error": max(errors),
     }

@@ -679,6 +679,7 @@ def test_figures_of_the_docs_are_those_of_the_file():
     for attributed in found["attributions"].values():
         assert f"{attributed['gradient_evaluations']:,}" in docs
         assert attributed["not_converged"] == 0 and attributed["max_relative_error"] < 1e-5
+        assert attributed["median_gradient_evaluations"] == 65
 
 
 # Mosaics
