@@ -34,23 +34,17 @@ VARIANTS = {
     "max_train_samples": "{} training documents",
     "train_sampling_strategy": "sampling {}",
 }
-# Every other recorded argument makes runs different rows, too, except those in which the seeds of
-# one model may differ. A flag that is not listed here therefore keeps runs apart.
-NOT_COMPARED = (
-    # Compared in another way: as the model's name, in VARIANTS, as total_train_batch_size
-    "model_name_or_path learning_rate dataset_name max_train_samples train_sampling_strategy "
-    "per_device_train_batch_size gradient_accumulation_steps "
-    # The seeds
-    "seed data_seed "
-    # Paths and how files are read; more metrics, which no prediction depends on
-    "output_dir train_file validation_file test_file max_predict_samples train_split_name "
-    "validation_split_name test_split_name csv_delimiter json_field metric_name "
+# What cannot change a result, in the records of earlier versions
+# Copied from run_classification.py::NOT_IDENTIFYING
+NOT_IDENTIFYING = (
+    # Paths; the data itself is compared by fingerprints
+    "output_dir dataset_name train_file validation_file test_file max_predict_samples "
+    "train_split_name validation_split_name test_split_name csv_delimiter json_field "
     # Which steps are done
-    "do_train do_eval do_predict resume_from_checkpoint ignore_data_skip "
-    "restore_callback_states_from_checkpoint "
-    # Batches of evaluation and their padding
-    "per_device_eval_batch_size eval_accumulation_steps eval_use_gather_object "
-    "pad_to_multiple_of torch_empty_cache_steps "
+    "do_train do_eval do_predict resume_from_checkpoint "
+    # Batches: total_train_batch_size counts
+    "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps "
+    "eval_accumulation_steps eval_use_gather_object pad_to_multiple_of torch_empty_cache_steps "
     # Logging and saving
     "logging_strategy logging_steps logging_first_step logging_nan_inf_filter log_on_each_node "
     "log_level log_level_replica disable_tqdm report_to run_name project trackio_space_id "
@@ -59,16 +53,29 @@ NOT_COMPARED = (
     "enable_jit_checkpoint "
     # Hub
     "push_to_hub hub_token hub_private_repo hub_model_id hub_strategy hub_always_push hub_revision "
-    # Machine: seeds may be trained on different ones, in its precision (differences_of)
-    "mixed_precision bf16 fp16 tf32 bf16_full_eval fp16_full_eval attn_implementation use_cpu "
-    "local_rank full_determinism average_tokens_across_devices activation_checkpointing "
-    "activation_checkpointing_kwargs gradient_checkpointing gradient_checkpointing_kwargs "
-    "torch_compile torch_compile_backend torch_compile_mode accelerator_config parallelism_config "
-    "deepspeed fsdp fsdp_config ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers "
-    "ddp_static_graph ddp_backend ddp_timeout preprocessing_num_workers dataloader_num_workers "
+    # Machine: mixed_precision counts
+    "bf16 fp16 tf32 use_cpu local_rank activation_checkpointing activation_checkpointing_kwargs "
+    "gradient_checkpointing gradient_checkpointing_kwargs torch_compile torch_compile_backend "
+    "torch_compile_mode accelerator_config parallelism_config deepspeed fsdp fsdp_config "
+    "ddp_find_unused_parameters ddp_bucket_cap_mb ddp_broadcast_buffers ddp_static_graph "
+    "ddp_backend ddp_timeout preprocessing_num_workers dataloader_num_workers "
     "dataloader_pin_memory dataloader_persistent_workers dataloader_prefetch_factor "
     "dataloader_multiprocessing_context dataloader_in_order use_cache liger_kernel_config"
 ).split()
+# Every other recorded argument makes runs different rows, too, except those in which the seeds of
+# one model may differ. A flag that is not listed here therefore keeps runs apart.
+NOT_COMPARED = (
+    *NOT_IDENTIFYING,
+    # Compared in another way: as the model's name and in VARIANTS
+    *"model_name_or_path learning_rate max_train_samples train_sampling_strategy".split(),
+    # The seeds
+    *"seed data_seed".split(),
+    # More metrics, which no prediction depends on, and how a training is continued
+    *"metric_name ignore_data_skip restore_callback_states_from_checkpoint".split(),
+    # Machine: seeds may be trained on different ones, in its precision (differences_of)
+    *"mixed_precision bf16_full_eval fp16_full_eval attn_implementation full_determinism".split(),
+    "average_tokens_across_devices",
+)
 # The name of a row has at most so many differences, each with at most so many characters.
 SHOWN_DIFFERENCES = 3
 SHOWN_CHARACTERS = 40
@@ -495,7 +502,7 @@ def settings_of(record: dict, values: dict) -> dict[str, str]:
         settings["total_train_batch_size"] = setting_text(record["total_train_batch_size"])
     if isinstance(record.get("labels"), list):
         settings["classes"] = setting_text(sorted(map(str, record["labels"])))
-    # No number of training documents means all of them, and an SVM has no learning rate.
+    # max_train_samples is None where all documents are used, and an SVM has no learning rate.
     for name in ("dataset_name", "train_sampling_strategy"):
         if name in values:
             settings[name] = setting_text(values[name])
