@@ -302,6 +302,10 @@ SINGLE_LABEL = "single_label_classification"  # transformers' names of a problem
 MULTI_LABEL = "multi_label_classification"
 
 
+# Copied from tools/common/data.py::VALIDATION_FRACTION
+VALIDATION_FRACTION = 0.1  # if --validation_fraction is not given
+
+
 # Copied from tools/common/data.py::DataArguments
 @dataclass
 class DataArguments:
@@ -363,9 +367,11 @@ class DataArguments:
             "of lists of labels, the ones to keep."
         },
     )
-    validation_fraction: float = field(
-        default=0.1,
-        metadata={"help": "Fraction of training held out when there is no validation split."},
+    validation_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Fraction of training held out when there is no validation split. Default: 0.1."
+        },
     )
     test_fraction: float | None = field(
         default=None,
@@ -1144,6 +1150,10 @@ def read_tables(
     # were trained on are never predicted by another command.
     wanted = {*needed, *optional}
     taken = []
+    if arguments.validation_fraction is None:
+        arguments.validation_fraction = VALIDATION_FRACTION
+    elif "validation" in loaded:
+        fail("--validation_fraction: there is a validation split already; leave the flag out")
     if arguments.test_fraction is not None:
         if "test" in loaded:
             fail("--test_fraction: there is a test split already; leave the flag out")

@@ -157,8 +157,16 @@ TEXT_SETTINGS = {
     "text_prefix": "",
     "max_seq_length": 256,
 }
+# Copied from tools/common/data.py::VALIDATION_FRACTION
+VALIDATION_FRACTION = 0.1  # if --validation_fraction is not given
+
+
 # How splits are held out from training that the data lacks
-SPLIT_SETTINGS = {"validation_fraction": 0.1, "test_fraction": None, "split_seed": 42}
+SPLIT_SETTINGS = {
+    "validation_fraction": VALIDATION_FRACTION,
+    "test_fraction": None,
+    "split_seed": 42,
+}
 # A flag of this list cannot change the result. All others identify a run: only a run with the same
 # ones is continued or called finished. A new flag therefore counts unless it is added here.
 NOT_IDENTIFYING = (
@@ -444,9 +452,11 @@ class DataArguments:
             "of lists of labels, the ones to keep."
         },
     )
-    validation_fraction: float = field(
-        default=0.1,
-        metadata={"help": "Fraction of training held out when there is no validation split."},
+    validation_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Fraction of training held out when there is no validation split. Default: 0.1."
+        },
     )
     test_fraction: float | None = field(
         default=None,
@@ -741,8 +751,10 @@ def use_splits_of_run(data: DataArguments, used: dict | None) -> None:
                 "knows texts of another split; leave the flag out, or rename data that is not the "
                 "same"
             )
-        # Whether other data has a test split to take is the command's to say.
-        if given is None and (name != "test_fraction" or is_same_data):
+        # Whether other data has splits to take is the command's to say. The usual fraction is left
+        # to the reading: beside a validation split none may be given.
+        is_usual = name == "validation_fraction" and value == VALIDATION_FRACTION
+        if given is None and (name == "split_seed" or (is_same_data and not is_usual)):
             setattr(data, name, value)
 
 
@@ -2094,6 +2106,10 @@ def read_tables(
     # were trained on are never predicted by another command.
     wanted = {*needed, *optional}
     taken = []
+    if arguments.validation_fraction is None:
+        arguments.validation_fraction = VALIDATION_FRACTION
+    elif "validation" in loaded:
+        fail("--validation_fraction: there is a validation split already; leave the flag out")
     if arguments.test_fraction is not None:
         if "test" in loaded:
             fail("--test_fraction: there is a test split already; leave the flag out")

@@ -33,10 +33,10 @@ from context import models
 from context.documents import Documents, read_documents
 
 FEW = [
-    *("--n_resamples", 300, "--n_permutations", 199, "--n_shuffles", 2, "--n_controls", 8),
-    *("--block_sizes", 1, 3, "--window_sizes", 0, 2, "--n_surrogate_documents", 3),
-    "--disable_tqdm",
+    *("--n_resamples", 300, "--n_permutations", 199, "--n_shuffles", 2, "--block_sizes", 1, 3),
+    *("--n_surrogate_documents", 3, "--disable_tqdm"),
 ]
+FEW_OF_ENCODERS = {"n_controls": 8, "window_sizes": [0, 2]}
 
 
 def call(script, *arguments):
@@ -136,6 +136,7 @@ def everything(tmp_path_factory, documents, runs, attributions):
     folder = tmp_path_factory.mktemp("context") / "out"
     flags = ["--model_name_or_path", runs / "steep", "--dataset_name", documents, *FEW]
     flags += ["--output_dir", folder, "--min_occurrences", 3, "--n_phrases", 4]
+    flags += ["--n_controls", 8, "--window_sizes", 0, 2]
     flags += ["--compare", runs / "flat", runs / "svm", runs / "svm2"]
     flags += ["--attributions", attributions / "steep", attributions / "flat"]
     call("measure_context", *flags)
@@ -146,6 +147,8 @@ def everything(tmp_path_factory, documents, runs, attributions):
 def context(run, documents, runs, monkeypatch):
     """context(folder, flags...) runs the tool on steep; the picture, of a second, is not drawn."""
     monkeypatch.setattr(measure_context, "draw", lambda result: b"")
+    for flag, value in FEW_OF_ENCODERS.items():
+        monkeypatch.setitem(measure_context.DEFAULTS, flag, value)
 
     def run_script(folder, *flags, model="steep", dataset=documents):
         arguments = ["--model_name_or_path", runs / model, "--dataset_name", dataset]
@@ -161,8 +164,8 @@ def read_split(arguments, split="test") -> Documents:
 
 def loaded(folder, data, **changes):
     """A run and its documents, ready for evaluation, and the arguments."""
-    settings = {"n_controls": 8, "n_shuffles": 2, "block_sizes": [1, 3], "seed": 5}
-    settings |= measure_context.DEFAULTS | changes
+    settings = {"n_shuffles": 2, "block_sizes": [1, 3], "seed": 5}
+    settings |= measure_context.DEFAULTS | FEW_OF_ENCODERS | changes
     arguments = measure_context.ContextArguments(
         "", str(folder), dataset_name=str(data), disable_tqdm=True, **settings
     )

@@ -832,6 +832,14 @@ def test_learning_curves_of_runs_with_several_sizes(tmp_path, run):
     # Seeds and documents: what each contributes is written.
     assert "standard error, seeds (points)" in text
 
+    # Of another learning rate of the same size it is said that it is not drawn.
+    record |= {"learning_rate": 9e-5, "arguments": {"max_train_samples": 500}, "seed": 1}
+    other = write_family(tmp_path / "m-other", np.arange(5), 300, **record)
+    done = run("compare_runs", *folders, other, "--output_dir", output, "--n_resamples", 200)
+    assert "two rows have 500 documents" in done.log
+    (curve,) = results_of(output)["learning_curves"].values()
+    assert [row["accuracy"] for row in curve] == accuracies
+
 
 def write_several(folder, predicted, documents=60):
     """A run with several labels per document, right on all but every predicted-th."""

@@ -390,6 +390,7 @@ def test_bad_flags(context, tmp_path):
         (["--phrases", "convex bundle", "--n_phrases", 3], ["--n_phrases", "--phrases"]),
         (["--phrases", "convex bundle", "--phrase_split", "train"], ["--phrase_split", "--phra"]),
         (["--n_phrases", 0, "--phrase_split", "train"], ["--phrase_split", "--n_phrases 0"]),
+        (["--n_phrases", 0, "--n_controls", 8], ["--n_controls", "--n_phrases 0"]),
         (["--min_occurrences", 5], ["--min_occurrences", "--attributions"]),
     ],
 )
@@ -678,12 +679,15 @@ def test_svm_of_an_earlier_version_has_its_classes_in_the_predictions(context, r
     assert_user_error(context(tmp_path / "o", model=folder), "which classes", "run_baseline.py")
 
 
-def test_flags_for_encoders_need_one(context, tmp_path):
+def test_flags_for_encoders_need_one(context, runs, tmp_path):
     result = context(tmp_path / "o", "--max_seq_length", 9, model="svm")
     assert_user_error(result, "--max_seq_length", "encoders")
     assert_user_error(context(tmp_path / "o", "--bf16", model="svm"), "--bf16", "encoders")
-    result = context(tmp_path / "o", "--phrases", "convex bundle", model="svm")
-    assert_user_error(result, "--phrases", "encoder")
+    result = context(tmp_path / "o", "--window_sizes", 3, model="svm")
+    assert_user_error(result, "--window_sizes", "encoders")
+    for flags in (["--phrases", "convex bundle"], ["--n_phrases", 3], ["--n_controls", 8]):
+        result = context(tmp_path / "o", *flags, "--compare", runs / "flat", model="svm")
+        assert_user_error(result, flags[0], "encoder", "--model_name_or_path")
 
 
 def test_hostile_class_names_and_paths_with_blanks(run, tmp_path, monkeypatch):
@@ -695,7 +699,8 @@ def test_hostile_class_names_and_paths_with_blanks(run, tmp_path, monkeypatch):
         write_tiny_model(folder, labels=labels, initializer_range=0.3)
     out = tmp_path / "my out"
     flags = ["--model_name_or_path", one, "--dataset_name", tmp_path / "my data", "--compare", two]
-    result = run("measure_context", *flags, "--output_dir", out, "--n_phrases", 2, *FEW)
+    flags += ["--output_dir", out, "--n_phrases", 2, "--n_controls", 8, *FEW]
+    result = run("measure_context", *flags)
     assert result.code == 0, result.err
     names = [part["name"] for part in read(out)["order"]]
     assert names == ["one/<b>model $1", "two/<b>model $1"]
@@ -832,6 +837,7 @@ def test_killed_command_continues_to_the_same_bytes(run, documents, runs, tmp_pa
     command = list(
         map(str, [*command, "--n_phrases", 4, "--n_shuffles", 40, "--compare", runs / "svm2"])
     )
+    command += ["--n_controls", "8", "--window_sizes", "0", "2"]
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     process = subprocess.Popen(

@@ -221,6 +221,7 @@ def test_bad_rows(run, tmp_path, row, column, value, words):
         (["--test_split_name", "dev"], ["--test_split_name", "'dev'", "it has train, validation"]),
         (["--test_split_name", "train"], ["must differ", "train, validation, train"]),
         (["--test_fraction", 0.1], ["--test_fraction", "a test split already"]),
+        (["--validation_fraction", 0.1], ["--validation_fraction", "a validation split already"]),
         (["--label_delimiter", ""], ["--label_delimiter", "empty"]),
         (["--train_file", "train.csv"], ["--dataset_name", "--train_file"]),
         (["--splits", "dev"], ["--splits", "dev", "validation"]),

@@ -571,6 +571,35 @@ def test_splits_that_are_held_out_are_those_of_the_training(run, tiny_model, tmp
 
 
 @pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
+def test_validation_fraction_beside_a_validation_split_is_refused(
+    run, tiny_model, tiny_dataset, tmp_path, script
+):
+    flags = ("--dataset_name", tiny_dataset, "--output_dir", tmp_path / "run")
+    if script == "run_classification":
+        flags = ("--model_name_or_path", tiny_model, *flags, *EVERYTHING)
+    result = run(script, *flags, "--validation_fraction", 0.3)
+    assert_user_error(result, "--validation_fraction", "a validation split already")
+
+
+def test_validation_fraction_of_a_training_beside_a_validation_split(
+    run, tiny_model, tiny_dataset, tmp_path
+):
+    """A run that held out a share of its training is measured on data with a validation split."""
+    training = ("--model_name_or_path", tiny_model, "--train_file", tmp_path / "train.csv")
+    frame = pd.DataFrame(make_records())[["abstract", "label"]]
+    frame["label"] = [LABELS[label] for label in frame["label"]]
+    frame.to_csv(tmp_path / "train.csv", index=False)
+    training += (*FAST, "--num_train_epochs", 1, "--validation_fraction", 0.3, "--do_train")
+    assert run("run_classification", *training, "--output_dir", tmp_path / "run").code == 0
+    assert record_of(tmp_path / "run")["arguments"]["validation_fraction"] == 0.3
+
+    measuring = ("--model_name_or_path", tmp_path / "run", "--do_eval")
+    measuring += ("--dataset_name", tiny_dataset, "--output_dir", tmp_path / "eval")
+    result = run("run_classification", *measuring)
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
 @pytest.mark.parametrize("flags", [(), ("--label_delimiter", ",")])
 def test_lists_of_labels_that_were_written_as_text(run, tiny_model, tmp_path, script, flags):
     """pandas writes a column of lists into a CSV file in this way."""

@@ -92,7 +92,13 @@ STATISTICS_FLAGS = (
     "disable_tqdm",
 )
 # Flags that are refused where they would be ignored, so that it must be known if one was given
-DEFAULTS = {"n_phrases": 50, "phrase_split": "validation", "min_occurrences": 10}
+DEFAULTS = {
+    "window_sizes": [0, 1, 2, 4],
+    "n_phrases": 50,
+    "phrase_split": "validation",
+    "n_controls": 200,
+    "min_occurrences": 10,
+}
 EARLIER = "evaluations/ is from an earlier version of this tool."
 PANELS_IN_A_ROW = 3
 PANEL_SIZE = (16 / 3, 4.25)  # inches
@@ -141,10 +147,11 @@ class ContextArguments:
         metadata={"help": "Numbers of words that stay together in the word order test."},
     )
     n_shuffles: int = HfArg(default=5, help="Shuffles of each document for each block size.")
-    window_sizes: list[int] = field(
-        default_factory=lambda: [0, 1, 2, 4],
+    window_sizes: list[int] | None = field(
+        default=None,
         metadata={
-            "help": "Numbers of tokens on either side that a token sees in the attention test."
+            "help": "Numbers of tokens on either side that a token sees in the attention test. "
+            "Default: 0 1 2 4."
         },
     )
     n_surrogate_documents: int = HfArg(
@@ -163,8 +170,9 @@ class ContextArguments:
     n_phrases: int | None = HfArg(
         default=None, help="Phrases to search for; 0 leaves the phrase test out. Default: 50."
     )
-    n_controls: int = HfArg(
-        default=200, help="Controls of each phrase: half other spans, half the words moved apart."
+    n_controls: int | None = HfArg(
+        default=None,
+        help="Controls of each phrase: half other spans, half the words moved apart. Default: 200.",
     )
     n_permutations: int = HfArg(default=9999, help="Permutations of each permutation test.")
     n_resamples: int = HfArg(default=10_000, help="Bootstrap resamples of the documents.")
@@ -203,7 +211,7 @@ class ContextArguments:
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise ValueError(f"--{name} must be at least {bound}, not {value}")
-        if not self.window_sizes or min(self.window_sizes) < 0:
+        if self.window_sizes is not None and min(self.window_sizes, default=-1) < 0:
             raise ValueError("--window_sizes must be whole numbers from 0")
         if not self.block_sizes or min(self.block_sizes) < 1:
             raise ValueError("--block_sizes must be whole numbers from 1")
@@ -250,10 +258,24 @@ def refuse_ignored_flags(given: ContextArguments, arguments: ContextArguments) -
     for flag in ("n_phrases", "phrase_split"):
         if arguments.phrases and getattr(given, flag) is not None:
             fail(f"--{flag} is for the search of phrases, but --phrases gives them; leave it out")
-    if arguments.n_phrases == 0 and given.phrase_split is not None:
-        fail("--phrase_split is for phrases, which --n_phrases 0 leaves out; leave it out, too")
+    for flag in ("phrase_split", "n_controls"):
+        if arguments.n_phrases == 0 and getattr(given, flag) is not None:
+            fail(f"--{flag} is for phrases, which --n_phrases 0 leaves out; leave it out, too")
     if given.min_occurrences is not None and not arguments.attributions:
         fail("--min_occurrences is for the words of --attributions; give these, or leave it out")
+    folders = [arguments.model_name_or_path, *arguments.compare]
+    are_svms = [Path(folder, "model.skops").exists() for folder in folders]
+    if all(are_svms):
+        for flag in ("max_seq_length", "bf16", "window_sizes"):
+            if getattr(given, flag):
+                fail(f"--{flag} is for encoders, but all runs are SVMs; leave it out")
+    if are_svms[0]:
+        for flag in ("phrases", "n_phrases", "phrase_split", "n_controls"):
+            if getattr(given, flag):
+                fail(
+                    f"--{flag} is for the phrase test, which requires an encoder, but "
+                    "--model_name_or_path is an SVM; leave it out"
+                )
 
 
 def fill_in_defaults(arguments: ContextArguments) -> None:

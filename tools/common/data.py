@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 SINGLE_LABEL = "single_label_classification"  # transformers' names of a problem_type
 MULTI_LABEL = "multi_label_classification"
+VALIDATION_FRACTION = 0.1  # if --validation_fraction is not given
 # What reading a file or a Hub dataset raises for reasons that the user can mend: no such file, no
 # network, no access, an unknown configuration, broken bytes.
 LOAD_ERRORS = (OSError, ValueError, DatasetsError, httpx.HTTPError)
@@ -101,9 +102,11 @@ class DataArguments:
             "of lists of labels, the ones to keep."
         },
     )
-    validation_fraction: float = field(
-        default=0.1,
-        metadata={"help": "Fraction of training held out when there is no validation split."},
+    validation_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "Fraction of training held out when there is no validation split. Default: 0.1."
+        },
     )
     test_fraction: float | None = field(
         default=None,
@@ -302,6 +305,10 @@ def read_tables(
     # were trained on are never predicted by another command.
     wanted = {*needed, *optional}
     taken = []
+    if arguments.validation_fraction is None:
+        arguments.validation_fraction = VALIDATION_FRACTION
+    elif "validation" in loaded:
+        fail("--validation_fraction: there is a validation split already; leave the flag out")
     if arguments.test_fraction is not None:
         if "test" in loaded:
             fail("--test_fraction: there is a test split already; leave the flag out")

@@ -1,12 +1,15 @@
 """What the models of a comparison cost: training, size, speed of prediction, device."""
 
 import json
+import logging
 from collections import Counter
 from pathlib import Path
 
 from common.cli import fail
 from common.folders import read_json
 from comparison.runs import Model, Run, number_of
+
+logger = logging.getLogger(__name__)
 
 HEADER_LIMIT = 100_000_000  # bytes; the format's own limit for the header of a safetensors file
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
@@ -138,7 +141,7 @@ def learning_curves(models: list[Model], rows: list[dict], runs: list[Run]) -> d
 
     rows are those of ``cost_rows``. Models that differ in more than that number and the learning
     rate, such as in their dataset, are curves of their own. Of two rows of a curve with the same
-    number the first is taken: it was named first.
+    number the one that was named first is taken, with a warning.
     """
     curves: dict[tuple, dict] = {}
     for model, row in zip(models, rows, strict=True):
@@ -151,7 +154,15 @@ def learning_curves(models: list[Model], rows: list[dict], runs: list[Run]) -> d
             if key not in ("max_train_samples", "learning_rate"):
                 others.append((key, value))
         points = curves.setdefault((first.name, *others), {})
-        points.setdefault(int(size), row | {"train_samples": int(size)})
+        size = int(size)
+        if size in points:
+            logger.warning(
+                "learning curve of %s: two rows have %d documents; %s, named first, is drawn, "
+                "not %s",
+                *(first.name, size, points[size]["name"], row["name"]),
+            )
+        else:
+            points[size] = row | {"train_samples": size}
 
     by_name = {}
     names = Counter(key[0] for key, points in curves.items() if len(points) > 1)

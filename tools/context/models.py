@@ -168,9 +168,6 @@ def load_runs(arguments, documents: Documents) -> list[Run]:
             run = load_encoder(folder, name, classes, revision, arguments)
         set_text_columns(run, documents, arguments)
         runs.append(run)
-    for flag in ("max_seq_length", "bf16"):
-        if getattr(arguments, flag) and all(run.kind == "svm" for run in runs):
-            fail(f"--{flag} is for encoders, but all runs are SVMs; leave it out")
     return runs
 
 
