@@ -450,6 +450,11 @@ def default_of(arguments: object, name: str) -> object:
     return value.default_factory() if callable(value.default_factory) else value.default
 
 
+def value_if_not_given(arguments: object, name: str) -> object:
+    """Return the value of a flag that is not given, after the data is read: it sets a fraction."""
+    return VALIDATION_FRACTION if name == "validation_fraction" else default_of(arguments, name)
+
+
 def check_arguments(arguments: BaselineArguments, data_arguments: DataArguments) -> None:
     """Exit with status 2 on arguments that have no meaning, or none with the others."""
     if arguments.model_name_or_path is not None:
@@ -2320,7 +2325,7 @@ def is_finished(
             continue
         # A run of an earlier version of this script lacks flags, which had no effect then.
         holder = arguments if hasattr(arguments, key) else data_arguments
-        value_before = recorded.get(key, default_of(holder, key))
+        value_before = recorded.get(key, value_if_not_given(holder, key))
         if value_before != value:
             fail(
                 f"{folder} holds a run with --{key} {value_before}, not {value}; "
@@ -2599,7 +2604,7 @@ def data_flags(arguments: DataArguments) -> str:
     words = []
     for argument in fields(DataArguments):
         value = getattr(arguments, argument.name)
-        if value == default_of(DataArguments, argument.name):
+        if value == value_if_not_given(DataArguments, argument.name):
             continue
         words.append(f"--{argument.name}")
         if value is not True:
