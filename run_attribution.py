@@ -116,6 +116,8 @@ MAP = 0.98
 CHECKS = 4  # random points on which the interpolant is tested
 # Factor on estimates of errors: v may have kinks, where coefficients decay more slowly.
 SAFETY = 8
+# Size of further coefficients relative to the last ones (docs/step-search.md, the size s_i)
+ENVELOPE_FACTOR = 8
 
 # Where the path is rough, so that no level is going to resolve v:
 FORECAST_LEVEL = 2  # the level of LEVELS from which on the decay may be extrapolated
@@ -440,9 +442,11 @@ def trained_setting(config, name: str, kind: type):
     return value if isinstance(value, kind) else None
 
 
+# Copied from tools/common/data.py::split_names
 def split_names(names: list[str] | str) -> list[str]:
-    """Return names that may be joined by commas, as in ``--text_column_names title,abstract``."""
-    return (names if isinstance(names, str) else ",".join(names)).split(",")
+    """Return the columns of --text_column_names; "title,abstract" and "title abstract" are two."""
+    joined = names if isinstance(names, str) else ",".join(names)
+    return [name.strip() for name in joined.split(",")]
 
 
 def read_training_record(name: str, revision: str | None) -> dict:
@@ -554,7 +558,10 @@ def name_label(value, names: list[str]) -> str | list[str] | None:
 
 
 def read_test_file(arguments: DataArguments, columns: list[str]) -> pd.DataFrame:
-    """Return the rows of --test_file, with an id. Exit with status 2 if a column is missing."""
+    """Return the rows of --test_file, with an id.
+
+    Raises UserError if a column is missing or is not text.
+    """
     file = arguments.test_file
     frame = read_file(file, arguments.csv_delimiter, arguments.json_field)
     frame = frame.head(arguments.max_samples or sys.maxsize)
@@ -714,7 +721,7 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
         )
     if Path(name).is_dir() and re.search(r"[*?\[\]]", str(Path(name).resolve())):
         # datasets takes them for a pattern and would read the files of other folders, too.
-        fail(f"the path of --dataset_name {name} has one of the signs * ? [ ]; rename the folder")
+        fail(f"the path of --dataset_name {name} contains one of the characters * ? [ ]; rename it")
     if Path(name, "run_arguments.json").exists():
         fail(f"--dataset_name {name} is the folder of a run; give its dataset")
     if revision and Path(name).exists():
@@ -856,8 +863,8 @@ def read_csv(file: str, content: bytes, separator: str | None = None) -> pd.Data
             logger.info("%s: fields are separated by %r", file, separator)
     separator = separator.replace("\\t", "\t")
     if len(separator) != 1 or separator in '"\r\n':
-        fail(f"--csv_delimiter must be one sign other than a quotation mark, not {separator!r}")
-    # A wrapper of bytes, because io.StringIO would take four bytes for every sign. newline=""
+        fail(f"--csv_delimiter must be one character, and no quotation mark, not {separator!r}")
+    # A wrapper of bytes, because io.StringIO would take four bytes for every character. newline=""
     # leaves line ends inside quotes as they are.
     stream = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
     reader = csv.reader(stream, delimiter=separator, strict=True)
@@ -1247,7 +1254,8 @@ def quadrature(method: str, n: int) -> tuple[np.ndarray, np.ndarray]:
 
     The weights are scaled so that their sum is 1, which captum's trapezoid weights are not.
     """
-    # ADAPT: method. A new rule also goes into METHODS; --n_steps N runs captum's rule of that name.
+    # ADAPT: quadrature rule. A new one also goes into METHODS; --n_steps N runs captum's rule of
+    # that name.
     if method == "gausslegendre":
         nodes, weights = np.polynomial.legendre.leggauss(n)
         return (1 + nodes) / 2, weights / 2
@@ -1311,7 +1319,7 @@ def envelope(coefficients: np.ndarray, noise: float) -> tuple[np.ndarray, float]
     rate = max(min(ratio, 0.9) ** (1 / third), MAP / (1 + np.sqrt(1 - MAP**2)))
     # The largest of the last coefficients, each continued to the degree N.
     last = (size[-eighth:] * rate ** np.arange(eighth - 1, -1, -1)[:, None]).max(0)
-    return 8 * last, float(rate)
+    return ENVELOPE_FACTOR * last, float(rate)
 
 
 def fit(rules: Rules, level: PathValues) -> Interpolant:
@@ -1487,15 +1495,18 @@ def is_stable_choice(
 
     They are 2.5 times as large as those of MiniLM on a CPU.
     """
-    rows = np.column_stack([values.f, values.scale, values.v])
-    noise = np.random.default_rng(0).normal(size=(4, *rows.shape))
-    errors = noise * np.finfo(np.float32).eps * rows
-    # Those of v are as large as those of its summands, which may cancel.
+    columns = 2 + values.v.shape[1]  # f, scale, and v of each token
+    noise = np.random.default_rng(0).normal(size=(4, len(values), columns))
+    noise *= np.finfo(np.float32).eps
+    # Errors of v are as large as those of its summands, which may cancel.
     v_norm = max(np.linalg.norm(values.v), np.finfo(float).tiny)
-    errors[:, :, 2:] *= 0.5 * np.linalg.norm(values.scale) / v_norm
-    for error in (*errors, *-errors):
-        noisy = rows + error
-        noisy_values = PathValues(noisy[:, 0], noisy[:, 1], noisy[:, 2:])
+    v_factor = 0.5 * np.linalg.norm(values.scale) / v_norm
+    for errors in (*noise, *-noise):
+        noisy_values = PathValues(
+            f=values.f * (1 + errors[:, 0]),
+            scale=values.scale * (1 + errors[:, 1]),
+            v=values.v * (1 + v_factor * errors[:, 2:]),
+        )
         other = choose_steps(arguments, noisy_values, check_alphas)
         if other.outcome() != choice.outcome():
             return False
@@ -1644,8 +1655,9 @@ class PathSearch:
     def refine(self, limit: int) -> tuple[list[Choice], EvaluatedPath, bool]:
         """Choose on more and more points until the choice is settled, or hopeless, everywhere.
 
-        Returns the choices, the points, and whether rounding errors do not matter. Ends early if
-        they do, and if limit allows to begin again with points that are evaluated one by one.
+        Returns the choices, the evaluated points, and False if rounding errors could change a
+        choice. It then stops early, provided that the limit allows starting again with points that
+        are evaluated one by one.
         """
         arguments = self.arguments
         seed = [*hashlib.sha256(self.name.encode()).digest()]
@@ -2787,7 +2799,7 @@ def report(summary: dict, lines: list[dict], explainer: Explainer) -> None:
 
 # Copied from tools/common/cli.py::fail
 def fail(message: str) -> NoReturn:
-    """Print a one-line error and exit with status 2: the user can mend what it names.
+    """Print a one-line error and exit with status 2, for a mistake that the user can fix.
 
     With the environment variable TRACEBACK=1, the traceback of the caught error comes first.
     """
@@ -2797,7 +2809,7 @@ def fail(message: str) -> NoReturn:
         # Every process finds the same mistake. The launcher stops this one as soon as the first
         # process has exited, so the message appears once.
         time.sleep(10)
-    # The name of a file may have a line end.
+    # A file name may contain a line break.
     print("error:", " ".join(message.splitlines()), file=sys.stderr)
     raise SystemExit(2)
 
@@ -2846,6 +2858,8 @@ def show_defaults(parser: HfArgumentParser) -> None:
             continue
         values = default if isinstance(default, list | tuple) else [default]
         default = " ".join(str(getattr(value, "value", value)) for value in values)
+        if not default.strip():  # a space is seen in quotes
+            default = repr(default)
         action.help = f"{text} Default: {default.replace('%', '%%')}."
 
 
@@ -3047,8 +3061,8 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
                 "the tokenizer has no PAD: its EOS %r is the token of the baseline text",
                 baseline.token,
             )
-    hidden = arguments.disable_tqdm or process.process_index > 0
-    for document in tqdm(documents, desc="tokens", unit="document", disable=hidden, leave=False):
+    hide_bar = arguments.disable_tqdm or process.process_index > 0
+    for document in tqdm(documents, desc="tokens", unit="document", disable=hide_bar, leave=False):
         explainer.encode(document)
     explainer.embed(documents[0])
     cut = [document["id"] for document in documents if document["truncated"]]
@@ -3079,7 +3093,7 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
         total=len(mine),
         initial=len(mine) - len(todo),
         unit="document",
-        disable=hidden,
+        disable=hide_bar,
     ):
         line = explainer.explain(documents[number])
         write_files(output / "partial", {f"{number}.jsonl": to_json(line)})

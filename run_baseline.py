@@ -113,7 +113,7 @@ RUN_FILE = "run_arguments.json"
 CHUNK = 10_000  # documents that are counted and weighted at once when a split is predicted
 # Arguments that cannot change the results. Where the data is does not matter either: its rows do,
 # and their fingerprints are compared.
-NOT_IDENTITY = (
+NOT_IDENTIFYING = (
     "output_dir",
     "push_to_hub",
     "hub_model_id",
@@ -183,7 +183,7 @@ class BaselineArguments:
 
 # Copied from tools/common/cli.py::fail
 def fail(message: str) -> NoReturn:
-    """Print a one-line error and exit with status 2: the user can mend what it names.
+    """Print a one-line error and exit with status 2, for a mistake that the user can fix.
 
     With the environment variable TRACEBACK=1, the traceback of the caught error comes first.
     """
@@ -193,7 +193,7 @@ def fail(message: str) -> NoReturn:
         # Every process finds the same mistake. The launcher stops this one as soon as the first
         # process has exited, so the message appears once.
         time.sleep(10)
-    # The name of a file may have a line end.
+    # A file name may contain a line break.
     print("error:", " ".join(message.splitlines()), file=sys.stderr)
     raise SystemExit(2)
 
@@ -242,6 +242,8 @@ def show_defaults(parser: HfArgumentParser) -> None:
             continue
         values = default if isinstance(default, list | tuple) else [default]
         default = " ".join(str(getattr(value, "value", value)) for value in values)
+        if not default.strip():  # a space is seen in quotes
+            default = repr(default)
         action.help = f"{text} Default: {default.replace('%', '%%')}."
 
 
@@ -363,8 +365,8 @@ class DataArguments:
     label_names: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Names of the classes in the order of their numbers, if labels are 0, 1 ...; "
-            "of lists of labels, the ones to keep."
+            "help": "Names of the classes, in the order of their numbers, if the labels are 0, 1, "
+            "...; if the labels are lists, only these names are kept."
         },
     )
     validation_fraction: float | None = field(
@@ -402,10 +404,15 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        # "title,abstract" and "title abstract" are the same two columns.
         if self.text_column_names is not None:  # None: a run decides
-            names = ",".join(self.text_column_names).split(",")
-            self.text_column_names = [name.strip() for name in names]
+            self.text_column_names = split_names(self.text_column_names)
+
+
+# Copied from tools/common/data.py::split_names
+def split_names(names: list[str] | str) -> list[str]:
+    """Return the columns of --text_column_names; "title,abstract" and "title abstract" are two."""
+    joined = names if isinstance(names, str) else ",".join(names)
+    return [name.strip() for name in joined.split(",")]
 
 
 @dataclass
@@ -436,11 +443,29 @@ TEXT_SETTINGS = {
 }
 # What has no meaning where a finished run predicts
 TRAINING_ARGUMENTS = (
-    *("ngram_max", "sublinear_tf", "C", "min_df", "class_weight", "calibrate", "seed"),
-    *("push_to_hub", "hub_model_id", "hub_private_repo"),
-    *("train_file", "validation_file", "train_split_name", "validation_split_name"),
-    *("validation_fraction", "test_fraction", "split_seed", "shuffle_train_dataset"),
-    *("max_train_samples", "max_eval_samples"),
+    # The model
+    "ngram_max",
+    "sublinear_tf",
+    "C",
+    "min_df",
+    "class_weight",
+    "calibrate",
+    "seed",
+    # Hub
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+    # Splits other than test
+    "train_file",
+    "validation_file",
+    "train_split_name",
+    "validation_split_name",
+    "validation_fraction",
+    "test_fraction",
+    "split_seed",
+    "shuffle_train_dataset",
+    "max_train_samples",
+    "max_eval_samples",
 )
 
 
@@ -1220,7 +1245,7 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
         )
     if Path(name).is_dir() and re.search(r"[*?\[\]]", str(Path(name).resolve())):
         # datasets takes them for a pattern and would read the files of other folders, too.
-        fail(f"the path of --dataset_name {name} has one of the signs * ? [ ]; rename the folder")
+        fail(f"the path of --dataset_name {name} contains one of the characters * ? [ ]; rename it")
     if Path(name, "run_arguments.json").exists():
         fail(f"--dataset_name {name} is the folder of a run; give its dataset")
     if revision and Path(name).exists():
@@ -1370,8 +1395,8 @@ def read_csv(file: str, content: bytes, separator: str | None = None) -> pd.Data
             logger.info("%s: fields are separated by %r", file, separator)
     separator = separator.replace("\\t", "\t")
     if len(separator) != 1 or separator in '"\r\n':
-        fail(f"--csv_delimiter must be one sign other than a quotation mark, not {separator!r}")
-    # A wrapper of bytes, because io.StringIO would take four bytes for every sign. newline=""
+        fail(f"--csv_delimiter must be one character, and no quotation mark, not {separator!r}")
+    # A wrapper of bytes, because io.StringIO would take four bytes for every character. newline=""
     # leaves line ends inside quotes as they are.
     stream = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
     reader = csv.reader(stream, delimiter=separator, strict=True)
@@ -1503,7 +1528,8 @@ def find_labels(frames: dict[str, pd.DataFrame], arguments: DataArguments) -> di
     logger.warning(
         "split 'test' has no labels in column %r (its columns are %s): its texts can be predicted, "
         "and nothing is measured on them",
-        *(column, ", ".join(map(repr, frames["test"].columns))),
+        column,
+        ", ".join(map(repr, frames["test"].columns)),
     )
     return labels
 
@@ -1801,7 +1827,10 @@ def keep_classes(table: pd.DataFrame, names: list[str], split: str) -> None:
         logger.info(
             "split %r: %d of %d labels are not in --label_names and left out; %d documents have "
             "none left",
-            *(split, total - kept, total, restricted.count([])),
+            split,
+            total - kept,
+            total,
+            restricted.count([]),
         )
     table["label"] = restricted
 
@@ -1881,9 +1910,7 @@ def take_from_training(
             f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty; choose "
             f"another fraction or give a --{split}_file"
         )
-    logger.warning(
-        "no %s split: %d training documents are used for it", *(split, len(tables[split]))
-    )
+    logger.warning("no %s split: %d training documents are used for it", split, len(tables[split]))
 
 
 # Copied from tools/common/data.py::draw_stratified
@@ -1977,7 +2004,12 @@ def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
             "%d of %d texts of split %r are also in split %r, regardless of white space and "
             "case (%d to the letter): results on them are too good; "
             "tools/prepare_dataset.py --drop_leaked removes them from %s",
-            *(alike, len(texts[later]), later, earlier, same, earlier),
+            alike,
+            len(texts[later]),
+            later,
+            earlier,
+            same,
+            earlier,
         )
 
 
@@ -2321,7 +2353,7 @@ def is_finished(
     if not isinstance(recorded, dict):
         fail(f"{folder / RUN_FILE} is damaged; choose another --output_dir or delete the folder")
     for key, value in record["arguments"].items():
-        if key in NOT_IDENTITY:
+        if key in NOT_IDENTIFYING:
             continue
         # A run of an earlier version of this script lacks flags, which had no effect then.
         holder = arguments if hasattr(arguments, key) else data_arguments
@@ -2427,7 +2459,7 @@ def describe_predictions(
 
 # Copied from run_classification.py::describe_data
 def describe_data(record: dict) -> str:
-    """Return the dataset with its revision, and the size and fingerprint of every split."""
+    """Return the dataset with its revision, and the fingerprint of every split."""
     name = f"`{public_name(record['dataset_name'])}`"
     revision = record["dataset_commit"] or record["arguments"]["dataset_revision"]
     if revision:
@@ -2630,7 +2662,9 @@ def predict_test_split(
             results[f"predict_{key}"] = value
         logger.info(
             "predict: accuracy %.4f, macro F1 %.4f on %d documents",
-            *(results["predict_accuracy"], results["predict_f1"], len(documents)),
+            results["predict_accuracy"],
+            results["predict_f1"],
+            len(documents),
         )
         predictions = predict_labels(scores, trained.problem_type, trained.thresholds)
         warn_if_never_predicted(labels, predictions, trained.names)
@@ -2676,13 +2710,15 @@ def train_and_predict(
     best = max(rows, key=lambda row: row["eval_f1"])
     logger.info(
         "chosen: n-grams up to %d, sublinear_tf=%s, C=%g",
-        *(best["ngram_max"], best["sublinear_tf"], best["C"]),
+        best["ngram_max"],
+        best["sublinear_tf"],
+        best["C"],
     )
     evaluated = {key: value for key, value in best.items() if key != "train_runtime"}
-    scores = predict_scores(trained, tables["validation"]["text"])
     if arguments.calibrate:
         calibrate(trained, tables["validation"])
-        scores = predict_scores(trained, tables["validation"]["text"])
+    scores = predict_scores(trained, tables["validation"]["text"])
+    if arguments.calibrate:
         trained.thresholds = find_thresholds(labels, scores, trained, arguments)
         metrics = measure(labels, scores, trained)
         evaluated |= {f"eval_{key}": value for key, value in metrics.items()}

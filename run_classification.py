@@ -22,7 +22,8 @@
     # a laptop: a small model, few documents
     python run_classification.py --model_name_or_path M --dataset_name data/arxiv \\
         --output_dir runs/m --do_train --do_eval --do_predict --max_train_samples 2000
-    # the study: one 24 GB GPU, fp16; several GPUs: --multi_gpu instead of the file
+    # the study: one 24 GB GPU, fp16; several GPUs:
+    # configs/accelerate_multi_gpu.yaml
     accelerate launch --config_file accelerate_config.yaml run_classification.py \\
         --model_name_or_path BAAI/bge-large-en-v1.5 --dataset_name data/arxiv \\
         --output_dir runs/bge --do_train --do_eval --do_predict
@@ -278,7 +279,7 @@ class ModelArguments:
 
 # Copied from tools/common/cli.py::fail
 def fail(message: str) -> NoReturn:
-    """Print a one-line error and exit with status 2: the user can mend what it names.
+    """Print a one-line error and exit with status 2, for a mistake that the user can fix.
 
     With the environment variable TRACEBACK=1, the traceback of the caught error comes first.
     """
@@ -288,7 +289,7 @@ def fail(message: str) -> NoReturn:
         # Every process finds the same mistake. The launcher stops this one as soon as the first
         # process has exited, so the message appears once.
         time.sleep(10)
-    # The name of a file may have a line end.
+    # A file name may contain a line break.
     print("error:", " ".join(message.splitlines()), file=sys.stderr)
     raise SystemExit(2)
 
@@ -337,6 +338,8 @@ def show_defaults(parser: HfArgumentParser) -> None:
             continue
         values = default if isinstance(default, list | tuple) else [default]
         default = " ".join(str(getattr(value, "value", value)) for value in values)
+        if not default.strip():  # a space is seen in quotes
+            default = repr(default)
         action.help = f"{text} Default: {default.replace('%', '%%')}."
 
 
@@ -448,8 +451,8 @@ class DataArguments:
     label_names: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Names of the classes in the order of their numbers, if labels are 0, 1 ...; "
-            "of lists of labels, the ones to keep."
+            "help": "Names of the classes, in the order of their numbers, if the labels are 0, 1, "
+            "...; if the labels are lists, only these names are kept."
         },
     )
     validation_fraction: float | None = field(
@@ -487,10 +490,15 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        # "title,abstract" and "title abstract" are the same two columns.
         if self.text_column_names is not None:  # None: a run decides
-            names = ",".join(self.text_column_names).split(",")
-            self.text_column_names = [name.strip() for name in names]
+            self.text_column_names = split_names(self.text_column_names)
+
+
+# Copied from tools/common/data.py::split_names
+def split_names(names: list[str] | str) -> list[str]:
+    """Return the columns of --text_column_names; "title,abstract" and "title abstract" are two."""
+    joined = names if isinstance(names, str) else ",".join(names)
+    return [name.strip() for name in joined.split(",")]
 
 
 @dataclass
@@ -812,7 +820,7 @@ def differing_classes(source: str, theirs: Collection[str], ours: Collection[str
     return f"the classes of {source} and of the dataset differ: {'; '.join(parts)}"
 
 
-# ADAPT: the classes. A regression has none: main() then sets config.num_labels to 1 instead.
+# ADAPT: the classes. A regression has none: run_stages() then sets config.num_labels to 1 instead.
 def set_classes(
     config: PretrainedConfig,
     source: str,
@@ -2171,7 +2179,7 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
         )
     if Path(name).is_dir() and re.search(r"[*?\[\]]", str(Path(name).resolve())):
         # datasets takes them for a pattern and would read the files of other folders, too.
-        fail(f"the path of --dataset_name {name} has one of the signs * ? [ ]; rename the folder")
+        fail(f"the path of --dataset_name {name} contains one of the characters * ? [ ]; rename it")
     if Path(name, "run_arguments.json").exists():
         fail(f"--dataset_name {name} is the folder of a run; give its dataset")
     if revision and Path(name).exists():
@@ -2321,8 +2329,8 @@ def read_csv(file: str, content: bytes, separator: str | None = None) -> pd.Data
             logger.info("%s: fields are separated by %r", file, separator)
     separator = separator.replace("\\t", "\t")
     if len(separator) != 1 or separator in '"\r\n':
-        fail(f"--csv_delimiter must be one sign other than a quotation mark, not {separator!r}")
-    # A wrapper of bytes, because io.StringIO would take four bytes for every sign. newline=""
+        fail(f"--csv_delimiter must be one character, and no quotation mark, not {separator!r}")
+    # A wrapper of bytes, because io.StringIO would take four bytes for every character. newline=""
     # leaves line ends inside quotes as they are.
     stream = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
     reader = csv.reader(stream, delimiter=separator, strict=True)
@@ -2454,7 +2462,8 @@ def find_labels(frames: dict[str, pd.DataFrame], arguments: DataArguments) -> di
     logger.warning(
         "split 'test' has no labels in column %r (its columns are %s): its texts can be predicted, "
         "and nothing is measured on them",
-        *(column, ", ".join(map(repr, frames["test"].columns))),
+        column,
+        ", ".join(map(repr, frames["test"].columns)),
     )
     return labels
 
@@ -2752,7 +2761,10 @@ def keep_classes(table: pd.DataFrame, names: list[str], split: str) -> None:
         logger.info(
             "split %r: %d of %d labels are not in --label_names and left out; %d documents have "
             "none left",
-            *(split, total - kept, total, restricted.count([])),
+            split,
+            total - kept,
+            total,
+            restricted.count([]),
         )
     table["label"] = restricted
 
@@ -2832,9 +2844,7 @@ def take_from_training(
             f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty; choose "
             f"another fraction or give a --{split}_file"
         )
-    logger.warning(
-        "no %s split: %d training documents are used for it", *(split, len(tables[split]))
-    )
+    logger.warning("no %s split: %d training documents are used for it", split, len(tables[split]))
 
 
 # Copied from tools/common/data.py::draw_stratified
@@ -2928,7 +2938,12 @@ def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
             "%d of %d texts of split %r are also in split %r, regardless of white space and "
             "case (%d to the letter): results on them are too good; "
             "tools/prepare_dataset.py --drop_leaked removes them from %s",
-            *(alike, len(texts[later]), later, earlier, same, earlier),
+            alike,
+            len(texts[later]),
+            later,
+            earlier,
+            same,
+            earlier,
         )
 
 
@@ -3602,7 +3617,7 @@ def describe_rules(record: dict) -> str:
 
 
 def describe_data(record: dict) -> str:
-    """Return the dataset with its revision, and the size and fingerprint of every split."""
+    """Return the dataset with its revision, and the fingerprint of every split."""
     name = f"`{public_name(record['dataset_name'])}`"
     revision = record["dataset_commit"] or record["arguments"]["dataset_revision"]
     if revision:
@@ -3739,7 +3754,7 @@ def run_stages(
     """Train, evaluate, predict and describe, as the flags say: stages 2 to 9, after main()'s."""
     folder = Path(training.output_dir)
     repo_id = training.hub_model_id or folder.absolute().name
-    is_pushed = training.push_to_hub  # the Trainer's own flag is switched off after training
+    should_push = training.push_to_hub  # the Trainer's own flag is switched off after training
 
     # 2. Texts and classes
     config = load_config(arguments)
@@ -3791,10 +3806,10 @@ def run_stages(
         if training.do_train and is_finished(folder, training):
             logger.info("%s is finished; delete the folder to run it again", folder)
             is_first = training.process_index == 0
-            if is_first and (is_pushed or not is_described(folder)):
+            if is_first and (should_push or not is_described(folder)):
                 with resources_explained(folder):
-                    describe_run(folder, repo_id if is_pushed else None)
-            if is_first and is_pushed:
+                    describe_run(folder, repo_id if should_push else None)
+            if is_first and should_push:
                 push_folder(folder, repo_id, training.hub_private_repo, training.hub_revision)
             return
 
@@ -3973,10 +3988,10 @@ def run_stages(
         # A pickle of what run_arguments.json says
         (folder / "training_args.bin").unlink(missing_ok=True)
         if (folder / "trainer_state.json").exists():
-            describe_run(folder, repo_id if is_pushed else None)
+            describe_run(folder, repo_id if should_push else None)
         else:
             describe_predictions(folder)
-    if is_pushed:
+    if should_push:
         push_folder(folder, repo_id, training.hub_private_repo, training.hub_revision)
     logger.info("next: %s", next_command(folder, arguments, data, training))
 

@@ -129,6 +129,8 @@ export CALIBRATED=${CALIBRATED-1}
 export SHUFFLED=${SHUFFLED-1}
 export SIZES=${SIZES-500 1000 2000 4000}
 export SIZE_MODELS=${SIZE_MODELS:-all-MiniLM-L6-v2}
+# Few documents give few updates per epoch: at most 10 epochs, and early stopping decides
+export SIZE_ARGUMENTS=${SIZE_ARGUMENTS---num_train_epochs 10}
 export EXPLAIN=${EXPLAIN-$ENCODERS layers-0}
 export COMPARE_ARGUMENTS=${COMPARE_ARGUMENTS:---margin 1}
 export ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:---max_samples 300 --n_steps auto}

@@ -176,8 +176,8 @@ def write_context(folder, model):
     name = model.name.replace("_", "\\_")
     (folder / "context.md").write_text(
         f"# Does {name} use context?\n\n## Order of words\n\n"
-        f"- {name}: with single words shuffled accuracy falls by "
-        f"5.00 points.\n\n{name}, math.SG, percent:\n\n| shuffled | accuracy |\n| --- | ---: |\n"
+        f"- {name}: with single words shuffled, accuracy changes by "
+        f"-5.00 points.\n\n{name}, math.SG, percent:\n\n| shuffled | accuracy |\n| --- | ---: |\n"
         "| single words | 75.00 |\n\n## Left out\n\n"
         "- Phrases are left out for /data/runs/svm: too few.\n"
     )
@@ -288,7 +288,7 @@ def test_everything_a_reviewer_asks_for_is_on_the_page(run, study):
         "gradient evaluations 258",
         "documents that did not converge 1",
         "undefined",
-        "with single words shuffled accuracy falls by 5.00 points",
+        "with single words shuffled, accuracy changes by -5.00 points",
         "Phrases are left out for svm: too few.",
         "--num_train_epochs 2.0",
         "total_train_batch_size 512",

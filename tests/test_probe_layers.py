@@ -121,7 +121,7 @@ def test_texts_are_read_as_in_training(probe, tiny_model, tmp_path):
     record = record_of(tmp_path / "as-trained")
     assert {name: record["arguments"][name] for name in trained} == trained
     result = probe(
-        "--text_column_name", "abstract", model=model, folder=tmp_path / "abstract-alone"
+        "--text_column_names", "abstract", model=model, folder=tmp_path / "abstract-alone"
     )
     assert result.code == 0, result.err
     assert result.log.count("trained with ['title', 'abstract']") == 1

@@ -77,6 +77,7 @@ from common.data import (
     fingerprint,
     join_texts,
     load_split,
+    split_names,
 )
 from common.folders import (
     check_names,
@@ -114,12 +115,21 @@ FILTERS = (
     "predicted_neq_given",
 )
 # The flags that a run may decide, with their values where no run does.
-RUN_DEFAULTS = {"text_column_names": ["abstract"], "text_column_delimiter": " "}
-RUN_DEFAULTS |= {"label_column_name": "label"}
-SVM_DEFAULTS = {"ngram_max": 2, "sublinear_tf": 1, "C": 1.0, "min_df": 1, "class_weight": "none"}
-SVM_DEFAULTS |= {"folds": 5}
+RUN_DEFAULTS = {
+    "text_column_names": ["abstract"],
+    "text_column_delimiter": " ",
+    "label_column_name": "label",
+}
+SVM_DEFAULTS = {
+    "ngram_max": 2,
+    "sublinear_tf": 1,
+    "C": 1.0,
+    "min_df": 1,
+    "class_weight": "none",
+    "folds": 5,  # of the cross-validation here; no run has it
+}
 # Arguments that do not change what is found.
-NOT_IDENTITY = ("output_dir", "disable_tqdm")
+NOT_IDENTIFYING = ("output_dir", "disable_tqdm")
 
 
 @dataclass
@@ -317,9 +327,11 @@ def read_setting(folder: Path, names: tuple[str, ...]) -> dict:
 
 def complete_arguments(arguments: LabelArguments) -> None:
     """Set the flags that were not given: as in the run, otherwise to their defaults."""
-    for folder in map(Path, [arguments.svm_run] if arguments.svm_run else arguments.runs or []):
-        if (folder / "run_arguments.json").exists():
-            check_single_label(folder, read_json(folder / "run_arguments.json"))
+    sources = [arguments.svm_run] if arguments.svm_run else arguments.runs or []
+    for source in sources:
+        record_file = Path(source, "run_arguments.json")
+        if record_file.exists():
+            check_single_label(Path(source), read_json(record_file))
     recorded = {}
     source = arguments.svm_run
     if arguments.svm_run:
@@ -341,12 +353,6 @@ def complete_arguments(arguments: LabelArguments) -> None:
             logger.warning("--%s %s is used; %s has %s", name, given, source, recorded[name])
     if arguments.inject_noise is not None and arguments.noise_seeds is None:
         arguments.noise_seeds = [1, 2, 3]
-
-
-def split_names(names: str | list[str]) -> list[str]:
-    """Return the columns of --text_column_names, which are separated by blanks or commas."""
-    joined = names if isinstance(names, str) else ",".join(names)
-    return [name.strip() for name in joined.split(",")]
 
 
 # Documents
@@ -623,7 +629,9 @@ def read_predictions(folder: Path, names: list[str]) -> tuple[list[str], list[st
         logger.warning(
             "%s: the prediction of %d of %d documents is not the class with the highest "
             "probability; check that its columns are not mixed up",
-            *(path, others, len(rows)),
+            path,
+            others,
+            len(rows),
         )
     columns = [classes.index(name) for name in names]
     return ids, labels, scores[:, columns] / sums[:, None]
@@ -900,7 +908,7 @@ def is_finished(folder: Path, record: dict) -> bool:
     differing = []
     for name, value in record["arguments"].items():
         before = earlier.get("arguments", {}).get(name)
-        if name not in NOT_IDENTITY and before != value:
+        if name not in NOT_IDENTIFYING and before != value:
             differing.append(f"--{name} {before}, now {value}")
     if earlier.get("data_fingerprints") != record["data_fingerprints"]:
         differing.append("other documents or labels")

@@ -55,6 +55,7 @@ import numpy as np
 from transformers.hf_argparser import HfArg
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
+from common.data import split_names
 from common.folders import (
     check_names,
     check_revision,
@@ -70,7 +71,7 @@ from common.pages import data_url, escape_markdown, markdown_table, png, render
 from context import EXPERIMENTS
 from context.attributions import warn_of_another_model
 from context.documents import Documents, read_documents, text_digest
-from context.models import Cache, Run, column_names, load_runs, read_words
+from context.models import Cache, Run, load_runs, read_words
 from context.results import Evaluation, Measurement, Section, Table, logits_key
 from context.text import estimate_cell, number
 from context.word_order import block_text
@@ -194,7 +195,7 @@ class ContextArguments:
 
     def __post_init__(self):
         if self.text_column_names is not None:
-            self.text_column_names = column_names(self.text_column_names)
+            self.text_column_names = split_names(self.text_column_names)
         least = {
             "max_samples": 1,
             "n_shuffles": 1,
@@ -293,7 +294,7 @@ def recorded_arguments(folder: Path) -> dict:
         if entry.name in recorded and entry.name not in ("output_dir", "statistics_only"):
             arguments[entry.name] = recorded[entry.name]
     # Earlier versions had one string of columns, or what was typed.
-    arguments["text_column_names"] = column_names(arguments["text_column_names"])
+    arguments["text_column_names"] = split_names(arguments["text_column_names"])
     return arguments
 
 

@@ -55,7 +55,14 @@ from transformers import (
 )
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
-from common.data import MULTI_LABEL, SPLITS, DataArguments, LoadedData, load_splits
+from common.data import (
+    MULTI_LABEL,
+    SPLITS,
+    DataArguments,
+    LoadedData,
+    load_splits,
+    split_names,
+)
 from common.encoders import (
     DEFAULT_LENGTH,
     TEXT_SETTINGS,
@@ -89,12 +96,8 @@ class ProbeArguments:
     dataset_revision: str | None = field(
         default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."}
     )
-    text_column_name: str | None = field(
-        default=None,
-        metadata={
-            "help": "Column of the texts, or several, with commas. Default: as in training, or "
-            "abstract."
-        },
+    text_column_names: list[str] | None = field(
+        default=None, metadata={"help": "Columns of text. Default: as in training, or abstract."}
     )
     text_column_delimiter: str | None = field(
         default=None,
@@ -113,9 +116,13 @@ class ProbeArguments:
     batch_size: int = field(default=32, metadata={"help": "Documents in a forward pass."})
     C: list[float] = field(
         default_factory=lambda: [1e-4, 1e-3, 1e-2, 1e-1, 1.0],
-        metadata={"help": "Values of the regularization strength C to try."},
+        metadata={"help": "Values of C to try, the inverse of the regularization strength."},
     )
     disable_tqdm: bool = field(default=False, metadata={"help": "Disable the progress bar."})
+
+    def __post_init__(self):
+        if self.text_column_names is not None:
+            self.text_column_names = split_names(self.text_column_names)
 
 
 @dataclass
@@ -130,7 +137,7 @@ class TextArguments:
 
 def check_arguments(arguments: ProbeArguments) -> None:
     """Exit with status 2 on values that cannot be used."""
-    if not arguments.C or not all(0 < strength < float("inf") for strength in arguments.C):
+    if not arguments.C or not all(0 < C < float("inf") for C in arguments.C):
         fail(f"--C {' '.join(map(str, arguments.C))}: give numbers above 0")
     for flag in ("batch_size", "max_train_samples"):
         value = getattr(arguments, flag)
@@ -152,7 +159,8 @@ def text_arguments(
     if arguments.max_seq_length is not None:
         check_max_seq_length(arguments.max_seq_length, limit, arguments.model_name_or_path)
     asked = {
-        "text_column_names": arguments.text_column_name and arguments.text_column_name.split(","),
+        "text_column_names": arguments.text_column_names
+        and split_names(arguments.text_column_names),
         "text_column_delimiter": arguments.text_column_delimiter,
         "max_seq_length": arguments.max_seq_length,
     }
@@ -257,22 +265,22 @@ def fit(
     train_labels: np.ndarray,
     validation: np.ndarray,
     validation_labels: np.ndarray,
-    strengths: list[float],
+    values_of_C: list[float],
 ) -> Probe:
     """Return the classifier with the lowest validation loss; features are (documents, size)."""
     best = None
-    for strength in sorted(strengths):
-        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000))
+    for C in sorted(values_of_C):
+        classifier = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000))
         classifier.fit(train, train_labels)
         probabilities = classifier.predict_proba(validation)
         loss = float(log_loss(validation_labels, probabilities, labels=classifier.classes_))
         if best is None or loss < best.loss:
-            best = Probe(classifier, strength, loss)
+            best = Probe(classifier, C, loss)
     return best
 
 
 def fit_layers(
-    means: dict[str, np.ndarray], data: LoadedData, strengths: list[float]
+    means: dict[str, np.ndarray], data: LoadedData, values_of_C: list[float]
 ) -> Iterator[tuple[int, Probe]]:
     """Yield the number of each layer with its probe."""
     train_labels = np.array(data.splits["train"]["label"])
@@ -285,7 +293,7 @@ def fit_layers(
                 train_labels,
                 means["validation"][:, layer],
                 validation_labels,
-                strengths,
+                values_of_C,
             ),
         )
 
@@ -367,7 +375,6 @@ def run_record(
 ) -> dict:
     """Return run_arguments.json of a layer; no path of this machine."""
     shown = asdict(arguments) | asdict(reading)
-    del shown["text_column_name"]  # text_column_names has the columns that were read
     for name in ("model_name_or_path", "dataset_name", "output_dir"):
         shown[name] = short_path(getattr(arguments, name))
     shown["label_column_name"] = "label"

@@ -20,7 +20,7 @@ from transformers import HfArgumentParser
 
 
 def fail(message: str) -> NoReturn:
-    """Print a one-line error and exit with status 2: the user can mend what it names.
+    """Print a one-line error and exit with status 2, for a mistake that the user can fix.
 
     With the environment variable TRACEBACK=1, the traceback of the caught error comes first.
     """
@@ -30,7 +30,7 @@ def fail(message: str) -> NoReturn:
         # Every process finds the same mistake. The launcher stops this one as soon as the first
         # process has exited, so the message appears once.
         time.sleep(10)
-    # The name of a file may have a line end.
+    # A file name may contain a line break.
     print("error:", " ".join(message.splitlines()), file=sys.stderr)
     raise SystemExit(2)
 
@@ -76,6 +76,8 @@ def show_defaults(parser: HfArgumentParser) -> None:
             continue
         values = default if isinstance(default, list | tuple) else [default]
         default = " ".join(str(getattr(value, "value", value)) for value in values)
+        if not default.strip():  # a space is seen in quotes
+            default = repr(default)
         action.help = f"{text} Default: {default.replace('%', '%%')}."
 
 

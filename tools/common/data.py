@@ -37,7 +37,7 @@ SPLITS = ("train", "validation", "test")
 SINGLE_LABEL = "single_label_classification"  # transformers' names of a problem_type
 MULTI_LABEL = "multi_label_classification"
 VALIDATION_FRACTION = 0.1  # if --validation_fraction is not given
-# What reading a file or a Hub dataset raises for reasons that the user can mend: no such file, no
+# What reading a file or a Hub dataset raises for reasons that the user can fix: no such file, no
 # network, no access, an unknown configuration, broken bytes.
 LOAD_ERRORS = (OSError, ValueError, DatasetsError, httpx.HTTPError)
 
@@ -98,8 +98,8 @@ class DataArguments:
     label_names: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Names of the classes in the order of their numbers, if labels are 0, 1 ...; "
-            "of lists of labels, the ones to keep."
+            "help": "Names of the classes, in the order of their numbers, if the labels are 0, 1, "
+            "...; if the labels are lists, only these names are kept."
         },
     )
     validation_fraction: float | None = field(
@@ -137,10 +137,14 @@ class DataArguments:
     )
 
     def __post_init__(self):
-        # "title,abstract" and "title abstract" are the same two columns.
         if self.text_column_names is not None:  # None: a run decides
-            names = ",".join(self.text_column_names).split(",")
-            self.text_column_names = [name.strip() for name in names]
+            self.text_column_names = split_names(self.text_column_names)
+
+
+def split_names(names: list[str] | str) -> list[str]:
+    """Return the columns of --text_column_names; "title,abstract" and "title abstract" are two."""
+    joined = names if isinstance(names, str) else ",".join(names)
+    return [name.strip() for name in joined.split(",")]
 
 
 @dataclass
@@ -368,7 +372,7 @@ def load_hub_dataset(name: str, config: str | None, revision: str | None) -> Dat
         )
     if Path(name).is_dir() and re.search(r"[*?\[\]]", str(Path(name).resolve())):
         # datasets takes them for a pattern and would read the files of other folders, too.
-        fail(f"the path of --dataset_name {name} has one of the signs * ? [ ]; rename the folder")
+        fail(f"the path of --dataset_name {name} contains one of the characters * ? [ ]; rename it")
     if Path(name, "run_arguments.json").exists():
         fail(f"--dataset_name {name} is the folder of a run; give its dataset")
     if revision and Path(name).exists():
@@ -511,8 +515,8 @@ def read_csv(file: str, content: bytes, separator: str | None = None) -> pd.Data
             logger.info("%s: fields are separated by %r", file, separator)
     separator = separator.replace("\\t", "\t")
     if len(separator) != 1 or separator in '"\r\n':
-        fail(f"--csv_delimiter must be one sign other than a quotation mark, not {separator!r}")
-    # A wrapper of bytes, because io.StringIO would take four bytes for every sign. newline=""
+        fail(f"--csv_delimiter must be one character, and no quotation mark, not {separator!r}")
+    # A wrapper of bytes, because io.StringIO would take four bytes for every character. newline=""
     # leaves line ends inside quotes as they are.
     stream = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
     reader = csv.reader(stream, delimiter=separator, strict=True)
@@ -640,7 +644,8 @@ def find_labels(frames: dict[str, pd.DataFrame], arguments: DataArguments) -> di
     logger.warning(
         "split 'test' has no labels in column %r (its columns are %s): its texts can be predicted, "
         "and nothing is measured on them",
-        *(column, ", ".join(map(repr, frames["test"].columns))),
+        column,
+        ", ".join(map(repr, frames["test"].columns)),
     )
     return labels
 
@@ -924,7 +929,10 @@ def keep_classes(table: pd.DataFrame, names: list[str], split: str) -> None:
         logger.info(
             "split %r: %d of %d labels are not in --label_names and left out; %d documents have "
             "none left",
-            *(split, total - kept, total, restricted.count([])),
+            split,
+            total - kept,
+            total,
+            restricted.count([]),
         )
     table["label"] = restricted
 
@@ -1000,9 +1008,7 @@ def take_from_training(
             f"{flag} {fraction:g} of {len(train)} training documents leaves a split empty; choose "
             f"another fraction or give a --{split}_file"
         )
-    logger.warning(
-        "no %s split: %d training documents are used for it", *(split, len(tables[split]))
-    )
+    logger.warning("no %s split: %d training documents are used for it", split, len(tables[split]))
 
 
 def draw_stratified(labels: pd.Series, fraction: float, seed: int) -> np.ndarray:
@@ -1092,7 +1098,12 @@ def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
             "%d of %d texts of split %r are also in split %r, regardless of white space and "
             "case (%d to the letter): results on them are too good; "
             "tools/prepare_dataset.py --drop_leaked removes them from %s",
-            *(alike, len(texts[later]), later, earlier, same, earlier),
+            alike,
+            len(texts[later]),
+            later,
+            earlier,
+            same,
+            earlier,
         )
 
 

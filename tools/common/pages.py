@@ -13,7 +13,7 @@ from common.folders import hide_paths, read_json
 from common.statistics import MIN_INTERVAL_DOCUMENTS
 
 # Tools that draw pages find everything for them here.
-from common.text import escape_markdown, markdown_table, p_text, percent  # noqa: F401
+from common.text import escape_markdown, markdown_table, p_cell, p_text, percent  # noqa: F401
 
 
 def faithfulness_table(folder: Path, summary: dict) -> dict | None:

@@ -19,6 +19,11 @@ def p_text(p: float) -> str:
     return f"= {p:.3f}"
 
 
+def p_cell(p: float) -> str:
+    """Return a p-value for a table cell."""
+    return p_text(p).removeprefix("= ")
+
+
 def escape_markdown(text: object) -> str:
     """Return text that Markdown shows as it is, on one line."""
     line = " ".join(str(text).split())

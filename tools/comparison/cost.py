@@ -159,7 +159,10 @@ def learning_curves(models: list[Model], rows: list[dict], runs: list[Run]) -> d
             logger.warning(
                 "learning curve of %s: two rows have %d documents; %s, named first, is drawn, "
                 "not %s",
-                *(first.name, size, points[size]["name"], row["name"]),
+                first.name,
+                size,
+                points[size]["name"],
+                row["name"],
             )
         else:
             points[size] = row | {"train_samples": size}

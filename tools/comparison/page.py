@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from common.pages import plain, png
-from common.text import escape_markdown, markdown_table, p_text, percent
+from common.text import escape_markdown, markdown_table, p_cell, percent
 from comparison.calibration import calibration_sentence
 from comparison.cost import COST_NOTES
 from comparison.metrics import OBUCHOWSKI_ROCKETTE, PAIRED_BOOTSTRAP
@@ -256,7 +256,7 @@ def tests_text(result: dict) -> list[str]:
     )
     sentences = [test_sentence(row, result["titles"]) for row in pairs]
     notes = TEST_NOTES.format(resamples=arguments["n_resamples"], family=len(pairs))
-    notes += MARGIN_NOTES.format(margin=100 * result["margin"], family=len(pairs))
+    notes += MARGIN_NOTES.format(margin=points(100 * result["margin"]), family=len(pairs))
     parts += fold("Every test as a sentence, and how it is made", [bullets(sentences), notes])
     return parts
 
@@ -273,7 +273,7 @@ def test_table(pairs: list[dict], result: dict) -> str:
                 result["titles"][row["metric"]],
                 amount(row, row["difference"]),
                 f"{amount(row, row['low'])} to {amount(row, row['high'])}",
-                p_text(row["p_holm"]).removeprefix("= "),
+                p_cell(row["p_holm"]),
                 row["verdict"],
                 "" if needed is None else f"{two_digits(needed):,}",
             ]

@@ -61,9 +61,9 @@ TEST_NOTES = (
     "correction."
 )
 MARGIN_NOTES = (
-    " With the margin of {margin:g} points, non-inferior means that a one-sided test rejects "
-    "a difference of -{margin:g} points or less, and equivalent that a second one also "
-    "rejects {margin:g} points or more, with p < 0.05 after Holm's correction over all tests of "
+    " With the margin of {margin}, non-inferior means that a one-sided test rejects "
+    "a difference of -{margin} or less, and equivalent that a second one also "
+    "rejects {margin} or more, with p < 0.05 after Holm's correction over all tests of "
     "accuracy and macro F1, for each kind."
 )
 

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.special import softmax
 
-from common.pages import percent, plain
+from common.pages import p_cell, percent, plain
 from common.statistics import (
     add_holm,
     bootstrap,
@@ -203,12 +203,12 @@ def metric_cells(condition: dict) -> list[str]:
 
     def metric_cells_of(test: dict) -> list[str]:
         values = [percent(test["value"]), percent(test["difference"]), limits(test)]
-        return [*values, f"{test['p_holm']:.3f}"]
+        return [*values, p_cell(test["p_holm"])]
 
     probability = condition.get("true_class_probability")
     if probability:
         change = [percent(probability["mean"]), limits(probability)]
-        change.append(f"{probability['p_holm']:.3f}")
+        change.append(p_cell(probability["p_holm"]))
     else:
         change = ["-", "-", "-"]
     accuracy = metric_cells_of(condition["accuracy"])

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from common.cli import fail, one_line
-from common.data import MULTI_LABEL
+from common.data import MULTI_LABEL, split_names
 from common.encoders import (
     DEFAULT_LENGTH,
     check_max_seq_length,
@@ -99,12 +99,6 @@ def unique_names(folders: list[str]) -> list[str]:
             name = f"{name} ({number})"
         names.append(name)
     return names
-
-
-def column_names(names: str | list[str]) -> list[str]:
-    """Return the columns of --text_column_names, which are separated by blanks or commas."""
-    joined = names if isinstance(names, str) else ",".join(names)
-    return [name.strip() for name in joined.split(",")]
 
 
 def check_classes(folder: str, names: list[str], classes: list[str]) -> None:
@@ -187,7 +181,7 @@ def set_text_columns(run: Run, documents: Documents, arguments) -> None:
     if delimiter is not None:
         run.delimiter = delimiter
     if trained:
-        run.text_columns = column_names(trained)
+        run.text_columns = split_names(trained)
     warn_of_other_data(run, record, documents)
     wanted = arguments.text_column_names
     if wanted is not None:

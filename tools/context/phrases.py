@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from common.cli import fail
 from common.folders import read_attributions
-from common.pages import p_text, plain
+from common.pages import p_cell, p_text, plain
 from common.statistics import ALPHA, add_holm, mean_interval
 from context.documents import Documents, read_documents
 from context.models import Cache, Run, join_tokens
@@ -476,7 +476,7 @@ def phrase_table(phrases: list[dict]) -> Table:
         for kind in CONTROLS:
             test = phrase[f"against_{kind}"]
             if test:
-                row += [number(phrase[f"{kind}_synergy"]), f"{test['p_holm']:.3f}"]
+                row += [number(phrase[f"{kind}_synergy"]), p_cell(test["p_holm"])]
             else:
                 row += ["-", "-"]
         rows.append(row)

@@ -6,7 +6,7 @@ from scipy import stats
 
 from common.cli import fail
 from common.folders import run_name
-from common.pages import plain
+from common.pages import p_cell, plain
 from common.statistics import ALPHA, add_holm
 from context.attributions import AttributedDocument, Scores, read_all, score_tables
 from context.documents import Documents
@@ -267,13 +267,13 @@ def correlation_table(rows: list[dict], first_model: str) -> Table:
     lines = []
     for row in rows:
         line = [row["model"], row["class"], row["words"]]
-        line += [number(row["rho"]), limits(row, number), f"{row['p_holm']:.3f}"]
+        line += [number(row["rho"]), limits(row, number), p_cell(row["p_holm"])]
         difference = row["difference"]
         if difference:
             line += [
                 number(difference["value"]),
                 limits(difference, number),
-                f"{difference['p_holm']:.3f}",
+                p_cell(difference["p_holm"]),
             ]
         else:
             line += ["-", "-", "-"]

@@ -38,7 +38,7 @@ def verdict(p_holm: float, null: str) -> str:
 def change_text(what: str, test: dict) -> str:
     """Return by how many points something changes, by a test with a Holm-corrected p.
 
-    What may be chance is called so, not a loss or a gain.
+    Without significance it says that no change is shown, not that there is a loss or a gain.
     """
     change = test["difference"] if "difference" in test else test["mean"]
     if change == test["low"] == test["high"] == 0:
@@ -46,8 +46,7 @@ def change_text(what: str, test: dict) -> str:
     details = f"{interval(test)}, p after Holm {p_text(test['p_holm'])}"
     if test["p_holm"] >= ALPHA:
         return f"no change of {what} is shown ({percent(change)} points, {details})"
-    verb = "falls" if change < 0 else "rises"
-    return f"{what} {verb} by {percent(abs(change))} points ({details})"
+    return f"{what} changes by {percent(change)} points ({details})"
 
 
 def estimate_cell(estimate: dict | None, value: str, form: Callable[[float], str] = percent) -> str:

@@ -220,8 +220,9 @@ def loss_sentences(run: dict) -> list[str]:
     loser = min(worst["classes"], key=lambda test: test["difference"])
     if loser["difference"] < 0 and loser["p_holm"] < ALPHA:
         sentences.append(
-            f"{name}: {loser['class']} loses most, {percent(-loser['difference'])} points of F1 "
-            f"with {block_text(worst['block'])} shuffled ({interval(loser)}; p after Holm over all "
+            f"{name}: {loser['class']} loses most: its F1 changes by "
+            f"{percent(loser['difference'])} points with {block_text(worst['block'])} shuffled "
+            f"({interval(loser)}; p after Holm over all "
             f"classes and sizes {p_text(loser['p_holm'])})."
         )
     elif loser["difference"] < 0:
