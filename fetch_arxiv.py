@@ -27,8 +27,8 @@ The defaults are the study's: five fields of mathematics, 2014 to 2023, split 8:
 metadata file that Cornell publishes on Kaggle (plain or gzip) or a file of tools/harvest_oai.py.
 ``--source hub --hub_dataset librarian-bots/arxiv-metadata-snapshot`` reads a mirror.
 ``--source api`` keeps finished windows of time in OUTPUT_DIR/.fetch: the same command continues;
-tell arXiv who you are with ``--contact you@example.org``. A window that is not complete is named,
-with exit status 1.
+tell arXiv who you are with ``--contact you@example.org``. If a window stays incomplete, the
+command names it and exits with status 1.
 
 Writes a folder that datasets.load_dataset opens: README.md (dataset card), manifest.json
 (arguments, counts, ids) and data/{train,validation,test}-00000-of-00001.parquet. The same records,
@@ -198,7 +198,7 @@ LONGEST_CONTACT = 200  # characters
 # gzip can stand for a line of gigabytes.
 LONGEST_LINE = 16 * 2**20
 HUB_COLUMNS = ["id", "title", "abstract", "categories", "versions"]  # of the snapshot
-# What reading or writing on the Hub raises for reasons that the user can mend: no such dataset, no
+# What reading or writing on the Hub raises for reasons that the user can fix: no such dataset, no
 # network, no access, damaged files.
 HUB_ERRORS = (OSError, ValueError, EOFError, zlib.error, DatasetsError, httpx.HTTPError)
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M")  # the Hub's
@@ -1092,8 +1092,8 @@ class Harvest:
 
 
 @contextlib.contextmanager
-def locked_folder(folder: Path) -> Iterator[Path]:
-    """Lock the dataset folder and yield its work folder, .fetch.
+def open_work_folder(folder: Path) -> Iterator[Path]:
+    """Open and lock the dataset folder, yield .fetch, and tidy up when the block ends.
 
     Exits with status 2 if it is in use or not this script's. Leaves no trace in a new folder if
     nothing was written.
@@ -1826,7 +1826,7 @@ def main() -> None:
     check_arguments(arguments)
     folder = Path(arguments.output_dir)
 
-    with locked_folder(folder) as work:
+    with open_work_folder(folder) as work:
         # 2. Records from the source
         counts = Counter()  # of what is dropped, by reason
         facts = {}  # for the manifest

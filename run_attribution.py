@@ -34,8 +34,9 @@ document states its error. --n_steps 50 runs captum. docs/step-search.md derives
 In a notebook, the function ``attribute`` explains texts with a model and a tokenizer.
 
 Text columns, their delimiter, the prefix and the length of the texts are those of the training: the
-run folder remembers them. Writes attributions.jsonl, summary.json and figure 1 (attributions.png,
-attributions.tex). An interrupted run continues; a finished one only draws its figure again.
+run folder remembers them. Writes attributions.jsonl, summary.json and a figure like the study's
+figure 1 (attributions.png, attributions.tex). An interrupted run continues; a finished one only
+draws its figure again.
 """
 
 import argparse
@@ -159,7 +160,7 @@ WORD = re.compile(rf"{ATOM}+(?:(?:--?|[‐‑–'’]){ATOM}+|(?<=\d)[.,](?=\d){
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: attribute() raises it, the command line prints one line."""
+    """A mistake that the user can fix: attribute() raises it, the command line prints one line."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -247,20 +248,27 @@ class AttributionArguments:
         default=None, help="Attribute the logit of --target minus that of this class."
     )
     n_steps: str | None = HfArg(
-        default=None, help="A number: run captum. auto: the integral. Default: search."
+        default=None,
+        help="A number of steps for captum, or auto for the integral itself. Default: search "
+        "(--n_steps_search).",
     )
     n_steps_search: list[int] | None = HfArg(
         default=None, help="Lowest and highest number of steps to search. Default: 1 200."
     )
     method: METHODS = HfArg(default="gausslegendre", help="Quadrature rule.")
     tolerance: float = HfArg(
-        default=1e-5, help="Error of search and auto, relative to |F(x) - F(b)|."
+        default=1e-5,
+        help="Allowed error of the search and of --n_steps auto, relative to |F(x) - F(b)|.",
     )
     max_gradient_evaluations: int = HfArg(
-        default=1000, help="Limit of search and auto, per document and class."
+        default=1000,
+        help="Maximum number of gradients per document and class, for the search and --n_steps "
+        "auto.",
     )
     rough_evaluations: int = HfArg(
-        default=280, help="Limit of auto where the path is too rough for --tolerance."
+        default=280,
+        help="Maximum number of gradients for --n_steps auto where the path is too rough for "
+        "--tolerance.",
     )
     baseline: list[str] = HfArg(
         default_factory=lambda: ["pad"],
@@ -785,7 +793,7 @@ def to_table(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
     """Replace the numbers of every ClassLabel by their names; -1, no label, becomes missing.
 
     A column of one label becomes a categorical, which knows the order of its names; those of lists
-    stand in ``frame.attrs[column]``.
+    are in ``frame.attrs[column]``.
     """
     for column, feature in features.items():
         if isinstance(feature, ClassLabel):
@@ -2730,11 +2738,11 @@ def several_baselines(baselines: list[Baseline]) -> dict:
     return {"baselines": tokens}
 
 
+# Copied from tools/common/folders.py::model_commit
 def model_commit(name: str, revision: str | None) -> str | None:
     """Return the commit of a model that was loaded from the Hub; None for a local folder."""
-    match = re.search(
-        r"/snapshots/(\w{40})/", cached_file(name, "config.json", revision=revision) or ""
-    )
+    file = cached_file(name, "config.json", revision=revision) or ""
+    match = re.search(r"/snapshots/([0-9a-f]{40})/", file)
     return match and match[1]
 
 

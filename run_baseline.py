@@ -16,7 +16,7 @@
 #     "transformers==5.23.0",
 # ]
 # ///
-"""TF-IDF and a linear support vector machine: what can be told apart by counting words.
+"""Train TF-IDF and a linear support vector machine, which only counts words, and predict.
 
     python run_baseline.py --dataset_name data/arxiv --output_dir runs/svm
     python run_baseline.py --train_file train.csv --test_file test.csv \\
@@ -165,9 +165,9 @@ class BaselineArguments:
     threshold: str | None = field(
         default=None,
         metadata={
-            "help": "With several labels: auto chooses a threshold per class for its F1 on "
-            "validation; with --calibrate also a probability. Default: decision value 0, "
-            "probability 0.5."
+            "help": "With several labels, auto: a threshold per class that maximizes its F1 on the "
+            "validation split; with --calibrate, a probability may be given instead. Default: "
+            "decision value 0, or probability 0.5."
         },
     )
     seed: int = field(
@@ -417,7 +417,10 @@ def split_names(names: list[str] | str) -> list[str]:
 
 @dataclass
 class RunDataArguments(DataArguments):
-    """The same, but how a text is made of columns is None, as in training, unless it is given."""
+    """DataArguments with None for what is not given.
+
+    It then comes from the run that predicts, or from TEXT_SETTINGS.
+    """
 
     text_column_names: list[str] | None = field(
         default=None, metadata={"help": "Columns of text. Default: as in training, or abstract."}
@@ -512,15 +515,16 @@ def check_arguments(arguments: BaselineArguments, data_arguments: DataArguments)
 # 2. Features, classifier, search of the setting, predictions
 
 
+# Copied from run_classification.py::read_threshold
 def read_threshold(text: str) -> float:
     """Return a threshold of probabilities. Exit with status 2 if it is none."""
     try:
-        threshold = float(text)
+        value = float(text)
     except ValueError:
-        threshold = -1.0
-    if not 0 <= threshold <= 1:
+        value = math.nan
+    if not 0 <= value <= 1:
         fail(f"--threshold must be auto or a number between 0 and 1, not {text}")
-    return threshold
+    return value
 
 
 # Copied from tools/common/metrics.py::METRICS
@@ -802,7 +806,7 @@ def search(
     Among equals the first setting wins: shorter n-grams, raw counts, smaller C. With --threshold
     auto, every setting is measured with the thresholds that suit it.
     """
-    # Counted before the bar starts: a message about words must stand on a line of its own.
+    # Counted before the bar starts: a message about words must be on a line of its own.
     counted = []
     for ngram_max in sorted(arguments.ngram_max):
         counter, train_counts = count_words(ngram_max, arguments.min_df, train["text"])
@@ -1317,7 +1321,7 @@ def to_table(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
     """Replace the numbers of every ClassLabel by their names; -1, no label, becomes missing.
 
     A column of one label becomes a categorical, which knows the order of its names; those of lists
-    stand in ``frame.attrs[column]``.
+    are in ``frame.attrs[column]``.
     """
     for column, feature in features.items():
         if isinstance(feature, ClassLabel):
@@ -1986,7 +1990,7 @@ def normalize_text(text: str) -> str:
 
 # Copied from tools/common/data.py::warn_about_leaks
 def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
-    """Warn about texts that stand in two splits, exactly and regardless of white space and case."""
+    """Warn about texts that occur in two splits, exactly and regardless of white space and case."""
     if len(tables) < 2:
         return
     texts = {split: table["text"].tolist() for split, table in tables.items()}
@@ -2509,9 +2513,9 @@ def class_table(record: dict, predictions: pd.DataFrame | None) -> str:
 
 # Copied from run_classification.py::INTENDED_USE
 INTENDED_USE = """\
-Intended for texts like those of the training data, in their language, to sort or to find them. \
-It knows no other classes, so a text on another subject may be given one of these, too; and what \
-was measured here does not tell how well it does on texts of another kind or time."""
+Intended for sorting and finding texts like the training data, in the same language. The model \
+knows only these classes, so a text on another subject may also be given one of them. The metrics \
+here do not show how well it does on other kinds of text or on texts of another period."""
 
 
 def describe_scores(record: dict) -> str:
@@ -2607,7 +2611,8 @@ Versions: {versions}."""
             f"{100 * row['eval_accuracy']:.2f} | {100 * row['eval_f1']:.2f} |\n"
         )
     accuracy = metric_name("accuracy", record["problem_type"]).lower()
-    text = f"""TF-IDF and a linear SVM that classify texts of {source} as {classes}{several}.
+    text = f"""TF-IDF and a linear SVM that classify texts of {source} into the classes \
+{classes}{several}.
 The validation split chose the setting. {predicted} {describe_scores(record)}
 
 ```python
@@ -2861,7 +2866,7 @@ def predict_with_run(
 
 
 def main() -> None:
-    # Arguments and output folder
+    # 1. Arguments and output folder
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S",
@@ -2874,6 +2879,7 @@ def main() -> None:
     check_arguments(arguments, data_arguments)
     folder = Path(arguments.output_dir)
     open_output_dir(folder, SCRIPT, [RUN_FILE])
+    # 2. Predict with a finished run, or train
     with locked_folder(folder):
         if arguments.model_name_or_path is not None:
             predict_with_run(folder, arguments, data_arguments)

@@ -225,7 +225,11 @@ class ModelArguments:
         default="main", metadata={"help": "Branch, tag or commit of a Hub model."}
     )
     attn_implementation: str | None = field(
-        default=None, metadata={"help": "eager, sdpa or flash_attention_2."}
+        default=None,
+        metadata={
+            "help": "eager, sdpa or flash_attention_2. Default: eager for training with attention "
+            "dropout on a CPU, else sdpa."
+        },
     )
     attention_dropout: float | None = field(
         default=None, metadata={"help": "Dropout of the attention probabilities."}
@@ -241,7 +245,10 @@ class ModelArguments:
         metadata={"help": "Maximum number of tokens of a text. Default: as in training, or 256."},
     )
     pad_to_multiple_of: int | None = field(
-        default=None, metadata={"help": "Defaults to 8 with mixed precision."}
+        default=None,
+        metadata={
+            "help": "Pad batches to a multiple of this length. Default: 8 with mixed precision."
+        },
     )
     preprocessing_num_workers: int | None = field(
         default=None, metadata={"help": "Processes for tokenization."}
@@ -249,8 +256,9 @@ class ModelArguments:
     long_texts: Literal["truncate", "windows"] = field(
         default="truncate",
         metadata={
-            "help": "Longer texts in evaluation and prediction after training: truncate, or "
-            "windows: overlapping windows of --max_seq_length, whose logits are averaged."
+            "help": "How evaluation and prediction after training read texts longer than "
+            "--max_seq_length: truncate, or windows: average the logits of overlapping windows of "
+            "that length."
         },
     )
     class_weights: Literal["none", "balanced"] = field(
@@ -260,8 +268,8 @@ class ModelArguments:
     threshold: str | None = field(
         default=None,
         metadata={
-            "help": "With several labels: a probability of at least that is a label; auto chooses "
-            "one per class on the validation split. Default: as in training, or 0.5."
+            "help": "With several labels: the probability from which a class is predicted, or "
+            "auto: one per class, chosen on the validation split. Default: as in training, or 0.5."
         },
     )
     metric_name: list[str] | None = field(
@@ -503,7 +511,10 @@ def split_names(names: list[str] | str) -> list[str]:
 
 @dataclass
 class RunDataArguments(DataArguments):
-    """The same, but what None stands for is as in training, unless it is given."""
+    """DataArguments with None for what is not given.
+
+    It then comes from the run that predicts, or from TEXT_SETTINGS and SPLIT_SETTINGS.
+    """
 
     text_column_names: list[str] | None = field(
         default=None, metadata={"help": "Columns of text. Default: as in training, or abstract."}
@@ -558,7 +569,7 @@ def adapt_to_machine(namespace: argparse.Namespace, unknown: list[str]) -> None:
         namespace.use_cpu = True
         namespace.dataloader_pin_memory = False
         if namespace.fp16:
-            fail("--fp16 needs a GPU and this run has none; leave it out or give --bf16")
+            fail("--fp16 requires a GPU and this run has none; leave it out or give --bf16")
         launcher_wants_fp16 = os.environ.get("ACCELERATE_MIXED_PRECISION") == "fp16"
         if launcher_wants_fp16 and not namespace.bf16:
             os.environ["ACCELERATE_MIXED_PRECISION"] = "no"
@@ -574,7 +585,7 @@ def adapt_to_machine(namespace: argparse.Namespace, unknown: list[str]) -> None:
         namespace.eval_strategy = "no"
         namespace.load_best_model_at_end = False
     if namespace.deepspeed and namespace.gradient_accumulation_steps is None:
-        fail("--deepspeed requires --gradient_accumulation_steps, which the file's auto stands for")
+        fail("--deepspeed requires --gradient_accumulation_steps, the value of auto in its file")
 
 
 def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
@@ -610,9 +621,9 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
         fail("nothing to do; give --do_train, --do_eval, --do_predict or several of them")
     is_trained = training.do_train or Path(training.output_dir, "trainer_state.json").exists()
     if training.push_to_hub and not is_trained:
-        fail(f"--push_to_hub needs --do_train or a trained run in {training.output_dir}")
+        fail(f"--push_to_hub requires --do_train or a trained run in {training.output_dir}")
     if training.hub_model_id and not training.push_to_hub:
-        fail("--hub_model_id needs --push_to_hub")
+        fail("--hub_model_id requires --push_to_hub")
     checkpoint = training.resume_from_checkpoint or "true"
     if checkpoint.lower() != "true" and not Path(checkpoint, "trainer_state.json").exists():
         fail(
@@ -739,7 +750,7 @@ def use_settings_of_run(
 
 
 def use_splits_of_run(data: DataArguments, used: dict | None) -> None:
-    """Hold out of training what the run did: another split would have texts that it was trained on.
+    """Hold out the documents that the run held out: it was trained on the others.
 
     used is the record of the run that predicts; None if this command trains. Exits with status 2 on
     another value if the data has the same name.
@@ -755,12 +766,12 @@ def use_splits_of_run(data: DataArguments, used: dict | None) -> None:
         given = getattr(data, name)
         if is_same_data and given is not None and given != value:
             fail(
-                f"--{name} {given}: the model was trained with {value} on data of this name, so it "
-                "knows texts of another split; leave the flag out, or rename data that is not the "
-                "same"
+                f"--{name} {given}: the model was trained with {value} on data of this name, so "
+                "another split would contain texts that it was trained on; leave the flag out, or "
+                "rename the data if it is different"
             )
-        # Whether other data has splits to take is the command's to say. The usual fraction is left
-        # to the reading: beside a validation split none may be given.
+        # For other data, the flags of this command decide what is held out. The usual fraction
+        # stays None here: read_tables refuses a fraction beside a validation split.
         is_usual = name == "validation_fraction" and value == VALIDATION_FRACTION
         if given is None and (name == "split_seed" or (is_same_data and not is_usual)):
             setattr(data, name, value)
@@ -1862,7 +1873,7 @@ def read_checkpoint(path: Path, patience: int, model: torch.nn.Module) -> Checkp
                         f"{path} is a checkpoint of another model ({name} is {shape}, not "
                         f"{shapes[name]}); delete the folder {path.parent}"
                     )
-    # Is written last
+    # The Trainer writes this file last, so it marks a complete checkpoint.
     state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
     stopping = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback", {})
     used = stopping.get("attributes", {}).get("early_stopping_patience_counter", 0)
@@ -2251,7 +2262,7 @@ def to_table(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
     """Replace the numbers of every ClassLabel by their names; -1, no label, becomes missing.
 
     A column of one label becomes a categorical, which knows the order of its names; those of lists
-    stand in ``frame.attrs[column]``.
+    are in ``frame.attrs[column]``.
     """
     for column, feature in features.items():
         if isinstance(feature, ClassLabel):
@@ -2920,7 +2931,7 @@ def normalize_text(text: str) -> str:
 
 # Copied from tools/common/data.py::warn_about_leaks
 def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
-    """Warn about texts that stand in two splits, exactly and regardless of white space and case."""
+    """Warn about texts that occur in two splits, exactly and regardless of white space and case."""
     if len(tables) < 2:
         return
     texts = {split: table["text"].tolist() for split, table in tables.items()}
@@ -3415,7 +3426,7 @@ def warn_of_missing_processes() -> None:
 
 
 def describe_precision(mixed_precision: str, training: TrainingArguments) -> str:
-    """Return the arithmetic as it really ran, whatever switched it on."""
+    """Return the precision that was used, whether a flag or the launcher chose it."""
     precision = "fp32" if mixed_precision == "no" else mixed_precision
     if training.bf16_full_eval:
         precision += ", evaluation in bf16"
@@ -3462,7 +3473,7 @@ def describe_run(folder: Path, model_id: str | None) -> None:
     kind = "any number of" if record["problem_type"] == MULTI_LABEL else "one of"
     versions = ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     seconds = training_seconds(state["log_history"])
-    text = f"""`{base}`, fine-tuned to classify texts of `{dataset}` as {kind} the classes \
+    text = f"""`{base}`, fine-tuned to classify texts of `{dataset}` into {kind} the classes \
 {", ".join(escape_markdown(name) for name in record["labels"])}.
 
 {describe_use(record, model_id)}
@@ -3553,9 +3564,9 @@ def write_card(folder: Path, title: str, record: dict, results: dict, text: str)
 
 
 INTENDED_USE = """\
-Intended for texts like those of the training data, in their language, to sort or to find them. \
-It knows no other classes, so a text on another subject may be given one of these, too; and what \
-was measured here does not tell how well it does on texts of another kind or time."""
+Intended for sorting and finding texts like the training data, in the same language. The model \
+knows only these classes, so a text on another subject may also be given one of them. The metrics \
+here do not show how well it does on other kinds of text or on texts of another period."""
 
 
 def describe_use(record: dict, model_id: str | None) -> str:

@@ -168,7 +168,7 @@ def minilm_p_text():
     row = names | {"metric": "brier_score", "comparison": "comparison-log-loss"}
     brier = p_value(from_csv("family/family.csv", "p_holm", **row))
     return [
-        f"(p = {alone} alone), and still p is {together} as one of {tests} tests",
+        f"(uncorrected p = {alone}; p = {together} after correction for {tests} tests)",
         f"so is its Brier score (p = {brier})",
     ]
 

@@ -42,7 +42,7 @@ ends with exit status 3 if a run is worse than runs/old beyond the margin (--mar
 Writes into --output_dir: comparison.md (the answers, then table, tests and details),
 differences.png (the differences to the reference with 95% intervals and the margin), table2.md,
 .tex, .csv and .png (every metric with 95% intervals), pairs.csv (the tests), all_pairs.png (which
-of several models are not told apart), per_class_f1.csv, class_differences.csv and .png,
+of several models do not differ significantly), per_class_f1.csv, class_differences.csv and .png,
 agreement.csv, slices.csv (accuracy on cross-listed and on confusable documents, and with any listed
 category counted as right), hard_documents.csv (documents that every run gets wrong), cost.csv and
 .png (training time, size and speed beside accuracy), learning_curve.png (models with several sizes
@@ -399,7 +399,8 @@ def draw_pictures(
         )
         together = [" and ".join(group) for group in result["groups"]]
         about["all_pairs.png"] = (
-            f"Models by {accuracy}; not told apart are: {'; '.join(together) or 'none'}"
+            f"Models by {accuracy}; without a significant difference: "
+            f"{'; '.join(together) or 'none'}"
         )
 
     # 4. Classes
@@ -443,7 +444,7 @@ def main() -> None:
     (arguments,) = parse_arguments(__doc__, CompareArguments, adapt=positional_runs)
     if len(arguments.runs) < 2:
         fail(
-            f"a comparison needs two runs or more, not {len(arguments.runs)}: "
+            f"a comparison requires two runs or more, not {len(arguments.runs)}: "
             f"{SCRIPT} RUN RUN --output_dir DIR"
         )
     runs = read_runs(arguments.runs, arguments.allow_other_texts)

@@ -151,7 +151,7 @@ def main() -> None:
     (arguments,) = parse_arguments(__doc__, TogetherArguments, adapt=positional_comparisons)
     if len(arguments.comparisons) < 2:
         fail(
-            f"a family needs two comparisons or more, not {len(arguments.comparisons)}: "
+            f"a family requires two comparisons or more, not {len(arguments.comparisons)}: "
             f"{SCRIPT} DIR DIR --output_dir DIR"
         )
     check_names(arguments)

@@ -971,7 +971,7 @@ def percent_interval(counted: dict) -> str:
 
 
 def describe(record: dict) -> list[str]:
-    """Return the sentences that stand first on the page and in the log."""
+    """Return the sentences at the top of the page, which are also logged."""
     counts = record["counts"]
     reported = counts["reported"]
     sentences = [

@@ -316,12 +316,12 @@ def recorded(title: str, arguments: dict, **others: object) -> dict:
     for key, value in values.items():
         if value in (None, "None", "", []):
             continue
-        texts = [shortened(str(part)) for part in (value if isinstance(value, list) else [value])]
+        texts = [last_part(str(part)) for part in (value if isinstance(value, list) else [value])]
         rows.append([key, " ".join(texts)])
     return {"title": title, "rows": rows}
 
 
-def shortened(text: str) -> str:
+def last_part(text: str) -> str:
     """Return the last part of an absolute path; any other text as it is."""
     return short_path(text) if text.startswith("/") else text
 
@@ -332,7 +332,7 @@ def shortened(text: str) -> str:
 def data_part(folder: Path, page: Page) -> dict:
     """Return counts, origin, what was dropped, checksums and the card of a dataset folder.
 
-    Checksums and card stand at the end of the page.
+    Checksums and card are at the end of the page.
     """
     path = folder / "manifest.json"
     manifest = read_json(path)
@@ -942,9 +942,9 @@ def published_arguments(arguments: ReportArguments) -> dict:
     record = {}
     for key, value in asdict(arguments).items():
         if isinstance(value, list):
-            record[key] = [shortened(text) for text in value]
+            record[key] = [last_part(text) for text in value]
         elif isinstance(value, str) and key not in ("title", "note"):
-            record[key] = shortened(value)
+            record[key] = last_part(value)
         else:
             record[key] = value
     return record

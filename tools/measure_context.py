@@ -243,7 +243,7 @@ def read_arguments() -> ContextArguments:
         given = getattr(arguments, flag)
         if flag not in STATISTICS_FLAGS and given != value:
             fail(
-                f"--{flag} {given} needs the models, evaluations/ was made with {value}; "
+                f"--{flag} {given} requires the models: evaluations/ was made with {value}; "
                 "leave out --statistics_only"
             )
     refuse_ignored_flags(given_flags, arguments)

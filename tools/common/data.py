@@ -440,7 +440,7 @@ def to_table(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
     """Replace the numbers of every ClassLabel by their names; -1, no label, becomes missing.
 
     A column of one label becomes a categorical, which knows the order of its names; those of lists
-    stand in ``frame.attrs[column]``.
+    are in ``frame.attrs[column]``.
     """
     for column, feature in features.items():
         if isinstance(feature, ClassLabel):
@@ -1080,7 +1080,7 @@ def normalize_text(text: str) -> str:
 
 
 def warn_about_leaks(tables: dict[str, pd.DataFrame]) -> None:
-    """Warn about texts that stand in two splits, exactly and regardless of white space and case."""
+    """Warn about texts that occur in two splits, exactly and regardless of white space and case."""
     if len(tables) < 2:
         return
     texts = {split: table["text"].tolist() for split, table in tables.items()}

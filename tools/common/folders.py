@@ -268,6 +268,6 @@ def check_revision(flag: str, source: str, revision: str | None) -> None:
 
 def model_commit(name: str, revision: str | None) -> str | None:
     """Return the commit of a model that was loaded from the Hub; None for a local folder."""
-    file = cached_file(name, "config.json", revision=revision or "main")
+    file = cached_file(name, "config.json", revision=revision) or ""
     match = re.search(r"/snapshots/([0-9a-f]{40})/", file)
     return match and match[1]

@@ -128,7 +128,7 @@ def print_signed(value: float) -> str:
 
 
 def groups_of_models(count: int, is_apart: set[tuple[int, int]]) -> list[list[int]]:
-    """Return the largest groups of models of which no two are told apart, each in order.
+    """Return the largest groups of models without a significant difference, each in order.
 
     is_apart holds the pairs (smaller number first) that are. Bron and Kerbosch's algorithm with a
     pivot (Communications of the ACM 16:575-577, 1973).
@@ -155,7 +155,7 @@ def groups_of_models(count: int, is_apart: set[tuple[int, int]]) -> list[list[in
 
 
 def group_names(models: list[dict], pairs: list[dict], metric: str) -> list[list[str]] | None:
-    """Return the largest groups of models of which no two are told apart, best models first.
+    """Return the largest groups of models without a significant difference, best models first.
 
     models are the rows of table 2, and pairs has a test for every two of them. None if there are
     too few or too many models for groups, or some two are not tested.
@@ -174,7 +174,7 @@ def group_names(models: list[dict], pairs: list[dict], metric: str) -> list[list
 
 
 def plot_all_pairs(models: list[dict], groups: list[list[str]], metric: str, title: str) -> bytes:
-    """Draw models by their metric; a bar joins each group of which no two are told apart."""
+    """Draw models by their metric; a bar joins each group without a significant difference."""
     models = sorted(models, key=lambda row: -row[metric])
     number = {row["name"]: k for k, row in enumerate(models)}
     widths = [1, 0.07 * max(2, len(groups))]
@@ -195,7 +195,9 @@ def plot_all_pairs(models: list[dict], groups: list[list[str]], metric: str, tit
         places = [number[name] for name in group]
         bars.plot([column] * len(places), places, "o-", **style)
     bars.set_xlim(-0.7, max(1, len(groups)) - 0.3)
-    bars.set_xlabel("joined: not\ntold apart" if groups else "all told\napart")
+    bars.set_xlabel(
+        "joined: no\nsignificant\ndifference" if groups else "all differ\nsignificantly"
+    )
     bars.set_xticks([])
     bars.spines[:].set_visible(False)
     bars.tick_params(axis="y", length=0)

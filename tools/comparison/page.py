@@ -301,8 +301,8 @@ def all_pairs_text(result: dict, pieces: Pieces) -> list[str]:
     if not picture:
         return []
     text = (
-        "A bar joins models of which no two are told apart (p of at least 0.05 after Holm's "
-        "correction over all tests)."
+        "A bar joins models without a significant difference between any two (p of at least 0.05 "
+        "after Holm's correction over all tests)."
     )
     return ["## All pairs of models", picture, text]
 
@@ -338,7 +338,7 @@ def cost_text(result: dict, pieces: Pieces) -> list[str]:
     for row in result["costs"]:
         numbers = [row["train_seconds"], row["parameters"], row["documents_per_second"]]
         if any(value is not None for value in numbers):
-            cells = ["" if value is None else three_digits(value) for value in numbers]
+            cells = ["" if value is None else compact_number(value) for value in numbers]
             rows.append([row["name"], percent(row["accuracy"]), *cells, row["device"]])
     if not rows:
         return []
@@ -358,7 +358,7 @@ def cost_text(result: dict, pieces: Pieces) -> list[str]:
     ]
 
 
-def three_digits(value: float) -> str:
+def compact_number(value: float) -> str:
     """Return a positive number with three digits and a unit of thousands or millions."""
     for unit, name in ((1e9, " G"), (1e6, " M")):
         if value >= unit:

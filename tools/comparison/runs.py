@@ -819,8 +819,8 @@ def rename(models: list[Model], runs: list[Run]) -> None:
     for own_variant, own_settings in zip(variants, settings, strict=True):
         differences = variant_texts(own_variant, variants)
         for name in different:
-            differences.append(difference_text(name, own_settings.get(name)))
-        texts.append(shortened(differences))
+            differences.append(setting_difference(name, own_settings.get(name)))
+        texts.append(first_differences(differences))
     # An SVM has no learning rate; any other run without one records too little.
     have_rates = all(run.is_baseline or "learning_rate" in run.variant for run in first_runs)
     is_clear = len(models) > 1 and len(set(texts)) == len(models) and have_rates
@@ -851,11 +851,11 @@ def variant_texts(own: dict, others: list[dict]) -> list[str]:
         elif name == "max_train_samples":
             parts.append(text.format("all"))
         else:
-            parts.append(difference_text(name, None))
+            parts.append(setting_difference(name, None))
     return parts
 
 
-def difference_text(name: str, value: str | None) -> str:
+def setting_difference(name: str, value: str | None) -> str:
     """Return a setting as the name of a row shows it; None is one that the run does not record."""
     if value is None:
         return f"{name} not recorded"
@@ -864,7 +864,7 @@ def difference_text(name: str, value: str | None) -> str:
     return f"{name} {value}"
 
 
-def shortened(differences: list[str]) -> str:
+def first_differences(differences: list[str]) -> str:
     """Return the first differences of a row, and how many more there are."""
     text = ", ".join(differences[:SHOWN_DIFFERENCES])
     more = len(differences) - SHOWN_DIFFERENCES
