@@ -147,7 +147,7 @@ def test_card_tells_classes_use_data_and_time(finished):
     record = json.loads((finished / "run_arguments.json").read_text())
     assert record["class_counts"]["train"] == dict.fromkeys(LABELS, 16)
     assert record["data_fingerprints"]["train"] in card
-    assert "Intended for texts like those of the training data" in card
+    assert "Intended for sorting and finding texts like the training data" in card
     assert "Hardware: a CPU; training took" in card
 
 

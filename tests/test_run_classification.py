@@ -2429,7 +2429,7 @@ def test_card_tells_classes_use_data_hardware_and_time(finished, tiny_dataset):
         assert f"| {name} | 16 | 2 | 2 | {100 * value:.2f} % |" in card.content
     record = record_of(finished)
     assert record["class_counts"]["train"] == dict.fromkeys(LABELS, 16)
-    assert "Intended for texts like those" in card.content
+    assert "Intended for sorting and finding texts" in card.content
     assert record["data_fingerprints"]["train"] in card.content
     assert re.search(r"Hardware: 1 x cpu; training took \d+ s\.", card.content)
     results = json.loads((finished / "predict_results.json").read_text())

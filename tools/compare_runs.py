@@ -335,18 +335,18 @@ def check_decidable(models: int, documents: int) -> None:
 
 
 def stop_if_worse(pairs: list[dict], reference: str, margin: float, titles: dict) -> None:
-    """Exit with status 3 if a model is worse than the reference beyond the margin (in points)."""
+    """Exit with status 3 if a model is worse than the reference beyond the margin, a share."""
     decision = decide(pairs, reference)
     for row in decision.worse:
         print(
-            f"worse beyond the margin of {points(margin)}: {test_sentence(row, titles)}",
+            f"worse beyond the margin of {points(100 * margin)}: {test_sentence(row, titles)}",
             file=sys.stderr,
         )
     if decision.worse:
         sys.exit(WORSE_STATUS)
     for row in decision.open:
         print(
-            f"not shown to be worse beyond the margin of {points(margin)}, and not excluded: "
+            f"not shown to be worse beyond the margin of {points(100 * margin)}, and not excluded: "
             f"{test_sentence(row, titles)}",
             file=sys.stderr,
         )
@@ -573,7 +573,7 @@ def main() -> None:
     print_table(model_rows, titles)
     print(f"next: {next_command(arguments)}")
     if arguments.fail_if_worse is not None:
-        stop_if_worse(pairs, models[reference].name, arguments.margin, titles)
+        stop_if_worse(pairs, models[reference].name, margin, titles)
 
 
 if __name__ == "__main__":
