@@ -1420,7 +1420,10 @@ def read_config(file: str) -> list[str]:
         if value is None:
             continue
         words.append(f"--{flag}")
-        words.extend(map(str, value if isinstance(value, list) else [value]))
+        if isinstance(value, dict):  # as TrainingArguments reads it
+            words.append(json.dumps(value))
+        else:
+            words.extend(map(str, value if isinstance(value, list) else [value]))
     return words
 
 

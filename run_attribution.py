@@ -804,10 +804,22 @@ def to_table(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
             names = feature.feature.names
             frame.attrs[column] = names
             frame[column] = [
-                None if label is None else [names[number] for number in label]
+                None if label is None else [name_of(number, names) for number in label]
                 for label in frame[column]
             ]
     return frame
+
+
+# Copied from tools/common/data.py::name_of
+def name_of(number: float | None, names: list[str]) -> str | None:
+    """Return the name with a number; None, NaN, -1 and numbers that are too large have none."""
+    if is_missing(number) or not 0 <= number < len(names):
+        return None
+    return names[int(number)]
+
+
+# Copied from tools/common/data.py::FILE_TYPES
+FILE_TYPES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 
 # Copied from tools/common/data.py::read_file
@@ -816,7 +828,7 @@ def read_file(
 ) -> pd.DataFrame:
     """Read a file by the rules of its format. Exit with status 2 if it breaks them."""
     suffix = Path(file).suffix.lower()
-    if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
+    if suffix not in FILE_TYPES:
         fail(f"cannot load {file}: it is not a .csv, .tsv, .json, .jsonl or .parquet file")
     try:
         if suffix == ".parquet":
@@ -2848,7 +2860,10 @@ def read_config(file: str) -> list[str]:
         if value is None:
             continue
         words.append(f"--{flag}")
-        words.extend(map(str, value if isinstance(value, list) else [value]))
+        if isinstance(value, dict):  # as TrainingArguments reads it
+            words.append(json.dumps(value))
+        else:
+            words.extend(map(str, value if isinstance(value, list) else [value]))
     return words
 
 

@@ -111,6 +111,7 @@ logger = logging.getLogger(__name__)
 SCRIPT = "run_baseline.py"
 RUN_FILE = "run_arguments.json"
 CHUNK = 10_000  # documents that are counted and weighted at once when a split is predicted
+MAX_DRAWN_CLASSES = 30  # in one picture; those of more classes would take gigabytes
 # Arguments that cannot change the results. Where the data is does not matter either: its rows do,
 # and their fingerprints are compared.
 NOT_IDENTIFYING = (
@@ -224,7 +225,10 @@ def read_config(file: str) -> list[str]:
         if value is None:
             continue
         words.append(f"--{flag}")
-        words.extend(map(str, value if isinstance(value, list) else [value]))
+        if isinstance(value, dict):  # as TrainingArguments reads it
+            words.append(json.dumps(value))
+        else:
+            words.extend(map(str, value if isinstance(value, list) else [value]))
     return words
 
 
@@ -989,12 +993,20 @@ def top_words(model: Pipeline, names: list[str], n: int = 20) -> pd.DataFrame:
 
 
 def plot_top_words(table: pd.DataFrame) -> plt.Figure:
-    """Plot the words of each class in a panel of its own, the largest coefficient on top."""
+    """Plot the words of each class in a panel of its own, the largest coefficient on top.
+
+    Of many classes, the first MAX_DRAWN_CLASSES are plotted.
+    """
     groups = list(table.groupby("class", sort=False))
+    drawn = groups[:MAX_DRAWN_CLASSES]
+    n_columns = min(6, len(drawn))
+    n_rows = math.ceil(len(drawn) / n_columns)
     figure, panels = plt.subplots(
-        1, len(groups), figsize=(2.6 * len(groups), 5), sharex=True, squeeze=False
+        n_rows, n_columns, figsize=(2.6 * n_columns, 5 * n_rows), sharex=True, squeeze=False
     )
-    for axes, (name, rows) in zip(panels[0], groups, strict=True):
+    for axes in panels.flat[len(drawn) :]:
+        axes.set_axis_off()
+    for axes, (name, rows) in zip(panels.flat, drawn, strict=False):
         # A $ in a word or a name does not start a formula.
         words = [word.replace("$", r"\$") for word in rows["word"]]
         axes.barh(words, rows["coefficient"], color="#1b7837")
@@ -1002,7 +1014,10 @@ def plot_top_words(table: pd.DataFrame) -> plt.Figure:
         axes.set_title(name.replace("$", r"\$"))
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.supxlabel("SVM coefficient")
+    label = "SVM coefficient"
+    if len(groups) > len(drawn):
+        label += f" (the first {len(drawn)} of {len(groups):,} classes; top_words.csv has all)"
+    figure.supxlabel(label)
     figure.tight_layout()
     return figure
 
@@ -1332,10 +1347,22 @@ def to_table(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
             names = feature.feature.names
             frame.attrs[column] = names
             frame[column] = [
-                None if label is None else [names[number] for number in label]
+                None if label is None else [name_of(number, names) for number in label]
                 for label in frame[column]
             ]
     return frame
+
+
+# Copied from tools/common/data.py::name_of
+def name_of(number: float | None, names: list[str]) -> str | None:
+    """Return the name with a number; None, NaN, -1 and numbers that are too large have none."""
+    if is_missing(number) or not 0 <= number < len(names):
+        return None
+    return names[int(number)]
+
+
+# Copied from tools/common/data.py::FILE_TYPES
+FILE_TYPES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 
 # Copied from tools/common/data.py::read_file
@@ -1344,7 +1371,7 @@ def read_file(
 ) -> pd.DataFrame:
     """Read a file by the rules of its format. Exit with status 2 if it breaks them."""
     suffix = Path(file).suffix.lower()
-    if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
+    if suffix not in FILE_TYPES:
         fail(f"cannot load {file}: it is not a .csv, .tsv, .json, .jsonl or .parquet file")
     try:
         if suffix == ".parquet":
@@ -2146,14 +2173,21 @@ def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
     """Plot the confusion matrix of predictions.csv: counts, in the color of the class's share."""
     counts = confusion_matrix(table["label"], table["prediction"], labels=names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = plt.subplots(figsize=(1.1 * len(names) + 1.5, len(names) + 1))
+    # Memory and time grow with the square of the size, so it has a limit.
+    size = min(len(names), MAX_DRAWN_CLASSES)
+    figure, axes = plt.subplots(figsize=(1.1 * size + 1.5, size + 1))
     # A $ in a name does not start a formula.
     shown = [name.replace("$", r"\$") for name in names]
     display = ConfusionMatrixDisplay(shares, display_labels=shown)
-    display.plot(ax=axes, cmap="Blues", im_kw={"vmin": 0, "vmax": 1})
+    is_small = len(names) <= MAX_DRAWN_CLASSES
+    display.plot(ax=axes, include_values=is_small, cmap="Blues", im_kw={"vmin": 0, "vmax": 1})
     display.im_.colorbar.set_label("Share of the true class")
-    for cell, count in zip(display.text_.flat, counts.flat, strict=True):
-        cell.set_text(f"{count:,}")
+    if is_small:
+        for cell, count in zip(display.text_.flat, counts.flat, strict=True):
+            cell.set_text(f"{count:,}")
+    else:  # counts and names would not be readable
+        order = f"{len(names):,} classes, in the order of the card"
+        axes.set(xticks=[], yticks=[], xlabel=f"Predicted: {order}", ylabel=f"True: {order}")
     return figure
 
 
@@ -2176,15 +2210,17 @@ def plot_class_curves(
 ) -> plt.Figure:
     """Plot precision over recall of every class, with a dot at its threshold.
 
-    labels and scores are (documents, classes).
+    labels and scores are (documents, classes). Of many classes, the first MAX_DRAWN_CLASSES are
+    plotted.
     """
-    n_columns = min(4, len(names))
-    n_rows = math.ceil(len(names) / n_columns)
+    drawn = names[:MAX_DRAWN_CLASSES]
+    n_columns = min(4, len(drawn))
+    n_rows = math.ceil(len(drawn) / n_columns)
     figure, grid = plt.subplots(
         n_rows, n_columns, figsize=(3 * n_columns, 3 * n_rows), squeeze=False, layout="constrained"
     )
     for number, axes in enumerate(grid.flat):
-        if number >= len(names):
+        if number >= len(drawn):
             axes.set_axis_off()
             continue
         truth = labels[:, number]
@@ -2202,6 +2238,8 @@ def plot_class_curves(
         if predicted.any():
             right = (truth[predicted] == 1).sum()
             axes.plot(right / truth.sum(), right / predicted.sum(), "o", color="C1")
+    if len(names) > len(drawn):
+        figure.suptitle(f"The first {len(drawn)} of {len(names):,} classes")
     return figure
 
 

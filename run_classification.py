@@ -328,7 +328,10 @@ def read_config(file: str) -> list[str]:
         if value is None:
             continue
         words.append(f"--{flag}")
-        words.extend(map(str, value if isinstance(value, list) else [value]))
+        if isinstance(value, dict):  # as TrainingArguments reads it
+            words.append(json.dumps(value))
+        else:
+            words.extend(map(str, value if isinstance(value, list) else [value]))
     return words
 
 
@@ -604,6 +607,10 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
     check_at_least("gradient_accumulation_steps", training.gradient_accumulation_steps, 1)
     for name in ("learning_rate", "warmup_steps", "weight_decay", "seed"):
         check_at_least(name, getattr(training, name), 0)
+    if training.seed >= 2**32:
+        fail(f"--seed must be below 2**32, not {training.seed}")
+    check_at_least("pad_to_multiple_of", model.pad_to_multiple_of, 1)
+    check_at_least("preprocessing_num_workers", model.preprocessing_num_workers, 1)
     check_at_least("attention_dropout", model.attention_dropout, 0)
     check_at_least("early_stopping_patience", model.early_stopping_patience, 0)
     if not 0 <= training.label_smoothing_factor < 1:
@@ -622,8 +629,16 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
     is_trained = training.do_train or Path(training.output_dir, "trainer_state.json").exists()
     if training.push_to_hub and not is_trained:
         fail(f"--push_to_hub requires --do_train or a trained run in {training.output_dir}")
-    if training.hub_model_id and not training.push_to_hub:
-        fail("--hub_model_id requires --push_to_hub")
+    for name in ("hub_model_id", "hub_private_repo", "hub_revision"):
+        if getattr(training, name) and not training.push_to_hub:
+            fail(f"--{name} requires --push_to_hub")
+    if model.model_revision != "main" and Path(model.model_name_or_path).is_dir():
+        fail("--model_revision requires a name on the Hub; a local folder has no revisions")
+    if training.resume_from_checkpoint and not training.do_train:
+        fail(
+            "--resume_from_checkpoint requires --do_train; to predict with a checkpoint, give it "
+            "as --model_name_or_path"
+        )
     checkpoint = training.resume_from_checkpoint or "true"
     if checkpoint.lower() != "true" and not Path(checkpoint, "trainer_state.json").exists():
         fail(
@@ -1080,6 +1095,11 @@ def max_length_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     return limit if limit < VERY_LARGE_INTEGER else None
 
 
+def padded_length(length: int, multiple: int) -> int:
+    """Return the length that is padded to a multiple."""
+    return math.ceil(length / multiple) * multiple
+
+
 def check_max_seq_length(
     arguments: ModelArguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
@@ -1089,6 +1109,12 @@ def check_max_seq_length(
     if length < 3 or (limit is not None and length > limit):
         most = "any number" if limit is None else f"{limit}, the model's maximum"
         fail(f"--max_seq_length {length} must be between 3 and {most}")
+    multiple = arguments.pad_to_multiple_of
+    if limit is not None and multiple is not None and padded_length(length, multiple) > limit:
+        fail(
+            f"--pad_to_multiple_of {multiple} pads texts of --max_seq_length {length} to more than "
+            f"{limit} tokens, the model's maximum; lower one of them"
+        )
     if arguments.long_texts == "truncate":
         return
     if limit is None:
@@ -1687,6 +1713,8 @@ def find_collapse(labels: np.ndarray, logits: np.ndarray, task: Task) -> str | N
         measured = compute_scores(labels, given, scores, task.classes, task.problem_type, False)
         return measured["f1"]
 
+    if np.array_equal(predictions, labels):  # e.g. a split of one class
+        return None
     chance = macro_f1(simplest)
     if macro_f1(predictions) <= chance:
         return f"has a macro F1 no better than always {rule} ({100 * chance:.1f} %)"
@@ -1896,7 +1924,7 @@ def read_checkpoint(path: Path, patience: int, model: torch.nn.Module) -> Checkp
 
 def find_checkpoint(folder: Path, patience: int, model: torch.nn.Module) -> Checkpoint | None:
     """Return the newest checkpoint of a run folder that can be continued, or None."""
-    paths = [path for path in folder.glob("checkpoint-*") if path.name.split("-")[1].isdecimal()]
+    paths = [path for path in folder.iterdir() if re.fullmatch(r"checkpoint-\d+", path.name)]
     for path in sorted(paths, key=lambda path: -int(path.name.split("-")[1])):
         try:
             return read_checkpoint(path, patience, model)
@@ -2273,10 +2301,22 @@ def to_table(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
             names = feature.feature.names
             frame.attrs[column] = names
             frame[column] = [
-                None if label is None else [names[number] for number in label]
+                None if label is None else [name_of(number, names) for number in label]
                 for label in frame[column]
             ]
     return frame
+
+
+# Copied from tools/common/data.py::name_of
+def name_of(number: float | None, names: list[str]) -> str | None:
+    """Return the name with a number; None, NaN, -1 and numbers that are too large have none."""
+    if is_missing(number) or not 0 <= number < len(names):
+        return None
+    return names[int(number)]
+
+
+# Copied from tools/common/data.py::FILE_TYPES
+FILE_TYPES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 
 # Copied from tools/common/data.py::read_file
@@ -2285,7 +2325,7 @@ def read_file(
 ) -> pd.DataFrame:
     """Read a file by the rules of its format. Exit with status 2 if it breaks them."""
     suffix = Path(file).suffix.lower()
-    if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
+    if suffix not in FILE_TYPES:
         fail(f"cannot load {file}: it is not a .csv, .tsv, .json, .jsonl or .parquet file")
     try:
         if suffix == ".parquet":
@@ -3085,19 +3125,30 @@ def save_figure(figure: plt.Figure, path: Path) -> None:
     write(path, buffer.getvalue())
 
 
+# Copied from run_baseline.py::MAX_DRAWN_CLASSES
+MAX_DRAWN_CLASSES = 30  # in one picture; those of more classes would take gigabytes
+
+
 # Copied from run_baseline.py::plot_confusion_matrix
 def plot_confusion_matrix(table: pd.DataFrame, names: list[str]) -> plt.Figure:
     """Plot the confusion matrix of predictions.csv: counts, in the color of the class's share."""
     counts = confusion_matrix(table["label"], table["prediction"], labels=names)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = plt.subplots(figsize=(1.1 * len(names) + 1.5, len(names) + 1))
+    # Memory and time grow with the square of the size, so it has a limit.
+    size = min(len(names), MAX_DRAWN_CLASSES)
+    figure, axes = plt.subplots(figsize=(1.1 * size + 1.5, size + 1))
     # A $ in a name does not start a formula.
     shown = [name.replace("$", r"\$") for name in names]
     display = ConfusionMatrixDisplay(shares, display_labels=shown)
-    display.plot(ax=axes, cmap="Blues", im_kw={"vmin": 0, "vmax": 1})
+    is_small = len(names) <= MAX_DRAWN_CLASSES
+    display.plot(ax=axes, include_values=is_small, cmap="Blues", im_kw={"vmin": 0, "vmax": 1})
     display.im_.colorbar.set_label("Share of the true class")
-    for cell, count in zip(display.text_.flat, counts.flat, strict=True):
-        cell.set_text(f"{count:,}")
+    if is_small:
+        for cell, count in zip(display.text_.flat, counts.flat, strict=True):
+            cell.set_text(f"{count:,}")
+    else:  # counts and names would not be readable
+        order = f"{len(names):,} classes, in the order of the card"
+        axes.set(xticks=[], yticks=[], xlabel=f"Predicted: {order}", ylabel=f"True: {order}")
     return figure
 
 
@@ -3310,13 +3361,38 @@ def check_same_run(
             f"{folder} holds a run with another model {before['model_name_or_path']} "
             "(its weights differ); choose another --output_dir"
         )
+    # Two datasets in one folder would be one in its card. Files may be those of one dataset.
+    names = (before["dataset_name"], record["dataset_name"])
+    are_files = all(Path(name).suffix.lower() in FILE_TYPES for name in names)
+    is_other_dataset = names[0] != names[1] and not are_files
     for split, digest in record["data_fingerprints"].items():
+        known = before["data_fingerprints"].get(split)
+        if known is None and is_other_dataset and not training.do_train:
+            fail(f"{folder} holds a run on {names[0]}; choose another --output_dir for {names[1]}")
         has_result = split != "test" or (folder / "predict_results.json").exists()
-        if has_result and before["data_fingerprints"].get(split, digest) != digest:
+        if (has_result or is_other_dataset) and known not in (None, digest):
             fail(
                 f"{folder} holds a run with another {split} split (its rows differ); "
                 "choose another --output_dir"
             )
+
+
+def check_checkpoints(folder: Path, training: TrainingArguments) -> None:
+    """Exit with status 2 if the Trainer would delete what is no checkpoint, or train once more."""
+    names = sorted(path.name for path in folder.glob("checkpoint-*"))
+    others = [name for name in names if re.match(r"checkpoint-\d+\D", name)]
+    if others and training.save_total_limit is not None:
+        fail(
+            f"the Trainer would take {folder / others[0]} for a checkpoint and delete it; move it "
+            "elsewhere"
+        )
+    written_last = [folder / "train_results.json", folder / "trainer_state.json"]
+    has_checkpoint = any(re.fullmatch(r"checkpoint-\d+", name) for name in names)
+    if all(path.exists() for path in written_last) and not has_checkpoint:
+        fail(
+            f"the training in {folder} is finished and has no checkpoint, so it would begin again; "
+            f"leave out --do_train and give --model_name_or_path {folder}"
+        )
 
 
 def is_finished(folder: Path, training: TrainingArguments) -> bool:
@@ -3388,14 +3464,42 @@ def is_unwritable(error: Exception) -> bool:
     return "inline_container" in str(error) or "os error" in str(error)
 
 
+def check_schedule(training: TrainingArguments, optimizer_class: type, settings: dict) -> None:
+    """Exit with status 2 if the Trainer could not make the optimizer or the learning rate schedule.
+
+    It would fail after the record is written. Both are made for one number.
+    """
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    if "optimizer_dict" in settings or "params" in settings:  # those of single layers
+        optimizer = torch.optim.SGD([parameter])
+    else:
+        try:
+            optimizer = optimizer_class([parameter], **settings)
+        except ValueError as error:  # such as --adam_beta1 2
+            fail(f"cannot use --optim {training.optim} with these settings: {one_line(error)}")
+    try:
+        transformers.get_scheduler(
+            training.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=0,
+            num_training_steps=1,
+            scheduler_specific_kwargs=training.lr_scheduler_kwargs,
+        )
+    except (ValueError, TypeError) as error:
+        name = training.lr_scheduler_type.value
+        fail(f"cannot use --lr_scheduler_type {name} with --lr_scheduler_kwargs: {one_line(error)}")
+
+
 def check_packages_and_hub(
     training: TrainingArguments, model: PreTrainedModel, repo_id: str
 ) -> None:
     """Exit with status 2 if a package for a flag is missing or the Hub refuses the repository."""
     try:
-        Trainer.get_optimizer_cls_and_kwargs(training, model)
+        optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(training, model)
     except (ImportError, ValueError, RuntimeError) as error:
         fail(f"cannot use --optim {training.optim}: {one_line(error)}")
+    if training.do_train:
+        check_schedule(training, optimizer_class, settings)
     try:
         kinds = transformers.integrations.get_reporting_integration_callbacks(training.report_to)
         for kind in kinds:
@@ -3490,7 +3594,9 @@ Hardware: {record["processes"]} x {record["device"]}; training took {seconds:.0f
 Versions: {versions}.
 
 {pictures}"""
-    title = (model_id or f"{base} on {dataset}").split("/")[-1]
+    title = f"{base.split('/')[-1]} on {dataset.split('/')[-1]}"
+    if model_id:
+        title = model_id.split("/")[-1]
     write_card(folder, title, record, results, text)
 
 
@@ -3704,15 +3810,17 @@ def plot_class_curves(
 ) -> plt.Figure:
     """Plot precision over recall of every class, with a dot at its threshold.
 
-    labels and scores are (documents, classes).
+    labels and scores are (documents, classes). Of many classes, the first MAX_DRAWN_CLASSES are
+    plotted.
     """
-    n_columns = min(4, len(names))
-    n_rows = math.ceil(len(names) / n_columns)
+    drawn = names[:MAX_DRAWN_CLASSES]
+    n_columns = min(4, len(drawn))
+    n_rows = math.ceil(len(drawn) / n_columns)
     figure, grid = plt.subplots(
         n_rows, n_columns, figsize=(3 * n_columns, 3 * n_rows), squeeze=False, layout="constrained"
     )
     for number, axes in enumerate(grid.flat):
-        if number >= len(names):
+        if number >= len(drawn):
             axes.set_axis_off()
             continue
         truth = labels[:, number]
@@ -3730,6 +3838,8 @@ def plot_class_curves(
         if predicted.any():
             right = (truth[predicted] == 1).sum()
             axes.plot(right / truth.sum(), right / predicted.sum(), "o", color="C1")
+    if len(names) > len(drawn):
+        figure.suptitle(f"The first {len(drawn)} of {len(names):,} classes")
     return figure
 
 
@@ -3823,6 +3933,8 @@ def run_stages(
             if is_first and should_push:
                 push_folder(folder, repo_id, training.hub_private_repo, training.hub_revision)
             return
+        if training.do_train:
+            check_checkpoints(folder, training)
 
     # 4. Model and tokens
     model = load_model(arguments, config, training.do_train, training.device)
@@ -3879,7 +3991,9 @@ def run_stages(
         callbacks.append(transformers.EarlyStoppingCallback(arguments.early_stopping_patience))
     multiple = arguments.pad_to_multiple_of
     if multiple is None and training.mixed_precision != "no":
-        multiple = 8  # the sizes that the units for half precision work with
+        limit = max_length_of(model, tokenizer)
+        if limit is None or padded_length(arguments.max_seq_length, 8) <= limit:
+            multiple = 8  # the sizes that the units for half precision work with
     check_packages_and_hub(training, model, repo_id)
     trainer = Trainer(
         model=model,

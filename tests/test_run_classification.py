@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib
 import json
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -41,7 +43,7 @@ from conftest import (
     write_own_files,
     write_tiny_model,
 )
-from datasets import load_dataset
+from datasets import ClassLabel, Dataset, Features, List, Value, load_dataset
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -600,6 +602,78 @@ def test_validation_fraction_of_a_training_beside_a_validation_split(
 
 
 @pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
+@pytest.mark.parametrize("number", [-1, None])
+def test_lists_of_class_numbers_with_none_are_refused(run, tiny_model, tmp_path, script, number):
+    """In datasets, -1 is the number of no class; as an index it would be the last one."""
+    features = Features(abstract=Value("string"), label=List(ClassLabel(names=LABELS)))
+    labels = [[number], *([number % 5, (number + 1) % 5] for number in range(39))]
+    texts = [f"a text of number {number}" for number in range(40)]
+    rows = Dataset.from_dict({"abstract": texts, "label": labels}, features)
+    rows.to_parquet(tmp_path / "train.parquet")
+    flags = ("--train_file", tmp_path / "train.parquet", "--output_dir", tmp_path / "run")
+    if script == "run_classification":
+        flags = ("--model_name_or_path", tiny_model, *flags, "--do_train", "--do_eval")
+    assert_user_error(run(script, *flags), "empty name")
+
+
+def test_predictions_of_another_dataset_do_not_go_into_the_run(
+    run, finished, tiny_dataset, tmp_path
+):
+    """The card would say that they are of the run's dataset."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "predict_results.json").unlink()
+    frame = pd.DataFrame(make_records(20))[["abstract", "label"]]
+    frame["label"] = [LABELS[label] for label in frame["label"]]
+    frame.to_csv(tmp_path / "other.csv", index=False)
+    flags = ("--model_name_or_path", folder, "--do_predict", "--test_file", tmp_path / "other.csv")
+    result = run("run_classification", *flags, "--output_dir", folder)
+    assert_user_error(result, folder, "another test split", "--output_dir")
+
+    out = tmp_path / "predictions"
+    assert run("run_classification", *flags, "--output_dir", out).code == 0
+    flags = ("--model_name_or_path", folder, "--do_eval", "--dataset_name", tiny_dataset)
+    result = run("run_classification", *flags, "--output_dir", out)
+    assert_user_error(result, out, "other.csv", tiny_dataset.name, "--output_dir")
+
+
+def test_dictionary_in_a_file_of_flags(run, tiny_model, tiny_dataset, tmp_path):
+    """As TrainingArguments takes them, such as lr_scheduler_kwargs."""
+    arguments = command(tiny_model, tiny_dataset, tmp_path / "run", *NO_TEST, "--max_steps", 2)
+    lines = {"lr_scheduler_type": "cosine_with_restarts", "lr_scheduler_kwargs": {"num_cycles": 2}}
+    (tmp_path / "flags.yaml").write_text(json.dumps(lines))
+    result = run("run_classification", "--config", tmp_path / "flags.yaml", *arguments)
+    assert result.code == 0, result.err
+    recorded = record_of(tmp_path / "run")["arguments"]
+    assert recorded["lr_scheduler_kwargs"] == "{'num_cycles': 2}"
+
+
+def test_folders_that_the_trainer_would_delete_are_refused(
+    run, finished, tiny_model, tiny_dataset, tmp_path
+):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    for name in ("train_results.json", "trainer_state.json", "predict_results.json"):
+        (folder / name).unlink()
+    checkpoint = next(folder.glob("checkpoint-*"))
+    kept = shutil.copytree(checkpoint, folder / f"{checkpoint.name}-keep")
+    result = run("run_classification", *command(tiny_model, tiny_dataset, folder))
+    assert_user_error(result, kept, "delete it", "move it elsewhere")
+    assert kept.exists()
+
+
+def test_finished_training_without_checkpoints_does_not_begin_again(
+    run, finished, tiny_model, tiny_dataset, tmp_path
+):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    (folder / "predict_results.json").unlink()
+    weights = (folder / "model.safetensors").read_bytes()
+    result = run("run_classification", *command(tiny_model, tiny_dataset, folder))
+    assert_user_error(result, folder, "leave out --do_train", "--model_name_or_path")
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
 @pytest.mark.parametrize("flags", [(), ("--label_delimiter", ",")])
 def test_lists_of_labels_that_were_written_as_text(run, tiny_model, tmp_path, script, flags):
     """pandas writes a column of lists into a CSV file in this way."""
@@ -1132,6 +1206,19 @@ def test_nothing_to_do(run, tiny_model, tiny_dataset, tmp_path):
             ["--greater_is_better", "worst accuracy"],
         ),
         (["--greater_is_better", "true"], ["--greater_is_better", "worst loss"]),
+        (["--seed", 2**32], ["--seed", "2**32"]),
+        (["--pad_to_multiple_of", 0], ["--pad_to_multiple_of", "at least 1"]),
+        (
+            ["--max_seq_length", 128, "--pad_to_multiple_of", 100],
+            ["--pad_to_multiple_of 100", "128 tokens, the model's maximum"],
+        ),
+        (["--preprocessing_num_workers", -1], ["--preprocessing_num_workers", "at least 1"]),
+        (["--adam_beta1", 2], ["--optim", "beta"]),
+        (["--lr_scheduler_type", "cosine_with_min_lr"], ["--lr_scheduler_type", "min_lr"]),
+        (["--lr_scheduler_kwargs", '{"nope": 3}'], ["--lr_scheduler_kwargs", "nope"]),
+        (["--model_revision", "main2"], ["--model_revision", "local folder"]),
+        (["--hub_private_repo", "true"], ["--hub_private_repo", "--push_to_hub"]),
+        (["--hub_revision", "new"], ["--hub_revision", "--push_to_hub"]),
     ],
 )
 def test_bad_flags(run, tiny_model, tiny_dataset, tmp_path, flags, words):
@@ -1523,6 +1610,33 @@ def test_model_that_predicts_one_class_is_warned_about_once(run, tiny_dataset, t
     assert result.code == 0, result.err
     assert result.log.count("never predicts 'math.AG', 'math.CV', 'math.MG', 'math.SG'") == 1
     assert result.log.count("--class_weights balanced") == 1
+
+
+def test_right_predictions_of_one_class_are_no_collapse():
+    import run_classification
+
+    task = run_classification.Task(run_classification.SINGLE_LABEL, LABELS)
+    labels = np.full(8, 2)
+    logits = np.eye(5)[labels]
+    assert run_classification.find_collapse(labels, logits, task) is None
+    assert "never predicts" in run_classification.find_collapse(labels, -logits, task)
+
+
+@pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
+def test_pictures_of_many_classes_have_a_limit(script):
+    """Memory grows with the square of the size: 100 classes took 6 GB."""
+    module = importlib.import_module(script)
+    names = [f"class {number}" for number in range(200)]
+    table = pd.DataFrame({"label": names, "prediction": names})
+    figures = [module.plot_confusion_matrix(table, names)]
+    labels = np.eye(200, dtype=int)
+    figures.append(module.plot_class_curves(labels, labels, names, [0.5] * 200))
+    if script == "run_baseline":
+        words = pd.DataFrame({"class": names, "word": "a", "coefficient": 1.0})
+        figures.append(module.plot_top_words(words))
+    for figure in figures:
+        assert max(figure.get_size_inches()) <= 40
+        plt.close(figure)
 
 
 # Class names decide

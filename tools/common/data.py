@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 SINGLE_LABEL = "single_label_classification"  # transformers' names of a problem_type
 MULTI_LABEL = "multi_label_classification"
+FILE_TYPES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 VALIDATION_FRACTION = 0.1  # if --validation_fraction is not given
 # What reading a file or a Hub dataset raises for reasons that the user can fix: no such file, no
 # network, no access, an unknown configuration, broken bytes.
@@ -451,10 +452,17 @@ def to_table(frame: pd.DataFrame, features: Features) -> pd.DataFrame:
             names = feature.feature.names
             frame.attrs[column] = names
             frame[column] = [
-                None if label is None else [names[number] for number in label]
+                None if label is None else [name_of(number, names) for number in label]
                 for label in frame[column]
             ]
     return frame
+
+
+def name_of(number: float | None, names: list[str]) -> str | None:
+    """Return the name with a number; None, NaN, -1 and numbers that are too large have none."""
+    if is_missing(number) or not 0 <= number < len(names):
+        return None
+    return names[int(number)]
 
 
 def read_file(
@@ -462,7 +470,7 @@ def read_file(
 ) -> pd.DataFrame:
     """Read a file by the rules of its format. Exit with status 2 if it breaks them."""
     suffix = Path(file).suffix.lower()
-    if suffix not in (".csv", ".tsv", ".json", ".jsonl", ".parquet"):
+    if suffix not in FILE_TYPES:
         fail(f"cannot load {file}: it is not a .csv, .tsv, .json, .jsonl or .parquet file")
     try:
         if suffix == ".parquet":
