@@ -93,14 +93,6 @@ gpus=(${gpus//,/ })
 WORKERS=${WORKERS:-$((${#gpus[@]} > 1 ? ${#gpus[@]} : 1))}
 [[ $WORKERS =~ ^[1-9][0-9]*$ ]] || fail "WORKERS must be a positive integer, not $WORKERS"
 
-# Split a text into the array `words` as a shell does; quotes count, nothing is expanded.
-split() {
-    local text
-    text=$(xargs -r printf '%s\n' <<< "$1" 2> /dev/null && echo end) ||
-        fail "a quote is not closed in: $1"
-    mapfile -t words <<< "$text"
-    unset 'words[-1]'
-}
 split "$LAUNCH"
 launch=("${words[@]}")
 
@@ -111,7 +103,7 @@ launch=("${words[@]}")
 # it is finished) and log.
 parse_line() {
     local group
-    eval "run=($1)"                           # written by write_list with %q
+    eval "run=($1)"                           # written by quote_words
     folder=${run[1]}
     group=${folder%/*}
     name=${group##*/}/${folder##*/}
@@ -120,29 +112,36 @@ parse_line() {
     log=$logs/${name/\//-}.log
 }
 
-# Read line $1.
+# Read line $1. Fails if it is empty: write_list has removed its run.
 read_run() {
     local line
+    [ "$1" -le "$(wc -l < "$list")" ] || fail "$list has no line $1"
     line=$(sed -n "$1p" "$list")
-    [ -n "$line" ] || fail "$list has no line $1"
+    [ -n "$line" ] || return 1
     parse_line "$line"
 }
 
-# Train the run in line $1 unless it is finished. The log is locked as long as this or the process
+# Train the run of a line unless it is finished. The log is locked as long as this or the process
 # that it started lives.
+# $1: number of the line
 # $2: seconds to wait for another process that trains the run; empty: until it ends
 # $3: a file that marks a run that failed in this call
 # Exit status: 0 it is finished, 1 it failed, 75 another process trains it
 train() (
-    read_run "$1"
+    number=$1 seconds_to_wait=$2 failure=${3:-}
+    if ! read_run "$number"; then
+        echo "Line $number of $list is empty: its run is not part of the study any more"
+        exit
+    fi
     exec 9>> "$log"
-    flock ${2:+--wait "$2"} 9 || exit 75
-    [ ! -e "${3:-}" ] || exit 1
+    flock ${seconds_to_wait:+--wait "$seconds_to_wait"} 9 || exit 75
+    [ ! -e "$failure" ] || exit 1
     if [ ! -e "$result" ]; then
         SECONDS=0
         touch "$log.started"
+        log_size=$(stat -c %s "$log")
         gpu=${CUDA_VISIBLE_DEVICES:+ on GPU $CUDA_VISIBLE_DEVICES}
-        echo "$(date +%H:%M:%S) Run $1 of $(wc -l < "$list")$gpu: $name (log: $log)"
+        echo "$(date +%H:%M:%S) Run $number of $(wc -l < "$list")$gpu: $name (log: $log)"
         # accelerate launch gives a process one CPU thread by default
         export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > WORKERS ? cores / WORKERS : 1))}
         command=("${launch[@]}" run_classification.py "${run[@]}")
@@ -156,14 +155,16 @@ train() (
             "${command[@]}" >&9 2>&9 || status=$?
         fi
         if [ "$status" != 0 ] || [ ! -e "$result" ]; then
-            reason=$(tail -n 50 "$log" | grep '^error: ' | tail -n 1 || true)
-            echo "Run $1 failed: $name (${reason:-exit status $status}; log: $log)" >&2
-            [ -z "${3:-}" ] || touch "$3"     # before another worker gets the lock
+            # Of this start; the log has earlier ones, too.
+            reason=$(tail -c "+$((log_size + 1))" "$log" | tail -n 50 | grep '^error: ' |
+                tail -n 1 || true)
+            echo "Run $number failed: $name (${reason:-exit status $status}; log: $log)" >&2
+            [ -z "$failure" ] || touch "$failure"     # before another worker gets the lock
             exit 1
         fi
         # A call that only predicts says nothing about the training.
         [[ " ${run[*]} " != *" --do_train "* ]] || keep_flags "$log" "$folder" "${run[@]}"
-        echo "$(date +%H:%M:%S) Run $1 finished in $SECONDS s: $name$(validation_loss)"
+        echo "$(date +%H:%M:%S) Run $number finished in $SECONDS s: $name$(validation_loss)"
     fi
     rm_checkpoints
 )
@@ -177,7 +178,7 @@ keep_flags() {
     words=("${@:3}")
     {
         sha256sum < "$2/train_results.json"
-        echo "${words[*]@Q}"
+        quote_words "${words[@]}"
         for position in "${!words[@]}"; do    # a recipe is flags, too, and it may be edited
             [ "${words[$position]}" != --config ] || cat "${words[$position + 1]}"
         done
@@ -289,7 +290,7 @@ add_group() {
     group_data[$group]=$3
     group_seeds[$group]=$4
     split "${model_flags[$1]} $5"
-    group_flags[$group]=${words[*]@Q}         # quoted for eval
+    group_flags[$group]=$(quote_words "${words[@]}")
 }
 
 plan_groups() {
@@ -363,37 +364,80 @@ maximum_length() {
 # ------------------------------------------------------------------------------------------------
 # The data and the networks that the runs need
 
-# The texts of a model are cut at its maximum length before their words are shuffled, so that they
-# keep their words and lose their order only.
-prepare_data() {
-    local group tokenizer number name
-    if [ -z "$DATASET" ]; then
-        DATASET=$OUTPUT_DIR/data
-        split "$FETCH_ARGUMENTS"
-        step data "$DATASET/manifest.json" -- \
-            python fetch_arxiv.py --output_dir "$DATASET" "${words[@]}"
+# What runs read and this script makes is a source: fetched data, shuffled data, networks. The two
+# functions below call $1 for each of them, with the name of its step, its result, --, and the
+# command that makes it; source_runs has the runs that read it, source_files what it is made of.
+
+# Data that are fetched
+for_data() {
+    local source_runs source_files=()
+    [ -n "$is_fetched" ] || return 0
+    source_runs=("$OUTPUT_DIR"/svm* "$OUTPUT_DIR"/*/lr-*-seed-*)
+    split "$FETCH_ARGUMENTS"
+    "$1" data "$DATASET/manifest.json" -- \
+        python fetch_arxiv.py --output_dir "$DATASET" "${words[@]}"
+}
+
+# Shuffled data, and the untrained networks of each group, one for each seed
+for_derived_sources() {
+    local group number name seed config tokenizer source_runs source_files=()
+    if [ -n "$SHUFFLED" ]; then
+        source_runs=("$OUTPUT_DIR/svm-shuffled")
+        for_shuffled "$1" svm data-shuffled
+        for number in "${!models[@]}"; do
+            name=${model_name[$number]}
+            source_runs=("$OUTPUT_DIR/$name-shuffled"/lr-*-seed-*)
+            tokenizer=$(model_source "${models[$number]}")
+            ! is_shallow "$name" || tokenizer=$shallow_tokenizer
+            # The texts of a model are cut at its maximum length before their words are shuffled, so
+            # that they keep their words and lose their order only.
+            for_shuffled "$1" "$name" "data-shuffled-$name" --tokenizer_name "$tokenizer" \
+                --max_seq_length "$(maximum_length "$OUTPUT_DIR/$name-shuffled")"
+        done
     fi
-    data_digest=$(digest_of_data)
-    plan_groups
-    [ -n "$SHUFFLED" ] || return 0
-    shuffle svm data-shuffled
     for group in "${groups[@]}"; do
-        number=${group_model[$group]}
-        name=${model_name[$number]}
-        [ "$group" = "$OUTPUT_DIR/$name-shuffled" ] || continue
-        tokenizer=$(model_source "${models[$number]}")
-        ! is_shallow "$name" || tokenizer=$shallow_tokenizer
-        shuffle "$name" "data-shuffled-$name" --tokenizer_name "$tokenizer" \
-            --max_seq_length "$(maximum_length "$group")"
+        name=${model_name[${group_model[$group]}]}
+        is_shallow "$name" || continue
+        config=configs/shallow/$name.json
+        source_files=("$config")
+        for seed in ${group_seeds[$group]}; do
+            source_runs=("$OUTPUT_DIR/$name"{,-shuffled,-[0-9]*}/lr-*-seed-"$seed")
+            split "$SHALLOW_EMBEDDINGS"
+            "$1" "make-$name-seed-$seed" "$OUTPUT_DIR/models/seed-$seed/$name/tokenizer.json" -- \
+                python tools/make_model.py --config_name "$config" --seed "$seed" \
+                --output_dir "$OUTPUT_DIR/models/seed-$seed/$name" \
+                ${shallow_tokenizer:+--tokenizer_name "$shallow_tokenizer"} "${words[@]}"
+        done
     done
 }
 
-# $1: name, $2: folder in OUTPUT_DIR, rest: more flags
-shuffle() {
+# $1: the function to call, $2: name, $3: folder in OUTPUT_DIR, rest: more flags
+for_shuffled() {
     split "$SHUFFLE_ARGUMENTS"
-    step "shuffle-$1" "$OUTPUT_DIR/$2/manifest.json" -- python tools/prepare_dataset.py \
+    "$1" "shuffle-$2" "$OUTPUT_DIR/$3/manifest.json" -- python tools/prepare_dataset.py \
         --dataset_name "$DATASET" --text_column_names abstract --shuffle_words --seed 1 \
-        --output_dir "$OUTPUT_DIR/$2" "${@:3}" "${words[@]}"
+        --output_dir "$OUTPUT_DIR/$3" "${@:4}" "${words[@]}"
+}
+
+# Print the line of a source for check_finished.
+print_source() {
+    quote_words made "$1" "${source_runs[@]}" "${@:3}"
+}
+
+# Make a source unless it is there. Under runs that have begun it stays as it is: check_finished has
+# compared its command with the one that made it.
+make_source() {
+    local run
+    for run in "${source_runs[@]}"; do
+        [ ! -e "$2" ] || ! has_begun "$run" || return 0
+    done
+    step "$1" "$2" "${source_files[@]}" "${@:3}"
+}
+
+# Whether a run is finished or continues from a checkpoint
+has_begun() {
+    [ -e "$1/train_results.json" ] || [ -e "$1/eval_results.json" ] ||
+        compgen -G "$1/checkpoint-*/trainer_state.json" > /dev/null
 }
 
 # Print a digest of the files of a local dataset. Finished runs in OUTPUT_DIR are runs on these.
@@ -406,28 +450,23 @@ digest_of_data() {
     )
 }
 
-# Refuse runs of other data in OUTPUT_DIR.
+# Refuse runs of other data in OUTPUT_DIR. $1: digest of the data
 check_data() {
     local before
     before=$(cat "$logs/data.sha256" 2> /dev/null || true)
-    [ -z "$before" ] || [ "$before" = "$data_digest" ] ||
+    [ -z "$before" ] || [ "$before" = "$1" ] ||
         fail "$DATASET has other data than the runs in $OUTPUT_DIR; choose another OUTPUT_DIR"
+}
+
+# Make the data and the networks that the runs need.
+make_sources() {
+    for_data make_source
+    data_digest=$(digest_of_data)
+    check_data "$data_digest"
     # Another process may do the same.
     echo "$data_digest" > "$logs/data.sha256.$$.tmp"
     mv "$logs/data.sha256.$$.tmp" "$logs/data.sha256"
-}
-
-# Make the untrained networks of a group, one for each seed.
-make_networks() {
-    local seed name=${model_name[${group_model[$1]}]} folder
-    is_shallow "$name" || return 0
-    split "$SHALLOW_EMBEDDINGS"
-    for seed in ${group_seeds[$1]}; do
-        folder=$OUTPUT_DIR/models/seed-$seed/$name
-        step "make-$name-seed-$seed" "$folder/tokenizer.json" -- python tools/make_model.py \
-            --config_name "configs/shallow/$name.json" --seed "$seed" --output_dir "$folder" \
-            ${shallow_tokenizer:+--tokenizer_name "$shallow_tokenizer"} "${words[@]}" >&2
-    done
+    for_derived_sources make_source
 }
 
 # ------------------------------------------------------------------------------------------------
@@ -435,7 +474,7 @@ make_networks() {
 
 # Add a run to wanted. $1: group, $2: learning rate, $3: seed, rest: what is done
 add_run() {
-    local folder=$1/lr-$2-seed-$3 model=${models[${group_model[$1]}]} line
+    local folder=$1/lr-$2-seed-$3 model=${models[${group_model[$1]}]}
     local source=(--model_name_or_path "$model")
     eval "words=(${group_flags[$1]})"
     [ ! -e "configs/recipes/$model.yaml" ] || source=(--config "configs/recipes/$model.yaml")
@@ -447,8 +486,7 @@ add_run() {
         words+=(--do_predict)
     fi
     words=("${source[@]}" --dataset_name "${group_data[$1]}" "${words[@]}")
-    printf -v line '%q ' --output_dir "$folder" "${words[@]}"
-    wanted["$folder ${*: -1}"]=${line% }
+    wanted["$folder ${*: -1}"]=$(quote_words --output_dir "$folder" "${words[@]}")
     order+=("$folder ${*: -1}")
 }
 
@@ -464,25 +502,48 @@ has_weights() {
 # $1: folder, $2: seed, rest: learning rates
 best_rate() {
     python - "$@" <<'PYTHON'
-import csv, json, math, os, sys
+import json, math, sys
 from pathlib import Path
 folder, seed, *rates = sys.argv[1:]
+
+
+def loss(rate):
+    path = Path(folder, f"lr-{rate}-seed-{seed}", "eval_results.json")
+    value = json.loads(path.read_text())["eval_loss"]
+    return math.inf if math.isnan(value) else value
+
+
+print(min(rates, key=loss))
+PYTHON
+}
+
+# Write learning_rates.csv of each group whose learning rates are trained, best one first.
+write_learning_rates() {
+    local group
+    for group in "${groups[@]}"; do
+        if choose_rate "$group"; then
+            printf '%s\t%s\t%s\n' "$group" "$first_seed" "$rates"
+        fi
+    done | python /dev/fd/3 3<<'PYTHON'
+import csv, json, math, os, sys
+from pathlib import Path
 keys = ["eval_loss", "eval_accuracy", "eval_f1", "epoch", "train_runtime"]
-rows = []
-for rate in rates:
-    results = {}
-    for name in ("train", "eval", "all"):
-        path = Path(folder, f"lr-{rate}-seed-{seed}", f"{name}_results.json")
-        results |= json.loads(path.read_text()) if path.exists() else {}
-    rows.append({"learning_rate": rate} | {key: results.get(key) for key in keys})
-rows.sort(key=lambda row: math.inf if math.isnan(row["eval_loss"]) else row["eval_loss"])
-path = Path(folder, "learning_rates.csv")
-with path.with_suffix(f".{os.getpid()}.tmp").open("w", newline="") as file:
-    writer = csv.DictWriter(file, ["learning_rate", *keys], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-os.replace(file.name, path)
-print(rows[0]["learning_rate"])
+for line in sys.stdin:
+    folder, seed, rates = line.split("\t")
+    rows = []
+    for rate in rates.split():
+        results = {}
+        for name in ("train", "eval", "all"):
+            path = Path(folder, f"lr-{rate}-seed-{seed}", f"{name}_results.json")
+            results |= json.loads(path.read_text()) if path.exists() else {}
+        rows.append({"learning_rate": rate} | {key: results.get(key) for key in keys})
+    rows.sort(key=lambda row: math.inf if math.isnan(row["eval_loss"]) else row["eval_loss"])
+    path = Path(folder, "learning_rates.csv")
+    with path.with_suffix(f".{os.getpid()}.tmp").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["learning_rate", *keys], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(file.name, path)
 PYTHON
 }
 
@@ -516,12 +577,13 @@ note_edge() {
         "beyond it"
 }
 
-# Write the list: all learning rates with the first seed and, for each group where these are
-# trained, the best one with all seeds. Lines that are there keep their numbers.
-write_list() (
-    exec 8>> "$logs/runs.lock"                # another machine may write the list, too
-    flock 8
-    declare -A wanted
+# Set wanted, the lines of the runs, and order, their keys: all learning rates with the first seed
+# and, for each group where these are trained, the best one with all seeds.
+declare -A wanted
+order=()
+plan_runs() {
+    local group rate rates seed first_seed best
+    wanted=()
     order=()
     for group in "${groups[@]}"; do
         first_seed=${group_seeds[$group]%% *}
@@ -535,260 +597,49 @@ write_list() (
             add_run "$group" "$best" "$seed" --do_train --do_eval --do_predict
         done
     done
+}
+
+# Write the list. Lines that are there keep their numbers, by which a job array names them, so that
+# a run that is not wanted any more leaves an empty line.
+write_list() (
+    exec 8>> "$logs/runs.lock"                # another machine may write the list, too
+    flock 8
+    plan_runs
     {
         if [ -e "$list" ]; then
             while IFS= read -r line; do
-                eval "run=($line)"
-                key="${run[1]} ${run[-1]}"
-                [ -n "${wanted[$key]:-}" ] || continue
-                echo "${wanted[$key]}"
-                unset "wanted[$key]"
+                if [ -n "$line" ]; then
+                    eval "run=($line)"
+                    key="${run[1]} ${run[-1]}"
+                    line=${wanted[$key]:-}
+                    wanted[$key]=""
+                fi
+                echo "$line"
             done < "$list"
         fi
         for key in "${order[@]}"; do
-            [ -z "${wanted[$key]:-}" ] || echo "${wanted[$key]}"
+            [ -z "${wanted[$key]}" ] || echo "${wanted[$key]}"
         done
     } > "$list.tmp"
     mv "$list.tmp" "$list"
+    write_learning_rates
 )
 
-# Refuse a finished run that was trained with other flags than those of its line, on another model
-# or on other data. Its flags are those that keep_flags kept. A run from elsewhere has only its
-# record, from which not every flag can be told.
+# Refuse finished runs that are not those of plan_runs, and networks or data that would be made
+# otherwise than under the runs that read them. Nothing is written.
 check_finished() {
-    local svm
+    local svm key
     {
         for svm in $(list_svms); do
             svm_arguments "$svm"
-            echo "${words[*]@Q} --do_predict"
+            quote_words "${words[@]}" --do_predict
         done
-        [ ! -e "$list" ] || cat "$list"
-    } | python /dev/fd/3 "$OUTPUT_DIR" 3<<'PYTHON'
-import hashlib, json, shlex, sys
-from pathlib import Path
-
-import yaml
-
-output = Path(sys.argv[1])
-# Which steps are done, and what changes the speed, the log or the Hub, not the result
-IGNORED = (
-    "config output_dir do_train do_eval do_predict disable_tqdm logging_steps logging_strategy "
-    "report_to run_name per_device_eval_batch_size dataloader_num_workers "
-    "preprocessing_num_workers gradient_checkpointing use_cpu tf32 push_to_hub hub_model_id "
-    "hub_private_repo hub_token"
-).split()
-PRECISIONS = ("bf16", "fp16")  # they follow the hardware; accelerate's configuration has one, too
-PATHS = "model_name_or_path dataset_name tokenizer_name train_file validation_file test_file".split()
-STEP, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
-BATCH = f"{STEP} times --{ACCUMULATION}"
-# Flags whose value goes into the record as it is, with their defaults. Others are filled in by the
-# model, the data or the machine, so that the record does not tell whether the flag was given.
-DEFAULTS = {
-    "run_classification.py": {
-        "num_train_epochs": 10,
-        "max_steps": -1,
-        "weight_decay": 0.01,
-        "label_smoothing_factor": 0,
-        "lr_scheduler_type": "linear",
-        "train_sampling_strategy": "group_by_length",
-        "attention_dropout": None,
-        "class_weights": "none",
-        "long_texts": "truncate",
-        "early_stopping_patience": 3,
-        "max_train_samples": None,
-        "max_eval_samples": None,
-    },
-    "run_baseline.py": {
-        "ngram_max": [1, 2],
-        "sublinear_tf": [0, 1],
-        "C": [0.1, 0.3, 1, 3, 10, 30],
-        "min_df": 1,
-        "class_weight": "none",
-        "calibrate": False,
-        "max_train_samples": None,
-        "max_eval_samples": None,
-    },
-}
-
-
-def fail(message):
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def refuse(folder, before, now):
-    fail(
-        f"{folder} is a finished run {before}, not {now}; choose another OUTPUT_DIR, or move the "
-        "run away"
-    )
-
-
-def text(value):
-    """A value of a record or a command line as one text, such as 1e-05 for 0.00001 and 1e-5."""
-    if isinstance(value, list):
-        return ",".join(text(part) for part in value)
-    words = {"True": "true", "False": "false", "None": ""}
-    if str(value) in words:
-        return words[str(value)]
-    try:
-        return str(float(value))
-    except ValueError:
-        return str(value)
-
-
-def same(flag, before, now):
-    """Whether a flag has the same value; of paths, which may have been moved, the name counts."""
-    if flag in PATHS:
-        return Path(text(before)).name == Path(text(now)).name
-    return text(before) == text(now) or text(before) == text([Path(word).name for word in now])
-
-
-def read_file_of_flags(names):
-    """The text of the file of --config."""
-    try:
-        return Path(*names).read_text(encoding="utf-8")
-    except OSError as error:
-        fail(f"cannot read --config {' '.join(names)}: {error.strerror}")
-
-
-def read_recipe(content):
-    """The flags of a file for --config."""
-    flags = {}
-    for flag, value in (yaml.safe_load(content) or {}).items():
-        if value is not None:
-            flags[flag] = [str(part) for part in (value if isinstance(value, list) else [value])]
-    return flags
-
-
-def read_flags(words, recipe=None):
-    """The flags of a command line: a list of words each. The recipe is read unless it is given."""
-    flags, flag = {}, None
-    for word in words:
-        if word.startswith("--"):
-            flag, has_value, value = word[2:].partition("=")
-            flags[flag] = [value] if has_value else []
-        else:
-            flags[flag].append(word)
-    if "config" in flags:
-        if recipe is None:
-            recipe = read_file_of_flags(flags["config"])
-        flags = read_recipe(recipe) | flags
-    return {flag: given or ["true"] for flag, given in flags.items()}
-
-
-def read_kept(folder, line_of_svm):
-    """The flags that keep_flags kept of the run that is in the folder now; None if it kept none."""
-    name = folder.name if line_of_svm else f"{folder.parent.name}-{folder.name}"
-    try:
-        digest, line, *recipe = (output / "logs" / f"{name}.flags").read_text().split("\n")
-        results = (folder / "train_results.json").read_bytes()
-    except OSError:
-        return None
-    if digest.split()[0] != hashlib.sha256(results).hexdigest():
-        return None
-    return read_flags(shlex.split(line), "\n".join(recipe))
-
-
-def documents_in_a_step(flags):
-    """The documents of one process for a step of the optimizer; None if the data decides."""
-    try:
-        return int(flags.get(STEP, ["32"])[0]) * int(flags[ACCUMULATION][0])
-    except (LookupError, ValueError):
-        return None
-
-
-def compared(flags):
-    """The flags that are compared, with the two of the batch size as one."""
-    rest = {flag: given for flag, given in flags.items() if flag not in (*IGNORED, *PRECISIONS)}
-    batch = documents_in_a_step(flags)
-    if batch is not None:
-        rest.pop(STEP, None)
-        del rest[ACCUMULATION]
-        rest[BATCH] = [str(batch)]
-    return rest
-
-
-def check_kept(folder, kept, flags):
-    """Refuse a run whose kept flags are not those of its line."""
-    before, now = compared(kept), compared(flags)
-    for flag in sorted(before.keys() | now.keys()):
-        if flag not in now:
-            refuse(folder, f"with --{flag} {' '.join(before[flag])}", "without it")
-        if flag not in before:
-            refuse(folder, f"without --{flag}", f"with --{flag} {' '.join(now[flag])}")
-        if not same(flag, before[flag], now[flag]):
-            refuse(folder, f"with --{flag} {' '.join(before[flag])}", " ".join(now[flag]))
-
-
-def check_unkept(folder, record, flags):
-    """Refuse a run whose record shows a flag that is not in its line, or another batch size."""
-    for flag, default in DEFAULTS.get(record.get("script"), {}).items():
-        recorded = record["arguments"].get(flag, default)
-        if flag not in flags and text(recorded) != text(default):
-            refuse(folder, f"with --{flag} {text(recorded)}", "without it")
-    total, processes = record.get("total_train_batch_size"), record.get("processes")
-    batch = documents_in_a_step(flags)
-    if total is None or processes is None or batch is None:
-        return
-    # One process may have used several GPUs, and the record does not say how many.
-    is_exact = record.get("device") == "cpu"
-    if total != batch * processes if is_exact else total % (batch * processes):
-        refuse(folder, f"with a batch size of {total} in all", f"{batch * processes}")
-
-
-def precision(flags):
-    """The precision that flags ask for; None if they leave it to the launcher."""
-    for name in PRECISIONS:
-        if flags.get(name, ["false"])[0].lower() == "true":
-            return name
-    return None
-
-
-fingerprints = {}
-other_precision = {}  # by run; one may be in two lines
-for line in sys.stdin:
-    words = shlex.split(line)
-    folder = Path(words[1])
-    is_svm = folder.parent == output
-    part = "predict" if words[-1] == "--do_predict" else "eval"
-    if not (folder / f"{part}_results.json").exists():
-        continue
-    try:
-        record = json.loads((folder / "run_arguments.json").read_text())
-        arguments = record["arguments"]
-    except (OSError, ValueError, LookupError, TypeError):
-        fail(f"cannot read the run_arguments.json of the finished run {folder}")
-    flags = read_flags(words)
-    only_predicts = Path(flags.get("model_name_or_path", [""])[0]) == folder
-    if only_predicts:
-        del flags["model_name_or_path"]
-    for flag, given in flags.items():
-        if flag in arguments and flag not in IGNORED and not same(flag, arguments[flag], given):
-            refuse(folder, f"with --{flag} {arguments[flag]}", " ".join(given))
-    kept = read_kept(folder, is_svm)
-    if not only_predicts:
-        if kept is not None:
-            check_kept(folder, kept, flags)
-        else:
-            check_unkept(folder, record, flags)
-        now = precision(flags)
-        before = record.get("precision") if kept is None else precision(kept)
-        if now != before and not (kept is None and None in (now, before)):
-            words = [name or "without a flag" for name in (before, now)]
-            other_precision[folder] = f"{folder} ({words[0]}, now {words[1]})"
-    data = [arguments.get(key) for key in ("text_column_names", "text_column_delimiter")]
-    for split, value in record.get("data_fingerprints", {}).items():
-        limit = arguments.get("max_predict_samples" if split == "test" else f"max_{split}_samples")
-        key = json.dumps([flags["dataset_name"], split, limit, *data])
-        other, before = fingerprints.setdefault(key, (folder, value))
-        if value != before:
-            fail(f"{folder} and {other} are runs of different data ({split} split)")
-if other_precision:
-    print(
-        f"notice: finished runs in another precision are kept: {len(other_precision)}, such as "
-        f"{next(iter(other_precision.values()))}"
-    )
-PYTHON
+        for key in "${order[@]}"; do
+            echo "${wanted[$key]}"
+        done
+        for_data print_source
+        for_derived_sources print_source
+    } | python tools/check_finished.py --output_dir "$OUTPUT_DIR"
 }
 
 # ------------------------------------------------------------------------------------------------
@@ -890,6 +741,7 @@ list_unfinished() {
     local line number=0 others=()
     while IFS= read -r line; do
         number=$((number + 1))
+        [ -n "$line" ] || continue
         parse_line "$line"
         if [ -e "$result" ]; then
             continue
@@ -916,7 +768,8 @@ work() {
         write_list
         outcome=nothing
         for number in $(list_unfinished); do
-            read_run "$number"
+            # Another machine may have written the list since.
+            read_run "$number" || continue
             [ ! -e "$2/${name/\//-}" ] || continue
             status=0
             train "$number" 0.05 "$2/${name/\//-}" || status=$?
@@ -952,6 +805,7 @@ train_all() {
     workers=()
     rm -r "$failures"
     while IFS= read -r line; do
+        [ -n "$line" ] || continue
         parse_line "$line"
         if [ ! -e "$result" ]; then
             unfinished+=("$folder")
@@ -1249,39 +1103,43 @@ report() {
 }
 
 # ------------------------------------------------------------------------------------------------
-# 1. Models and data
+# 1. The plan
 read_models
 shallow_tokenizer=$(find_tokenizer)
+is_fetched=""
+if [ -z "$DATASET" ]; then
+    is_fetched=1
+    DATASET=$OUTPUT_DIR/data
+fi
+plan_groups
 if [ "$mode" = --status ]; then
     [ -d "$logs" ] || fail "nothing has been started in $OUTPUT_DIR"
-    DATASET=${DATASET:-$OUTPUT_DIR/data}
-    plan_groups
     print_status
     exit
 fi
+
+# 2. Finished runs must be those of the plan. Until that is known, no file is written.
+check_data "$(digest_of_data)"
+plan_runs
+check_finished
+
+# 3. Data, networks and the list of runs
 open_folder "$OUTPUT_DIR" run_paper.sh study.json
 mkdir -p "$logs"
-prepare_data
-check_data
-
-# 2. The list of runs; finished ones must be what the list says
-for group in "${groups[@]}"; do
-    make_networks "$group"
-done
+make_sources
 if [ "$mode" != --tables ]; then
     write_list
 fi
-check_finished
 if [ "$mode" = --list ]; then
     unfinished=$(list_unfinished | sort -n | paste -sd ,)
     count=$(tr , '\n' <<< "$unfinished" | grep -c . || true)
-    echo "$list has $(wc -l < "$list") runs, $count of them not finished"
+    echo "$list has $(grep -c . "$list") runs, $count of them not finished"
     array=${unfinished:+sbatch --array=$unfinished configs/slurm/runs.sbatch, or }
     echo "next: ${array}bash run_paper.sh"
     exit
 fi
 
-# 3. Training
+# 4. Training
 trap 'for worker in "${workers[@]}"; do kill -- "-$worker" || true; done' EXIT
 if [ "$mode" != --tables ]; then
     [ "$mode" = --train ] || train_svms
@@ -1289,10 +1147,11 @@ if [ "$mode" != --tables ]; then
 fi
 [ "$mode" != --train ] || exit 0
 
-# 4. Tables, attributions, tests of context, and one page of it all. A second process waits.
+# 5. Tables, attributions, tests of context, and one page of it all. A second process waits.
 lock_folder "$OUTPUT_DIR"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
 train_svms
+write_learning_rates
 compare_models
 correct_together
 write_runs

@@ -7,6 +7,26 @@ fail() {
     exit 2
 }
 
+# Split a text into the array `words` as a shell does; quotes count, nothing is expanded.
+split() {
+    local text
+    text=$(xargs -r printf '%s\n' <<< "$1" 2> /dev/null && echo end) ||
+        fail "a quote is not closed in: $1"
+    mapfile -t words <<< "$text"
+    unset 'words[-1]'
+}
+
+# Print words on one line as a shell, xargs and Python's shlex read them, in any locale. bash's own
+# %q and @Q write $'...' for some characters, which nothing but bash reads.
+quote_words() {
+    local word line="" quote="'\"'\"'"
+    for word in "$@"; do
+        [[ $word =~ ^[A-Za-z0-9_.,:=@%+/-]+$ ]] || word=\'${word//\'/"$quote"}\'
+        line+="${line:+ }$word"
+    done
+    printf '%s\n' "$line"
+}
+
 # Print the first Python that is new enough; it is asked for its version, not judged by its name.
 find_python() {
     local candidate

@@ -3,7 +3,6 @@ what it chooses, that completed steps are skipped, and the page that it ends wit
 several workers, failures, a job array, data variants, status, what it refuses.
 """
 
-import ast
 import json
 import os
 import re
@@ -319,8 +318,8 @@ def queue(tmp_path):
         "SHALLOW": "",
         "LAUNCH": f"bash {fake}",
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        "BASH_FUNC_python%%": f'() {{ case $1 in *.py) bash {fake} "$@" ;; '
-        '*) command python "$@" ;; esac; }',
+        "BASH_FUNC_python%%": '() { case $1 in tools/check_finished.py) command python "$@" ;; '
+        f'*.py) bash {fake} "$@" ;; *) command python "$@" ;; esac; }}',
     }
 
 
@@ -620,13 +619,12 @@ def test_record_of_a_run_from_elsewhere_is_compared(queue, flags, message):
 
 
 def test_defaults_that_finished_runs_are_compared_with_are_those_of_the_scripts():
-    """run_paper.sh does not import the scripts, which takes seconds."""
+    """tools/check_finished.py does not import the scripts, which takes seconds."""
+    import check_finished
     import run_baseline
     import run_classification
 
-    text = (ROOT / "run_paper.sh").read_text()
-    (table,) = re.findall(r"^DEFAULTS = (\{.*?^\})$", text, re.MULTILINE | re.DOTALL)
-    table = ast.literal_eval(table)
+    table = check_finished.DEFAULTS
     defaults = {"eval_strategy": "epoch", "save_strategy": "epoch", "use_cpu": True}
     defaults = run_classification.STUDY_DEFAULTS | defaults
     defaults["gradient_accumulation_steps"] = 1
@@ -642,7 +640,124 @@ def test_defaults_that_finished_runs_are_compared_with_are_those_of_the_scripts(
         (holder,) = [part for part in (baseline, data) if hasattr(part, flag)]
         assert getattr(holder, flag) == default, flag
     batch = run_classification.STUDY_DEFAULTS["per_device_train_batch_size"]
-    assert f'flags.get(STEP, ["{batch}"])' in text
+    assert check_finished.documents_in_a_step({"gradient_accumulation_steps": ["2"]}) == 2 * batch
+
+
+def contents(folder):
+    """The bytes of each file in a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            {"SHALLOW": "0", "SHALLOW_EMBEDDINGS": "--init_embeddings_from A"},
+            {
+                "SHALLOW": "0",
+                "SHALLOW_EMBEDDINGS": "--init_embeddings_from B",
+                "MODELS": "gamma alpha",
+            },
+            "layers-0/lr-1e-3-seed-1 is a run on a network made with --init_embeddings_from A, "
+            "not B",
+        ),
+        (
+            {"SHALLOW": "0"},
+            {"SHALLOW": "0", "MODELS": "gamma alpha"},
+            "layers-0/lr-1e-3-seed-1 is a run on a network made with --tokenizer_name alpha, not "
+            "gamma",
+        ),
+        (
+            {"SHUFFLED": "1"},
+            {"SHUFFLED": "1", "SHUFFLE_ARGUMENTS": "--seed 9"},
+            "alpha-shuffled/lr-1e-5-seed-1 is a run on data made with --seed 1, not 9",
+        ),
+        (
+            {"DATASET": "", "FETCH_ARGUMENTS": "--seed 1"},
+            {"DATASET": "", "FETCH_ARGUMENTS": ""},
+            "alpha/lr-1e-5-seed-1 is a run on data made with --seed 1, not without it",
+        ),
+    ],
+)
+def test_networks_and_data_under_finished_runs_are_not_made_otherwise(
+    queue, tmp_path, first, second, message
+):
+    """Also with one seed more, which would be pooled with those of another network."""
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SHALLOW_LEARNING_RATES": "1e-3"}
+    assert finish(start("--train", **queue | first | {"SEEDS": "1"})).returncode == 0
+    calls_before = calls(tmp_path)
+    before = contents(queue["OUTPUT_DIR"])
+    result = finish(start("--train", **queue | second))
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"{message}; choose another OUTPUT_DIR" in result.stderr
+    assert calls(tmp_path) == calls_before and contents(queue["OUTPUT_DIR"]) == before
+
+
+def test_network_of_another_configuration_is_refused(queue, tmp_path):
+    """The file in configs/shallow was edited since. Here the network's own copy is."""
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SHALLOW_LEARNING_RATES": "1e-3"}
+    queue |= {"SHALLOW": "0", "SEEDS": "1"}
+    assert finish(start("--train", **queue)).returncode == 0
+    before = calls(tmp_path)
+    network = queue["OUTPUT_DIR"] / "models" / "seed-1" / "layers-0"
+    config = json.loads((ROOT / "configs" / "shallow" / "layers-0.json").read_text())
+    config |= {"architectures": ["EuroBertModel"], "vocab_size": 30522}
+    (network / "config.json").write_text(json.dumps(config))
+    assert finish(start("--train", **queue)).returncode == 0
+    (network / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+    result = finish(start("--train", **queue))
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "is a run on a network with hidden_size 64, and configs/shallow/" in result.stderr
+    assert calls(tmp_path) == before
+
+
+def test_refused_call_changes_no_file(queue, tmp_path):
+    """Tasks of a job array that are pending train what the list said when they were submitted."""
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5 2e-5", "SEEDS": "1"}
+    assert finish(start("--list", **queue)).returncode == 0
+    assert finish(start("--run", 1, **queue)).returncode == 0
+    before = contents(queue["OUTPUT_DIR"])
+    result = finish(
+        start("--list", **queue, TRAIN_ARGUMENTS="--weight_decay 0.5", SHALLOW_EMBEDDINGS="--x")
+    )
+    assert result.returncode == 2 and "not with --weight_decay 0.5; choose" in result.stderr
+    assert contents(queue["OUTPUT_DIR"]) == before
+
+
+def test_lines_of_the_list_keep_their_numbers(queue, tmp_path):
+    """A run that the study has no more leaves an empty line, which a task skips."""
+    queue |= {"MODELS": "alpha beta", "LEARNING_RATES": "1e-5 2e-5", "SEEDS": "1"}
+    list_file = queue["OUTPUT_DIR"] / "runs.txt"
+    assert finish(start("--list", **queue)).returncode == 0
+    before = list_file.read_text().splitlines()
+    result = finish(start("--list", **queue | {"LEARNING_RATES": "2e-5 3e-5"}))
+    assert "runs.txt has 4 runs, 4 of them not finished" in result.stdout
+    assert "--array=2,4,5,6 " in result.stdout
+    lines = list_file.read_text().splitlines()
+    assert lines[:4] == ["", before[1], "", before[3]]
+    assert [shlex.split(line)[1].rsplit("/", 2)[1:] for line in lines[4:]] == [
+        ["alpha", "lr-3e-5-seed-1"],
+        ["beta", "lr-3e-5-seed-1"],
+    ]
+    result = finish(start("--run", 3, **queue))
+    assert result.returncode == 0 and result.stdout.count("\n") == 1
+    assert f"Line 3 of {list_file} is empty: its run is not part of the study" in result.stdout
+    # A run that comes back gets another number, because the list may have been submitted.
+    assert finish(start("--train", **queue)).returncode == 0
+    lines = list_file.read_text().splitlines()
+    assert lines[:6] == ["", before[1], "", before[3], "", ""] and lines[6] == before[0]
+
+
+def test_model_of_another_owner_is_another_model(queue):
+    queue |= {"LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    assert finish(start("--train", **queue | {"MODELS": "google/bert"})).returncode == 0
+    result = finish(start("--train", **queue | {"MODELS": "someone/bert"}))
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "with --model_name_or_path google/bert, not someone/bert; choose" in result.stderr
+    result = finish(start("--train", **queue | {"MODELS": "google/bert", "DATASET": "other/data"}))
+    assert result.returncode == 2 and "--dataset_name user/data, not other/data" in result.stderr
+    # A copy in a folder
+    assert finish(start("--train", **queue | {"MODELS": "/models/bert"})).returncode == 0
 
 
 def test_kept_results_of_the_findings_are_accepted(queue, tmp_path):
