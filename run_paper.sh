@@ -27,11 +27,18 @@
 #   bash run_paper.sh --run 3        train the run in line 3 of the list, unless it is finished
 #   bash run_paper.sh --train        train all runs and stop; machines with the same disk share them
 #
-# In the variables below, quotes keep blanks: TRAIN_ARGUMENTS='--text_prefix "query: "'.
+# In the variables below, quotes keep blanks: TRAIN_ARGUMENTS='--text_prefix "query: "'. OUTPUT_DIR,
+# DATASET, MODELS_FILE and folders of models may be relative to the folder that you are in; paths
+# within flags are relative to the project's folder.
 # For the table and the comparison, a run needs its small files only (predictions.csv,
 # *_results.json, run_arguments.json); attributions and tests of context need its weights.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+unset CDPATH                                  # with it, cd may lead elsewhere
+caller=$PWD
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+source ./setup_env.sh
+resolve_paths OUTPUT_DIR MODELS_FILE
+resolve_existing DATASET
 OUTPUT_DIR=${OUTPUT_DIR:-paper}
 DATASET=${DATASET:-}                          # a folder or Hub id; empty: fetched from arXiv
 FETCH_ARGUMENTS=${FETCH_ARGUMENTS:-}          # such as: --source snapshot --snapshot_file FILE
@@ -70,20 +77,57 @@ FAITHFULNESS_ARGUMENTS=${FAITHFULNESS_ARGUMENTS:-}    # more flags for tools/mea
 CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:-}      # more flags for tools/measure_context.py
 REPORT_ARGUMENTS=${REPORT_ARGUMENTS:-}        # more flags for tools/make_report.py
 
-fail() {
-    echo "error: $*" >&2
-    exit 2
+# What a user gave in variables: lists of words, and flags that this script gives itself.
+check_variables() {
+    local training=(learning_rate=LEARNING_RATES seed=SEEDS dataset_name=DATASET
+        output_dir=OUTPUT_DIR model_name_or_path=MODELS do_train= do_eval= do_predict=)
+    normalize_words MODELS SHALLOW LEARNING_RATES SHALLOW_LEARNING_RATES SEEDS SIZES SIZE_MODELS \
+        SIZE_SEEDS EXPLAIN
+    check_distinct SIZES %s $SIZES
+    check_distinct SIZE_MODELS %s $SIZE_MODELS
+    check_distinct EXPLAIN %s $EXPLAIN
+    check_seeds SIZE_SEEDS $SIZE_SEEDS
+    refuse_flags FETCH_ARGUMENTS "$FETCH_ARGUMENTS" output_dir=OUTPUT_DIR
+    refuse_flags TRAIN_ARGUMENTS "$TRAIN_ARGUMENTS" "${training[@]}"
+    refuse_flags SHALLOW_ARGUMENTS "$SHALLOW_ARGUMENTS" "${training[@]}"
+    refuse_flags SHALLOW_EMBEDDINGS "$SHALLOW_EMBEDDINGS" config_name=SHALLOW seed=SEEDS \
+        output_dir=OUTPUT_DIR
+    refuse_flags SIZE_ARGUMENTS "$SIZE_ARGUMENTS" "${training[@]}" max_train_samples=SIZES
+    refuse_flags SVM_ARGUMENTS "$SVM_ARGUMENTS" dataset_name=DATASET output_dir=OUTPUT_DIR \
+        model_name_or_path=
+    refuse_flags SHUFFLE_ARGUMENTS "$SHUFFLE_ARGUMENTS" dataset_name=DATASET \
+        output_dir=OUTPUT_DIR tokenizer_name=MODELS max_seq_length=TRAIN_ARGUMENTS \
+        text_prefix=TRAIN_ARGUMENTS shuffle_words=
+    refuse_flags COMPARE_ARGUMENTS "$COMPARE_ARGUMENTS" dataset_name=DATASET \
+        output_dir=OUTPUT_DIR reference=
+    refuse_flags ATTRIBUTION_ARGUMENTS "$ATTRIBUTION_ARGUMENTS" dataset_name=DATASET \
+        output_dir=OUTPUT_DIR model_name_or_path=EXPLAIN
+    refuse_flags FAITHFULNESS_ARGUMENTS "$FAITHFULNESS_ARGUMENTS" attribution_dir=EXPLAIN \
+        max_samples=FAITHFULNESS_SAMPLES
+    refuse_flags CONTEXT_ARGUMENTS "$CONTEXT_ARGUMENTS" dataset_name=DATASET \
+        output_dir=OUTPUT_DIR model_name_or_path=EXPLAIN
+    refuse_flags REPORT_ARGUMENTS "$REPORT_ARGUMENTS" dataset_name=DATASET output_dir=OUTPUT_DIR
 }
+
+# $1: whose they are, rest: seeds
+check_seeds() {
+    local seed
+    for seed in "${@:2}"; do
+        [[ $seed =~ ^[0-9]+$ ]] || fail "a seed of $1 is '$seed', not an integer"
+    done
+    check_distinct "the seeds of $1" %.20e "${@:2}"
+}
+
 mode=${1:-}
 case "$mode $#" in
     " 0" | "--list 1" | "--train 1" | "--status 1" | "--tables 1" | "--run 2") ;;
     *) fail "unknown arguments: $*; give --list, --train, --run N, --status, --tables or none" ;;
 esac
-[[ $OUTPUT_DIR != -* ]] || OUTPUT_DIR=./$OUTPUT_DIR
 OUTPUT_DIR=${OUTPUT_DIR%/}
 list=$OUTPUT_DIR/runs.txt
 logs=$OUTPUT_DIR/logs
-source ./setup_env.sh
+check_variables
+set_up_environment
 command -v flock > /dev/null || fail "flock is not installed; it is part of util-linux"
 export PYTHONUNBUFFERED=1                     # the log of a run shows its last line at once
 cores=$(getconf _NPROCESSORS_ONLN)
@@ -138,7 +182,12 @@ train() (
     [ ! -e "$failure" ] || exit 1
     if [ ! -e "$result" ]; then
         SECONDS=0
-        touch "$log.started"
+        # rm_checkpoints and print_state read these files.
+        if [[ " ${run[*]} " = *" --do_train "* ]]; then
+            touch "$log.started"
+        else
+            touch "$log.predicting"
+        fi
         log_size=$(stat -c %s "$log")
         gpu=${CUDA_VISIBLE_DEVICES:+ on GPU $CUDA_VISIBLE_DEVICES}
         echo "$(date +%H:%M:%S) Run $number of $(wc -l < "$list")$gpu: $name (log: $log)"
@@ -191,9 +240,11 @@ validation_loss() {
     sed -n "$loss" "$folder/eval_results.json" 2> /dev/null || true
 }
 
-# The best model is in the run folder itself.
+# Remove the checkpoints of a finished run: the best model is in the run folder itself. Only of a
+# run that was trained here; one from elsewhere may be linked, and its checkpoints are not ours.
 rm_checkpoints() {
     local checkpoint
+    [ -e "$log.started" ] && [ ! -L "$folder" ] && [ ! -L "${folder%/*}" ] || return 0
     for checkpoint in "$folder"/checkpoint-*; do
         [[ ${checkpoint##*/} =~ ^checkpoint-[0-9]+$ ]] || continue
         if [ -d "$checkpoint" ] && [ ! -L "$checkpoint" ]; then
@@ -216,28 +267,35 @@ fi
 models=() model_name=() model_rates=() model_seeds=() model_flags=()
 # $1: model, $2: learning rates, $3: seeds, $4: flags
 add_model() {
-    local name=${1%/} word
+    local model=$1 rates=$2 seeds=$3 flags=$4 name word number
+    if [ ! -e "configs/recipes/$model.yaml" ] && ! is_shallow "$model"; then
+        resolve_existing model
+    fi
+    name=${model%/}
     name=${name##*/}
     [[ $name =~ ^[A-Za-z0-9_] ]] || fail "cannot name a folder after the model '$1'; rename it"
     case $name in
-        data* | models | logs | family | svm* | comparison* | attribution* | context* | report* | runs*)
+        data | data-shuffled* | models | models.txt | logs | family | svm | svm-calibrated | \
+            svm-shuffled | svm-[0-9]* | comparison | comparison-* | attribution-* | context-* | \
+            report | runs.txt* | runs.csv | runs.tmp | study.json*)
             fail "a model cannot be called $name here: this script writes files of that name" ;;
     esac
     for word in "${model_name[@]}"; do
         [ "$word" != "$name" ] || fail "two models are called $name; rename the folder of one"
     done
-    for word in $2; do
-        [[ $word =~ ^[0-9.]+([eE]-?[0-9]+)?$ ]] ||
-            fail "a learning rate of $name is '$word', not a number"
+    [ -n "$rates" ] || fail "$name has no learning rates; give them in LEARNING_RATES"
+    [ -n "$seeds" ] || fail "$name has no seeds; give them in SEEDS"
+    number='^([0-9]+[.]?[0-9]*|[.][0-9]+)([eE]-?[0-9]+)?$'
+    for word in $rates; do
+        [[ $word =~ $number ]] || fail "a learning rate of $name is '$word', not a number"
     done
-    for word in $3; do
-        [[ $word =~ ^[0-9]+$ ]] || fail "a seed of $name is '$word', not an integer"
-    done
-    models+=("$1")
+    check_distinct "the learning rates of $name" %.20e $rates
+    check_seeds "$name" $seeds
+    models+=("$model")
     model_name+=("$name")
-    model_rates+=("$2")
-    model_seeds+=("$3")
-    model_flags+=("$4")
+    model_rates+=("$rates")
+    model_seeds+=("$seeds")
+    model_flags+=("$flags")
 }
 
 is_shallow() {
@@ -257,6 +315,7 @@ read_models() {
             flags="$TRAIN_ARGUMENTS $SHALLOW_ARGUMENTS"
             add_model "$model" "$SHALLOW_LEARNING_RATES" "$SEEDS" "$flags"
         done
+        [ ${#models[@]} != 0 ] || fail "MODELS and SHALLOW are empty; name a model"
         return
     fi
     [ -z "${MODELS:-}${SHALLOW:-}" ] || fail "give either MODELS_FILE or MODELS and SHALLOW"
@@ -264,9 +323,13 @@ read_models() {
     while IFS='|' read -r model rates seeds flags || [ -n "$model" ]; do
         read -r model <<< "${model%$'\r'}"    # without the blanks around it
         [[ -n $model && $model != "#"* ]] || continue
-        read -r rates <<< "${rates%$'\r'}"
-        read -r seeds <<< "${seeds%$'\r'}"
+        rates=${rates%$'\r'}
+        seeds=${seeds%$'\r'}
+        normalize_words rates seeds
         flags=${flags%$'\r'}
+        refuse_flags MODELS_FILE "$flags" dataset_name=DATASET output_dir=OUTPUT_DIR \
+            learning_rate="its second field" seed="its third field" \
+            model_name_or_path="its first field" do_train= do_eval= do_predict=
         if is_shallow "$model"; then
             rates=${rates:-$SHALLOW_LEARNING_RATES}
             flags="$SHALLOW_ARGUMENTS $flags"
@@ -299,7 +362,8 @@ plan_groups() {
         [[ " ${model_name[*]} " == *" $word "* ]] ||
             fail "SIZE_MODELS has $word, which is not a model's name"
     done
-    for word in ${EXPLAIN/#default/}; do
+    for word in $EXPLAIN; do
+        [ "$EXPLAIN" != default ] || break
         [[ " ${model_name[*]} " == *" $word "* ]] ||
             fail "EXPLAIN has $word, which is not a model's name"
     done
@@ -317,9 +381,8 @@ plan_groups() {
             continue
         fi
         read -ra seeds <<< "${model_seeds[$number]}"
-        seeds=${SIZE_SEEDS:-${seeds[*]:0:3}}
         for size in $SIZES; do
-            add_group "$number" "-$size" "$DATASET" "$seeds" \
+            add_group "$number" "-$size" "$DATASET" "${SIZE_SEEDS:-${seeds[*]:0:3}}" \
                 "$SIZE_ARGUMENTS --max_train_samples $size"
         done
     done
@@ -334,31 +397,75 @@ model_source() {
     fi
 }
 
-# The tokenizer of shallow networks is that of the first encoder.
+# Print the value of a flag in a command line, in which the last one counts. Status 1: it is not
+# there, 2: it has no value.
+# $1: flag, rest: the words
+flag_value() {
+    local flag=$1 value status=1
+    shift
+    local line=("$@")
+    while [ $# != 0 ]; do
+        case $1 in
+            "--$flag" | "--${flag//_/-}")
+                [[ $# != 1 && $2 != --* ]] || fail "--$flag has no value in: ${line[*]}; give one"
+                value=$2
+                status=0
+                ;;
+            "--$flag="* | "--${flag//_/-}="*)
+                value=${1#*=}
+                status=0
+                ;;
+        esac
+        shift
+    done
+    [ $status != 0 ] || printf '%s\n' "$value"
+    return $status
+}
+
+# Print the value of a flag in a file for --config, or nothing. $1: file, $2: flag
+config_value() {
+    [ -r "$1" ] || fail "cannot read --config $1"
+    python - "$1" "$2" <<'PYTHON'
+import sys, yaml
+file, flag = sys.argv[1:]
+with open(file, encoding="utf-8") as lines:
+    value = (yaml.safe_load(lines) or {}).get(flag)
+print("" if value is None else value)
+PYTHON
+}
+
+# Print the value of a flag for a group: in its flags, or else in the file of --config, which may be
+# the recipe of its model; or nothing.
+# $1: group, $2: flag
+group_value() {
+    local file=configs/recipes/${models[${group_model[$1]}]}.yaml status=0
+    eval "words=(${group_flags[$1]})"
+    flag_value "$2" "${words[@]}" || status=$?
+    [ $status = 1 ] || return $status
+    status=0
+    flag_value config "${words[@]}" > /dev/null || status=$?
+    case $status in
+        0) file=$(flag_value config "${words[@]}") ;;
+        1) [ -e "$file" ] || return 0 ;;
+        *) return $status ;;
+    esac
+    config_value "$file" "$2"
+}
+
+# The tokenizer of shallow networks is that of SHALLOW_EMBEDDINGS or of the first encoder.
 find_tokenizer() {
-    local model
+    local model status=0
+    split "$SHALLOW_EMBEDDINGS"
+    flag_value tokenizer_name "${words[@]}" || status=$?
+    [ $status = 1 ] || return $status
     for model in "${models[@]}"; do
         if ! is_shallow "$model"; then
             model_source "$model"
             return
         fi
     done
-    [[ $SHALLOW_EMBEDDINGS == *--tokenizer_name* ]] ||
-        fail "shallow networks take the tokenizer of an encoder, and there is none; give" \
-            "SHALLOW_EMBEDDINGS='--tokenizer_name MODEL'"
-}
-
-# Print the maximum length in the flags of a group, or else in the recipe of its model, or else 256.
-maximum_length() {
-    local length=256 position recipe=configs/recipes/${models[${group_model[$1]}]}.yaml
-    if [ -e "$recipe" ]; then
-        length=$(sed -n 's/^max_seq_length: *//p' "$recipe")
-    fi
-    eval "words=(${group_flags[$1]})"
-    for position in "${!words[@]}"; do
-        [ "${words[$position]}" != --max_seq_length ] || length=${words[$position + 1]}
-    done
-    echo "${length:-256}"
+    fail "shallow networks take the tokenizer of an encoder, and there is none; give" \
+        "SHALLOW_EMBEDDINGS='--tokenizer_name MODEL'"
 }
 
 # ------------------------------------------------------------------------------------------------
@@ -380,19 +487,24 @@ for_data() {
 
 # Shuffled data, and the untrained networks of each group, one for each seed
 for_derived_sources() {
-    local group number name seed config tokenizer source_runs source_files=()
+    local group number name seed config tokenizer length prefix source_runs source_files=()
     if [ -n "$SHUFFLED" ]; then
         source_runs=("$OUTPUT_DIR/svm-shuffled")
         for_shuffled "$1" svm data-shuffled
         for number in "${!models[@]}"; do
             name=${model_name[$number]}
             source_runs=("$OUTPUT_DIR/$name-shuffled"/lr-*-seed-*)
-            tokenizer=$(model_source "${models[$number]}")
-            ! is_shallow "$name" || tokenizer=$shallow_tokenizer
-            # The texts of a model are cut at its maximum length before their words are shuffled, so
-            # that they keep their words and lose their order only.
+            tokenizer=$(group_value "$OUTPUT_DIR/$name-shuffled" tokenizer_name) || exit
+            if [ -z "$tokenizer" ]; then
+                tokenizer=$(model_source "${models[$number]}")
+                ! is_shallow "$name" || tokenizer=$shallow_tokenizer
+            fi
+            # The texts of a model are cut where it stops reading before their words are shuffled,
+            # so that they keep their words and lose their order only.
+            length=$(group_value "$OUTPUT_DIR/$name-shuffled" max_seq_length) || exit
+            prefix=$(group_value "$OUTPUT_DIR/$name-shuffled" text_prefix) || exit
             for_shuffled "$1" "$name" "data-shuffled-$name" --tokenizer_name "$tokenizer" \
-                --max_seq_length "$(maximum_length "$OUTPUT_DIR/$name-shuffled")"
+                --max_seq_length "${length:-256}" ${prefix:+--text_prefix "$prefix"}
         done
     fi
     for group in "${groups[@]}"; do
@@ -436,8 +548,11 @@ make_source() {
 
 # Whether a run is finished or continues from a checkpoint
 has_begun() {
-    [ -e "$1/train_results.json" ] || [ -e "$1/eval_results.json" ] ||
-        compgen -G "$1/checkpoint-*/trainer_state.json" > /dev/null
+    local file
+    for file in "$1"/{train_results.json,eval_results.json,checkpoint-*/trainer_state.json}; do
+        [ ! -e "$file" ] || return 0
+    done
+    return 1
 }
 
 # Print a digest of the files of a local dataset. Finished runs in OUTPUT_DIR are runs on these.
@@ -717,13 +832,14 @@ PYTHON
 
 # Print folder, run, state and seconds so far. $1: folder, $2: run, $3: eval or predict
 print_state() {
-    local state=missing log=$logs/${1##*/}-$2.log elapsed=0
+    local state=missing log=$logs/${1##*/}-$2.log elapsed=0 start
     [ "$1" != "$OUTPUT_DIR" ] || log=$logs/$2.log
     if [ -e "$1/$2/$3_results.json" ]; then
         state=finished
     elif [ -e "$log" ] && ! flock --shared --nonblock "$log" true; then
         state=running
-        elapsed=$(($(date +%s) - $(stat -c %Y "$log.started")))
+        start=$(stat -c %Y "$log.started" "$log.predicting" 2> /dev/null | sort -n | tail -n 1 || true)
+        elapsed=$(($(date +%s) - ${start:-$(date +%s)}))
     elif [ -e "$1/$2/eval_results.json" ]; then
         state=trained                         # the predictions are missing
     elif [ -d "$1/$2" ]; then
@@ -836,7 +952,7 @@ svm_arguments() {
         *) more=(--max_train_samples "${1#svm-}") ;;
     esac
     split "$SVM_ARGUMENTS"
-    words=(--output_dir "$OUTPUT_DIR/$1" --dataset_name "$data" "${more[@]}" "${words[@]}")
+    words=(--output_dir "$OUTPUT_DIR/$1" --dataset_name "$data" "${words[@]}" "${more[@]}")
 }
 
 train_svms() {
@@ -949,7 +1065,7 @@ correct_together() {
 # Write $OUTPUT_DIR/runs.csv, a row for each finished run: all groups, all learning rates.
 write_runs() {
     python - "$OUTPUT_DIR" $(list_svms) "${groups[@]##*/}" <<'PYTHON'
-import csv, json, os, sys
+import csv, json, os, re, sys
 from pathlib import Path
 output, *groups = sys.argv[1:]
 metrics = ["eval_loss", "eval_accuracy", "eval_f1"]
@@ -958,7 +1074,10 @@ metrics += ["train_samples", "epoch", "train_runtime", "eval_runtime", "predict_
 packages = ["torch", "transformers", "scikit-learn"]
 rows = []
 for group in groups:
-    folders = [Path(output, group), *sorted(Path(output, group).glob("lr-*-seed-*"))]
+    folders = [Path(output, group)]
+    for path in sorted(Path(output, group).glob("lr-*-seed-*")):
+        if re.fullmatch(r"lr-.+-seed-\d+", path.name):  # not a copy that was interrupted
+            folders.append(path)
     for folder in folders:
         results = {}
         for part in ("train", "eval", "predict"):
@@ -1119,7 +1238,9 @@ if [ "$mode" = --status ]; then
 fi
 
 # 2. Finished runs must be those of the plan. Until that is known, no file is written.
-check_data "$(digest_of_data)"
+if [ -z "$is_fetched" ] || [ -e "$DATASET/manifest.json" ]; then
+    check_data "$(digest_of_data)"
+fi
 plan_runs
 check_finished
 

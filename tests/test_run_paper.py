@@ -41,13 +41,13 @@ SETTINGS = {
 }
 
 
-def start(*arguments, script=ROOT / "run_paper.sh", **settings):
+def start(*arguments, script=ROOT / "run_paper.sh", cwd=ROOT, **settings):
     """Start a shell script with these environment variables; returns the process."""
     environment = os.environ | {name: str(value) for name, value in settings.items()}
     return subprocess.Popen(
         ["bash", str(script), *map(str, arguments)],
         env=environment,
-        cwd=ROOT,
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -464,7 +464,8 @@ layers-0    |           | 5   |\r
     shuffled = str(paper / "data-shuffled-alpha")
     assert shuffled in arguments["alpha-shuffled"] and shuffled not in arguments["alpha-500"]
     commands = "\n".join(calls(tmp_path)) + "\n"
-    assert "data-shuffled-alpha --tokenizer_name user/alpha --max_seq_length 64\n" in commands
+    cut = "--tokenizer_name user/alpha --max_seq_length 64 --text_prefix query: \n"
+    assert f"data-shuffled-alpha {cut}" in commands
     assert "data-shuffled-layers-0 --tokenizer_name user/alpha --max_seq_length 256\n" in commands
     assert "data-shuffled\n" in commands  # the SVM reads whole texts
     for name in (
@@ -496,9 +497,13 @@ layers-0    |           | 5   |\r
     for path in paper.rglob("model.safetensors"):
         path.unlink()
     before = len(calls(tmp_path))
+    run = paper / "alpha" / "lr-1e-5-seed-3"
+    shutil.copytree(run, run.with_name(f"{run.name}.4242.tmp"))  # a copy that was interrupted
     assert finish(start(**queue)).returncode == 0
     again = calls(tmp_path)[before:]
     assert [call.split()[0] for call in again] == ["tools/make_report.py"]
+    rows = [name for name in pd.read_csv(paper / "runs.csv")["run"] if name.startswith("alpha/")]
+    assert rows == [f"alpha/lr-{run}" for run in ("1e-5-seed-3", "1e-5-seed-4", "2e-5-seed-3")]
     result = finish(start(**queue, CONTEXT_ARGUMENTS="--n_shuffles 1"))
     assert result.returncode == 2 and "context-alpha needs the weights of" in result.stderr
     # The record of a finished run is compared with its line.
@@ -903,6 +908,30 @@ def test_job_array(queue, tmp_path):
         (("--train", "SHALLOW=9"), ["SHALLOW has 9", "configs/shallow/layers-9.json"]),
         (("--train", "MODELS_FILE=models.txt"), ["give either MODELS_FILE or MODELS and SHALLOW"]),
         (("--train", "TRAIN_ARGUMENTS=--text_prefix it's"), ["a quote is not closed in", "it's"]),
+        (
+            ("--train", "LEARNING_RATES=5e-5 0.00005"),
+            ["the learning rates of alpha has 5e-5 and 0"],
+        ),
+        (("--train", "LEARNING_RATES=1.2.3"), ["a learning rate of alpha is '1.2.3'"]),
+        (("--train", "LEARNING_RATES= "), ["alpha has no learning rates", "LEARNING_RATES"]),
+        (("--train", "SEEDS= "), ["alpha has no seeds", "SEEDS"]),
+        (("--train", "SEEDS=1 2 01"), ["the seeds of alpha has 1 and 01; give each once"]),
+        (("--train", "SIZES=500 500"), ["SIZES has 500 and 500; give each once"]),
+        (("--train", "SIZES=5", "SIZE_SEEDS=1 1"), ["the seeds of SIZE_SEEDS has 1 and 1"]),
+        (("--train", "SIZES=5", "SIZE_SEEDS=x"), ["a seed of SIZE_SEEDS is 'x'"]),
+        (("--train", "MODELS= "), ["MODELS and SHALLOW are empty"]),
+        (("--train", "EXPLAIN=default alpha"), ["EXPLAIN has default"]),
+        (("--train", "TRAIN_ARGUMENTS=--learning_rate=1e-3"), ["set LEARNING_RATES instead"]),
+        (("--train", "TRAIN_ARGUMENTS=--learning-rate 1"), ["set LEARNING_RATES instead"]),
+        (("--train", "TRAIN_ARGUMENTS=--bf16 --seed 5"), ["TRAIN_ARGUMENTS has --seed", "SEEDS"]),
+        (("--train", "TRAIN_ARGUMENTS=--output_dir x"), ["set OUTPUT_DIR instead"]),
+        (("--train", "TRAIN_ARGUMENTS=--do_predict"), ["--do_predict", "remove it"]),
+        (("--train", "SVM_ARGUMENTS=--output_dir x"), ["SVM_ARGUMENTS has --output_dir"]),
+        (("--train", "SIZE_ARGUMENTS=--max_train_samples 5"), ["set SIZES instead"]),
+        (
+            ("--train", "SHUFFLED=1", "TRAIN_ARGUMENTS=--bf16 --max_seq_length"),
+            ["--max_seq_length has no value in: --bf16 --max_seq_length"],
+        ),
     ],
 )
 def test_mistakes_are_one_line(queue, arguments, words, tmp_path):
@@ -915,6 +944,121 @@ def test_mistakes_are_one_line(queue, arguments, words, tmp_path):
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert all(word in result.stderr for word in ["error: ", *words])
     assert (paper / "runs.txt").read_text() == "--output_dir x --do_predict\n"
+
+
+@pytest.mark.parametrize("character", ["\t", "\n"])
+def test_folder_with_a_tab_or_line_break_is_refused(queue, tmp_path, character):
+    queue["OUTPUT_DIR"] = tmp_path / f"a{character}b"
+    result = finish(start("--list", **queue))
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "OUTPUT_DIR has a tab or a line break" in result.stderr
+    assert not queue["OUTPUT_DIR"].exists()
+
+
+def test_blanks_around_words_do_not_count(queue):
+    queue |= {"MODELS": "\n alpha ", "LEARNING_RATES": " 1e-5\n", "SEEDS": "\n1\t2"}
+    assert finish(start("--train", **queue)).returncode == 0
+    runs = sorted(path.name for path in (queue["OUTPUT_DIR"] / "alpha").glob("*/"))
+    assert runs == ["lr-1e-5-seed-1", "lr-1e-5-seed-2"]
+
+
+def test_changed_flags_are_noticed_in_the_c_locale(queue, tmp_path):
+    """bash quotes other characters there as no other program reads them."""
+    queue |= {"OUTPUT_DIR": tmp_path / "é it's", "LC_ALL": "C", "MODELS": "alpha"}
+    queue |= {"LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    flags = "--text_prefix 'é: '"
+    assert train_with(queue, flags).returncode == 0
+    assert train_with(queue, flags).returncode == 0
+    result = train_with(queue, "--text_prefix 'è: '")
+    assert result.returncode == 2 and "with --text_prefix é: , not è: ; choose" in result.stderr
+    (line,) = {*(queue["OUTPUT_DIR"] / "runs.txt").read_text().splitlines()[:1]}
+    assert shlex.split(line)[1] == f"{tmp_path}/é it's/alpha/lr-1e-5-seed-1"
+    words = subprocess.run(["xargs", "printf", "%s\n"], input=line, text=True, capture_output=True)
+    assert words.stdout.splitlines() == shlex.split(line)
+
+
+def test_paths_are_relative_to_the_folder_of_the_caller(queue, tmp_path):
+    """Folders that CDPATH leads to do not count."""
+    mine = tmp_path / "mine"
+    for name in ("data", "models/alpha", f"elsewhere/{ROOT.name}", "elsewhere/data"):
+        (mine / name).mkdir(parents=True)
+    (mine / "data" / "rows.csv").write_text("1")
+    (mine / "models.txt").write_text("models/alpha | 1e-5 | 1 |\n")
+    del queue["MODELS"], queue["SHALLOW"]
+    queue |= {"OUTPUT_DIR": "-out", "DATASET": "data", "MODELS_FILE": "models.txt"}
+    script = os.path.relpath(ROOT / "run_paper.sh", mine)
+    result = finish(start("--list", script=script, cwd=mine, **queue, CDPATH=mine / "elsewhere"))
+    assert result.returncode == 0, result.stderr
+    words = shlex.split((mine / "-out" / "runs.txt").read_text())
+    assert words[:6] == [
+        "--output_dir",
+        f"{mine}/-out/alpha/lr-1e-5-seed-1",
+        "--model_name_or_path",
+        f"{mine}/models/alpha",
+        "--dataset_name",
+        f"{mine}/data",
+    ]
+    (mine / "data" / "rows.csv").write_text("2")
+    result = finish(start("--list", script=script, cwd=mine, **queue))
+    assert result.returncode == 2 and "has other data than the runs in" in result.stderr
+
+
+def test_model_whose_name_begins_like_a_file_of_the_study(queue):
+    queue |= {"MODELS": "facebook/data2vec-text-base user/context svmlike reporter"}
+    assert finish(start("--list", **queue)).returncode == 0
+
+
+def test_reason_of_a_failure_is_that_of_the_last_start(queue, tmp_path):
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    result = finish(start("--train", **queue, FAIL="lr-1e-5"))
+    assert "(error: it must fail; log: " in result.stderr
+    (tmp_path / "killed.sh").write_text("kill -KILL $$\n")
+    queue["LAUNCH"] = f"bash {tmp_path}/killed.sh"
+    result = finish(start("--train", **queue))
+    assert "(exit status 137; log: " in result.stderr and "must fail" not in result.stderr
+
+
+@pytest.mark.parametrize("link", ["", "alpha", "alpha/lr-1e-5-seed-1"])
+def test_checkpoints_of_runs_from_elsewhere_stay(queue, tmp_path, link):
+    """Also behind a link to a run or to the runs of a model. It is only predicted with here."""
+    run = queue["OUTPUT_DIR"] / "alpha" / "lr-1e-5-seed-1"
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    run.mkdir(parents=True)
+    (run / "checkpoint-7").mkdir()
+    for name in ("train", "eval"):
+        (run / f"{name}_results.json").write_text('{"eval_loss": 0.1, "eval_runtime": 1}')
+    (run / "run_arguments.json").write_text('{"arguments": {"seed": 1}}')
+    (run / "model.safetensors").touch()
+    if link:
+        folder = queue["OUTPUT_DIR"] / link
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+        (queue["OUTPUT_DIR"] / "study.json").write_text('{"script": "run_paper.sh"}')
+        (queue["OUTPUT_DIR"] / "logs").mkdir()
+        (queue["OUTPUT_DIR"] / "logs" / "alpha-lr-1e-5-seed-1.log.started").touch()
+    assert finish(start("--train", **queue)).returncode == 0
+    assert "--do_predict" in calls(tmp_path)[0]
+    assert (run / "predict_results.json").exists() and (run / "checkpoint-7").exists()
+
+
+def test_shuffled_texts_are_cut_where_the_model_stops_reading(queue, tmp_path):
+    """Its length and its prefix come from flags in either form, or from the recipe."""
+    queue |= {"MODELS": "alpha e5-large-v2", "SHUFFLED": "1"}
+    result = finish(start("--list", **queue, TRAIN_ARGUMENTS="--max_seq_length=64"))
+    assert result.returncode == 0, result.stderr
+    alpha, e5 = [call for call in calls(tmp_path) if "--max_seq_length" in call]
+    assert alpha.endswith("--tokenizer_name alpha --max_seq_length 64")
+    assert e5.endswith(
+        "--tokenizer_name intfloat/e5-large-v2 --max_seq_length 64 --text_prefix query: "
+    )
+    # Shallow networks alone have the tokenizer that is named.
+    (tmp_path / "models.txt").write_text("layers-0 | | |\n")
+    del queue["MODELS"], queue["SHALLOW"]
+    queue |= {"MODELS_FILE": tmp_path / "models.txt", "OUTPUT_DIR": tmp_path / "second"}
+    result = finish(start("--list", **queue, SHALLOW_EMBEDDINGS="--tokenizer_name=T"))
+    assert result.returncode == 0, result.stderr
+    (call,) = [call for call in calls(tmp_path)[3:] if "--max_seq_length" in call]
+    assert call.endswith("--tokenizer_name T --max_seq_length 256")
 
 
 def test_run_without_a_list(queue):
