@@ -137,7 +137,7 @@ gpus=(${gpus//,/ })
 WORKERS=${WORKERS:-$((${#gpus[@]} > 1 ? ${#gpus[@]} : 1))}
 [[ $WORKERS =~ ^[1-9][0-9]*$ ]] || fail "WORKERS must be a positive integer, not $WORKERS"
 
-split "$LAUNCH"
+split_into_words "$LAUNCH"
 launch=("${words[@]}")
 
 # ------------------------------------------------------------------------------------------------
@@ -352,7 +352,7 @@ add_group() {
     group_model[$group]=$1
     group_data[$group]=$3
     group_seeds[$group]=$4
-    split "${model_flags[$1]} $5"
+    split_into_words "${model_flags[$1]} $5"
     group_flags[$group]=$(quote_words "${words[@]}")
 }
 
@@ -455,7 +455,7 @@ group_value() {
 # The tokenizer of shallow networks is that of SHALLOW_EMBEDDINGS or of the first encoder.
 find_tokenizer() {
     local model status=0
-    split "$SHALLOW_EMBEDDINGS"
+    split_into_words "$SHALLOW_EMBEDDINGS"
     flag_value tokenizer_name "${words[@]}" || status=$?
     [ $status = 1 ] || return $status
     for model in "${models[@]}"; do
@@ -480,7 +480,7 @@ for_data() {
     local source_runs source_files=()
     [ -n "$is_fetched" ] || return 0
     source_runs=("$OUTPUT_DIR"/svm* "$OUTPUT_DIR"/*/lr-*-seed-*)
-    split "$FETCH_ARGUMENTS"
+    split_into_words "$FETCH_ARGUMENTS"
     "$1" data "$DATASET/manifest.json" -- \
         python fetch_arxiv.py --output_dir "$DATASET" "${words[@]}"
 }
@@ -514,7 +514,7 @@ for_derived_sources() {
         source_files=("$config")
         for seed in ${group_seeds[$group]}; do
             source_runs=("$OUTPUT_DIR/$name"{,-shuffled,-[0-9]*}/lr-*-seed-"$seed")
-            split "$SHALLOW_EMBEDDINGS"
+            split_into_words "$SHALLOW_EMBEDDINGS"
             "$1" "make-$name-seed-$seed" "$OUTPUT_DIR/models/seed-$seed/$name/tokenizer.json" -- \
                 python tools/make_model.py --config_name "$config" --seed "$seed" \
                 --output_dir "$OUTPUT_DIR/models/seed-$seed/$name" \
@@ -525,7 +525,7 @@ for_derived_sources() {
 
 # $1: the function to call, $2: name, $3: folder in OUTPUT_DIR, rest: more flags
 for_shuffled() {
-    split "$SHUFFLE_ARGUMENTS"
+    split_into_words "$SHUFFLE_ARGUMENTS"
     "$1" "shuffle-$2" "$OUTPUT_DIR/$3/manifest.json" -- python tools/prepare_dataset.py \
         --dataset_name "$DATASET" --text_column_names abstract --shuffle_words --seed 1 \
         --output_dir "$OUTPUT_DIR/$3" "${@:4}" "${words[@]}"
@@ -589,7 +589,7 @@ make_sources() {
 
 # Add a run to wanted. $1: group, $2: learning rate, $3: seed, rest: what is done
 add_run() {
-    local folder=$1/lr-$2-seed-$3 model=${models[${group_model[$1]}]}
+    local folder=$1/lr-$2-seed-$3 model=${models[${group_model[$1]}]} key
     local source=(--model_name_or_path "$model")
     eval "words=(${group_flags[$1]})"
     [ ! -e "configs/recipes/$model.yaml" ] || source=(--config "configs/recipes/$model.yaml")
@@ -601,8 +601,9 @@ add_run() {
         words+=(--do_predict)
     fi
     words=("${source[@]}" --dataset_name "${group_data[$1]}" "${words[@]}")
-    wanted["$folder ${*: -1}"]=$(quote_words --output_dir "$folder" "${words[@]}")
-    order+=("$folder ${*: -1}")
+    key="${folder#"$OUTPUT_DIR"/} ${*: -1}"
+    wanted[$key]=$(quote_words --output_dir "$folder" "${words[@]}")
+    order+=("$key")
 }
 
 lacks_predictions_only() {
@@ -693,7 +694,8 @@ note_edge() {
 }
 
 # Set wanted, the lines of the runs, and order, their keys: all learning rates with the first seed
-# and, for each group where these are trained, the best one with all seeds.
+# and, for each group where these are trained, the best one with all seeds. A key is GROUP/RUN and
+# the last word of the line, so that a list may be moved with its folder.
 declare -A wanted
 order=()
 plan_runs() {
@@ -724,8 +726,8 @@ write_list() (
         if [ -e "$list" ]; then
             while IFS= read -r line; do
                 if [ -n "$line" ]; then
-                    eval "run=($line)"
-                    key="${run[1]} ${run[-1]}"
+                    parse_line "$line"
+                    key="$name ${run[-1]}"
                     line=${wanted[$key]:-}
                     wanted[$key]=""
                 fi
@@ -746,7 +748,7 @@ check_finished() {
     local svm key
     {
         for svm in $(list_svms); do
-            svm_arguments "$svm"
+            set_svm_arguments "$svm"
             quote_words "${words[@]}" --do_predict
         done
         for key in "${order[@]}"; do
@@ -943,7 +945,7 @@ list_svms() {
 }
 
 # Set the array `words` to the arguments of an SVM. $1: its name
-svm_arguments() {
+set_svm_arguments() {
     local data=$DATASET more=()
     case $1 in
         svm) ;;
@@ -951,7 +953,7 @@ svm_arguments() {
         svm-shuffled) data=$OUTPUT_DIR/data-shuffled ;;
         *) more=(--max_train_samples "${1#svm-}") ;;
     esac
-    split "$SVM_ARGUMENTS"
+    split_into_words "$SVM_ARGUMENTS"
     words=(--output_dir "$OUTPUT_DIR/$1" --dataset_name "$data" "${words[@]}" "${more[@]}")
 }
 
@@ -966,7 +968,7 @@ train_svms() {
             SECONDS=0
             touch "$logs/$svm.log.started"
             echo "$(date +%H:%M:%S) $svm (log: $logs/$svm.log)"
-            svm_arguments "$svm"
+            set_svm_arguments "$svm"
             export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
             python run_baseline.py "${words[@]}" > >(exec 9>&-; tee -ia "$logs/$svm.log")
             keep_flags "$logs/$svm.log" "$OUTPUT_DIR/$svm" "${words[@]}"
@@ -979,7 +981,7 @@ train_svms() {
 # Tables, figures, pages
 
 # Set chosen to the runs of a group with its best learning rate. Fails if one is not finished.
-find_chosen() {
+set_chosen() {
     local seed
     chosen=()
     [ -n "${group_model[$1]:-}" ] && choose_rate "$1" || return 1
@@ -998,7 +1000,7 @@ compare() {
         fi
     done
     comparisons+=("$OUTPUT_DIR/$1")
-    split "$COMPARE_ARGUMENTS"
+    split_into_words "$COMPARE_ARGUMENTS"
     step "$1" "$OUTPUT_DIR/$1/comparison.json" "${files[@]}" -- \
         python tools/compare_runs.py "${@:2}" "${categories[@]}" --output_dir "$OUTPUT_DIR/$1" \
         "${words[@]}"
@@ -1009,7 +1011,7 @@ compare_models() {
     local group name size svm=$OUTPUT_DIR/svm
     encoders=() networks=() first_runs=() comparisons=()
     for name in "${model_name[@]}"; do
-        if ! find_chosen "$OUTPUT_DIR/$name"; then
+        if ! set_chosen "$OUTPUT_DIR/$name"; then
             echo "$name is not finished; the tables are without it"
         elif is_shallow "$name"; then
             networks+=("${chosen[@]}")
@@ -1035,9 +1037,9 @@ compare_models() {
     if [ -n "$SHUFFLED" ]; then
         compare comparison-order-svm "$svm" "$svm-shuffled" --reference "$svm" --allow_other_texts
         for name in "${model_name[@]}"; do
-            find_chosen "$OUTPUT_DIR/$name" || continue
+            set_chosen "$OUTPUT_DIR/$name" || continue
             local ordered=("${chosen[@]}")
-            find_chosen "$OUTPUT_DIR/$name-shuffled" || continue
+            set_chosen "$OUTPUT_DIR/$name-shuffled" || continue
             compare "comparison-order-$name" "${ordered[@]}" "${chosen[@]}" \
                 --reference "${ordered[0]}" --allow_other_texts
         done
@@ -1045,7 +1047,7 @@ compare_models() {
     for size in $SIZES; do
         local sized=("$svm-$size")
         for name in "${model_name[@]}"; do
-            ! find_chosen "$OUTPUT_DIR/$name-$size" || sized+=("${chosen[@]}")
+            ! set_chosen "$OUTPUT_DIR/$name-$size" || sized+=("${chosen[@]}")
         done
         [ ${#sized[@]} = 1 ] ||
             compare "comparison-size-$size" "${sized[@]}" --reference "$svm-$size"
@@ -1121,7 +1123,7 @@ choose_models_to_explain() {
     models_to_explain=()
     if [ "$EXPLAIN" != default ]; then
         for name in $EXPLAIN; do
-            if find_chosen "$OUTPUT_DIR/$name"; then
+            if set_chosen "$OUTPUT_DIR/$name"; then
                 models_to_explain+=("$name")
             else
                 echo "$name is not finished; it is not explained"
@@ -1141,8 +1143,8 @@ choose_models_to_explain() {
 
 # Set run to the run of a model that is explained: that of the first seed, whatever seeds are added.
 # $1: name
-find_run() {
-    find_chosen "$OUTPUT_DIR/$1"
+set_run() {
+    set_chosen "$OUTPUT_DIR/$1"
     run=${chosen[0]}
 }
 
@@ -1157,13 +1159,13 @@ step_with_weights() {
 # Attributions, their faithfulness and their page. $1: name of the model
 attribute() {
     local output=$OUTPUT_DIR/attribution-$1 run
-    find_run "$1"
-    split "$ATTRIBUTION_ARGUMENTS"
+    set_run "$1"
+    split_into_words "$ATTRIBUTION_ARGUMENTS"
     step_with_weights "attribution-$1" "$output/summary.json" "$run/predictions.csv" -- \
         "${launch[@]}" run_attribution.py --model_name_or_path "$run" --dataset_name "$DATASET" \
         --split test --output_dir "$output" "${words[@]}"
     if [ "$FAITHFULNESS_SAMPLES" != 0 ]; then
-        split "$FAITHFULNESS_ARGUMENTS"
+        split_into_words "$FAITHFULNESS_ARGUMENTS"
         step_with_weights "faithfulness-$1" "$output/faithfulness.json" \
             "$output/attributions.jsonl" -- \
             python tools/measure_faithfulness.py --attribution_dir "$output" \
@@ -1181,15 +1183,15 @@ test_context() {
     local run name references=() files=() folders=("$OUTPUT_DIR/attribution-$1")
     for name in "${models_to_explain[@]}"; do
         is_shallow "$name" || continue
-        find_run "$name"
+        set_run "$name"
         references+=("$run")
         files+=("$run/predictions.csv")
         folders+=("$OUTPUT_DIR/attribution-$name")
     done
-    find_run "$1"
+    set_run "$1"
     files+=("$run/predictions.csv" "$OUTPUT_DIR/svm/predictions.csv")
     files+=("${folders[@]/%//attributions.jsonl}")
-    split "$CONTEXT_ARGUMENTS"
+    split_into_words "$CONTEXT_ARGUMENTS"
     step_with_weights "context-$1" "$OUTPUT_DIR/context-$1/context.json" "${files[@]}" -- \
         python tools/measure_context.py --model_name_or_path "$run" --dataset_name "$DATASET" \
         --output_dir "$OUTPUT_DIR/context-$1" --compare "$OUTPUT_DIR/svm" "${references[@]}" \
@@ -1211,7 +1213,7 @@ explain_models() {
 
 # The whole study as one page. It has room for the tests of context of one model.
 report() {
-    split "$REPORT_ARGUMENTS"
+    split_into_words "$REPORT_ARGUMENTS"
     python tools/make_report.py --output_dir "$OUTPUT_DIR/report" --dataset_name "$DATASET" \
         --runs "${runs[@]}" --comparison_dir "$OUTPUT_DIR/comparison" \
         ${attributions:+--attribution_dirs "${attributions[@]}"} \

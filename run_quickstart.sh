@@ -17,7 +17,7 @@ resolve_paths OUTPUT_DIR
 OUTPUT_DIR=$(realpath -m "${OUTPUT_DIR:-quickstart}")
 refuse_flags TRAIN_ARGUMENTS "${TRAIN_ARGUMENTS:-}" output_dir=OUTPUT_DIR dataset_name= \
     model_name_or_path=
-split "${TRAIN_ARGUMENTS:-}"
+split_into_words "${TRAIN_ARGUMENTS:-}"
 training=("${words[@]}")
 set_up_environment
 # accelerate launch gives a process one CPU thread by default

@@ -8,7 +8,7 @@ fail() {
 }
 
 # Split a text into the array `words` as a shell does; quotes count, nothing is expanded.
-split() {
+split_into_words() {
     local text
     text=$(xargs -r printf '%s\n' <<< "$1" 2> /dev/null && echo end) ||
         fail "a quote is not closed in: $1"
@@ -38,7 +38,7 @@ resolve_paths() {
         [[ $path != *[$'\t\r\n']* ]] ||
             fail "$variable has a tab or a line break; choose another name"
         if [[ $path != /* ]] && [ ! "$caller" -ef . ]; then
-            path=$caller/$path
+            path=${caller%/}/$path
         fi
         [[ $path != -* ]] || path=./$path
         printf -v "$variable" %s "$path"
@@ -80,7 +80,7 @@ check_distinct() {
 # $1: name of a variable, $2: its text, rest: FLAG=WHAT_TO_SET_INSTEAD, or FLAG= if there is nothing
 refuse_flags() {
     local word flag refused instead
-    split "$2"
+    split_into_words "$2"
     for word in "${words[@]}"; do
         [[ $word = --* ]] || continue
         flag=${word%%=*}

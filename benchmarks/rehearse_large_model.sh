@@ -27,11 +27,11 @@ ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:-}
 SMALL=${SMALL:-}
 refuse_flags TRAIN_ARGUMENTS "$TRAIN_ARGUMENTS" output_dir=OUTPUT_DIR dataset_name=DATASET \
     model_name_or_path=
-split "$TRAIN_ARGUMENTS"
+split_into_words "$TRAIN_ARGUMENTS"
 train_arguments=("${words[@]}")
 refuse_flags ATTRIBUTION_ARGUMENTS "$ATTRIBUTION_ARGUMENTS" output_dir=OUTPUT_DIR \
     dataset_name=DATASET model_name_or_path=
-split "$ATTRIBUTION_ARGUMENTS"
+split_into_words "$ATTRIBUTION_ARGUMENTS"
 attribution_arguments=("${words[@]}")
 set_up_environment
 [ -x /usr/bin/time ] || fail "/usr/bin/time is not installed; it is GNU time, Debian's package time"

@@ -1204,8 +1204,7 @@ def test_shuffling_whole_texts_says_what_differs(own_csv):
         (["--shuffle_words", "--max_seq_length", 64], ["--max_seq_length requires --tokenizer"]),
         (["--shuffle_words", "--text_prefix", "x"], ["--text_prefix requires --tokenizer_name"]),
         (
-            ["--truncate", "--tokenizer_name", "M", "--max_seq_length", 4]
-            + ["--text_prefix", "metric curvature: "],
+            "--truncate --tokenizer_name M --max_seq_length 4 --text_prefix curvature:".split(),
             ["--text_prefix leaves no room for a text", "--max_seq_length"],
         ),
     ],

@@ -751,6 +751,13 @@ def test_lines_of_the_list_keep_their_numbers(queue, tmp_path):
     assert finish(start("--train", **queue)).returncode == 0
     lines = list_file.read_text().splitlines()
     assert lines[:6] == ["", before[1], "", before[3], "", ""] and lines[6] == before[0]
+    # The list may be moved with its folder.
+    moved = queue["OUTPUT_DIR"].rename(tmp_path / "moved")
+    assert finish(start("--list", **queue | {"OUTPUT_DIR": moved})).returncode == 0
+    text = (moved / "runs.txt").read_text()
+    assert text.splitlines() == [
+        line.replace(str(queue["OUTPUT_DIR"]), str(moved)).replace("'", "") for line in lines
+    ]
 
 
 def test_model_of_another_owner_is_another_model(queue):

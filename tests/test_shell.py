@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -278,6 +279,16 @@ def test_findings_without_records(tmp_path):
         assert "SNAPSHOT_FILE" in result.stderr and not (tmp_path / "f").exists()
 
 
+def test_findings_read_a_snapshot_in_the_folder_of_the_caller(tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("snapshot.jsonl", "out/notes.txt"):
+        (tmp_path / name).touch()
+    settings = {"SNAPSHOT_FILE": "snapshot.jsonl", "OUTPUT_DIR": "out"}
+    result = bash(ROOT / "run_findings.sh", cwd=tmp_path, **settings)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"error: {tmp_path}/out holds notes.txt" in result.stderr
+
+
 def write_finished_run(folder, score):
     """The files of a run that run_paper.sh takes for finished; without a score, a search run."""
     folder.mkdir(parents=True)
@@ -296,7 +307,7 @@ def test_findings_are_kept_and_restored(tmp_path):
     (tmp_path / ".venv" / "installed-requirements.txt").write_text(
         "".join((ROOT / name).read_text() for name in ("requirements.txt", "requirements-dev.txt"))
     )
-    (tmp_path / "run_paper.sh").write_text("exit 7\n")
+    (tmp_path / "run_paper.sh").write_text('echo "fetch: $FETCH_ARGUMENTS"; exit 7\n')
     first, kept, second = (tmp_path / name for name in ("first", "kept", "second"))
     (first / "models" / "all-MiniLM-L6-v2").mkdir(parents=True)
     (first / "study.json").write_text('{"script": "run_paper.sh"}')
@@ -307,11 +318,15 @@ def test_findings_are_kept_and_restored(tmp_path):
     summary = {"arguments": {"dataset_name": f"{first}/data"}}
     (first / "attribution-layers-0" / "summary.json").write_text(json.dumps(summary))
     settings = {"DATASET": "user/data", "ENCODERS": "all-MiniLM-L6-v2", "RESULTS": str(kept)}
+    settings |= {"SNAPSHOT_FILE": "é's.jsonl", "LC_ALL": "C"}
 
     result = bash(
         tmp_path / "run_findings.sh", "--train", cwd="/", OUTPUT_DIR=str(first), **settings
     )
     assert result.returncode == 7, result.stderr
+    # In any locale, the words are quoted as Python reads them, too.
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("fetch: ")]
+    assert shlex.split(line)[1:] == ["--source", "snapshot", "--snapshot_file", "/é's.jsonl"]
     files = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
     small = ["run_arguments.json", "eval_results.json"]
     svm = [*small, "predict_results.json", "predictions.csv"]
