@@ -14,7 +14,12 @@
 # Environment variables: those of run_paper.sh except MODELS, SHALLOW and MODELS_FILE, and these.
 # The encoders come from PyPI; all-mpnet-base-v2 is a download of 400 MB.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+unset CDPATH                                  # with it, cd may lead elsewhere
+caller=$PWD
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+source ./setup_env.sh
+resolve_paths OUTPUT_DIR SNAPSHOT_FILE RESULTS
+resolve_existing DATASET
 export OUTPUT_DIR=${OUTPUT_DIR:-findings}
 export DATASET=${DATASET:-}
 SNAPSHOT_FILE=${SNAPSHOT_FILE:-}
@@ -25,16 +30,13 @@ MPNET_RATES=${MPNET_RATES:-2e-5 5e-5 1e-4}
 ENCODER_SEEDS=${ENCODER_SEEDS:-1 2 3}           # the first chooses the learning rate
 BAG_RATES=${BAG_RATES:-1e-4 2e-4 5e-4 1e-3}
 RESULTS=${RESULTS:-}
-fail() {
-    echo "error: $*" >&2
-    exit 2
-}
+normalize_words ENCODERS MINILM_RATES MPNET_RATES ENCODER_SEEDS BAG_RATES
 if [ -z "$DATASET" ]; then
     [ -n "$SNAPSHOT_FILE" ] ||
         fail "give the metadata snapshot: SNAPSHOT_FILE=FILE bash run_findings.sh"
     [ -r "$SNAPSHOT_FILE" ] || fail "cannot read SNAPSHOT_FILE $SNAPSHOT_FILE"
 fi
-source ./setup_env.sh
+set_up_environment
 export LAUNCH=${LAUNCH:-python}
 open_folder "$OUTPUT_DIR" run_paper.sh study.json
 [ -z "$RESULTS" ] || open_folder "$RESULTS" run_findings.sh results.json
@@ -110,7 +112,7 @@ export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_-0}
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_-68719476736}
 export TRAIN_ARGUMENTS="$arguments ${TRAIN_ARGUMENTS:-}"
 export SHALLOW_ARGUMENTS="--num_train_epochs 10"
-export SHALLOW_EMBEDDINGS="--init_embeddings_from $(printf '%q' "$models/all-MiniLM-L6-v2")"
+export SHALLOW_EMBEDDINGS="--init_embeddings_from $(quote_words "$models/all-MiniLM-L6-v2")"
 export MODELS_FILE=$OUTPUT_DIR/models.txt
 {
     echo "# model | learning rates | seeds | flags; written by run_findings.sh"
@@ -136,11 +138,11 @@ export COMPARE_ARGUMENTS=${COMPARE_ARGUMENTS:---margin 1}
 export ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:---max_samples 300 --n_steps auto}
 # Other methods, and texts whose sentences are known to speak for different classes
 faithfulness="--methods gradient_x_input occlusion shapley --shapley_samples 3 --n_mosaics 100"
-faithfulness+=" --split test --dataset_name $(printf '%q' "${DATASET:-$OUTPUT_DIR/data}")"
+faithfulness+=" --split test --dataset_name $(quote_words "${DATASET:-$OUTPUT_DIR/data}")"
 export FAITHFULNESS_ARGUMENTS=${FAITHFULNESS_ARGUMENTS:-$faithfulness}
 context="--n_shuffles 1 --block_sizes 1 2 --n_phrases 8 --n_surrogate_documents 20"
 export CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:-$context}
-snapshot="--source snapshot --snapshot_file $(printf '%q' "$SNAPSHOT_FILE")"
+snapshot="--source snapshot --snapshot_file $(quote_words "$SNAPSHOT_FILE")"
 export FETCH_ARGUMENTS="$snapshot ${FETCH_ARGUMENTS:-}"
 
 # ------------------------------------------------------------------------------------------------
@@ -150,7 +152,7 @@ export FETCH_ARGUMENTS="$snapshot ${FETCH_ARGUMENTS:-}"
 copy_results() {
     [ -n "$RESULTS" ] || return 0
     python - "$1" "$OUTPUT_DIR" "$RESULTS" <<'PYTHON'
-import csv, json, os, shutil, sys
+import csv, fcntl, json, os, re, shutil, sys
 from pathlib import Path
 task, source, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 TABLES = (
@@ -160,6 +162,8 @@ TABLES = (
     "comparison*/pairs.csv comparison*/table2.csv comparison*/slices.csv comparison*/cost.csv "
     "family/family.csv family/family.json family/family.md"
 ).split()
+# Copies that were interrupted; those of earlier versions were called after the run.
+TEMPORARY = re.compile(r"\.tmp-.+|(lr-.+-seed-\d+|svm.*)\.\d+\.tmp")
 RUN_FILES = "run_arguments.json train_results.json eval_results.json predict_results.json".split()
 
 
@@ -167,8 +171,9 @@ def find_runs(folder):
     """The folders of finished runs: an SVM, or lr-RATE-seed-SEED of a model."""
     for pattern in ("*/eval_results.json", "*/lr-*/eval_results.json"):
         for path in sorted(folder.glob(pattern)):
-            if (path.parent / "run_arguments.json").exists():
-                yield path.parent
+            run = path.parent
+            if (run / "run_arguments.json").exists() and not TEMPORARY.fullmatch(run.name):
+                yield run
 
 
 def copy(path, destination):
@@ -195,14 +200,24 @@ def copy_predictions(path, destination):
 
 
 def restore():
+    # Another process that restores would find copies half done, and this one its own removed.
+    (source / "logs").mkdir(exist_ok=True)
+    with (source / "logs" / "restore.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        restore_locked()
+
+
+def restore_locked():
     kept = target / "predictions"
+    for path in [*source.glob("*"), *source.glob("*/*")]:
+        if TEMPORARY.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
     for run in find_runs(kept):
         folder = source / run.relative_to(kept)
         if folder.exists():
             continue
         print(f"{run.relative_to(kept)} is finished: its files are in {target}")
-        incomplete = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
-        shutil.rmtree(incomplete, ignore_errors=True)
+        incomplete = folder.with_name(f".tmp-{folder.name}")
         shutil.copytree(run, incomplete)
         results = {}  # a page of the study reads them from one file
         for name in RUN_FILES[1:]:

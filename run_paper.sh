@@ -27,11 +27,18 @@
 #   bash run_paper.sh --run 3        train the run in line 3 of the list, unless it is finished
 #   bash run_paper.sh --train        train all runs and stop; machines with the same disk share them
 #
-# In the variables below, quotes keep blanks: TRAIN_ARGUMENTS='--text_prefix "query: "'.
+# In the variables below, quotes keep blanks: TRAIN_ARGUMENTS='--text_prefix "query: "'. OUTPUT_DIR,
+# DATASET, MODELS_FILE and folders of models may be relative to the folder that you are in; paths
+# within flags are relative to the project's folder.
 # For the table and the comparison, a run needs its small files only (predictions.csv,
 # *_results.json, run_arguments.json); attributions and tests of context need its weights.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+unset CDPATH                                  # with it, cd may lead elsewhere
+caller=$PWD
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
+source ./setup_env.sh
+resolve_paths OUTPUT_DIR MODELS_FILE
+resolve_existing DATASET
 OUTPUT_DIR=${OUTPUT_DIR:-paper}
 DATASET=${DATASET:-}                          # a folder or Hub id; empty: fetched from arXiv
 FETCH_ARGUMENTS=${FETCH_ARGUMENTS:-}          # such as: --source snapshot --snapshot_file FILE
@@ -70,20 +77,57 @@ FAITHFULNESS_ARGUMENTS=${FAITHFULNESS_ARGUMENTS:-}    # more flags for tools/mea
 CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:-}      # more flags for tools/measure_context.py
 REPORT_ARGUMENTS=${REPORT_ARGUMENTS:-}        # more flags for tools/make_report.py
 
-fail() {
-    echo "error: $*" >&2
-    exit 2
+# What a user gave in variables: lists of words, and flags that this script gives itself.
+check_variables() {
+    local training=(learning_rate=LEARNING_RATES seed=SEEDS dataset_name=DATASET
+        output_dir=OUTPUT_DIR model_name_or_path=MODELS do_train= do_eval= do_predict=)
+    normalize_words MODELS SHALLOW LEARNING_RATES SHALLOW_LEARNING_RATES SEEDS SIZES SIZE_MODELS \
+        SIZE_SEEDS EXPLAIN
+    check_distinct SIZES %s $SIZES
+    check_distinct SIZE_MODELS %s $SIZE_MODELS
+    check_distinct EXPLAIN %s $EXPLAIN
+    check_seeds SIZE_SEEDS $SIZE_SEEDS
+    refuse_flags FETCH_ARGUMENTS "$FETCH_ARGUMENTS" output_dir=OUTPUT_DIR
+    refuse_flags TRAIN_ARGUMENTS "$TRAIN_ARGUMENTS" "${training[@]}"
+    refuse_flags SHALLOW_ARGUMENTS "$SHALLOW_ARGUMENTS" "${training[@]}"
+    refuse_flags SHALLOW_EMBEDDINGS "$SHALLOW_EMBEDDINGS" config_name=SHALLOW seed=SEEDS \
+        output_dir=OUTPUT_DIR
+    refuse_flags SIZE_ARGUMENTS "$SIZE_ARGUMENTS" "${training[@]}" max_train_samples=SIZES
+    refuse_flags SVM_ARGUMENTS "$SVM_ARGUMENTS" dataset_name=DATASET output_dir=OUTPUT_DIR \
+        model_name_or_path=
+    refuse_flags SHUFFLE_ARGUMENTS "$SHUFFLE_ARGUMENTS" dataset_name=DATASET \
+        output_dir=OUTPUT_DIR tokenizer_name=MODELS max_seq_length=TRAIN_ARGUMENTS \
+        text_prefix=TRAIN_ARGUMENTS shuffle_words=
+    refuse_flags COMPARE_ARGUMENTS "$COMPARE_ARGUMENTS" dataset_name=DATASET \
+        output_dir=OUTPUT_DIR reference=
+    refuse_flags ATTRIBUTION_ARGUMENTS "$ATTRIBUTION_ARGUMENTS" dataset_name=DATASET \
+        output_dir=OUTPUT_DIR model_name_or_path=EXPLAIN
+    refuse_flags FAITHFULNESS_ARGUMENTS "$FAITHFULNESS_ARGUMENTS" attribution_dir=EXPLAIN \
+        max_samples=FAITHFULNESS_SAMPLES
+    refuse_flags CONTEXT_ARGUMENTS "$CONTEXT_ARGUMENTS" dataset_name=DATASET \
+        output_dir=OUTPUT_DIR model_name_or_path=EXPLAIN
+    refuse_flags REPORT_ARGUMENTS "$REPORT_ARGUMENTS" dataset_name=DATASET output_dir=OUTPUT_DIR
 }
+
+# $1: whose they are, rest: seeds
+check_seeds() {
+    local seed
+    for seed in "${@:2}"; do
+        [[ $seed =~ ^[0-9]+$ ]] || fail "a seed of $1 is '$seed', not an integer"
+    done
+    check_distinct "the seeds of $1" %.20e "${@:2}"
+}
+
 mode=${1:-}
 case "$mode $#" in
     " 0" | "--list 1" | "--train 1" | "--status 1" | "--tables 1" | "--run 2") ;;
     *) fail "unknown arguments: $*; give --list, --train, --run N, --status, --tables or none" ;;
 esac
-[[ $OUTPUT_DIR != -* ]] || OUTPUT_DIR=./$OUTPUT_DIR
 OUTPUT_DIR=${OUTPUT_DIR%/}
 list=$OUTPUT_DIR/runs.txt
 logs=$OUTPUT_DIR/logs
-source ./setup_env.sh
+check_variables
+set_up_environment
 command -v flock > /dev/null || fail "flock is not installed; it is part of util-linux"
 export PYTHONUNBUFFERED=1                     # the log of a run shows its last line at once
 cores=$(getconf _NPROCESSORS_ONLN)
@@ -93,15 +137,7 @@ gpus=(${gpus//,/ })
 WORKERS=${WORKERS:-$((${#gpus[@]} > 1 ? ${#gpus[@]} : 1))}
 [[ $WORKERS =~ ^[1-9][0-9]*$ ]] || fail "WORKERS must be a positive integer, not $WORKERS"
 
-# Split a text into the array `words` as a shell does; quotes count, nothing is expanded.
-split() {
-    local text
-    text=$(xargs -r printf '%s\n' <<< "$1" 2> /dev/null && echo end) ||
-        fail "a quote is not closed in: $1"
-    mapfile -t words <<< "$text"
-    unset 'words[-1]'
-}
-split "$LAUNCH"
+split_into_words "$LAUNCH"
 launch=("${words[@]}")
 
 # ------------------------------------------------------------------------------------------------
@@ -111,7 +147,7 @@ launch=("${words[@]}")
 # it is finished) and log.
 parse_line() {
     local group
-    eval "run=($1)"                           # written by write_list with %q
+    eval "run=($1)"                           # written by quote_words
     folder=${run[1]}
     group=${folder%/*}
     name=${group##*/}/${folder##*/}
@@ -120,29 +156,41 @@ parse_line() {
     log=$logs/${name/\//-}.log
 }
 
-# Read line $1.
+# Read line $1. Fails if it is empty: write_list has removed its run.
 read_run() {
     local line
+    [ "$1" -le "$(wc -l < "$list")" ] || fail "$list has no line $1"
     line=$(sed -n "$1p" "$list")
-    [ -n "$line" ] || fail "$list has no line $1"
+    [ -n "$line" ] || return 1
     parse_line "$line"
 }
 
-# Train the run in line $1 unless it is finished. The log is locked as long as this or the process
+# Train the run of a line unless it is finished. The log is locked as long as this or the process
 # that it started lives.
+# $1: number of the line
 # $2: seconds to wait for another process that trains the run; empty: until it ends
 # $3: a file that marks a run that failed in this call
 # Exit status: 0 it is finished, 1 it failed, 75 another process trains it
 train() (
-    read_run "$1"
+    number=$1 seconds_to_wait=$2 failure=${3:-}
+    if ! read_run "$number"; then
+        echo "Line $number of $list is empty: its run is not part of the study any more"
+        exit
+    fi
     exec 9>> "$log"
-    flock ${2:+--wait "$2"} 9 || exit 75
-    [ ! -e "${3:-}" ] || exit 1
+    flock ${seconds_to_wait:+--wait "$seconds_to_wait"} 9 || exit 75
+    [ ! -e "$failure" ] || exit 1
     if [ ! -e "$result" ]; then
         SECONDS=0
-        touch "$log.started"
+        # rm_checkpoints and print_state read these files.
+        if [[ " ${run[*]} " = *" --do_train "* ]]; then
+            touch "$log.started"
+        else
+            touch "$log.predicting"
+        fi
+        log_size=$(stat -c %s "$log")
         gpu=${CUDA_VISIBLE_DEVICES:+ on GPU $CUDA_VISIBLE_DEVICES}
-        echo "$(date +%H:%M:%S) Run $1 of $(wc -l < "$list")$gpu: $name (log: $log)"
+        echo "$(date +%H:%M:%S) Run $number of $(wc -l < "$list")$gpu: $name (log: $log)"
         # accelerate launch gives a process one CPU thread by default
         export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cores > WORKERS ? cores / WORKERS : 1))}
         command=("${launch[@]}" run_classification.py "${run[@]}")
@@ -156,14 +204,16 @@ train() (
             "${command[@]}" >&9 2>&9 || status=$?
         fi
         if [ "$status" != 0 ] || [ ! -e "$result" ]; then
-            reason=$(tail -n 50 "$log" | grep '^error: ' | tail -n 1 || true)
-            echo "Run $1 failed: $name (${reason:-exit status $status}; log: $log)" >&2
-            [ -z "${3:-}" ] || touch "$3"     # before another worker gets the lock
+            # Of this start; the log has earlier ones, too.
+            reason=$(tail -c "+$((log_size + 1))" "$log" | tail -n 50 | grep '^error: ' |
+                tail -n 1 || true)
+            echo "Run $number failed: $name (${reason:-exit status $status}; log: $log)" >&2
+            [ -z "$failure" ] || touch "$failure"     # before another worker gets the lock
             exit 1
         fi
         # A call that only predicts says nothing about the training.
         [[ " ${run[*]} " != *" --do_train "* ]] || keep_flags "$log" "$folder" "${run[@]}"
-        echo "$(date +%H:%M:%S) Run $1 finished in $SECONDS s: $name$(validation_loss)"
+        echo "$(date +%H:%M:%S) Run $number finished in $SECONDS s: $name$(validation_loss)"
     fi
     rm_checkpoints
 )
@@ -177,7 +227,7 @@ keep_flags() {
     words=("${@:3}")
     {
         sha256sum < "$2/train_results.json"
-        echo "${words[*]@Q}"
+        quote_words "${words[@]}"
         for position in "${!words[@]}"; do    # a recipe is flags, too, and it may be edited
             [ "${words[$position]}" != --config ] || cat "${words[$position + 1]}"
         done
@@ -190,9 +240,11 @@ validation_loss() {
     sed -n "$loss" "$folder/eval_results.json" 2> /dev/null || true
 }
 
-# The best model is in the run folder itself.
+# Remove the checkpoints of a finished run: the best model is in the run folder itself. Only of a
+# run that was trained here; one from elsewhere may be linked, and its checkpoints are not ours.
 rm_checkpoints() {
     local checkpoint
+    [ -e "$log.started" ] && [ ! -L "$folder" ] && [ ! -L "${folder%/*}" ] || return 0
     for checkpoint in "$folder"/checkpoint-*; do
         [[ ${checkpoint##*/} =~ ^checkpoint-[0-9]+$ ]] || continue
         if [ -d "$checkpoint" ] && [ ! -L "$checkpoint" ]; then
@@ -215,28 +267,35 @@ fi
 models=() model_name=() model_rates=() model_seeds=() model_flags=()
 # $1: model, $2: learning rates, $3: seeds, $4: flags
 add_model() {
-    local name=${1%/} word
+    local model=$1 rates=$2 seeds=$3 flags=$4 name word number
+    if [ ! -e "configs/recipes/$model.yaml" ] && ! is_shallow "$model"; then
+        resolve_existing model
+    fi
+    name=${model%/}
     name=${name##*/}
     [[ $name =~ ^[A-Za-z0-9_] ]] || fail "cannot name a folder after the model '$1'; rename it"
     case $name in
-        data* | models | logs | family | svm* | comparison* | attribution* | context* | report* | runs*)
+        data | data-shuffled* | models | models.txt | logs | family | svm | svm-calibrated | \
+            svm-shuffled | svm-[0-9]* | comparison | comparison-* | attribution-* | context-* | \
+            report | runs.txt* | runs.csv | runs.tmp | study.json*)
             fail "a model cannot be called $name here: this script writes files of that name" ;;
     esac
     for word in "${model_name[@]}"; do
         [ "$word" != "$name" ] || fail "two models are called $name; rename the folder of one"
     done
-    for word in $2; do
-        [[ $word =~ ^[0-9.]+([eE]-?[0-9]+)?$ ]] ||
-            fail "a learning rate of $name is '$word', not a number"
+    [ -n "$rates" ] || fail "$name has no learning rates; give them in LEARNING_RATES"
+    [ -n "$seeds" ] || fail "$name has no seeds; give them in SEEDS"
+    number='^([0-9]+[.]?[0-9]*|[.][0-9]+)([eE]-?[0-9]+)?$'
+    for word in $rates; do
+        [[ $word =~ $number ]] || fail "a learning rate of $name is '$word', not a number"
     done
-    for word in $3; do
-        [[ $word =~ ^[0-9]+$ ]] || fail "a seed of $name is '$word', not an integer"
-    done
-    models+=("$1")
+    check_distinct "the learning rates of $name" %.20e $rates
+    check_seeds "$name" $seeds
+    models+=("$model")
     model_name+=("$name")
-    model_rates+=("$2")
-    model_seeds+=("$3")
-    model_flags+=("$4")
+    model_rates+=("$rates")
+    model_seeds+=("$seeds")
+    model_flags+=("$flags")
 }
 
 is_shallow() {
@@ -256,6 +315,7 @@ read_models() {
             flags="$TRAIN_ARGUMENTS $SHALLOW_ARGUMENTS"
             add_model "$model" "$SHALLOW_LEARNING_RATES" "$SEEDS" "$flags"
         done
+        [ ${#models[@]} != 0 ] || fail "MODELS and SHALLOW are empty; name a model"
         return
     fi
     [ -z "${MODELS:-}${SHALLOW:-}" ] || fail "give either MODELS_FILE or MODELS and SHALLOW"
@@ -263,9 +323,13 @@ read_models() {
     while IFS='|' read -r model rates seeds flags || [ -n "$model" ]; do
         read -r model <<< "${model%$'\r'}"    # without the blanks around it
         [[ -n $model && $model != "#"* ]] || continue
-        read -r rates <<< "${rates%$'\r'}"
-        read -r seeds <<< "${seeds%$'\r'}"
+        rates=${rates%$'\r'}
+        seeds=${seeds%$'\r'}
+        normalize_words rates seeds
         flags=${flags%$'\r'}
+        refuse_flags MODELS_FILE "$flags" dataset_name=DATASET output_dir=OUTPUT_DIR \
+            learning_rate="its second field" seed="its third field" \
+            model_name_or_path="its first field" do_train= do_eval= do_predict=
         if is_shallow "$model"; then
             rates=${rates:-$SHALLOW_LEARNING_RATES}
             flags="$SHALLOW_ARGUMENTS $flags"
@@ -288,8 +352,8 @@ add_group() {
     group_model[$group]=$1
     group_data[$group]=$3
     group_seeds[$group]=$4
-    split "${model_flags[$1]} $5"
-    group_flags[$group]=${words[*]@Q}         # quoted for eval
+    split_into_words "${model_flags[$1]} $5"
+    group_flags[$group]=$(quote_words "${words[@]}")
 }
 
 plan_groups() {
@@ -298,7 +362,8 @@ plan_groups() {
         [[ " ${model_name[*]} " == *" $word "* ]] ||
             fail "SIZE_MODELS has $word, which is not a model's name"
     done
-    for word in ${EXPLAIN/#default/}; do
+    for word in $EXPLAIN; do
+        [ "$EXPLAIN" != default ] || break
         [[ " ${model_name[*]} " == *" $word "* ]] ||
             fail "EXPLAIN has $word, which is not a model's name"
     done
@@ -316,9 +381,8 @@ plan_groups() {
             continue
         fi
         read -ra seeds <<< "${model_seeds[$number]}"
-        seeds=${SIZE_SEEDS:-${seeds[*]:0:3}}
         for size in $SIZES; do
-            add_group "$number" "-$size" "$DATASET" "$seeds" \
+            add_group "$number" "-$size" "$DATASET" "${SIZE_SEEDS:-${seeds[*]:0:3}}" \
                 "$SIZE_ARGUMENTS --max_train_samples $size"
         done
     done
@@ -333,67 +397,162 @@ model_source() {
     fi
 }
 
-# The tokenizer of shallow networks is that of the first encoder.
+# Print the value of a flag in a command line, in which the last one counts. Status 1: it is not
+# there, 2: it has no value.
+# $1: flag, rest: the words
+flag_value() {
+    local flag=$1 value status=1
+    shift
+    local line=("$@")
+    while [ $# != 0 ]; do
+        case $1 in
+            "--$flag" | "--${flag//_/-}")
+                [[ $# != 1 && $2 != --* ]] || fail "--$flag has no value in: ${line[*]}; give one"
+                value=$2
+                status=0
+                ;;
+            "--$flag="* | "--${flag//_/-}="*)
+                value=${1#*=}
+                status=0
+                ;;
+        esac
+        shift
+    done
+    [ $status != 0 ] || printf '%s\n' "$value"
+    return $status
+}
+
+# Print the value of a flag in a file for --config, or nothing. $1: file, $2: flag
+config_value() {
+    [ -r "$1" ] || fail "cannot read --config $1"
+    python - "$1" "$2" <<'PYTHON'
+import sys, yaml
+file, flag = sys.argv[1:]
+with open(file, encoding="utf-8") as lines:
+    value = (yaml.safe_load(lines) or {}).get(flag)
+print("" if value is None else value)
+PYTHON
+}
+
+# Print the value of a flag for a group: in its flags, or else in the file of --config, which may be
+# the recipe of its model; or nothing.
+# $1: group, $2: flag
+group_value() {
+    local file=configs/recipes/${models[${group_model[$1]}]}.yaml status=0
+    eval "words=(${group_flags[$1]})"
+    flag_value "$2" "${words[@]}" || status=$?
+    [ $status = 1 ] || return $status
+    status=0
+    flag_value config "${words[@]}" > /dev/null || status=$?
+    case $status in
+        0) file=$(flag_value config "${words[@]}") ;;
+        1) [ -e "$file" ] || return 0 ;;
+        *) return $status ;;
+    esac
+    config_value "$file" "$2"
+}
+
+# The tokenizer of shallow networks is that of SHALLOW_EMBEDDINGS or of the first encoder.
 find_tokenizer() {
-    local model
+    local model status=0
+    split_into_words "$SHALLOW_EMBEDDINGS"
+    flag_value tokenizer_name "${words[@]}" || status=$?
+    [ $status = 1 ] || return $status
     for model in "${models[@]}"; do
         if ! is_shallow "$model"; then
             model_source "$model"
             return
         fi
     done
-    [[ $SHALLOW_EMBEDDINGS == *--tokenizer_name* ]] ||
-        fail "shallow networks take the tokenizer of an encoder, and there is none; give" \
-            "SHALLOW_EMBEDDINGS='--tokenizer_name MODEL'"
-}
-
-# Print the maximum length in the flags of a group, or else in the recipe of its model, or else 256.
-maximum_length() {
-    local length=256 position recipe=configs/recipes/${models[${group_model[$1]}]}.yaml
-    if [ -e "$recipe" ]; then
-        length=$(sed -n 's/^max_seq_length: *//p' "$recipe")
-    fi
-    eval "words=(${group_flags[$1]})"
-    for position in "${!words[@]}"; do
-        [ "${words[$position]}" != --max_seq_length ] || length=${words[$position + 1]}
-    done
-    echo "${length:-256}"
+    fail "shallow networks take the tokenizer of an encoder, and there is none; give" \
+        "SHALLOW_EMBEDDINGS='--tokenizer_name MODEL'"
 }
 
 # ------------------------------------------------------------------------------------------------
 # The data and the networks that the runs need
 
-# The texts of a model are cut at its maximum length before their words are shuffled, so that they
-# keep their words and lose their order only.
-prepare_data() {
-    local group tokenizer number name
-    if [ -z "$DATASET" ]; then
-        DATASET=$OUTPUT_DIR/data
-        split "$FETCH_ARGUMENTS"
-        step data "$DATASET/manifest.json" -- \
-            python fetch_arxiv.py --output_dir "$DATASET" "${words[@]}"
+# What runs read and this script makes is a source: fetched data, shuffled data, networks. The two
+# functions below call $1 for each of them, with the name of its step, its result, --, and the
+# command that makes it; source_runs has the runs that read it, source_files what it is made of.
+
+# Data that are fetched
+for_data() {
+    local source_runs source_files=()
+    [ -n "$is_fetched" ] || return 0
+    source_runs=("$OUTPUT_DIR"/svm* "$OUTPUT_DIR"/*/lr-*-seed-*)
+    split_into_words "$FETCH_ARGUMENTS"
+    "$1" data "$DATASET/manifest.json" -- \
+        python fetch_arxiv.py --output_dir "$DATASET" "${words[@]}"
+}
+
+# Shuffled data, and the untrained networks of each group, one for each seed
+for_derived_sources() {
+    local group number name seed config tokenizer length prefix source_runs source_files=()
+    if [ -n "$SHUFFLED" ]; then
+        source_runs=("$OUTPUT_DIR/svm-shuffled")
+        for_shuffled "$1" svm data-shuffled
+        for number in "${!models[@]}"; do
+            name=${model_name[$number]}
+            source_runs=("$OUTPUT_DIR/$name-shuffled"/lr-*-seed-*)
+            tokenizer=$(group_value "$OUTPUT_DIR/$name-shuffled" tokenizer_name) || exit
+            if [ -z "$tokenizer" ]; then
+                tokenizer=$(model_source "${models[$number]}")
+                ! is_shallow "$name" || tokenizer=$shallow_tokenizer
+            fi
+            # The texts of a model are cut where it stops reading before their words are shuffled,
+            # so that they keep their words and lose their order only.
+            length=$(group_value "$OUTPUT_DIR/$name-shuffled" max_seq_length) || exit
+            prefix=$(group_value "$OUTPUT_DIR/$name-shuffled" text_prefix) || exit
+            for_shuffled "$1" "$name" "data-shuffled-$name" --tokenizer_name "$tokenizer" \
+                --max_seq_length "${length:-256}" ${prefix:+--text_prefix "$prefix"}
+        done
     fi
-    data_digest=$(digest_of_data)
-    plan_groups
-    [ -n "$SHUFFLED" ] || return 0
-    shuffle svm data-shuffled
     for group in "${groups[@]}"; do
-        number=${group_model[$group]}
-        name=${model_name[$number]}
-        [ "$group" = "$OUTPUT_DIR/$name-shuffled" ] || continue
-        tokenizer=$(model_source "${models[$number]}")
-        ! is_shallow "$name" || tokenizer=$shallow_tokenizer
-        shuffle "$name" "data-shuffled-$name" --tokenizer_name "$tokenizer" \
-            --max_seq_length "$(maximum_length "$group")"
+        name=${model_name[${group_model[$group]}]}
+        is_shallow "$name" || continue
+        config=configs/shallow/$name.json
+        source_files=("$config")
+        for seed in ${group_seeds[$group]}; do
+            source_runs=("$OUTPUT_DIR/$name"{,-shuffled,-[0-9]*}/lr-*-seed-"$seed")
+            split_into_words "$SHALLOW_EMBEDDINGS"
+            "$1" "make-$name-seed-$seed" "$OUTPUT_DIR/models/seed-$seed/$name/tokenizer.json" -- \
+                python tools/make_model.py --config_name "$config" --seed "$seed" \
+                --output_dir "$OUTPUT_DIR/models/seed-$seed/$name" \
+                ${shallow_tokenizer:+--tokenizer_name "$shallow_tokenizer"} "${words[@]}"
+        done
     done
 }
 
-# $1: name, $2: folder in OUTPUT_DIR, rest: more flags
-shuffle() {
-    split "$SHUFFLE_ARGUMENTS"
-    step "shuffle-$1" "$OUTPUT_DIR/$2/manifest.json" -- python tools/prepare_dataset.py \
+# $1: the function to call, $2: name, $3: folder in OUTPUT_DIR, rest: more flags
+for_shuffled() {
+    split_into_words "$SHUFFLE_ARGUMENTS"
+    "$1" "shuffle-$2" "$OUTPUT_DIR/$3/manifest.json" -- python tools/prepare_dataset.py \
         --dataset_name "$DATASET" --text_column_names abstract --shuffle_words --seed 1 \
-        --output_dir "$OUTPUT_DIR/$2" "${@:3}" "${words[@]}"
+        --output_dir "$OUTPUT_DIR/$3" "${@:4}" "${words[@]}"
+}
+
+# Print the line of a source for check_finished.
+print_source() {
+    quote_words made "$1" "${source_runs[@]}" "${@:3}"
+}
+
+# Make a source unless it is there. Under runs that have begun it stays as it is: check_finished has
+# compared its command with the one that made it.
+make_source() {
+    local run
+    for run in "${source_runs[@]}"; do
+        [ ! -e "$2" ] || ! has_begun "$run" || return 0
+    done
+    step "$1" "$2" "${source_files[@]}" "${@:3}"
+}
+
+# Whether a run is finished or continues from a checkpoint
+has_begun() {
+    local file
+    for file in "$1"/{train_results.json,eval_results.json,checkpoint-*/trainer_state.json}; do
+        [ ! -e "$file" ] || return 0
+    done
+    return 1
 }
 
 # Print a digest of the files of a local dataset. Finished runs in OUTPUT_DIR are runs on these.
@@ -406,28 +565,23 @@ digest_of_data() {
     )
 }
 
-# Refuse runs of other data in OUTPUT_DIR.
+# Refuse runs of other data in OUTPUT_DIR. $1: digest of the data
 check_data() {
     local before
     before=$(cat "$logs/data.sha256" 2> /dev/null || true)
-    [ -z "$before" ] || [ "$before" = "$data_digest" ] ||
+    [ -z "$before" ] || [ "$before" = "$1" ] ||
         fail "$DATASET has other data than the runs in $OUTPUT_DIR; choose another OUTPUT_DIR"
+}
+
+# Make the data and the networks that the runs need.
+make_sources() {
+    for_data make_source
+    data_digest=$(digest_of_data)
+    check_data "$data_digest"
     # Another process may do the same.
     echo "$data_digest" > "$logs/data.sha256.$$.tmp"
     mv "$logs/data.sha256.$$.tmp" "$logs/data.sha256"
-}
-
-# Make the untrained networks of a group, one for each seed.
-make_networks() {
-    local seed name=${model_name[${group_model[$1]}]} folder
-    is_shallow "$name" || return 0
-    split "$SHALLOW_EMBEDDINGS"
-    for seed in ${group_seeds[$1]}; do
-        folder=$OUTPUT_DIR/models/seed-$seed/$name
-        step "make-$name-seed-$seed" "$folder/tokenizer.json" -- python tools/make_model.py \
-            --config_name "configs/shallow/$name.json" --seed "$seed" --output_dir "$folder" \
-            ${shallow_tokenizer:+--tokenizer_name "$shallow_tokenizer"} "${words[@]}" >&2
-    done
+    for_derived_sources make_source
 }
 
 # ------------------------------------------------------------------------------------------------
@@ -435,7 +589,7 @@ make_networks() {
 
 # Add a run to wanted. $1: group, $2: learning rate, $3: seed, rest: what is done
 add_run() {
-    local folder=$1/lr-$2-seed-$3 model=${models[${group_model[$1]}]} line
+    local folder=$1/lr-$2-seed-$3 model=${models[${group_model[$1]}]} key
     local source=(--model_name_or_path "$model")
     eval "words=(${group_flags[$1]})"
     [ ! -e "configs/recipes/$model.yaml" ] || source=(--config "configs/recipes/$model.yaml")
@@ -447,9 +601,9 @@ add_run() {
         words+=(--do_predict)
     fi
     words=("${source[@]}" --dataset_name "${group_data[$1]}" "${words[@]}")
-    printf -v line '%q ' --output_dir "$folder" "${words[@]}"
-    wanted["$folder ${*: -1}"]=${line% }
-    order+=("$folder ${*: -1}")
+    key="${folder#"$OUTPUT_DIR"/} ${*: -1}"
+    wanted[$key]=$(quote_words --output_dir "$folder" "${words[@]}")
+    order+=("$key")
 }
 
 lacks_predictions_only() {
@@ -464,25 +618,48 @@ has_weights() {
 # $1: folder, $2: seed, rest: learning rates
 best_rate() {
     python - "$@" <<'PYTHON'
-import csv, json, math, os, sys
+import json, math, sys
 from pathlib import Path
 folder, seed, *rates = sys.argv[1:]
+
+
+def loss(rate):
+    path = Path(folder, f"lr-{rate}-seed-{seed}", "eval_results.json")
+    value = json.loads(path.read_text())["eval_loss"]
+    return math.inf if math.isnan(value) else value
+
+
+print(min(rates, key=loss))
+PYTHON
+}
+
+# Write learning_rates.csv of each group whose learning rates are trained, best one first.
+write_learning_rates() {
+    local group
+    for group in "${groups[@]}"; do
+        if choose_rate "$group"; then
+            printf '%s\t%s\t%s\n' "$group" "$first_seed" "$rates"
+        fi
+    done | python /dev/fd/3 3<<'PYTHON'
+import csv, json, math, os, sys
+from pathlib import Path
 keys = ["eval_loss", "eval_accuracy", "eval_f1", "epoch", "train_runtime"]
-rows = []
-for rate in rates:
-    results = {}
-    for name in ("train", "eval", "all"):
-        path = Path(folder, f"lr-{rate}-seed-{seed}", f"{name}_results.json")
-        results |= json.loads(path.read_text()) if path.exists() else {}
-    rows.append({"learning_rate": rate} | {key: results.get(key) for key in keys})
-rows.sort(key=lambda row: math.inf if math.isnan(row["eval_loss"]) else row["eval_loss"])
-path = Path(folder, "learning_rates.csv")
-with path.with_suffix(f".{os.getpid()}.tmp").open("w", newline="") as file:
-    writer = csv.DictWriter(file, ["learning_rate", *keys], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-os.replace(file.name, path)
-print(rows[0]["learning_rate"])
+for line in sys.stdin:
+    folder, seed, rates = line.split("\t")
+    rows = []
+    for rate in rates.split():
+        results = {}
+        for name in ("train", "eval", "all"):
+            path = Path(folder, f"lr-{rate}-seed-{seed}", f"{name}_results.json")
+            results |= json.loads(path.read_text()) if path.exists() else {}
+        rows.append({"learning_rate": rate} | {key: results.get(key) for key in keys})
+    rows.sort(key=lambda row: math.inf if math.isnan(row["eval_loss"]) else row["eval_loss"])
+    path = Path(folder, "learning_rates.csv")
+    with path.with_suffix(f".{os.getpid()}.tmp").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["learning_rate", *keys], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(file.name, path)
 PYTHON
 }
 
@@ -516,12 +693,14 @@ note_edge() {
         "beyond it"
 }
 
-# Write the list: all learning rates with the first seed and, for each group where these are
-# trained, the best one with all seeds. Lines that are there keep their numbers.
-write_list() (
-    exec 8>> "$logs/runs.lock"                # another machine may write the list, too
-    flock 8
-    declare -A wanted
+# Set wanted, the lines of the runs, and order, their keys: all learning rates with the first seed
+# and, for each group where these are trained, the best one with all seeds. A key is GROUP/RUN and
+# the last word of the line, so that a list may be moved with its folder.
+declare -A wanted
+order=()
+plan_runs() {
+    local group rate rates seed first_seed best
+    wanted=()
     order=()
     for group in "${groups[@]}"; do
         first_seed=${group_seeds[$group]%% *}
@@ -535,260 +714,49 @@ write_list() (
             add_run "$group" "$best" "$seed" --do_train --do_eval --do_predict
         done
     done
+}
+
+# Write the list. Lines that are there keep their numbers, by which a job array names them, so that
+# a run that is not wanted any more leaves an empty line.
+write_list() (
+    exec 8>> "$logs/runs.lock"                # another machine may write the list, too
+    flock 8
+    plan_runs
     {
         if [ -e "$list" ]; then
             while IFS= read -r line; do
-                eval "run=($line)"
-                key="${run[1]} ${run[-1]}"
-                [ -n "${wanted[$key]:-}" ] || continue
-                echo "${wanted[$key]}"
-                unset "wanted[$key]"
+                if [ -n "$line" ]; then
+                    parse_line "$line"
+                    key="$name ${run[-1]}"
+                    line=${wanted[$key]:-}
+                    wanted[$key]=""
+                fi
+                echo "$line"
             done < "$list"
         fi
         for key in "${order[@]}"; do
-            [ -z "${wanted[$key]:-}" ] || echo "${wanted[$key]}"
+            [ -z "${wanted[$key]}" ] || echo "${wanted[$key]}"
         done
     } > "$list.tmp"
     mv "$list.tmp" "$list"
+    write_learning_rates
 )
 
-# Refuse a finished run that was trained with other flags than those of its line, on another model
-# or on other data. Its flags are those that keep_flags kept. A run from elsewhere has only its
-# record, from which not every flag can be told.
+# Refuse finished runs that are not those of plan_runs, and networks or data that would be made
+# otherwise than under the runs that read them. Nothing is written.
 check_finished() {
-    local svm
+    local svm key
     {
         for svm in $(list_svms); do
-            svm_arguments "$svm"
-            echo "${words[*]@Q} --do_predict"
+            set_svm_arguments "$svm"
+            quote_words "${words[@]}" --do_predict
         done
-        [ ! -e "$list" ] || cat "$list"
-    } | python /dev/fd/3 "$OUTPUT_DIR" 3<<'PYTHON'
-import hashlib, json, shlex, sys
-from pathlib import Path
-
-import yaml
-
-output = Path(sys.argv[1])
-# Which steps are done, and what changes the speed, the log or the Hub, not the result
-IGNORED = (
-    "config output_dir do_train do_eval do_predict disable_tqdm logging_steps logging_strategy "
-    "report_to run_name per_device_eval_batch_size dataloader_num_workers "
-    "preprocessing_num_workers gradient_checkpointing use_cpu tf32 push_to_hub hub_model_id "
-    "hub_private_repo hub_token"
-).split()
-PRECISIONS = ("bf16", "fp16")  # they follow the hardware; accelerate's configuration has one, too
-PATHS = "model_name_or_path dataset_name tokenizer_name train_file validation_file test_file".split()
-STEP, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
-BATCH = f"{STEP} times --{ACCUMULATION}"
-# Flags whose value goes into the record as it is, with their defaults. Others are filled in by the
-# model, the data or the machine, so that the record does not tell whether the flag was given.
-DEFAULTS = {
-    "run_classification.py": {
-        "num_train_epochs": 10,
-        "max_steps": -1,
-        "weight_decay": 0.01,
-        "label_smoothing_factor": 0,
-        "lr_scheduler_type": "linear",
-        "train_sampling_strategy": "group_by_length",
-        "attention_dropout": None,
-        "class_weights": "none",
-        "long_texts": "truncate",
-        "early_stopping_patience": 3,
-        "max_train_samples": None,
-        "max_eval_samples": None,
-    },
-    "run_baseline.py": {
-        "ngram_max": [1, 2],
-        "sublinear_tf": [0, 1],
-        "C": [0.1, 0.3, 1, 3, 10, 30],
-        "min_df": 1,
-        "class_weight": "none",
-        "calibrate": False,
-        "max_train_samples": None,
-        "max_eval_samples": None,
-    },
-}
-
-
-def fail(message):
-    print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
-def refuse(folder, before, now):
-    fail(
-        f"{folder} is a finished run {before}, not {now}; choose another OUTPUT_DIR, or move the "
-        "run away"
-    )
-
-
-def text(value):
-    """A value of a record or a command line as one text, such as 1e-05 for 0.00001 and 1e-5."""
-    if isinstance(value, list):
-        return ",".join(text(part) for part in value)
-    words = {"True": "true", "False": "false", "None": ""}
-    if str(value) in words:
-        return words[str(value)]
-    try:
-        return str(float(value))
-    except ValueError:
-        return str(value)
-
-
-def same(flag, before, now):
-    """Whether a flag has the same value; of paths, which may have been moved, the name counts."""
-    if flag in PATHS:
-        return Path(text(before)).name == Path(text(now)).name
-    return text(before) == text(now) or text(before) == text([Path(word).name for word in now])
-
-
-def read_file_of_flags(names):
-    """The text of the file of --config."""
-    try:
-        return Path(*names).read_text(encoding="utf-8")
-    except OSError as error:
-        fail(f"cannot read --config {' '.join(names)}: {error.strerror}")
-
-
-def read_recipe(content):
-    """The flags of a file for --config."""
-    flags = {}
-    for flag, value in (yaml.safe_load(content) or {}).items():
-        if value is not None:
-            flags[flag] = [str(part) for part in (value if isinstance(value, list) else [value])]
-    return flags
-
-
-def read_flags(words, recipe=None):
-    """The flags of a command line: a list of words each. The recipe is read unless it is given."""
-    flags, flag = {}, None
-    for word in words:
-        if word.startswith("--"):
-            flag, has_value, value = word[2:].partition("=")
-            flags[flag] = [value] if has_value else []
-        else:
-            flags[flag].append(word)
-    if "config" in flags:
-        if recipe is None:
-            recipe = read_file_of_flags(flags["config"])
-        flags = read_recipe(recipe) | flags
-    return {flag: given or ["true"] for flag, given in flags.items()}
-
-
-def read_kept(folder, line_of_svm):
-    """The flags that keep_flags kept of the run that is in the folder now; None if it kept none."""
-    name = folder.name if line_of_svm else f"{folder.parent.name}-{folder.name}"
-    try:
-        digest, line, *recipe = (output / "logs" / f"{name}.flags").read_text().split("\n")
-        results = (folder / "train_results.json").read_bytes()
-    except OSError:
-        return None
-    if digest.split()[0] != hashlib.sha256(results).hexdigest():
-        return None
-    return read_flags(shlex.split(line), "\n".join(recipe))
-
-
-def documents_in_a_step(flags):
-    """The documents of one process for a step of the optimizer; None if the data decides."""
-    try:
-        return int(flags.get(STEP, ["32"])[0]) * int(flags[ACCUMULATION][0])
-    except (LookupError, ValueError):
-        return None
-
-
-def compared(flags):
-    """The flags that are compared, with the two of the batch size as one."""
-    rest = {flag: given for flag, given in flags.items() if flag not in (*IGNORED, *PRECISIONS)}
-    batch = documents_in_a_step(flags)
-    if batch is not None:
-        rest.pop(STEP, None)
-        del rest[ACCUMULATION]
-        rest[BATCH] = [str(batch)]
-    return rest
-
-
-def check_kept(folder, kept, flags):
-    """Refuse a run whose kept flags are not those of its line."""
-    before, now = compared(kept), compared(flags)
-    for flag in sorted(before.keys() | now.keys()):
-        if flag not in now:
-            refuse(folder, f"with --{flag} {' '.join(before[flag])}", "without it")
-        if flag not in before:
-            refuse(folder, f"without --{flag}", f"with --{flag} {' '.join(now[flag])}")
-        if not same(flag, before[flag], now[flag]):
-            refuse(folder, f"with --{flag} {' '.join(before[flag])}", " ".join(now[flag]))
-
-
-def check_unkept(folder, record, flags):
-    """Refuse a run whose record shows a flag that is not in its line, or another batch size."""
-    for flag, default in DEFAULTS.get(record.get("script"), {}).items():
-        recorded = record["arguments"].get(flag, default)
-        if flag not in flags and text(recorded) != text(default):
-            refuse(folder, f"with --{flag} {text(recorded)}", "without it")
-    total, processes = record.get("total_train_batch_size"), record.get("processes")
-    batch = documents_in_a_step(flags)
-    if total is None or processes is None or batch is None:
-        return
-    # One process may have used several GPUs, and the record does not say how many.
-    is_exact = record.get("device") == "cpu"
-    if total != batch * processes if is_exact else total % (batch * processes):
-        refuse(folder, f"with a batch size of {total} in all", f"{batch * processes}")
-
-
-def precision(flags):
-    """The precision that flags ask for; None if they leave it to the launcher."""
-    for name in PRECISIONS:
-        if flags.get(name, ["false"])[0].lower() == "true":
-            return name
-    return None
-
-
-fingerprints = {}
-other_precision = {}  # by run; one may be in two lines
-for line in sys.stdin:
-    words = shlex.split(line)
-    folder = Path(words[1])
-    is_svm = folder.parent == output
-    part = "predict" if words[-1] == "--do_predict" else "eval"
-    if not (folder / f"{part}_results.json").exists():
-        continue
-    try:
-        record = json.loads((folder / "run_arguments.json").read_text())
-        arguments = record["arguments"]
-    except (OSError, ValueError, LookupError, TypeError):
-        fail(f"cannot read the run_arguments.json of the finished run {folder}")
-    flags = read_flags(words)
-    only_predicts = Path(flags.get("model_name_or_path", [""])[0]) == folder
-    if only_predicts:
-        del flags["model_name_or_path"]
-    for flag, given in flags.items():
-        if flag in arguments and flag not in IGNORED and not same(flag, arguments[flag], given):
-            refuse(folder, f"with --{flag} {arguments[flag]}", " ".join(given))
-    kept = read_kept(folder, is_svm)
-    if not only_predicts:
-        if kept is not None:
-            check_kept(folder, kept, flags)
-        else:
-            check_unkept(folder, record, flags)
-        now = precision(flags)
-        before = record.get("precision") if kept is None else precision(kept)
-        if now != before and not (kept is None and None in (now, before)):
-            words = [name or "without a flag" for name in (before, now)]
-            other_precision[folder] = f"{folder} ({words[0]}, now {words[1]})"
-    data = [arguments.get(key) for key in ("text_column_names", "text_column_delimiter")]
-    for split, value in record.get("data_fingerprints", {}).items():
-        limit = arguments.get("max_predict_samples" if split == "test" else f"max_{split}_samples")
-        key = json.dumps([flags["dataset_name"], split, limit, *data])
-        other, before = fingerprints.setdefault(key, (folder, value))
-        if value != before:
-            fail(f"{folder} and {other} are runs of different data ({split} split)")
-if other_precision:
-    print(
-        f"notice: finished runs in another precision are kept: {len(other_precision)}, such as "
-        f"{next(iter(other_precision.values()))}"
-    )
-PYTHON
+        for key in "${order[@]}"; do
+            echo "${wanted[$key]}"
+        done
+        for_data print_source
+        for_derived_sources print_source
+    } | python tools/check_finished.py --output_dir "$OUTPUT_DIR"
 }
 
 # ------------------------------------------------------------------------------------------------
@@ -866,13 +834,14 @@ PYTHON
 
 # Print folder, run, state and seconds so far. $1: folder, $2: run, $3: eval or predict
 print_state() {
-    local state=missing log=$logs/${1##*/}-$2.log elapsed=0
+    local state=missing log=$logs/${1##*/}-$2.log elapsed=0 start
     [ "$1" != "$OUTPUT_DIR" ] || log=$logs/$2.log
     if [ -e "$1/$2/$3_results.json" ]; then
         state=finished
     elif [ -e "$log" ] && ! flock --shared --nonblock "$log" true; then
         state=running
-        elapsed=$(($(date +%s) - $(stat -c %Y "$log.started")))
+        start=$(stat -c %Y "$log.started" "$log.predicting" 2> /dev/null | sort -n | tail -n 1 || true)
+        elapsed=$(($(date +%s) - ${start:-$(date +%s)}))
     elif [ -e "$1/$2/eval_results.json" ]; then
         state=trained                         # the predictions are missing
     elif [ -d "$1/$2" ]; then
@@ -890,6 +859,7 @@ list_unfinished() {
     local line number=0 others=()
     while IFS= read -r line; do
         number=$((number + 1))
+        [ -n "$line" ] || continue
         parse_line "$line"
         if [ -e "$result" ]; then
             continue
@@ -916,7 +886,8 @@ work() {
         write_list
         outcome=nothing
         for number in $(list_unfinished); do
-            read_run "$number"
+            # Another machine may have written the list since.
+            read_run "$number" || continue
             [ ! -e "$2/${name/\//-}" ] || continue
             status=0
             train "$number" 0.05 "$2/${name/\//-}" || status=$?
@@ -952,6 +923,7 @@ train_all() {
     workers=()
     rm -r "$failures"
     while IFS= read -r line; do
+        [ -n "$line" ] || continue
         parse_line "$line"
         if [ ! -e "$result" ]; then
             unfinished+=("$folder")
@@ -973,7 +945,7 @@ list_svms() {
 }
 
 # Set the array `words` to the arguments of an SVM. $1: its name
-svm_arguments() {
+set_svm_arguments() {
     local data=$DATASET more=()
     case $1 in
         svm) ;;
@@ -981,8 +953,8 @@ svm_arguments() {
         svm-shuffled) data=$OUTPUT_DIR/data-shuffled ;;
         *) more=(--max_train_samples "${1#svm-}") ;;
     esac
-    split "$SVM_ARGUMENTS"
-    words=(--output_dir "$OUTPUT_DIR/$1" --dataset_name "$data" "${more[@]}" "${words[@]}")
+    split_into_words "$SVM_ARGUMENTS"
+    words=(--output_dir "$OUTPUT_DIR/$1" --dataset_name "$data" "${words[@]}" "${more[@]}")
 }
 
 train_svms() {
@@ -996,7 +968,7 @@ train_svms() {
             SECONDS=0
             touch "$logs/$svm.log.started"
             echo "$(date +%H:%M:%S) $svm (log: $logs/$svm.log)"
-            svm_arguments "$svm"
+            set_svm_arguments "$svm"
             export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
             python run_baseline.py "${words[@]}" > >(exec 9>&-; tee -ia "$logs/$svm.log")
             keep_flags "$logs/$svm.log" "$OUTPUT_DIR/$svm" "${words[@]}"
@@ -1009,7 +981,7 @@ train_svms() {
 # Tables, figures, pages
 
 # Set chosen to the runs of a group with its best learning rate. Fails if one is not finished.
-find_chosen() {
+set_chosen() {
     local seed
     chosen=()
     [ -n "${group_model[$1]:-}" ] && choose_rate "$1" || return 1
@@ -1028,7 +1000,7 @@ compare() {
         fi
     done
     comparisons+=("$OUTPUT_DIR/$1")
-    split "$COMPARE_ARGUMENTS"
+    split_into_words "$COMPARE_ARGUMENTS"
     step "$1" "$OUTPUT_DIR/$1/comparison.json" "${files[@]}" -- \
         python tools/compare_runs.py "${@:2}" "${categories[@]}" --output_dir "$OUTPUT_DIR/$1" \
         "${words[@]}"
@@ -1039,7 +1011,7 @@ compare_models() {
     local group name size svm=$OUTPUT_DIR/svm
     encoders=() networks=() first_runs=() comparisons=()
     for name in "${model_name[@]}"; do
-        if ! find_chosen "$OUTPUT_DIR/$name"; then
+        if ! set_chosen "$OUTPUT_DIR/$name"; then
             echo "$name is not finished; the tables are without it"
         elif is_shallow "$name"; then
             networks+=("${chosen[@]}")
@@ -1065,9 +1037,9 @@ compare_models() {
     if [ -n "$SHUFFLED" ]; then
         compare comparison-order-svm "$svm" "$svm-shuffled" --reference "$svm" --allow_other_texts
         for name in "${model_name[@]}"; do
-            find_chosen "$OUTPUT_DIR/$name" || continue
+            set_chosen "$OUTPUT_DIR/$name" || continue
             local ordered=("${chosen[@]}")
-            find_chosen "$OUTPUT_DIR/$name-shuffled" || continue
+            set_chosen "$OUTPUT_DIR/$name-shuffled" || continue
             compare "comparison-order-$name" "${ordered[@]}" "${chosen[@]}" \
                 --reference "${ordered[0]}" --allow_other_texts
         done
@@ -1075,7 +1047,7 @@ compare_models() {
     for size in $SIZES; do
         local sized=("$svm-$size")
         for name in "${model_name[@]}"; do
-            ! find_chosen "$OUTPUT_DIR/$name-$size" || sized+=("${chosen[@]}")
+            ! set_chosen "$OUTPUT_DIR/$name-$size" || sized+=("${chosen[@]}")
         done
         [ ${#sized[@]} = 1 ] ||
             compare "comparison-size-$size" "${sized[@]}" --reference "$svm-$size"
@@ -1095,7 +1067,7 @@ correct_together() {
 # Write $OUTPUT_DIR/runs.csv, a row for each finished run: all groups, all learning rates.
 write_runs() {
     python - "$OUTPUT_DIR" $(list_svms) "${groups[@]##*/}" <<'PYTHON'
-import csv, json, os, sys
+import csv, json, os, re, sys
 from pathlib import Path
 output, *groups = sys.argv[1:]
 metrics = ["eval_loss", "eval_accuracy", "eval_f1"]
@@ -1104,7 +1076,10 @@ metrics += ["train_samples", "epoch", "train_runtime", "eval_runtime", "predict_
 packages = ["torch", "transformers", "scikit-learn"]
 rows = []
 for group in groups:
-    folders = [Path(output, group), *sorted(Path(output, group).glob("lr-*-seed-*"))]
+    folders = [Path(output, group)]
+    for path in sorted(Path(output, group).glob("lr-*-seed-*")):
+        if re.fullmatch(r"lr-.+-seed-\d+", path.name):  # not a copy that was interrupted
+            folders.append(path)
     for folder in folders:
         results = {}
         for part in ("train", "eval", "predict"):
@@ -1148,7 +1123,7 @@ choose_models_to_explain() {
     models_to_explain=()
     if [ "$EXPLAIN" != default ]; then
         for name in $EXPLAIN; do
-            if find_chosen "$OUTPUT_DIR/$name"; then
+            if set_chosen "$OUTPUT_DIR/$name"; then
                 models_to_explain+=("$name")
             else
                 echo "$name is not finished; it is not explained"
@@ -1168,8 +1143,8 @@ choose_models_to_explain() {
 
 # Set run to the run of a model that is explained: that of the first seed, whatever seeds are added.
 # $1: name
-find_run() {
-    find_chosen "$OUTPUT_DIR/$1"
+set_run() {
+    set_chosen "$OUTPUT_DIR/$1"
     run=${chosen[0]}
 }
 
@@ -1184,13 +1159,13 @@ step_with_weights() {
 # Attributions, their faithfulness and their page. $1: name of the model
 attribute() {
     local output=$OUTPUT_DIR/attribution-$1 run
-    find_run "$1"
-    split "$ATTRIBUTION_ARGUMENTS"
+    set_run "$1"
+    split_into_words "$ATTRIBUTION_ARGUMENTS"
     step_with_weights "attribution-$1" "$output/summary.json" "$run/predictions.csv" -- \
         "${launch[@]}" run_attribution.py --model_name_or_path "$run" --dataset_name "$DATASET" \
         --split test --output_dir "$output" "${words[@]}"
     if [ "$FAITHFULNESS_SAMPLES" != 0 ]; then
-        split "$FAITHFULNESS_ARGUMENTS"
+        split_into_words "$FAITHFULNESS_ARGUMENTS"
         step_with_weights "faithfulness-$1" "$output/faithfulness.json" \
             "$output/attributions.jsonl" -- \
             python tools/measure_faithfulness.py --attribution_dir "$output" \
@@ -1208,15 +1183,15 @@ test_context() {
     local run name references=() files=() folders=("$OUTPUT_DIR/attribution-$1")
     for name in "${models_to_explain[@]}"; do
         is_shallow "$name" || continue
-        find_run "$name"
+        set_run "$name"
         references+=("$run")
         files+=("$run/predictions.csv")
         folders+=("$OUTPUT_DIR/attribution-$name")
     done
-    find_run "$1"
+    set_run "$1"
     files+=("$run/predictions.csv" "$OUTPUT_DIR/svm/predictions.csv")
     files+=("${folders[@]/%//attributions.jsonl}")
-    split "$CONTEXT_ARGUMENTS"
+    split_into_words "$CONTEXT_ARGUMENTS"
     step_with_weights "context-$1" "$OUTPUT_DIR/context-$1/context.json" "${files[@]}" -- \
         python tools/measure_context.py --model_name_or_path "$run" --dataset_name "$DATASET" \
         --output_dir "$OUTPUT_DIR/context-$1" --compare "$OUTPUT_DIR/svm" "${references[@]}" \
@@ -1238,7 +1213,7 @@ explain_models() {
 
 # The whole study as one page. It has room for the tests of context of one model.
 report() {
-    split "$REPORT_ARGUMENTS"
+    split_into_words "$REPORT_ARGUMENTS"
     python tools/make_report.py --output_dir "$OUTPUT_DIR/report" --dataset_name "$DATASET" \
         --runs "${runs[@]}" --comparison_dir "$OUTPUT_DIR/comparison" \
         ${attributions:+--attribution_dirs "${attributions[@]}"} \
@@ -1249,39 +1224,45 @@ report() {
 }
 
 # ------------------------------------------------------------------------------------------------
-# 1. Models and data
+# 1. The plan
 read_models
 shallow_tokenizer=$(find_tokenizer)
+is_fetched=""
+if [ -z "$DATASET" ]; then
+    is_fetched=1
+    DATASET=$OUTPUT_DIR/data
+fi
+plan_groups
 if [ "$mode" = --status ]; then
     [ -d "$logs" ] || fail "nothing has been started in $OUTPUT_DIR"
-    DATASET=${DATASET:-$OUTPUT_DIR/data}
-    plan_groups
     print_status
     exit
 fi
+
+# 2. Finished runs must be those of the plan. Until that is known, no file is written.
+if [ -z "$is_fetched" ] || [ -e "$DATASET/manifest.json" ]; then
+    check_data "$(digest_of_data)"
+fi
+plan_runs
+check_finished
+
+# 3. Data, networks and the list of runs
 open_folder "$OUTPUT_DIR" run_paper.sh study.json
 mkdir -p "$logs"
-prepare_data
-check_data
-
-# 2. The list of runs; finished ones must be what the list says
-for group in "${groups[@]}"; do
-    make_networks "$group"
-done
+make_sources
 if [ "$mode" != --tables ]; then
     write_list
 fi
-check_finished
 if [ "$mode" = --list ]; then
     unfinished=$(list_unfinished | sort -n | paste -sd ,)
     count=$(tr , '\n' <<< "$unfinished" | grep -c . || true)
-    echo "$list has $(wc -l < "$list") runs, $count of them not finished"
+    echo "$list has $(grep -c . "$list") runs, $count of them not finished"
     array=${unfinished:+sbatch --array=$unfinished configs/slurm/runs.sbatch, or }
     echo "next: ${array}bash run_paper.sh"
     exit
 fi
 
-# 3. Training
+# 4. Training
 trap 'for worker in "${workers[@]}"; do kill -- "-$worker" || true; done' EXIT
 if [ "$mode" != --tables ]; then
     [ "$mode" = --train ] || train_svms
@@ -1289,10 +1270,11 @@ if [ "$mode" != --tables ]; then
 fi
 [ "$mode" != --train ] || exit 0
 
-# 4. Tables, attributions, tests of context, and one page of it all. A second process waits.
+# 5. Tables, attributions, tests of context, and one page of it all. A second process waits.
 lock_folder "$OUTPUT_DIR"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$cores}
 train_svms
+write_learning_rates
 compare_models
 correct_together
 write_runs

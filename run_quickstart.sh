@@ -7,11 +7,19 @@
 #   bash run_quickstart.sh                      writes to quickstart/; completed steps are skipped
 #   OUTPUT_DIR=/tmp/q bash run_quickstart.sh    writes elsewhere
 #   PYTHON=python3.12 bash run_quickstart.sh    chooses the interpreter of a new .venv
-#   TRAIN_ARGUMENTS="--num_train_epochs 6" bash run_quickstart.sh    more flags for training
+#   TRAIN_ARGUMENTS="--num_train_epochs 6" bash run_quickstart.sh    more flags for both trainings
 set -euo pipefail
-OUTPUT_DIR=$(realpath -m "${OUTPUT_DIR:-$(dirname "${BASH_SOURCE[0]}")/quickstart}")
-cd "$(dirname "${BASH_SOURCE[0]}")"
+unset CDPATH                                  # with it, cd may lead elsewhere
+caller=$PWD
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 source ./setup_env.sh
+resolve_paths OUTPUT_DIR
+OUTPUT_DIR=$(realpath -m "${OUTPUT_DIR:-quickstart}")
+refuse_flags TRAIN_ARGUMENTS "${TRAIN_ARGUMENTS:-}" output_dir=OUTPUT_DIR dataset_name= \
+    model_name_or_path=
+split_into_words "${TRAIN_ARGUMENTS:-}"
+training=("${words[@]}")
+set_up_environment
 # accelerate launch gives a process one CPU thread by default
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(getconf _NPROCESSORS_ONLN)}
 export HF_HUB_OFFLINE=1
@@ -96,8 +104,7 @@ tell_step "fine-tune MiniLM, 22 M parameters, on 240 abstracts" \
     accelerate launch --quiet --config_file accelerate_config.yaml run_classification.py \
     --model_name_or_path "$encoder" --dataset_name "$data" --output_dir "$minilm" \
     --do_train --do_eval --do_predict --per_device_train_batch_size 8 \
-    --gradient_accumulation_steps 1 --learning_rate 2e-4 --num_train_epochs 2 \
-    ${TRAIN_ARGUMENTS:-}
+    --gradient_accumulation_steps 1 --learning_rate 2e-4 --num_train_epochs 2 "${training[@]}"
 
 # 4. A bag-of-embeddings classifier on MiniLM's word embeddings: like the SVM, it cannot see word
 # order
@@ -110,8 +117,8 @@ tell_step "train it: layers-0, which cannot see the order of words" \
     layers-0 "$bag/predict_results.json" "$data/manifest.json" -- \
     python run_classification.py --model_name_or_path "$OUTPUT_DIR/models/layers-0" \
     --dataset_name "$data" --output_dir "$bag" --do_train --do_eval --do_predict \
-    ${TRAIN_ARGUMENTS:-} --per_device_train_batch_size 16 --gradient_accumulation_steps 1 \
-    --learning_rate 3e-3 --num_train_epochs 4
+    --per_device_train_batch_size 16 --gradient_accumulation_steps 1 --learning_rate 3e-3 \
+    --num_train_epochs 4 "${training[@]}"
 
 # 5. Attributions, as in the study's figure 1, with their faithfulness and a page
 tell_step "attribute 3 decisions of MiniLM to words, searching the number of steps" \

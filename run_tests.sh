@@ -5,8 +5,10 @@
 #   bash run_tests.sh tests/test_x.py -x   arguments go to pytest
 #   PYTHON=python3.12 bash run_tests.sh    chooses the interpreter of a new .venv
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")"
+unset CDPATH                                  # with it, cd may lead elsewhere
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 source ./setup_env.sh
+set_up_environment
 export HF_HUB_OFFLINE=1
 ruff check .
 ruff format --check .

@@ -1,23 +1,110 @@
-# Sourced by run_quickstart.sh, run_paper.sh, run_findings.sh and run_tests.sh from the project's
-# folder: creates .venv if needed, installs the pinned packages if they changed, puts it first on
-# PATH. Also defines the functions that these scripts share.
+# Sourced by run_quickstart.sh, run_paper.sh, run_findings.sh and run_tests.sh in the project's
+# folder: the functions that these scripts share. set_up_environment creates .venv if needed,
+# installs the pinned packages if they changed, and puts it first on PATH.
 
 fail() {
     echo "error: $*" >&2
     exit 2
 }
 
+# Split a text into the array `words` as a shell does; quotes count, nothing is expanded.
+split_into_words() {
+    local text
+    text=$(xargs -r printf '%s\n' <<< "$1" 2> /dev/null && echo end) ||
+        fail "a quote is not closed in: $1"
+    mapfile -t words <<< "$text"
+    unset 'words[-1]'
+}
+
+# Print words on one line as a shell, xargs and Python's shlex read them, in any locale. bash's own
+# %q and @Q write $'...' for some characters, which nothing but bash reads.
+quote_words() {
+    local word line="" quote="'\"'\"'"
+    for word in "$@"; do
+        [[ $word =~ ^[A-Za-z0-9_.,:=@%+/-]+$ ]] || word=\'${word//\'/"$quote"}\'
+        line+="${line:+ }$word"
+    done
+    printf '%s\n' "$line"
+}
+
+# Let variables with paths be relative to $caller, the folder that the script was started in. They
+# stay as they are if that is the project's folder, so that files name no folder of this machine.
+# $@: names of variables
+resolve_paths() {
+    local variable path
+    for variable in "$@"; do
+        path=${!variable:-}
+        [ -n "$path" ] || continue
+        [[ $path != *[$'\t\r\n']* ]] ||
+            fail "$variable has a tab or a line break; choose another name"
+        if [[ $path != /* ]] && [ ! "$caller" -ef . ]; then
+            path=${caller%/}/$path
+        fi
+        [[ $path != -* ]] || path=./$path
+        printf -v "$variable" %s "$path"
+    done
+}
+
+# The same for variables that may also be ids on the Hub: a path that exists there is meant.
+resolve_existing() {
+    local variable
+    for variable in "$@"; do
+        [[ -z ${!variable:-} || ${!variable} = /* || ! -e $caller/${!variable} ]] ||
+            resolve_paths "$variable"
+    done
+}
+
+# Put one blank between the words in variables, whatever stands there. $@: names of variables
+normalize_words() {
+    local variable words
+    for variable in "$@"; do
+        [ -n "${!variable+set}" ] || continue
+        read -rd '' -a words <<< "${!variable}" || true
+        printf -v "$variable" %s "${words[*]}"
+    done
+}
+
+# Refuse a word that is there twice. $1: what they are, $2: a format of printf, %.20e for numbers,
+# which may be written in several ways; rest: the words
+check_distinct() {
+    local word key LC_ALL=C
+    local -A written=()
+    for word in "${@:3}"; do
+        printf -v key "$2" "$word"
+        [ -z "${written[$key]:-}" ] || fail "$1 has ${written[$key]} and $word; give each once"
+        written[$key]=$word
+    done
+}
+
+# Refuse flags that a script gives itself.
+# $1: name of a variable, $2: its text, rest: FLAG=WHAT_TO_SET_INSTEAD, or FLAG= if there is nothing
+refuse_flags() {
+    local word flag refused instead
+    split_into_words "$2"
+    for word in "${words[@]}"; do
+        [[ $word = --* ]] || continue
+        flag=${word%%=*}
+        flag=${flag#--}
+        for refused in "${@:3}"; do
+            instead=${refused#*=}
+            [ "${flag//-/_}" != "${refused%%=*}" ] ||
+                fail "$1 has --$flag, which this script gives itself;" \
+                    "${instead:+set }${instead:-remove it}${instead:+ instead}"
+        done
+    done
+}
+
 # Print the first Python that is new enough; it is asked for its version, not judged by its name.
 find_python() {
-    local candidate
-    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
+    local candidate candidates=(python3 python3.13 python3.12 python3.11)
+    [ -z "${PYTHON:-}" ] || candidates=("$PYTHON")
+    for candidate in "${candidates[@]}"; do
         if is_new_enough "$candidate"; then
             echo "$candidate"
             return
         fi
     done
-    fail "no Python 3.11 or newer found (tried:" \
-        "${PYTHON:-python3 python3.13 python3.12 python3.11}); install one or name it:" \
+    fail "no Python 3.11 or newer found (tried: ${candidates[*]}); install one or name it:" \
         "PYTHON=/path/to/python3.12 bash $0"
 }
 
@@ -73,7 +160,8 @@ show_downloads() {
     done
 }
 
-set_up() {
+# Create .venv and install into it if needed, and put it first on PATH.
+set_up_environment() {
     local mark=.venv/made-by-setup_env stamp=.venv/installed-requirements.txt
     # Two scripts that start at once do not create it twice: this locks the project's folder.
     exec 8< .
@@ -85,10 +173,9 @@ set_up() {
         install_packages
     fi
     exec 8<&-
+    export PATH="$PWD/.venv/bin:$PATH"
+    export HF_HUB_DISABLE_TELEMETRY=1
 }
-set_up
-export PATH="$PWD/.venv/bin:$PATH"
-export HF_HUB_DISABLE_TELEMETRY=1
 
 # Create an output folder, or check that an existing one is this script's: nothing is written into
 # a folder with other things. Runs that were copied there before the first call are accepted.

@@ -12,7 +12,12 @@
 # Writes seconds and peak memory of each step and the size of the run folder to
 # benchmarks/results/large_model.json. It takes about half an hour and 14 GB on two cores.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset CDPATH                                  # with it, cd may lead elsewhere
+caller=$PWD
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+source ./setup_env.sh
+resolve_paths OUTPUT_DIR OUTPUT_FILE
+resolve_existing DATASET TOKENIZER
 DATASET=${DATASET:-data/arxiv}
 TOKENIZER=${TOKENIZER:-sentence-transformers/all-MiniLM-L6-v2}
 OUTPUT_DIR=${OUTPUT_DIR:-rehearsal}
@@ -20,7 +25,15 @@ OUTPUT_FILE=${OUTPUT_FILE:-benchmarks/results/large_model.json}
 TRAIN_ARGUMENTS=${TRAIN_ARGUMENTS:-}
 ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:-}
 SMALL=${SMALL:-}
-source ./setup_env.sh
+refuse_flags TRAIN_ARGUMENTS "$TRAIN_ARGUMENTS" output_dir=OUTPUT_DIR dataset_name=DATASET \
+    model_name_or_path=
+split_into_words "$TRAIN_ARGUMENTS"
+train_arguments=("${words[@]}")
+refuse_flags ATTRIBUTION_ARGUMENTS "$ATTRIBUTION_ARGUMENTS" output_dir=OUTPUT_DIR \
+    dataset_name=DATASET model_name_or_path=
+split_into_words "$ATTRIBUTION_ARGUMENTS"
+attribution_arguments=("${words[@]}")
+set_up_environment
 [ -x /usr/bin/time ] || fail "/usr/bin/time is not installed; it is GNU time, Debian's package time"
 open_folder "$OUTPUT_DIR" rehearse_large_model.sh rehearsal.json
 model=$OUTPUT_DIR/bert-large run=$OUTPUT_DIR/run steps=$OUTPUT_DIR/steps.tsv
@@ -28,15 +41,28 @@ model=$OUTPUT_DIR/bert-large run=$OUTPUT_DIR/run steps=$OUTPUT_DIR/steps.tsv
 
 # Measure a step. $1: its name, rest: the command
 measure() {
-    local status=0
+    local name=$1 status=0
+    shift
+    time_step "$name" "$@" || status=$?
+    [ "$status" = 0 ] || fail_step "$name" "failed with exit status $status"
+    record_step "$name"
+}
+
+# $1: name of the step, rest: the command
+time_step() {
     echo "$(date +%H:%M:%S) $1"
-    /usr/bin/time --quiet -f '%e\t%M' -o "$OUTPUT_DIR/time" "${@:2}" \
-        > "$OUTPUT_DIR/$1.log" 2>&1 || status=$?
-    if [ "$status" != 0 ] && [ "$1" != training-killed ]; then
-        tail -n 5 "$OUTPUT_DIR/$1.log" >&2
-        fail "$1 failed with exit status $status; log: $OUTPUT_DIR/$1.log"
-    fi
+    /usr/bin/time --quiet -f '%e\t%M' -o "$OUTPUT_DIR/time" "${@:2}" > "$OUTPUT_DIR/$1.log" 2>&1
+}
+
+# $1: name of the step
+record_step() {
     printf '%s\t%s\n' "$1" "$(tail -n 1 "$OUTPUT_DIR/time")" | tee -a "$steps"
+}
+
+# $1: name of the step, $2: what happened
+fail_step() {
+    tail -n 5 "$OUTPUT_DIR/$1.log" >&2
+    fail "$1 $2; log: $OUTPUT_DIR/$1.log"
 }
 
 # 1. The model
@@ -59,16 +85,24 @@ training=(python run_classification.py --model_name_or_path "$model" --dataset_n
     --do_train --do_eval --max_train_samples 512 --max_eval_samples 64 --max_predict_samples 64
     --max_seq_length 256 --per_device_train_batch_size 32 --gradient_accumulation_steps 16
     --num_train_epochs 1 --learning_rate 2e-5 --disable_tqdm True --output_dir "$run"
-    $TRAIN_ARGUMENTS)
-(
-    # The state is the last file of a checkpoint.
-    until [ -e "$run/checkpoint-1/trainer_state.json" ]; do
-        sleep 0.1
-    done
-    pkill -KILL -f "^python run_classification.py --model_name_or_path $model" || true
-) &
-measure training-killed "${training[@]}"
-wait
+    "${train_arguments[@]}")
+# The process writes its id before it becomes the training.
+rm -f "$OUTPUT_DIR/training.pid"
+time_step training-killed \
+    bash -c 'echo $$ > "$0" && exec "$@"' "$OUTPUT_DIR/training.pid" "${training[@]}" &
+timed=$!
+# An interruption stops it, too. As long as its parent lives, the id is its own.
+trap '! kill -0 "$timed" 2> /dev/null || kill "$(cat "$OUTPUT_DIR/training.pid")"' EXIT
+# The state is the last file of a checkpoint.
+until [ -s "$OUTPUT_DIR/training.pid" ] && [ -e "$run/checkpoint-1/trainer_state.json" ]; do
+    kill -0 "$timed" 2> /dev/null || fail_step training-killed "ended before its first checkpoint"
+    sleep 0.1
+done
+kill -KILL "$(cat "$OUTPUT_DIR/training.pid")" 2> /dev/null ||
+    fail_step training-killed "ended before it could be killed; choose an empty OUTPUT_DIR"
+wait "$timed" || true                         # the status of a killed process
+trap - EXIT
+record_step training-killed
 measure training-continued "${training[@]}"
 grep -q '"epoch": 1.0' "$run/train_results.json" || fail "the continued training is not finished"
 
@@ -76,6 +110,7 @@ grep -q '"epoch": 1.0' "$run/train_results.json" || fail "the continued training
 measure prediction python run_classification.py --model_name_or_path "$run" \
     --dataset_name "$DATASET" --max_predict_samples 64 --do_predict --output_dir "$run" \
     --disable_tqdm True
+rm -f "$OUTPUT_DIR/hub.env"
 python - "$OUTPUT_DIR/hub.env" <<'PYTHON' &
 import sys, time
 from pathlib import Path
@@ -90,8 +125,10 @@ with hub_server() as hub:
     while file.exists():
         time.sleep(0.1)
 PYTHON
-trap 'rm -f "$OUTPUT_DIR/hub.env"' EXIT
+hub_process=$!
+trap 'rm -f "$OUTPUT_DIR/hub.env"' EXIT       # the server ends when the file is gone
 until [ -s "$OUTPUT_DIR/hub.env" ]; do
+    kill -0 "$hub_process" 2> /dev/null || fail "the Hub on loopback did not start, see above"
     sleep 0.1
 done
 mapfile -t hub < "$OUTPUT_DIR/hub.env"
@@ -109,7 +146,7 @@ wait
 # 4. Two decisions
 measure attribution python run_attribution.py --model_name_or_path "$run" \
     --dataset_name "$DATASET" --split test --max_samples 2 --output_dir "$OUTPUT_DIR/attribution" \
-    --disable_tqdm $ATTRIBUTION_ARGUMENTS
+    --disable_tqdm "${attribution_arguments[@]}"
 
 # 5. The record
 python - "$OUTPUT_DIR" "$OUTPUT_FILE" "$DATASET" "${training[*]}" <<'PYTHON'

@@ -1170,6 +1170,24 @@ def test_word_that_the_limit_cuts_is_left_out(own_csv, tiny_model, tmp_path):
     assert set(prepared(tmp_path / "data")["train"]["abstract"]) == {"metric ricci,"}
 
 
+def test_prefix_of_the_model_takes_its_tokens(own_csv, tiny_model, tmp_path):
+    from transformers import AutoTokenizer
+
+    prefix = "metric curvature: "
+    n_prefix = len(AutoTokenizer.from_pretrained(tiny_model).tokenize(prefix))
+    assert n_prefix >= 3
+    content = json.dumps(long_records())
+    flags = ("--tokenizer_name", tiny_model, "--truncate")
+    length = ("--max_seq_length", 24 - n_prefix)
+    assert own_csv(content, None, *flags, *length, suffix=".json").code == 0
+    expected = prepared(tmp_path / "data")["train"]["abstract"][:]
+    flags += ("--text_prefix", prefix)
+    assert own_csv(content, None, *flags, "--max_seq_length", 24, suffix=".json").code == 0
+    assert prepared(tmp_path / "data")["train"]["abstract"][:] == expected
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert manifest["arguments"]["text_prefix"] == prefix
+
+
 def test_shuffling_whole_texts_says_what_differs(own_csv):
     result = own_csv(pd.DataFrame(rows()), None, "--shuffle_words")
     assert result.code == 0, result.err
@@ -1184,6 +1202,11 @@ def test_shuffling_whole_texts_says_what_differs(own_csv):
         (["--tokenizer_name", "nosuch", "--truncate"], ["cannot load --tokenizer_name nosuch"]),
         (["--tokenizer_name", "M", "--truncate", "--max_seq_length", 2], ["between 3 and"]),
         (["--shuffle_words", "--max_seq_length", 64], ["--max_seq_length requires --tokenizer"]),
+        (["--shuffle_words", "--text_prefix", "x"], ["--text_prefix requires --tokenizer_name"]),
+        (
+            "--truncate --tokenizer_name M --max_seq_length 4 --text_prefix curvature:".split(),
+            ["--text_prefix leaves no room for a text", "--max_seq_length"],
+        ),
     ],
 )
 def test_bad_flags_of_truncation(own_csv, tiny_model, flags, words):

@@ -3,7 +3,6 @@ what it chooses, that completed steps are skipped, and the page that it ends wit
 several workers, failures, a job array, data variants, status, what it refuses.
 """
 
-import ast
 import json
 import os
 import re
@@ -42,13 +41,13 @@ SETTINGS = {
 }
 
 
-def start(*arguments, script=ROOT / "run_paper.sh", **settings):
+def start(*arguments, script=ROOT / "run_paper.sh", cwd=ROOT, **settings):
     """Start a shell script with these environment variables; returns the process."""
     environment = os.environ | {name: str(value) for name, value in settings.items()}
     return subprocess.Popen(
         ["bash", str(script), *map(str, arguments)],
         env=environment,
-        cwd=ROOT,
+        cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -319,8 +318,8 @@ def queue(tmp_path):
         "SHALLOW": "",
         "LAUNCH": f"bash {fake}",
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        "BASH_FUNC_python%%": f'() {{ case $1 in *.py) bash {fake} "$@" ;; '
-        '*) command python "$@" ;; esac; }',
+        "BASH_FUNC_python%%": '() { case $1 in tools/check_finished.py) command python "$@" ;; '
+        f'*.py) bash {fake} "$@" ;; *) command python "$@" ;; esac; }}',
     }
 
 
@@ -465,7 +464,8 @@ layers-0    |           | 5   |\r
     shuffled = str(paper / "data-shuffled-alpha")
     assert shuffled in arguments["alpha-shuffled"] and shuffled not in arguments["alpha-500"]
     commands = "\n".join(calls(tmp_path)) + "\n"
-    assert "data-shuffled-alpha --tokenizer_name user/alpha --max_seq_length 64\n" in commands
+    cut = "--tokenizer_name user/alpha --max_seq_length 64 --text_prefix query: \n"
+    assert f"data-shuffled-alpha {cut}" in commands
     assert "data-shuffled-layers-0 --tokenizer_name user/alpha --max_seq_length 256\n" in commands
     assert "data-shuffled\n" in commands  # the SVM reads whole texts
     for name in (
@@ -497,9 +497,13 @@ layers-0    |           | 5   |\r
     for path in paper.rglob("model.safetensors"):
         path.unlink()
     before = len(calls(tmp_path))
+    run = paper / "alpha" / "lr-1e-5-seed-3"
+    shutil.copytree(run, run.with_name(f"{run.name}.4242.tmp"))  # a copy that was interrupted
     assert finish(start(**queue)).returncode == 0
     again = calls(tmp_path)[before:]
     assert [call.split()[0] for call in again] == ["tools/make_report.py"]
+    rows = [name for name in pd.read_csv(paper / "runs.csv")["run"] if name.startswith("alpha/")]
+    assert rows == [f"alpha/lr-{run}" for run in ("1e-5-seed-3", "1e-5-seed-4", "2e-5-seed-3")]
     result = finish(start(**queue, CONTEXT_ARGUMENTS="--n_shuffles 1"))
     assert result.returncode == 2 and "context-alpha needs the weights of" in result.stderr
     # The record of a finished run is compared with its line.
@@ -620,13 +624,12 @@ def test_record_of_a_run_from_elsewhere_is_compared(queue, flags, message):
 
 
 def test_defaults_that_finished_runs_are_compared_with_are_those_of_the_scripts():
-    """run_paper.sh does not import the scripts, which takes seconds."""
+    """tools/check_finished.py does not import the scripts, which takes seconds."""
+    import check_finished
     import run_baseline
     import run_classification
 
-    text = (ROOT / "run_paper.sh").read_text()
-    (table,) = re.findall(r"^DEFAULTS = (\{.*?^\})$", text, re.MULTILINE | re.DOTALL)
-    table = ast.literal_eval(table)
+    table = check_finished.DEFAULTS
     defaults = {"eval_strategy": "epoch", "save_strategy": "epoch", "use_cpu": True}
     defaults = run_classification.STUDY_DEFAULTS | defaults
     defaults["gradient_accumulation_steps"] = 1
@@ -642,7 +645,131 @@ def test_defaults_that_finished_runs_are_compared_with_are_those_of_the_scripts(
         (holder,) = [part for part in (baseline, data) if hasattr(part, flag)]
         assert getattr(holder, flag) == default, flag
     batch = run_classification.STUDY_DEFAULTS["per_device_train_batch_size"]
-    assert f'flags.get(STEP, ["{batch}"])' in text
+    assert check_finished.documents_in_a_step({"gradient_accumulation_steps": ["2"]}) == 2 * batch
+
+
+def contents(folder):
+    """The bytes of each file in a folder."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            {"SHALLOW": "0", "SHALLOW_EMBEDDINGS": "--init_embeddings_from A"},
+            {
+                "SHALLOW": "0",
+                "SHALLOW_EMBEDDINGS": "--init_embeddings_from B",
+                "MODELS": "gamma alpha",
+            },
+            "layers-0/lr-1e-3-seed-1 is a run on a network made with --init_embeddings_from A, "
+            "not B",
+        ),
+        (
+            {"SHALLOW": "0"},
+            {"SHALLOW": "0", "MODELS": "gamma alpha"},
+            "layers-0/lr-1e-3-seed-1 is a run on a network made with --tokenizer_name alpha, not "
+            "gamma",
+        ),
+        (
+            {"SHUFFLED": "1"},
+            {"SHUFFLED": "1", "SHUFFLE_ARGUMENTS": "--seed 9"},
+            "alpha-shuffled/lr-1e-5-seed-1 is a run on data made with --seed 1, not 9",
+        ),
+        (
+            {"DATASET": "", "FETCH_ARGUMENTS": "--seed 1"},
+            {"DATASET": "", "FETCH_ARGUMENTS": ""},
+            "alpha/lr-1e-5-seed-1 is a run on data made with --seed 1, not without it",
+        ),
+    ],
+)
+def test_networks_and_data_under_finished_runs_are_not_made_otherwise(
+    queue, tmp_path, first, second, message
+):
+    """Also with one seed more, which would be pooled with those of another network."""
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SHALLOW_LEARNING_RATES": "1e-3"}
+    assert finish(start("--train", **queue | first | {"SEEDS": "1"})).returncode == 0
+    calls_before = calls(tmp_path)
+    before = contents(queue["OUTPUT_DIR"])
+    result = finish(start("--train", **queue | second))
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"{message}; choose another OUTPUT_DIR" in result.stderr
+    assert calls(tmp_path) == calls_before and contents(queue["OUTPUT_DIR"]) == before
+
+
+def test_network_of_another_configuration_is_refused(queue, tmp_path):
+    """The file in configs/shallow was edited since. Here the network's own copy is."""
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SHALLOW_LEARNING_RATES": "1e-3"}
+    queue |= {"SHALLOW": "0", "SEEDS": "1"}
+    assert finish(start("--train", **queue)).returncode == 0
+    before = calls(tmp_path)
+    network = queue["OUTPUT_DIR"] / "models" / "seed-1" / "layers-0"
+    config = json.loads((ROOT / "configs" / "shallow" / "layers-0.json").read_text())
+    config |= {"architectures": ["EuroBertModel"], "vocab_size": 30522}
+    (network / "config.json").write_text(json.dumps(config))
+    assert finish(start("--train", **queue)).returncode == 0
+    (network / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
+    result = finish(start("--train", **queue))
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "is a run on a network with hidden_size 64, and configs/shallow/" in result.stderr
+    assert calls(tmp_path) == before
+
+
+def test_refused_call_changes_no_file(queue, tmp_path):
+    """Tasks of a job array that are pending train what the list said when they were submitted."""
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5 2e-5", "SEEDS": "1"}
+    assert finish(start("--list", **queue)).returncode == 0
+    assert finish(start("--run", 1, **queue)).returncode == 0
+    before = contents(queue["OUTPUT_DIR"])
+    result = finish(
+        start("--list", **queue, TRAIN_ARGUMENTS="--weight_decay 0.5", SHALLOW_EMBEDDINGS="--x")
+    )
+    assert result.returncode == 2 and "not with --weight_decay 0.5; choose" in result.stderr
+    assert contents(queue["OUTPUT_DIR"]) == before
+
+
+def test_lines_of_the_list_keep_their_numbers(queue, tmp_path):
+    """A run that the study has no more leaves an empty line, which a task skips."""
+    queue |= {"MODELS": "alpha beta", "LEARNING_RATES": "1e-5 2e-5", "SEEDS": "1"}
+    list_file = queue["OUTPUT_DIR"] / "runs.txt"
+    assert finish(start("--list", **queue)).returncode == 0
+    before = list_file.read_text().splitlines()
+    result = finish(start("--list", **queue | {"LEARNING_RATES": "2e-5 3e-5"}))
+    assert "runs.txt has 4 runs, 4 of them not finished" in result.stdout
+    assert "--array=2,4,5,6 " in result.stdout
+    lines = list_file.read_text().splitlines()
+    assert lines[:4] == ["", before[1], "", before[3]]
+    assert [shlex.split(line)[1].rsplit("/", 2)[1:] for line in lines[4:]] == [
+        ["alpha", "lr-3e-5-seed-1"],
+        ["beta", "lr-3e-5-seed-1"],
+    ]
+    result = finish(start("--run", 3, **queue))
+    assert result.returncode == 0 and result.stdout.count("\n") == 1
+    assert f"Line 3 of {list_file} is empty: its run is not part of the study" in result.stdout
+    # A run that comes back gets another number, because the list may have been submitted.
+    assert finish(start("--train", **queue)).returncode == 0
+    lines = list_file.read_text().splitlines()
+    assert lines[:6] == ["", before[1], "", before[3], "", ""] and lines[6] == before[0]
+    # The list may be moved with its folder.
+    moved = queue["OUTPUT_DIR"].rename(tmp_path / "moved")
+    assert finish(start("--list", **queue | {"OUTPUT_DIR": moved})).returncode == 0
+    text = (moved / "runs.txt").read_text()
+    assert text.splitlines() == [
+        line.replace(str(queue["OUTPUT_DIR"]), str(moved)).replace("'", "") for line in lines
+    ]
+
+
+def test_model_of_another_owner_is_another_model(queue):
+    queue |= {"LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    assert finish(start("--train", **queue | {"MODELS": "google/bert"})).returncode == 0
+    result = finish(start("--train", **queue | {"MODELS": "someone/bert"}))
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "with --model_name_or_path google/bert, not someone/bert; choose" in result.stderr
+    result = finish(start("--train", **queue | {"MODELS": "google/bert", "DATASET": "other/data"}))
+    assert result.returncode == 2 and "--dataset_name user/data, not other/data" in result.stderr
+    # A copy in a folder
+    assert finish(start("--train", **queue | {"MODELS": "/models/bert"})).returncode == 0
 
 
 def test_kept_results_of_the_findings_are_accepted(queue, tmp_path):
@@ -788,6 +915,30 @@ def test_job_array(queue, tmp_path):
         (("--train", "SHALLOW=9"), ["SHALLOW has 9", "configs/shallow/layers-9.json"]),
         (("--train", "MODELS_FILE=models.txt"), ["give either MODELS_FILE or MODELS and SHALLOW"]),
         (("--train", "TRAIN_ARGUMENTS=--text_prefix it's"), ["a quote is not closed in", "it's"]),
+        (
+            ("--train", "LEARNING_RATES=5e-5 0.00005"),
+            ["the learning rates of alpha has 5e-5 and 0"],
+        ),
+        (("--train", "LEARNING_RATES=1.2.3"), ["a learning rate of alpha is '1.2.3'"]),
+        (("--train", "LEARNING_RATES= "), ["alpha has no learning rates", "LEARNING_RATES"]),
+        (("--train", "SEEDS= "), ["alpha has no seeds", "SEEDS"]),
+        (("--train", "SEEDS=1 2 01"), ["the seeds of alpha has 1 and 01; give each once"]),
+        (("--train", "SIZES=500 500"), ["SIZES has 500 and 500; give each once"]),
+        (("--train", "SIZES=5", "SIZE_SEEDS=1 1"), ["the seeds of SIZE_SEEDS has 1 and 1"]),
+        (("--train", "SIZES=5", "SIZE_SEEDS=x"), ["a seed of SIZE_SEEDS is 'x'"]),
+        (("--train", "MODELS= "), ["MODELS and SHALLOW are empty"]),
+        (("--train", "EXPLAIN=default alpha"), ["EXPLAIN has default"]),
+        (("--train", "TRAIN_ARGUMENTS=--learning_rate=1e-3"), ["set LEARNING_RATES instead"]),
+        (("--train", "TRAIN_ARGUMENTS=--learning-rate 1"), ["set LEARNING_RATES instead"]),
+        (("--train", "TRAIN_ARGUMENTS=--bf16 --seed 5"), ["TRAIN_ARGUMENTS has --seed", "SEEDS"]),
+        (("--train", "TRAIN_ARGUMENTS=--output_dir x"), ["set OUTPUT_DIR instead"]),
+        (("--train", "TRAIN_ARGUMENTS=--do_predict"), ["--do_predict", "remove it"]),
+        (("--train", "SVM_ARGUMENTS=--output_dir x"), ["SVM_ARGUMENTS has --output_dir"]),
+        (("--train", "SIZE_ARGUMENTS=--max_train_samples 5"), ["set SIZES instead"]),
+        (
+            ("--train", "SHUFFLED=1", "TRAIN_ARGUMENTS=--bf16 --max_seq_length"),
+            ["--max_seq_length has no value in: --bf16 --max_seq_length"],
+        ),
     ],
 )
 def test_mistakes_are_one_line(queue, arguments, words, tmp_path):
@@ -800,6 +951,121 @@ def test_mistakes_are_one_line(queue, arguments, words, tmp_path):
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert all(word in result.stderr for word in ["error: ", *words])
     assert (paper / "runs.txt").read_text() == "--output_dir x --do_predict\n"
+
+
+@pytest.mark.parametrize("character", ["\t", "\n"])
+def test_folder_with_a_tab_or_line_break_is_refused(queue, tmp_path, character):
+    queue["OUTPUT_DIR"] = tmp_path / f"a{character}b"
+    result = finish(start("--list", **queue))
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "OUTPUT_DIR has a tab or a line break" in result.stderr
+    assert not queue["OUTPUT_DIR"].exists()
+
+
+def test_blanks_around_words_do_not_count(queue):
+    queue |= {"MODELS": "\n alpha ", "LEARNING_RATES": " 1e-5\n", "SEEDS": "\n1\t2"}
+    assert finish(start("--train", **queue)).returncode == 0
+    runs = sorted(path.name for path in (queue["OUTPUT_DIR"] / "alpha").glob("*/"))
+    assert runs == ["lr-1e-5-seed-1", "lr-1e-5-seed-2"]
+
+
+def test_changed_flags_are_noticed_in_the_c_locale(queue, tmp_path):
+    """bash quotes other characters there as no other program reads them."""
+    queue |= {"OUTPUT_DIR": tmp_path / "é it's", "LC_ALL": "C", "MODELS": "alpha"}
+    queue |= {"LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    flags = "--text_prefix 'é: '"
+    assert train_with(queue, flags).returncode == 0
+    assert train_with(queue, flags).returncode == 0
+    result = train_with(queue, "--text_prefix 'è: '")
+    assert result.returncode == 2 and "with --text_prefix é: , not è: ; choose" in result.stderr
+    (line,) = {*(queue["OUTPUT_DIR"] / "runs.txt").read_text().splitlines()[:1]}
+    assert shlex.split(line)[1] == f"{tmp_path}/é it's/alpha/lr-1e-5-seed-1"
+    words = subprocess.run(["xargs", "printf", "%s\n"], input=line, text=True, capture_output=True)
+    assert words.stdout.splitlines() == shlex.split(line)
+
+
+def test_paths_are_relative_to_the_folder_of_the_caller(queue, tmp_path):
+    """Folders that CDPATH leads to do not count."""
+    mine = tmp_path / "mine"
+    for name in ("data", "models/alpha", f"elsewhere/{ROOT.name}", "elsewhere/data"):
+        (mine / name).mkdir(parents=True)
+    (mine / "data" / "rows.csv").write_text("1")
+    (mine / "models.txt").write_text("models/alpha | 1e-5 | 1 |\n")
+    del queue["MODELS"], queue["SHALLOW"]
+    queue |= {"OUTPUT_DIR": "-out", "DATASET": "data", "MODELS_FILE": "models.txt"}
+    script = os.path.relpath(ROOT / "run_paper.sh", mine)
+    result = finish(start("--list", script=script, cwd=mine, **queue, CDPATH=mine / "elsewhere"))
+    assert result.returncode == 0, result.stderr
+    words = shlex.split((mine / "-out" / "runs.txt").read_text())
+    assert words[:6] == [
+        "--output_dir",
+        f"{mine}/-out/alpha/lr-1e-5-seed-1",
+        "--model_name_or_path",
+        f"{mine}/models/alpha",
+        "--dataset_name",
+        f"{mine}/data",
+    ]
+    (mine / "data" / "rows.csv").write_text("2")
+    result = finish(start("--list", script=script, cwd=mine, **queue))
+    assert result.returncode == 2 and "has other data than the runs in" in result.stderr
+
+
+def test_model_whose_name_begins_like_a_file_of_the_study(queue):
+    queue |= {"MODELS": "facebook/data2vec-text-base user/context svmlike reporter"}
+    assert finish(start("--list", **queue)).returncode == 0
+
+
+def test_reason_of_a_failure_is_that_of_the_last_start(queue, tmp_path):
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    result = finish(start("--train", **queue, FAIL="lr-1e-5"))
+    assert "(error: it must fail; log: " in result.stderr
+    (tmp_path / "killed.sh").write_text("kill -KILL $$\n")
+    queue["LAUNCH"] = f"bash {tmp_path}/killed.sh"
+    result = finish(start("--train", **queue))
+    assert "(exit status 137; log: " in result.stderr and "must fail" not in result.stderr
+
+
+@pytest.mark.parametrize("link", ["", "alpha", "alpha/lr-1e-5-seed-1"])
+def test_checkpoints_of_runs_from_elsewhere_stay(queue, tmp_path, link):
+    """Also behind a link to a run or to the runs of a model. It is only predicted with here."""
+    run = queue["OUTPUT_DIR"] / "alpha" / "lr-1e-5-seed-1"
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    run.mkdir(parents=True)
+    (run / "checkpoint-7").mkdir()
+    for name in ("train", "eval"):
+        (run / f"{name}_results.json").write_text('{"eval_loss": 0.1, "eval_runtime": 1}')
+    (run / "run_arguments.json").write_text('{"arguments": {"seed": 1}}')
+    (run / "model.safetensors").touch()
+    if link:
+        folder = queue["OUTPUT_DIR"] / link
+        folder.rename(tmp_path / "elsewhere")
+        folder.symlink_to(tmp_path / "elsewhere")
+        (queue["OUTPUT_DIR"] / "study.json").write_text('{"script": "run_paper.sh"}')
+        (queue["OUTPUT_DIR"] / "logs").mkdir()
+        (queue["OUTPUT_DIR"] / "logs" / "alpha-lr-1e-5-seed-1.log.started").touch()
+    assert finish(start("--train", **queue)).returncode == 0
+    assert "--do_predict" in calls(tmp_path)[0]
+    assert (run / "predict_results.json").exists() and (run / "checkpoint-7").exists()
+
+
+def test_shuffled_texts_are_cut_where_the_model_stops_reading(queue, tmp_path):
+    """Its length and its prefix come from flags in either form, or from the recipe."""
+    queue |= {"MODELS": "alpha e5-large-v2", "SHUFFLED": "1"}
+    result = finish(start("--list", **queue, TRAIN_ARGUMENTS="--max_seq_length=64"))
+    assert result.returncode == 0, result.stderr
+    alpha, e5 = [call for call in calls(tmp_path) if "--max_seq_length" in call]
+    assert alpha.endswith("--tokenizer_name alpha --max_seq_length 64")
+    assert e5.endswith(
+        "--tokenizer_name intfloat/e5-large-v2 --max_seq_length 64 --text_prefix query: "
+    )
+    # Shallow networks alone have the tokenizer that is named.
+    (tmp_path / "models.txt").write_text("layers-0 | | |\n")
+    del queue["MODELS"], queue["SHALLOW"]
+    queue |= {"MODELS_FILE": tmp_path / "models.txt", "OUTPUT_DIR": tmp_path / "second"}
+    result = finish(start("--list", **queue, SHALLOW_EMBEDDINGS="--tokenizer_name=T"))
+    assert result.returncode == 0, result.stderr
+    (call,) = [call for call in calls(tmp_path)[3:] if "--max_seq_length" in call]
+    assert call.endswith("--tokenizer_name T --max_seq_length 256")
 
 
 def test_run_without_a_list(queue):

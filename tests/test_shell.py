@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -100,6 +101,99 @@ def test_quick_start_runs_the_whole_chain_and_a_second_call_repeats_nothing(
     assert before == [path.stat().st_mtime_ns for path in done]
 
 
+FAKE_TRAINER = r"""
+printf '%s\n' "$*" >> "CALLS"
+while [ "$1" != --output_dir ]; do shift; done
+mkdir -p "$2"
+echo '{}' > "$2/predict_results.json"
+"""
+
+
+@pytest.mark.skipif(
+    not (ROOT / ".venv" / "bin" / "python").exists(),
+    reason="needs the .venv that run_tests.sh makes",
+)
+def test_flags_of_the_quick_start_hold_for_both_trainings(tmp_path):
+    """They come last, and quotes keep blanks. Here the trainings are fakes, and the rest fails."""
+    fake = tmp_path / "fake.sh"
+    fake.write_text(FAKE_TRAINER.replace("CALLS", str(tmp_path / "calls.txt")))
+    (tmp_path / "q" / "data").mkdir(parents=True)
+    (tmp_path / "q" / "data" / "manifest.json").write_text("{}")
+    (tmp_path / "q" / "quickstart.json").write_text('{"script": "run_quickstart.sh"}')
+    settings = {
+        "BASH_FUNC_python%%": f"() {{ case $1 in run_attribution.py) exit 3 ;; tools/*) : ;; "
+        f'*.py) bash {fake} "$@" ;; *) command python "$@" ;; esac; }}',
+        "BASH_FUNC_accelerate%%": f'() {{ bash {fake} "${{@:5}}"; }}',
+        "TRAIN_ARGUMENTS": "--num_train_epochs 6 --text_prefix 'query: '",
+        "OUTPUT_DIR": "q",
+    }
+    bash(ROOT / "run_quickstart.sh", cwd=tmp_path, **settings)
+    calls = (tmp_path / "calls.txt").read_text().splitlines()
+    trainings = [call for call in calls if call.startswith("run_classification.py")]
+    assert len(trainings) == 2
+    for call in trainings:
+        assert call.endswith(" --num_train_epochs 6 --text_prefix query: ")
+    settings["TRAIN_ARGUMENTS"] = "--output_dir elsewhere"
+    result = bash(ROOT / "run_quickstart.sh", cwd=tmp_path, **settings)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "TRAIN_ARGUMENTS has --output_dir" in result.stderr and "OUTPUT_DIR" in result.stderr
+
+
+def test_quick_start_in_a_folder_whose_name_begins_with_a_dash(tmp_path):
+    (tmp_path / "-x").mkdir()
+    (tmp_path / "-x" / "notes.txt").touch()
+    result = bash(ROOT / "run_quickstart.sh", cwd=tmp_path, OUTPUT_DIR="-x")
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"error: {tmp_path}/-x holds notes.txt" in result.stderr
+
+
+@pytest.mark.skipif(not os.access("/usr/bin/time", os.X_OK), reason="GNU time is not installed")
+@pytest.mark.parametrize("failing", ["training", "hub"])
+def test_rehearsal_ends_when_its_training_or_its_hub_does(tmp_path, failing):
+    """It neither waits for them for ever nor ends trainings of others. Here python is a fake."""
+    (tmp_path / "benchmarks").mkdir()
+    shutil.copy(ROOT / "benchmarks" / "rehearse_large_model.sh", tmp_path / "benchmarks")
+    copy_setup(tmp_path)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    stamp = "".join((ROOT / name).read_text() for name in REQUIREMENTS)
+    (tmp_path / ".venv" / "installed-requirements.txt").write_text(stamp)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text(
+        f"""#!/bin/bash
+        case "$1 FAILING={failing}" in
+            "-c "*) exit ;;
+            "- "*) echo "no server" >&2; exit 3 ;;
+            "run_classification.py FAILING=training") echo "error: it must fail"; exit 2 ;;
+            run_classification.py*)
+                [ ! -e "$OUTPUT_DIR/run/train_results.json" ] || exit 0
+                mkdir -p "$OUTPUT_DIR/run/checkpoint-1"
+                echo '{{"epoch": 1.0}}' > "$OUTPUT_DIR/run/train_results.json"
+                touch "$OUTPUT_DIR/run/checkpoint-1/trainer_state.json"
+                exec sleep 600 ;;
+        esac
+        """
+    )
+    python.chmod(0o755)
+    name = f"python run_classification.py --model_name_or_path {tmp_path}/out/bert-large"
+    somebody = subprocess.Popen([name, "600"], executable=shutil.which("sleep"))
+    try:
+        settings = {"OUTPUT_DIR": f"{tmp_path}/out", "OUTPUT_FILE": f"{tmp_path}/out.json"}
+        result = bash(tmp_path / "benchmarks" / "rehearse_large_model.sh", cwd="/", **settings)
+        assert somebody.poll() is None
+    finally:
+        somebody.kill()
+        somebody.wait()
+    assert result.returncode == 2
+    if failing == "training":
+        assert "error: it must fail\nerror: training-killed ended before its first" in result.stderr
+    else:
+        assert result.stderr.endswith("error: the Hub on loopback did not start, see above\n")
+        assert "training-killed\t" in (tmp_path / "out" / "steps.tsv").read_text()
+
+
+REQUIREMENTS = ("requirements.txt", "requirements-dev.txt")
+
+
 def copy_setup(folder, *scripts):
     """Copy scripts and what setup_env.sh reads."""
     for name in (*scripts, "setup_env.sh", "requirements.txt", "requirements-dev.txt"):
@@ -123,7 +217,8 @@ def test_environment_of_somebody_else_is_left_alone(tmp_path, kind):
 def test_own_environment_that_does_not_work_is_made_again(tmp_path):
     """Its Python is gone, or its creation was interrupted. Here venv and pip are fakes."""
     copy_setup(tmp_path, "run_tests.sh")
-    fake = tmp_path / "python3"
+    (tmp_path / "a b").mkdir()
+    fake = tmp_path / "a b" / "python3"
     fake.write_text(
         """#!/bin/bash
         case "$*" in
@@ -184,6 +279,16 @@ def test_findings_without_records(tmp_path):
         assert "SNAPSHOT_FILE" in result.stderr and not (tmp_path / "f").exists()
 
 
+def test_findings_read_a_snapshot_in_the_folder_of_the_caller(tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("snapshot.jsonl", "out/notes.txt"):
+        (tmp_path / name).touch()
+    settings = {"SNAPSHOT_FILE": "snapshot.jsonl", "OUTPUT_DIR": "out"}
+    result = bash(ROOT / "run_findings.sh", cwd=tmp_path, **settings)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert f"error: {tmp_path}/out holds notes.txt" in result.stderr
+
+
 def write_finished_run(folder, score):
     """The files of a run that run_paper.sh takes for finished; without a score, a search run."""
     folder.mkdir(parents=True)
@@ -202,7 +307,7 @@ def test_findings_are_kept_and_restored(tmp_path):
     (tmp_path / ".venv" / "installed-requirements.txt").write_text(
         "".join((ROOT / name).read_text() for name in ("requirements.txt", "requirements-dev.txt"))
     )
-    (tmp_path / "run_paper.sh").write_text("exit 7\n")
+    (tmp_path / "run_paper.sh").write_text('echo "fetch: $FETCH_ARGUMENTS"; exit 7\n')
     first, kept, second = (tmp_path / name for name in ("first", "kept", "second"))
     (first / "models" / "all-MiniLM-L6-v2").mkdir(parents=True)
     (first / "study.json").write_text('{"script": "run_paper.sh"}')
@@ -213,11 +318,15 @@ def test_findings_are_kept_and_restored(tmp_path):
     summary = {"arguments": {"dataset_name": f"{first}/data"}}
     (first / "attribution-layers-0" / "summary.json").write_text(json.dumps(summary))
     settings = {"DATASET": "user/data", "ENCODERS": "all-MiniLM-L6-v2", "RESULTS": str(kept)}
+    settings |= {"SNAPSHOT_FILE": "é's.jsonl", "LC_ALL": "C"}
 
     result = bash(
         tmp_path / "run_findings.sh", "--train", cwd="/", OUTPUT_DIR=str(first), **settings
     )
     assert result.returncode == 7, result.stderr
+    # In any locale, the words are quoted as Python reads them, too.
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("fetch: ")]
+    assert shlex.split(line)[1:] == ["--source", "snapshot", "--snapshot_file", "/é's.jsonl"]
     files = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
     small = ["run_arguments.json", "eval_results.json"]
     svm = [*small, "predict_results.json", "predictions.csv"]
@@ -237,6 +346,10 @@ def test_findings_are_kept_and_restored(tmp_path):
     (second / "models" / "all-MiniLM-L6-v2").mkdir(parents=True)
     (second / "study.json").write_text('{"script": "run_paper.sh"}')
     (second / "layers-0" / "lr-1e-4-seed-1" / "checkpoint-3").mkdir(parents=True)
+    # Copies that were interrupted are removed, and other folders are not.
+    for name in (".tmp-svm", "layers-0/.tmp-lr-1e-4-seed-1", "layers-0/lr-1e-4-seed-1.42.tmp"):
+        write_finished_run(second / name, "")
+    (second / "layers-0" / "mine.42.tmp").mkdir()
     result = bash(
         tmp_path / "run_findings.sh", "--list", cwd="/", OUTPUT_DIR=str(second), **settings
     )
@@ -250,6 +363,11 @@ def test_findings_are_kept_and_restored(tmp_path):
     assert [path.name for path in (second / "layers-0" / "lr-1e-4-seed-1").iterdir()] == [
         "checkpoint-3"
     ]
+    assert sorted(path.name for path in (second / "layers-0").iterdir()) == [
+        "lr-1e-4-seed-1",
+        "mine.42.tmp",
+    ]
+    assert not (second / ".tmp-svm").exists()
 
     # A folder with other things is refused before anything is trained.
     settings["RESULTS"] = str(tmp_path)

@@ -126,6 +126,10 @@ class PrepareArguments:
         default=None,
         metadata={"help": "Tokens that it reads, special tokens included. Default: 256."},
     )
+    text_prefix: str = field(
+        default="",
+        metadata={"help": "What that model reads before every text; it takes some of its tokens."},
+    )
     seed: int = field(
         default=42,
         metadata={"help": "Random seed of --shuffle_words and --shuffle_train_dataset."},
@@ -147,6 +151,8 @@ def check_arguments(arguments: PrepareArguments, data: DataArguments) -> None:
         fail("--tokenizer_name requires --truncate or --shuffle_words")
     if arguments.max_seq_length is not None and not arguments.tokenizer_name:
         fail("--max_seq_length requires --tokenizer_name; without it texts are not cut")
+    if arguments.text_prefix and not arguments.tokenizer_name:
+        fail("--text_prefix requires --tokenizer_name; without it texts are not cut")
     output = os.path.realpath(arguments.output_dir)
     for key in ("dataset_name", "train_file", "validation_file", "test_file"):
         source = getattr(data, key)
@@ -202,27 +208,32 @@ def load_tokenizer(name: str, max_seq_length: int) -> PreTrainedTokenizerBase:
 
 
 def truncate_texts(
-    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_seq_length: int
+    texts: list[str], tokenizer: PreTrainedTokenizerBase, max_seq_length: int, prefix: str = ""
 ) -> list[str]:
-    """Cut texts after the last word that is whole within max_seq_length tokens.
+    """Cut texts after the last word that is whole within max_seq_length tokens, after the prefix.
 
     A word is what stands between white space. One that is cut by the limit is left out, because
     half a word would be another word, and where words are shuffled, at another place. A text that
     the model reads whole stays as it is.
     """
     encoded = tokenizer(
-        texts, truncation=True, max_length=max_seq_length, return_offsets_mapping=True
+        [prefix + text for text in texts],
+        truncation=True,
+        max_length=max_seq_length,
+        return_offsets_mapping=True,
     )
     cut = []
     for text, ids, offsets in zip(
         texts, encoded["input_ids"], encoded["offset_mapping"], strict=True
     ):
         # Special tokens have the offsets (0, 0).
-        end = max(stop for _, stop in offsets)
-        is_whole = len(ids) < max_seq_length or not text[end:].strip()
+        end = max(stop for _, stop in offsets) - len(prefix)
+        is_whole = len(ids) < max_seq_length or not text[max(end, 0) :].strip()
         if is_whole:
             cut.append(text)
             continue
+        if end <= 0:
+            fail("--text_prefix leaves no room for a text; give a larger --max_seq_length")
         start = text[:end]
         if not text[end].isspace() and len(start.split()) > 1:
             start = start.rsplit(maxsplit=1)[0]
@@ -395,7 +406,9 @@ def prepare(folder: Path, arguments: PrepareArguments, data: DataArguments) -> N
         texts = dataset["text"][:]
         if tokenizer is not None:
             whole = texts
-            texts = truncate_texts(whole, tokenizer, arguments.max_seq_length)
+            texts = truncate_texts(
+                whole, tokenizer, arguments.max_seq_length, arguments.text_prefix
+            )
             truncated[split] = sum(a != b for a, b in zip(whole, texts, strict=True))
         if arguments.shuffle_words:
             texts = [
