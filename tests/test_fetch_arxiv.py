@@ -4,9 +4,11 @@ import gzip
 import hashlib
 import json
 import math
+import os
 import random
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -692,6 +694,19 @@ def test_killed_before_the_record_it_goes_on(fetch_snapshot, tmp_path, names):
 
 def test_folder_with_a_name_that_is_too_long(fetch_snapshot, tmp_path):
     assert_user_error(fetch_snapshot(folder=tmp_path / ("l" * 300)), "File name too long")
+
+
+@pytest.mark.parametrize("flag", ["--snapshot_file", "--output_dir"])
+def test_names_that_are_not_utf8_are_refused_before_the_work(
+    fetch_snapshot, snapshot, tmp_path, flag
+):
+    """No card and no next command could have them."""
+    name = tmp_path / os.fsdecode(b"s\xff.jsonl")
+    if flag == "--snapshot_file":
+        shutil.copy(snapshot, name)
+    assert_user_error(fetch_snapshot(flag, name), flag, "not UTF-8", "rename")
+    assert not (tmp_path / "dataset").exists()
+    assert flag == "--snapshot_file" or not name.exists()
 
 
 def test_folder_that_cannot_be_written(fetch_snapshot, tmp_path):
