@@ -516,7 +516,8 @@ def read_snapshot(
                 parsed += 1
                 if not line.isspace():
                     yield f"{path} line {number}", line
-                if parsed % 1000 == 0:
+                # A pipe has no position, and no size: its progress is not shown.
+                if parsed % 1000 == 0 and raw.seekable():
                     bar.update(raw.tell() - bar.n)
             bar.update(size - bar.n)
             bar.close()
@@ -612,19 +613,30 @@ def parse_entry(entry: dict) -> dict:
 
     Raises ValueError, KeyError, TypeError, IndexError or AttributeError if it is no arXiv record.
     """
+    paper_id = entry["id"].strip()
+    if not paper_id:
+        raise ValueError("the id is empty")
     primary, *others = entry["categories"].split()
-    versions = entry["versions"]
-    if isinstance(versions, dict):  # a struct of lists, as some parquet files have it
-        created = versions["created"][0]
-    else:
-        created = versions[0]["created"]
     return {
-        "id": entry["id"].strip(),
+        "id": paper_id,
         "title": " ".join(entry["title"].split()),
         "abstract": " ".join((entry["abstract"] or "").split()),
         "categories": [primary, *sorted(set(others) - {primary})],
-        "published": parse_date(created),
+        "published": parse_date(date_of_version_1(entry["versions"])),
     }
+
+
+def date_of_version_1(versions: list[dict[str, str]] | dict[str, list[str]]) -> str:
+    """Return the date of version 1, wherever it is in the list of versions.
+
+    Raises ValueError, KeyError or TypeError if there is none.
+    """
+    if isinstance(versions, dict):  # a struct of lists, as some parquet files have it
+        return versions["created"][versions["version"].index("v1")]
+    for entry in versions:
+        if entry["version"] == "v1":
+            return entry["created"]
+    raise ValueError("there is no version v1")
 
 
 def parse_date(text: str) -> datetime:

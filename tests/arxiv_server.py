@@ -95,6 +95,7 @@ def hashes_from_snapshot(entries, folder):
     """The hashes of the parquet files that fetch_arxiv.py makes of a snapshot of these entries."""
     import fetch_arxiv
 
+    folder.mkdir(exist_ok=True)
     file = write_snapshot(folder / "snapshot.jsonl", entries)
     command = [
         "fetch_arxiv.py",

@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from contextlib import nullcontext
@@ -545,6 +546,55 @@ def test_broken_lines_are_counted_and_the_first_three_named(fetch_snapshot, snap
     result = fetch_snapshot(file=tmp_path / "broken.jsonl")
     assert_user_error(result, "5 entries", "line 11", "line 21", "line 31", "--skip_bad_lines")
     assert "line 41" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"id": ""}, "the id is empty"),
+        ({"id": " \n"}, "the id is empty"),
+        ({"versions": [{"version": "v2", "created": "Mon, 2 Jan 2017 00:00:00 GMT"}]}, "v1"),
+        ({"versions": []}, "v1"),
+        ({"versions": [{"created": "Mon, 2 Jan 2017 00:00:00 GMT"}]}, "version"),
+    ],
+)
+def test_record_without_an_id_or_a_date_of_version_1_is_named(
+    fetch_snapshot, tmp_path, change, words
+):
+    entries = study_entries()
+    entries[4] |= change
+    file = write_snapshot(tmp_path / "changed.jsonl", entries)
+    assert_user_error(fetch_snapshot(file=file), "line 5", words, "--skip_bad_lines")
+    assert fetch_snapshot("--skip_bad_lines", file=file).code == 0
+    manifest = json.loads((tmp_path / "dataset/manifest.json").read_text())
+    assert manifest["dropped"] == {"bad lines": 1}
+
+
+def test_versions_in_another_order_have_the_date_of_the_first(fetch_snapshot, tmp_path):
+    entries = study_entries()
+    for entry in entries:
+        later = {"version": "v2", "created": "Mon, 1 Jan 2024 00:00:00 GMT"}
+        entry["versions"] = [later, *entry["versions"]]
+    file = write_snapshot(tmp_path / "changed.jsonl", entries)
+    assert fetch_snapshot(file=file).code == 0
+    assert parquet_hashes(tmp_path / "dataset") == hashes_from_snapshot(
+        study_entries(), tmp_path / "file"
+    )
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_snapshot_from_a_pipe(fetch_snapshot, tmp_path, suffix):
+    """With more records than the progress bar is updated for."""
+    entries = study_entries(per_class=220)
+    content = write_snapshot(tmp_path / f"large.jsonl{suffix}", entries).read_bytes()
+    pipe = tmp_path / f"pipe{suffix}"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=[content], daemon=True)
+    writer.start()
+    result = fetch_snapshot(file=pipe)
+    assert result.code == 0, result.err
+    writer.join()
+    assert parquet_hashes(tmp_path / "dataset") == hashes_from_snapshot(entries, tmp_path / "file")
 
 
 def test_line_without_end_takes_little_memory(fetch_snapshot, snapshot, tmp_path):
