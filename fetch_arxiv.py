@@ -177,6 +177,11 @@ QUERY_LIMIT = 30000  # entries per query, arXiv's
 IDS_PER_REQUEST = 400  # the address stays shorter than 8 KB
 # The API sometimes reports no entries for a window that has some: believed the third time.
 EMPTY_ANSWERS = 3
+# A paper has the date of its submission and is listed when it is announced: after weekends,
+# holidays and questions of the moderators. Until then a window of time may still grow.
+SETTLED_AFTER = timedelta(days=7)
+# A growing window of an interrupted command is used by one that goes on within this time.
+KEPT_FOR = timedelta(days=1)
 # Copied from tools/common/arxiv_access.py::TERMS_DELAY
 TERMS_DELAY = 3.0  # seconds between two requests, arXiv's terms of use
 # Copied from tools/common/arxiv_access.py::BUSY
@@ -613,10 +618,10 @@ def parse_entry(entry: dict) -> dict:
 
     Raises ValueError, KeyError, TypeError, IndexError or AttributeError if it is no arXiv record.
     """
+    primary, *others = entry["categories"].split()
     paper_id = entry["id"].strip()
     if not paper_id:
         raise ValueError("the id is empty")
-    primary, *others = entry["categories"].split()
     return {
         "id": paper_id,
         "title": " ".join(entry["title"].split()),
@@ -846,6 +851,27 @@ class Window:
         return self.path is not None and self.path.name.endswith(".halved.gz")
 
 
+def may_grow(path: Path) -> bool:
+    """Return whether a window was fetched so early that papers may have been added to it since."""
+    dates = re.fullmatch(r"\d{12}-(\d{12})", path.name.split(".")[0])
+    if dates is None:  # a window of ids
+        return False
+    end = datetime.strptime(dates[1], "%Y%m%d%H%M").replace(tzinfo=UTC)
+    return fetched_at(path) < end + SETTLED_AFTER
+
+
+def fetched_at(path: Path) -> datetime:
+    """Return when a window was fetched, which is in the header of its gzip file.
+
+    Files of earlier versions have no time there; that of the file itself changes with a copy.
+    """
+    with path.open("rb") as file:
+        header = file.read(8)
+    is_gzip = header.startswith(b"\x1f\x8b")
+    seconds = int.from_bytes(header[4:], "little") if is_gzip else 0
+    return datetime.fromtimestamp(seconds or path.stat().st_mtime, UTC)
+
+
 class SearchPass:
     """One pass through the pages of a search, from the first entry to the last announced one.
 
@@ -995,6 +1021,7 @@ class Harvest:
         asked = ids or [*arguments.categories, arguments.start_date, arguments.end_date]
         digest = hashlib.sha256(" ".join([arguments.api_url, *asked]).encode()).hexdigest()
         self.folder = work / digest[:16]
+        self.written = set()  # the files of this call
         self.bar = tqdm(
             desc="arXiv", unit=" papers", total=len(ids) or None, disable=arguments.disable_tqdm
         )
@@ -1058,8 +1085,11 @@ class Harvest:
 
     def fetch_window(self, name: str, search: arxiv.Search, most: int = QUERY_LIMIT) -> Window:
         """Return a window that is in a file already, or fetch it and write its file."""
+        now = datetime.now(UTC)
         for path in self.folder.glob(f"{name}.*.gz"):
-            return Window(int(path.name.split(".")[1]), path)
+            if not may_grow(path) or now - fetched_at(path) < KEPT_FOR:
+                return Window(int(path.name.split(".")[1]), path)
+            path.unlink()
         try:
             total, records = self.api.fetch(search, most, expected=len(search.id_list) or None)
         except (requests.RequestException, arxiv.ArxivError, KeyboardInterrupt) as error:
@@ -1070,17 +1100,19 @@ class Harvest:
             if is_unreachable:
                 fail(f"no connection to {self.arguments.api_url} ({reason}); use --source snapshot")
             give_up(f"window {name} is missing: {reason}")
-        path = self.write_window(name, total, records)
+        path = self.write_window(name, total, records, now)
         self.bar.total = self.bar.total or total
         self.bar.update(len(records or ()))
         self.bar.set_postfix_str(f"window {name}, {self.api.pace.requests} requests")
         return Window(total, path)
 
-    def write_window(self, name: str, total: int, records: dict | None) -> Path | None:
+    def write_window(
+        self, name: str, total: int, records: dict | None, moment: datetime
+    ) -> Path | None:
         """Write the file of a window: empty if it is too large. None for no records, not asked for.
 
-        The number of entries that arXiv announced is in the name. Exits with status 2 if the file
-        cannot be written.
+        The number of entries that arXiv announced is in the name, the moment at which it was asked
+        in the header. Exits with status 2 if the file cannot be written.
         """
         if records is not None and not records:
             return None
@@ -1091,13 +1123,53 @@ class Harvest:
         )
         try:
             self.folder.mkdir(exist_ok=True)
-            write(path, gzip.compress(lines, mtime=0))
+            write(path, gzip.compress(lines, mtime=int(moment.timestamp())))
         except OSError as error:
             fail(
                 f"cannot write into {self.folder}: {error.strerror or error}; free some space and "
                 "run the same command again to continue"
             )
+        self.written.add(path)
         return path
+
+    def describe(self, paths: list[Path]) -> dict:
+        """Return what the manifest says of a harvest with the windows in these files."""
+        moments = sorted(fetched_at(path).isoformat(timespec="seconds") for path in paths)
+        earlier = [path for path in paths if path not in self.written]
+        if earlier:
+            logger.info(
+                "%d of %d windows come from an earlier call, the oldest of %s; delete %s to fetch "
+                "them again",
+                len(earlier),
+                len(paths),
+                min(map(fetched_at, earlier)).date(),
+                self.folder,
+            )
+        return {
+            "requests": self.api.pace.requests,
+            "waited_seconds": round(self.api.pace.waited_seconds, 2),
+            "windows": len(paths),
+            "windows_of_earlier_calls": len(earlier),
+            "first_fetched": moments[0] if moments else None,
+            "last_fetched": moments[-1] if moments else None,
+        }
+
+    def remove_growing_windows(self) -> None:
+        """Remove the windows that are not settled, the dataset being complete.
+
+        The next call fetches them again.
+        """
+        growing = [path for path in self.folder.glob("*.gz") if may_grow(path)]
+        for path in growing:
+            path.unlink()
+        if growing:
+            logger.info(
+                "%d windows end less than %d days ago; the next call fetches them again",
+                len(growing),
+                SETTLED_AFTER.days,
+            )
+        with contextlib.suppress(OSError):  # not empty, or never made
+            self.folder.rmdir()
 
 
 # The dataset folder
@@ -1170,7 +1242,7 @@ def write_dataset(
             digests[file] = hashlib.sha256((partial / file).read_bytes()).hexdigest()
         manifest = make_manifest(splits, arguments, counts, facts, digests)
         write(partial / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
-        write(partial / CARD, dataset_card(splits, arguments, counts, digests))
+        write(partial / CARD, dataset_card(splits, arguments, counts, facts, digests))
     except OSError as error:
         fail(
             f"cannot write into {folder}: {error.strerror or error}; an existing dataset there is "
@@ -1296,10 +1368,19 @@ def describe_split(splits: dict[str, list[dict]], arguments: FetchArguments) -> 
     )
 
 
+def describe_days(facts: dict) -> str:
+    """Return when the windows of a harvest were fetched, as the end of a sentence."""
+    if "harvest" not in facts:
+        return ""
+    first, last = (facts["harvest"][f"{name}_fetched"][:10] for name in ("first", "last"))
+    return f" on {first}" if first == last else f" from {first} to {last}"
+
+
 def dataset_card(
     splits: dict[str, list[dict]],
     arguments: FetchArguments,
     counts: Counter,
+    facts: dict,
     digests: dict[str, str],
 ) -> str:
     """Return README.md: source, counts, what was dropped, limitations, how to rebuild it."""
@@ -1315,7 +1396,7 @@ def dataset_card(
         license_name = "cc0-1.0"
         origin = "arXiv offers this metadata under CC0 1.0; the papers have licenses of their own."
     source = {
-        "api": "arXiv's search API",
+        "api": f"arXiv's search API{describe_days(facts)}",
         "snapshot": f"the metadata snapshot {Path(arguments.snapshot_file or '').name}",
         "hub": f"{arguments.hub_dataset} on the Hugging Face Hub",
     }[arguments.source]
@@ -1874,10 +1955,7 @@ def main() -> None:
         else:
             harvest = Harvest(arguments, work, sorted(ids))
             paths = harvest.run()
-            facts["harvest"] = {
-                "requests": harvest.api.pace.requests,
-                "waited_seconds": round(harvest.api.pace.waited_seconds, 2),
-            }
+            facts["harvest"] = harvest.describe(paths)
             entries = itertools.chain.from_iterable(
                 read_snapshot(path, arguments, ids, counts, bad) for path in paths
             )
@@ -1892,6 +1970,8 @@ def main() -> None:
 
         # 4. The dataset folder
         digests = write_dataset(folder, splits, arguments, counts, facts)
+        if arguments.source == "api":
+            harvest.remove_growing_windows()
 
     # 5. Summary and upload
     print(f"dropped: {describe_counts(counts)}")

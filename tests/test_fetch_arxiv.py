@@ -15,7 +15,7 @@ import threading
 import time
 import tracemalloc
 from contextlib import nullcontext
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import arxiv
@@ -26,6 +26,7 @@ import pytest
 import requests
 import yaml
 from arxiv_server import (
+    MONTHS,
     arxiv_server,
     full_disk,
     hashes_from_snapshot,
@@ -40,6 +41,8 @@ from arxiv_server import (
 from conftest import LABELS, ROOT, assert_user_error
 from datasets import Dataset, Features, List, Value, load_dataset
 from hub_server import TOKEN, Handler, hub_server
+
+from fetch_arxiv import may_grow
 
 
 @pytest.fixture
@@ -1199,6 +1202,83 @@ def test_another_split_needs_no_request(fetch, server, expected, tmp_path):
     assert fetch(*windows).code == 0
     assert parquet_hashes(tmp_path / "dataset") == expected
     assert len(server.log) == asked
+
+
+def papers_of(day, number, first=9000):
+    """Papers that were submitted on a day."""
+    created = f"Mon, {day.day} {MONTHS[day.month - 1]} {day.year} 00:00:00 GMT"
+    return [
+        snapshot_entry(first + k, LABELS[k % 5], versions=[{"version": "v1", "created": created}])
+        for k in range(number)
+    ]
+
+
+def set_time(window, moment):
+    """Write another time of fetching into the header of a window."""
+    content = window.read_bytes()
+    seconds = int(moment.timestamp()).to_bytes(4, "little")
+    window.write_bytes(content[:4] + seconds + content[8:])
+
+
+def test_window_that_was_not_over_is_fetched_again(fetch, server, records, tmp_path):
+    """arXiv lists a paper days after the day that it is dated to."""
+    today = datetime.now(UTC).date()
+    flags = ["--max_window", 60, "--end_date", today]
+    server.records = [*records, *papers_of(today, 5)]
+    assert fetch(*flags).code == 0
+    first = json.loads((tmp_path / "dataset/manifest.json").read_text())
+    assert first["harvest"]["windows_of_earlier_calls"] == 0
+    kept = [interval(window) for window in windows_of(tmp_path / "dataset")]
+    assert kept, "windows of years that are over are kept"
+    for path in tmp_path.glob("dataset/.fetch/*/*.gz"):
+        set_time(path, datetime(2025, 3, 4, tzinfo=UTC))
+
+    server.records = [*server.records, *papers_of(today - timedelta(days=2), 10, first=9500)]
+    asked = len(server.log)
+    result = fetch(*flags)
+    assert result.code == 0, result.err
+    assert "come from an earlier call, the oldest of 2025-03-04" in result.log
+    manifest = json.loads((tmp_path / "dataset/manifest.json").read_text())
+    number = sum(map(len, manifest["ids"].values()))
+    assert number == sum(map(len, first["ids"].values())) + 10
+    later = " ".join(request["search_query"] for request in server.log[asked:])
+    assert not any(window in later for window in kept)
+    harvest = manifest["harvest"]
+    assert harvest["windows"] > harvest["windows_of_earlier_calls"] == len(kept)
+    assert harvest["first_fetched"].startswith("2025-03-04")
+    assert harvest["last_fetched"][:10] in (str(today), str(datetime.now(UTC).date()))
+    card = (tmp_path / "dataset/README.md").read_text()
+    assert f"search API from 2025-03-04 to {harvest['last_fetched'][:10]}." in card
+
+
+@pytest.mark.parametrize("days", [0, 2])
+def test_growing_window_of_an_interrupted_command_is_used_for_a_day(
+    fetch, server, records, tmp_path, days
+):
+    today = datetime.now(UTC).date()
+    flags = ["--max_window", 60, "--end_date", today, "--split_ratios", 0.8, 0.1, 0.1]
+    server.records = [*records, *papers_of(today, 5)]
+    # Everything is fetched, and the command stops at the dataset.
+    assert fetch(*flags, "--categories", *LABELS[:4], "math.QA").code == 2
+    (window,) = [path for path in tmp_path.glob("dataset/.fetch/*/*.jsonl.gz") if may_grow(path)]
+    set_time(window, datetime.now(UTC) - timedelta(days=days))
+    asked = len(server.log)
+    assert fetch(*flags, "--categories", *LABELS[:4], "math.QA").code == 2
+    again = interval(window.name.split(".")[0]) in " ".join(
+        request["search_query"] for request in server.log[asked:]
+    )
+    assert again == (days > 1)
+
+
+def test_windows_of_an_earlier_version_have_the_time_of_their_files(fetch, server, tmp_path):
+    assert fetch("--max_window", 60).code == 0
+    for path in tmp_path.glob("dataset/.fetch/*/*.gz"):
+        set_time(path, datetime.fromtimestamp(0, UTC))
+        os.utime(path, (0, datetime(2024, 5, 6, tzinfo=UTC).timestamp()))
+    asked = len(server.log)
+    assert fetch("--max_window", 60).code == 0
+    assert len(server.log) == asked
+    assert "search API on 2024-05-06." in (tmp_path / "dataset/README.md").read_text()
 
 
 @pytest.mark.parametrize(
