@@ -889,6 +889,40 @@ class SearchPass:
             self.records[record["id"]] = record
 
 
+class SearchPasses:
+    """Passes through a search that alternate the order, until nothing is missing."""
+
+    def __init__(self, search: arxiv.Search):
+        self.search = search
+        self.records = {}  # of all passes, by id
+        self.previous_ids = None  # of the last pass that came to its end
+        self.current = SearchPass()
+
+    def collect(self) -> int:
+        """Take over the records of the current pass; return how many were not known yet."""
+        known = len(self.records)
+        self.records |= self.current.records
+        return len(self.records) - known
+
+    def are_complete(self, total: int) -> bool:
+        """Return whether all papers have come, of ``total`` entries that arXiv announces.
+
+        So it is if the number is right, or if the same papers came in both orders: then it includes
+        entries that are listed twice or that have no date, which the arxiv package skips. Otherwise
+        a pass that has come to its end is followed by one in the other order.
+        """
+        if self.current.offset < total:
+            return False
+        ids = self.current.records.keys()
+        came_again = total > 0 and ids == self.previous_ids
+        if len(self.records) == total or came_again:
+            return True
+        self.previous_ids = ids
+        self.current = SearchPass()
+        self.search.sort_order = other_order(self.search.sort_order)
+        return False
+
+
 class SearchApi:
     """arXiv's search API, asked politely and until everything that it announces has come.
 
@@ -948,6 +982,28 @@ class SearchApi:
                 "versions": [{"version": "v1", "created": created}],
             }
 
+    def read_on(
+        self, passes: SearchPasses, most: int, expected: int | None
+    ) -> tuple[int | None, str | None]:
+        """Read entries of the current pass, unless the search has more than ``most``.
+
+        Returns how many entries arXiv announces, if that is known, and what went wrong, if anything
+        did. Raises RequestException or ArxivError on a refusal.
+        """
+        total = expected
+        try:
+            if total is None:
+                total = self.count(passes.search)
+            if passes.current.offset < total <= most:
+                passes.current.read(self.entries(passes.search, passes.current.offset))
+        except (arxiv.HTTPError, requests.RequestException) as error:
+            if isinstance(error, arxiv.HTTPError) or is_final(error):
+                raise
+            return total, one_line(error)
+        except (arxiv.ArxivError, ValueError) as error:
+            return total, one_line(error)
+        return total, None
+
     def fetch(
         self, search: arxiv.Search, most: int, expected: int | None
     ) -> tuple[int, dict[str, dict] | None]:
@@ -956,49 +1012,25 @@ class SearchApi:
         The records are None if there are more than ``most``. ``expected`` is the number of entries
         where it is known; a retry asks arXiv for it.
 
-        As many papers must come as are announced, in passes that alternate the order. If the same
-        papers come in both orders, the number includes entries that are listed twice or that have
-        no date, which the arxiv package skips.
-
         Raises RequestException or ArxivError on a refusal or after num_retries failed retries.
         """
-        records = {}  # of all passes
-        previous_ids = None  # of the last pass that came to its end
-        current = SearchPass()
+        passes = SearchPasses(search)
         failures = 0
         while True:
-            known = len(records)
-            total = expected
+            total, fault = self.read_on(passes, most, expected)
             expected = None
-            fault = None
-            try:
-                if total is None:
-                    total = self.count(search)
-                if total > most:
-                    return total, None
-                if current.offset < total:
-                    current.read(self.entries(search, current.offset))
-            except (arxiv.HTTPError, requests.RequestException) as error:
-                if isinstance(error, arxiv.HTTPError) or is_final(error):
-                    raise
-                fault = one_line(error)
-            except (arxiv.ArxivError, ValueError) as error:
-                fault = one_line(error)
-            records |= current.records
+            if total is not None and total > most:
+                return total, None
+            number_of_new = passes.collect()
 
             # No entries at all is believed only when it is said again and again.
             is_believed = total or failures >= min(EMPTY_ANSWERS - 1, self.arguments.num_retries)
-            if total is not None and current.offset >= total and is_believed:
-                came_again = total > 0 and current.records.keys() == previous_ids
-                if len(records) == total or came_again:
-                    return total, records
-                previous_ids = current.records.keys()
-                current = SearchPass()
-                search.sort_order = other_order(search.sort_order)
+            if total is not None and is_believed and passes.are_complete(total):
+                return total, passes.records
 
-            failures = failures + 1 if len(records) == known else 0
+            failures = 0 if number_of_new else failures + 1
             if failures > self.arguments.num_retries:
-                fault = fault or f"{len(records)} of {total} papers came"
+                fault = fault or f"{len(passes.records)} of {total} papers came"
                 raise requests.RequestException(f"{failures} failures in a row, the last: {fault}")
             self.pace.rest(min(LONGEST_PAUSE, self.pace.delay * 2**failures))
 
