@@ -177,6 +177,11 @@ QUERY_LIMIT = 30000  # entries per query, arXiv's
 IDS_PER_REQUEST = 400  # the address stays shorter than 8 KB
 # The API sometimes reports no entries for a window that has some: believed the third time.
 EMPTY_ANSWERS = 3
+# A paper has the date of its submission and is listed when it is announced: after weekends,
+# holidays and questions of the moderators. Until then a window of time may still grow.
+SETTLED_AFTER = timedelta(days=7)
+# A growing window of an interrupted command is used by one that goes on within this time.
+KEPT_FOR = timedelta(days=1)
 # Copied from tools/common/arxiv_access.py::TERMS_DELAY
 TERMS_DELAY = 3.0  # seconds between two requests, arXiv's terms of use
 # Copied from tools/common/arxiv_access.py::BUSY
@@ -516,7 +521,8 @@ def read_snapshot(
                 parsed += 1
                 if not line.isspace():
                     yield f"{path} line {number}", line
-                if parsed % 1000 == 0:
+                # A pipe has no position, and no size: its progress is not shown.
+                if parsed % 1000 == 0 and raw.seekable():
                     bar.update(raw.tell() - bar.n)
             bar.update(size - bar.n)
             bar.close()
@@ -613,18 +619,29 @@ def parse_entry(entry: dict) -> dict:
     Raises ValueError, KeyError, TypeError, IndexError or AttributeError if it is no arXiv record.
     """
     primary, *others = entry["categories"].split()
-    versions = entry["versions"]
-    if isinstance(versions, dict):  # a struct of lists, as some parquet files have it
-        created = versions["created"][0]
-    else:
-        created = versions[0]["created"]
+    paper_id = entry["id"].strip()
+    if not paper_id:
+        raise ValueError("the id is empty")
     return {
-        "id": entry["id"].strip(),
+        "id": paper_id,
         "title": " ".join(entry["title"].split()),
         "abstract": " ".join((entry["abstract"] or "").split()),
         "categories": [primary, *sorted(set(others) - {primary})],
-        "published": parse_date(created),
+        "published": parse_date(date_of_version_1(entry["versions"])),
     }
+
+
+def date_of_version_1(versions: list[dict[str, str]] | dict[str, list[str]]) -> str:
+    """Return the date of version 1, wherever it is in the list of versions.
+
+    Raises ValueError, KeyError or TypeError if there is none.
+    """
+    if isinstance(versions, dict):  # a struct of lists, as some parquet files have it
+        return versions["created"][versions["version"].index("v1")]
+    for entry in versions:
+        if entry["version"] == "v1":
+            return entry["created"]
+    raise ValueError("there is no version v1")
 
 
 def parse_date(text: str) -> datetime:
@@ -834,6 +851,27 @@ class Window:
         return self.path is not None and self.path.name.endswith(".halved.gz")
 
 
+def may_grow(path: Path) -> bool:
+    """Return whether a window was fetched so early that papers may have been added to it since."""
+    dates = re.fullmatch(r"\d{12}-(\d{12})", path.name.split(".")[0])
+    if dates is None:  # a window of ids
+        return False
+    end = datetime.strptime(dates[1], "%Y%m%d%H%M").replace(tzinfo=UTC)
+    return fetched_at(path) < end + SETTLED_AFTER
+
+
+def fetched_at(path: Path) -> datetime:
+    """Return when a window was fetched, which is in the header of its gzip file.
+
+    Files of earlier versions have no time there; that of the file itself changes with a copy.
+    """
+    with path.open("rb") as file:
+        header = file.read(8)
+    is_gzip = header.startswith(b"\x1f\x8b")
+    seconds = int.from_bytes(header[4:], "little") if is_gzip else 0
+    return datetime.fromtimestamp(seconds or path.stat().st_mtime, UTC)
+
+
 class SearchPass:
     """One pass through the pages of a search, from the first entry to the last announced one.
 
@@ -849,6 +887,40 @@ class SearchPass:
         for record in entries:
             self.offset += 1
             self.records[record["id"]] = record
+
+
+class SearchPasses:
+    """Passes through a search that alternate the order, until nothing is missing."""
+
+    def __init__(self, search: arxiv.Search):
+        self.search = search
+        self.records = {}  # of all passes, by id
+        self.previous_ids = None  # of the last pass that came to its end
+        self.current = SearchPass()
+
+    def collect(self) -> int:
+        """Take over the records of the current pass; return how many were not known yet."""
+        known = len(self.records)
+        self.records |= self.current.records
+        return len(self.records) - known
+
+    def are_complete(self, total: int) -> bool:
+        """Return whether all papers have come, of ``total`` entries that arXiv announces.
+
+        So it is if the number is right, or if the same papers came in both orders: then it includes
+        entries that are listed twice or that have no date, which the arxiv package skips. Otherwise
+        a pass that has come to its end is followed by one in the other order.
+        """
+        if self.current.offset < total:
+            return False
+        ids = self.current.records.keys()
+        came_again = total > 0 and ids == self.previous_ids
+        if len(self.records) == total or came_again:
+            return True
+        self.previous_ids = ids
+        self.current = SearchPass()
+        self.search.sort_order = other_order(self.search.sort_order)
+        return False
 
 
 class SearchApi:
@@ -910,6 +982,28 @@ class SearchApi:
                 "versions": [{"version": "v1", "created": created}],
             }
 
+    def read_on(
+        self, passes: SearchPasses, most: int, expected: int | None
+    ) -> tuple[int | None, str | None]:
+        """Read entries of the current pass, unless the search has more than ``most``.
+
+        Returns how many entries arXiv announces, if that is known, and what went wrong, if anything
+        did. Raises RequestException or ArxivError on a refusal.
+        """
+        total = expected
+        try:
+            if total is None:
+                total = self.count(passes.search)
+            if passes.current.offset < total <= most:
+                passes.current.read(self.entries(passes.search, passes.current.offset))
+        except (arxiv.HTTPError, requests.RequestException) as error:
+            if isinstance(error, arxiv.HTTPError) or is_final(error):
+                raise
+            return total, one_line(error)
+        except (arxiv.ArxivError, ValueError) as error:
+            return total, one_line(error)
+        return total, None
+
     def fetch(
         self, search: arxiv.Search, most: int, expected: int | None
     ) -> tuple[int, dict[str, dict] | None]:
@@ -918,49 +1012,25 @@ class SearchApi:
         The records are None if there are more than ``most``. ``expected`` is the number of entries
         where it is known; a retry asks arXiv for it.
 
-        As many papers must come as are announced, in passes that alternate the order. If the same
-        papers come in both orders, the number includes entries that are listed twice or that have
-        no date, which the arxiv package skips.
-
         Raises RequestException or ArxivError on a refusal or after num_retries failed retries.
         """
-        records = {}  # of all passes
-        previous_ids = None  # of the last pass that came to its end
-        current = SearchPass()
+        passes = SearchPasses(search)
         failures = 0
         while True:
-            known = len(records)
-            total = expected
+            total, fault = self.read_on(passes, most, expected)
             expected = None
-            fault = None
-            try:
-                if total is None:
-                    total = self.count(search)
-                if total > most:
-                    return total, None
-                if current.offset < total:
-                    current.read(self.entries(search, current.offset))
-            except (arxiv.HTTPError, requests.RequestException) as error:
-                if isinstance(error, arxiv.HTTPError) or is_final(error):
-                    raise
-                fault = one_line(error)
-            except (arxiv.ArxivError, ValueError) as error:
-                fault = one_line(error)
-            records |= current.records
+            if total is not None and total > most:
+                return total, None
+            number_of_new = passes.collect()
 
             # No entries at all is believed only when it is said again and again.
             is_believed = total or failures >= min(EMPTY_ANSWERS - 1, self.arguments.num_retries)
-            if total is not None and current.offset >= total and is_believed:
-                came_again = total > 0 and current.records.keys() == previous_ids
-                if len(records) == total or came_again:
-                    return total, records
-                previous_ids = current.records.keys()
-                current = SearchPass()
-                search.sort_order = other_order(search.sort_order)
+            if total is not None and is_believed and passes.are_complete(total):
+                return total, passes.records
 
-            failures = failures + 1 if len(records) == known else 0
+            failures = 0 if number_of_new else failures + 1
             if failures > self.arguments.num_retries:
-                fault = fault or f"{len(records)} of {total} papers came"
+                fault = fault or f"{len(passes.records)} of {total} papers came"
                 raise requests.RequestException(f"{failures} failures in a row, the last: {fault}")
             self.pace.rest(min(LONGEST_PAUSE, self.pace.delay * 2**failures))
 
@@ -983,6 +1053,7 @@ class Harvest:
         asked = ids or [*arguments.categories, arguments.start_date, arguments.end_date]
         digest = hashlib.sha256(" ".join([arguments.api_url, *asked]).encode()).hexdigest()
         self.folder = work / digest[:16]
+        self.written = set()  # the files of this call
         self.bar = tqdm(
             desc="arXiv", unit=" papers", total=len(ids) or None, disable=arguments.disable_tqdm
         )
@@ -1046,8 +1117,11 @@ class Harvest:
 
     def fetch_window(self, name: str, search: arxiv.Search, most: int = QUERY_LIMIT) -> Window:
         """Return a window that is in a file already, or fetch it and write its file."""
+        now = datetime.now(UTC)
         for path in self.folder.glob(f"{name}.*.gz"):
-            return Window(int(path.name.split(".")[1]), path)
+            if not may_grow(path) or now - fetched_at(path) < KEPT_FOR:
+                return Window(int(path.name.split(".")[1]), path)
+            path.unlink()
         try:
             total, records = self.api.fetch(search, most, expected=len(search.id_list) or None)
         except (requests.RequestException, arxiv.ArxivError, KeyboardInterrupt) as error:
@@ -1058,17 +1132,19 @@ class Harvest:
             if is_unreachable:
                 fail(f"no connection to {self.arguments.api_url} ({reason}); use --source snapshot")
             give_up(f"window {name} is missing: {reason}")
-        path = self.write_window(name, total, records)
+        path = self.write_window(name, total, records, now)
         self.bar.total = self.bar.total or total
         self.bar.update(len(records or ()))
         self.bar.set_postfix_str(f"window {name}, {self.api.pace.requests} requests")
         return Window(total, path)
 
-    def write_window(self, name: str, total: int, records: dict | None) -> Path | None:
+    def write_window(
+        self, name: str, total: int, records: dict | None, moment: datetime
+    ) -> Path | None:
         """Write the file of a window: empty if it is too large. None for no records, not asked for.
 
-        The number of entries that arXiv announced is in the name. Exits with status 2 if the file
-        cannot be written.
+        The number of entries that arXiv announced is in the name, the moment at which it was asked
+        in the header. Exits with status 2 if the file cannot be written.
         """
         if records is not None and not records:
             return None
@@ -1079,13 +1155,53 @@ class Harvest:
         )
         try:
             self.folder.mkdir(exist_ok=True)
-            write(path, gzip.compress(lines, mtime=0))
+            write(path, gzip.compress(lines, mtime=int(moment.timestamp())))
         except OSError as error:
             fail(
                 f"cannot write into {self.folder}: {error.strerror or error}; free some space and "
                 "run the same command again to continue"
             )
+        self.written.add(path)
         return path
+
+    def describe(self, paths: list[Path]) -> dict:
+        """Return what the manifest says of a harvest with the windows in these files."""
+        moments = sorted(fetched_at(path).isoformat(timespec="seconds") for path in paths)
+        earlier = [path for path in paths if path not in self.written]
+        if earlier:
+            logger.info(
+                "%d of %d windows come from an earlier call, the oldest of %s; delete %s to fetch "
+                "them again",
+                len(earlier),
+                len(paths),
+                min(map(fetched_at, earlier)).date(),
+                self.folder,
+            )
+        return {
+            "requests": self.api.pace.requests,
+            "waited_seconds": round(self.api.pace.waited_seconds, 2),
+            "windows": len(paths),
+            "windows_of_earlier_calls": len(earlier),
+            "first_fetched": moments[0] if moments else None,
+            "last_fetched": moments[-1] if moments else None,
+        }
+
+    def remove_growing_windows(self) -> None:
+        """Remove the windows that are not settled, the dataset being complete.
+
+        The next call fetches them again.
+        """
+        growing = [path for path in self.folder.glob("*.gz") if may_grow(path)]
+        for path in growing:
+            path.unlink()
+        if growing:
+            logger.info(
+                "%d windows end less than %d days ago; the next call fetches them again",
+                len(growing),
+                SETTLED_AFTER.days,
+            )
+        with contextlib.suppress(OSError):  # not empty, or never made
+            self.folder.rmdir()
 
 
 # The dataset folder
@@ -1158,7 +1274,7 @@ def write_dataset(
             digests[file] = hashlib.sha256((partial / file).read_bytes()).hexdigest()
         manifest = make_manifest(splits, arguments, counts, facts, digests)
         write(partial / MANIFEST, json.dumps(manifest, ensure_ascii=False, indent=2) + "\n")
-        write(partial / CARD, dataset_card(splits, arguments, counts, digests))
+        write(partial / CARD, dataset_card(splits, arguments, counts, facts, digests))
     except OSError as error:
         fail(
             f"cannot write into {folder}: {error.strerror or error}; an existing dataset there is "
@@ -1284,10 +1400,19 @@ def describe_split(splits: dict[str, list[dict]], arguments: FetchArguments) -> 
     )
 
 
+def describe_days(facts: dict) -> str:
+    """Return when the windows of a harvest were fetched, as the end of a sentence."""
+    if "harvest" not in facts:
+        return ""
+    first, last = (facts["harvest"][f"{name}_fetched"][:10] for name in ("first", "last"))
+    return f" on {first}" if first == last else f" from {first} to {last}"
+
+
 def dataset_card(
     splits: dict[str, list[dict]],
     arguments: FetchArguments,
     counts: Counter,
+    facts: dict,
     digests: dict[str, str],
 ) -> str:
     """Return README.md: source, counts, what was dropped, limitations, how to rebuild it."""
@@ -1303,7 +1428,7 @@ def dataset_card(
         license_name = "cc0-1.0"
         origin = "arXiv offers this metadata under CC0 1.0; the papers have licenses of their own."
     source = {
-        "api": "arXiv's search API",
+        "api": f"arXiv's search API{describe_days(facts)}",
         "snapshot": f"the metadata snapshot {Path(arguments.snapshot_file or '').name}",
         "hub": f"{arguments.hub_dataset} on the Hugging Face Hub",
     }[arguments.source]
@@ -1493,14 +1618,24 @@ def parse_arguments(
         fail(one_line(error))
 
 
-# Copied from tools/common/folders.py::write
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name and rename it: readers see the old or the new file."""
+# Copied from tools/common/folders.py::write_temporary
+def write_temporary(path: Path, content: str | bytes) -> Path:
+    """Write a file under its temporary name and return that; a failed write leaves no file."""
     temporary = path.with_name(path.name + ".tmp")
     if temporary.is_symlink():  # writing would change the file that the link leads to
         temporary.unlink()
-    temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file takes space on a full disk
+        raise
+    return temporary
+
+
+# Copied from tools/common/folders.py::write
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name and rename it: readers see the old or the new file."""
+    os.replace(write_temporary(path, content), path)
 
 
 # Copied from tools/common/folders.py::is_record
@@ -1563,6 +1698,19 @@ def find_foreign_file(folder: Path, own_files: str) -> str | None:
         if not re.fullmatch(rf"({own_files})(\.tmp)?", name):
             return name
     return None
+
+
+# Copied from tools/common/folders.py::check_names
+def check_names(arguments: object) -> None:
+    """Exit with status 2 if a text on the command line is not UTF-8: no file could record it."""
+    for flag, value in vars(arguments).items():
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str):
+                continue
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                fail(f"--{flag} {text!a} is not UTF-8; rename it")
 
 
 # Copied from tools/common/arxiv_access.py::category_names
@@ -1821,6 +1969,7 @@ def main() -> None:
     # The arxiv package logs every page.
     logging.getLogger("arxiv").setLevel(logging.WARNING)
     (arguments,) = parse_arguments(__doc__, FetchArguments)
+    check_names(arguments)
     manifest = None
     ids = set()  # of the papers to fetch, if a manifest says which
     if arguments.ids_from:
@@ -1841,10 +1990,7 @@ def main() -> None:
         else:
             harvest = Harvest(arguments, work, sorted(ids))
             paths = harvest.run()
-            facts["harvest"] = {
-                "requests": harvest.api.pace.requests,
-                "waited_seconds": round(harvest.api.pace.waited_seconds, 2),
-            }
+            facts["harvest"] = harvest.describe(paths)
             entries = itertools.chain.from_iterable(
                 read_snapshot(path, arguments, ids, counts, bad) for path in paths
             )
@@ -1859,6 +2005,8 @@ def main() -> None:
 
         # 4. The dataset folder
         digests = write_dataset(folder, splits, arguments, counts, facts)
+        if arguments.source == "api":
+            harvest.remove_growing_windows()
 
     # 5. Summary and upload
     print(f"dropped: {describe_counts(counts)}")

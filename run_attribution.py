@@ -2933,14 +2933,24 @@ def parse_arguments(
         fail(one_line(error))
 
 
-# Copied from tools/common/folders.py::write
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name and rename it: readers see the old or the new file."""
+# Copied from tools/common/folders.py::write_temporary
+def write_temporary(path: Path, content: str | bytes) -> Path:
+    """Write a file under its temporary name and return that; a failed write leaves no file."""
     temporary = path.with_name(path.name + ".tmp")
     if temporary.is_symlink():  # writing would change the file that the link leads to
         temporary.unlink()
-    temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file takes space on a full disk
+        raise
+    return temporary
+
+
+# Copied from tools/common/folders.py::write
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name and rename it: readers see the old or the new file."""
+    os.replace(write_temporary(path, content), path)
 
 
 # Copied from tools/common/folders.py::write_files
@@ -3007,6 +3017,19 @@ def open_output_dir(
         )
     if not os.access(folder, os.W_OK):
         fail(f"cannot write into --output_dir {folder}: it is read-only")
+
+
+# Copied from tools/common/folders.py::check_names
+def check_names(arguments: object) -> None:
+    """Exit with status 2 if a text on the command line is not UTF-8: no file could record it."""
+    for flag, value in vars(arguments).items():
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str):
+                continue
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                fail(f"--{flag} {text!a} is not UTF-8; rename it")
 
 
 # Copied from tools/common/folders.py::find_foreign_file
@@ -3161,6 +3184,8 @@ def main() -> None:
         stream=sys.stdout,
     )
     arguments, settings = parse_arguments(__doc__, DataArguments, AttributionArguments)
+    for holder in (arguments, settings):
+        check_names(holder)
     try:
         explain_documents(arguments, settings)
     except UserError as error:

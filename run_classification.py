@@ -605,10 +605,12 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
         check_at_least(name, getattr(training, name), 1)
     check_at_least("gradient_accumulation_steps", training.gradient_accumulation_steps, 1)
-    for name in ("learning_rate", "warmup_steps", "weight_decay", "seed"):
+    for name in ("learning_rate", "warmup_steps", "weight_decay"):
         check_at_least(name, getattr(training, name), 0)
-    if training.seed >= 2**32:
-        fail(f"--seed must be below 2**32, not {training.seed}")
+    for name in ("seed", "data_seed"):
+        value = getattr(training, name)
+        if value is not None and not 0 <= value < 2**32:
+            fail(f"--{name} must be between 0 and 2**32 - 1, not {value}")
     check_at_least("pad_to_multiple_of", model.pad_to_multiple_of, 1)
     check_at_least("preprocessing_num_workers", model.preprocessing_num_workers, 1)
     check_at_least("attention_dropout", model.attention_dropout, 0)
@@ -3011,14 +3013,24 @@ def fingerprint(table: pd.DataFrame) -> str:
 # 6. Bookkeeping: the run's record, messages, the model card, the Hub
 
 
-# Copied from tools/common/folders.py::write
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name and rename it: readers see the old or the new file."""
+# Copied from tools/common/folders.py::write_temporary
+def write_temporary(path: Path, content: str | bytes) -> Path:
+    """Write a file under its temporary name and return that; a failed write leaves no file."""
     temporary = path.with_name(path.name + ".tmp")
     if temporary.is_symlink():  # writing would change the file that the link leads to
         temporary.unlink()
-    temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file takes space on a full disk
+        raise
+    return temporary
+
+
+# Copied from tools/common/folders.py::write
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name and rename it: readers see the old or the new file."""
+    os.replace(write_temporary(path, content), path)
 
 
 # Copied from tools/common/folders.py::is_record
@@ -3088,6 +3100,19 @@ def locked_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+# Copied from tools/common/folders.py::check_names
+def check_names(arguments: object) -> None:
+    """Exit with status 2 if a text on the command line is not UTF-8: no file could record it."""
+    for flag, value in vars(arguments).items():
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str):
+                continue
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError:
+                fail(f"--{flag} {text!a} is not UTF-8; rename it")
 
 
 # Copied from tools/common/folders.py::find_foreign_file
@@ -4137,6 +4162,8 @@ def main() -> None:
         **STUDY_DEFAULTS,
     )
     logger.setLevel(logging.INFO if training.should_log else logging.ERROR)
+    for holder in (arguments, data, training):
+        check_names(holder)
     check_arguments(arguments, training)
     warn_of_missing_processes()
     folder = Path(training.output_dir)

@@ -95,6 +95,7 @@ def hashes_from_snapshot(entries, folder):
     """The hashes of the parquet files that fetch_arxiv.py makes of a snapshot of these entries."""
     import fetch_arxiv
 
+    folder.mkdir(exist_ok=True)
     file = write_snapshot(folder / "snapshot.jsonl", entries)
     command = [
         "fetch_arxiv.py",
@@ -349,10 +350,15 @@ class Handler(BaseHTTPRequestHandler):
         records = "".join(map(oai_record, found[start : start + size])) + oai_record(
             {"id": "1401.99999"}, True
         )
+        next_token = f"{name}|{start + size}" if more else ""
+        if fault == "same token" and token:
+            next_token = token
+        if fault == "tokens in a circle" and token:
+            next_token = f"{name}|{size if start > size else start + size}"
         if not token and not more:
             end = ""
         else:
-            end = f"<resumptionToken>{f'{name}|{start + size}' if more else ''}</resumptionToken>"
+            end = f"<resumptionToken>{next_token}</resumptionToken>"
         return 200, f"{OAI_HEAD}<ListRecords>{records}{end}</ListRecords></OAI-PMH>"
 
 

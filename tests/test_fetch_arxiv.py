@@ -4,15 +4,18 @@ import gzip
 import hashlib
 import json
 import math
+import os
 import random
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 from contextlib import nullcontext
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import arxiv
@@ -23,6 +26,7 @@ import pytest
 import requests
 import yaml
 from arxiv_server import (
+    MONTHS,
     arxiv_server,
     full_disk,
     hashes_from_snapshot,
@@ -37,6 +41,8 @@ from arxiv_server import (
 from conftest import LABELS, ROOT, assert_user_error
 from datasets import Dataset, Features, List, Value, load_dataset
 from hub_server import TOKEN, Handler, hub_server
+
+from fetch_arxiv import may_grow
 
 
 @pytest.fixture
@@ -545,6 +551,55 @@ def test_broken_lines_are_counted_and_the_first_three_named(fetch_snapshot, snap
     assert "line 41" not in result.err
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"id": ""}, "the id is empty"),
+        ({"id": " \n"}, "the id is empty"),
+        ({"versions": [{"version": "v2", "created": "Mon, 2 Jan 2017 00:00:00 GMT"}]}, "v1"),
+        ({"versions": []}, "v1"),
+        ({"versions": [{"created": "Mon, 2 Jan 2017 00:00:00 GMT"}]}, "version"),
+    ],
+)
+def test_record_without_an_id_or_a_date_of_version_1_is_named(
+    fetch_snapshot, tmp_path, change, words
+):
+    entries = study_entries()
+    entries[4] |= change
+    file = write_snapshot(tmp_path / "changed.jsonl", entries)
+    assert_user_error(fetch_snapshot(file=file), "line 5", words, "--skip_bad_lines")
+    assert fetch_snapshot("--skip_bad_lines", file=file).code == 0
+    manifest = json.loads((tmp_path / "dataset/manifest.json").read_text())
+    assert manifest["dropped"] == {"bad lines": 1}
+
+
+def test_versions_in_another_order_have_the_date_of_the_first(fetch_snapshot, tmp_path):
+    entries = study_entries()
+    for entry in entries:
+        later = {"version": "v2", "created": "Mon, 1 Jan 2024 00:00:00 GMT"}
+        entry["versions"] = [later, *entry["versions"]]
+    file = write_snapshot(tmp_path / "changed.jsonl", entries)
+    assert fetch_snapshot(file=file).code == 0
+    assert parquet_hashes(tmp_path / "dataset") == hashes_from_snapshot(
+        study_entries(), tmp_path / "file"
+    )
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_snapshot_from_a_pipe(fetch_snapshot, tmp_path, suffix):
+    """With more records than the progress bar is updated for."""
+    entries = study_entries(per_class=220)
+    content = write_snapshot(tmp_path / f"large.jsonl{suffix}", entries).read_bytes()
+    pipe = tmp_path / f"pipe{suffix}"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=[content], daemon=True)
+    writer.start()
+    result = fetch_snapshot(file=pipe)
+    assert result.code == 0, result.err
+    writer.join()
+    assert parquet_hashes(tmp_path / "dataset") == hashes_from_snapshot(entries, tmp_path / "file")
+
+
 def test_line_without_end_takes_little_memory(fetch_snapshot, snapshot, tmp_path):
     """A few kilobytes of gzip can stand for a line of gigabytes."""
     file = tmp_path / "bomb.jsonl.gz"
@@ -692,6 +747,19 @@ def test_killed_before_the_record_it_goes_on(fetch_snapshot, tmp_path, names):
 
 def test_folder_with_a_name_that_is_too_long(fetch_snapshot, tmp_path):
     assert_user_error(fetch_snapshot(folder=tmp_path / ("l" * 300)), "File name too long")
+
+
+@pytest.mark.parametrize("flag", ["--snapshot_file", "--output_dir"])
+def test_names_that_are_not_utf8_are_refused_before_the_work(
+    fetch_snapshot, snapshot, tmp_path, flag
+):
+    """No card and no next command could have them."""
+    name = tmp_path / os.fsdecode(b"s\xff.jsonl")
+    if flag == "--snapshot_file":
+        shutil.copy(snapshot, name)
+    assert_user_error(fetch_snapshot(flag, name), flag, "not UTF-8", "rename")
+    assert not (tmp_path / "dataset").exists()
+    assert flag == "--snapshot_file" or not name.exists()
 
 
 def test_folder_that_cannot_be_written(fetch_snapshot, tmp_path):
@@ -1134,6 +1202,83 @@ def test_another_split_needs_no_request(fetch, server, expected, tmp_path):
     assert fetch(*windows).code == 0
     assert parquet_hashes(tmp_path / "dataset") == expected
     assert len(server.log) == asked
+
+
+def papers_of(day, number, first=9000):
+    """Papers that were submitted on a day."""
+    created = f"Mon, {day.day} {MONTHS[day.month - 1]} {day.year} 00:00:00 GMT"
+    return [
+        snapshot_entry(first + k, LABELS[k % 5], versions=[{"version": "v1", "created": created}])
+        for k in range(number)
+    ]
+
+
+def set_time(window, moment):
+    """Write another time of fetching into the header of a window."""
+    content = window.read_bytes()
+    seconds = int(moment.timestamp()).to_bytes(4, "little")
+    window.write_bytes(content[:4] + seconds + content[8:])
+
+
+def test_window_that_was_not_over_is_fetched_again(fetch, server, records, tmp_path):
+    """arXiv lists a paper days after the day that it is dated to."""
+    today = datetime.now(UTC).date()
+    flags = ["--max_window", 60, "--end_date", today]
+    server.records = [*records, *papers_of(today, 5)]
+    assert fetch(*flags).code == 0
+    first = json.loads((tmp_path / "dataset/manifest.json").read_text())
+    assert first["harvest"]["windows_of_earlier_calls"] == 0
+    kept = [interval(window) for window in windows_of(tmp_path / "dataset")]
+    assert kept, "windows of years that are over are kept"
+    for path in tmp_path.glob("dataset/.fetch/*/*.gz"):
+        set_time(path, datetime(2025, 3, 4, tzinfo=UTC))
+
+    server.records = [*server.records, *papers_of(today - timedelta(days=2), 10, first=9500)]
+    asked = len(server.log)
+    result = fetch(*flags)
+    assert result.code == 0, result.err
+    assert "come from an earlier call, the oldest of 2025-03-04" in result.log
+    manifest = json.loads((tmp_path / "dataset/manifest.json").read_text())
+    number = sum(map(len, manifest["ids"].values()))
+    assert number == sum(map(len, first["ids"].values())) + 10
+    later = " ".join(request["search_query"] for request in server.log[asked:])
+    assert not any(window in later for window in kept)
+    harvest = manifest["harvest"]
+    assert harvest["windows"] > harvest["windows_of_earlier_calls"] == len(kept)
+    assert harvest["first_fetched"].startswith("2025-03-04")
+    assert harvest["last_fetched"][:10] in (str(today), str(datetime.now(UTC).date()))
+    card = (tmp_path / "dataset/README.md").read_text()
+    assert f"search API from 2025-03-04 to {harvest['last_fetched'][:10]}." in card
+
+
+@pytest.mark.parametrize("days", [0, 2])
+def test_growing_window_of_an_interrupted_command_is_used_for_a_day(
+    fetch, server, records, tmp_path, days
+):
+    today = datetime.now(UTC).date()
+    flags = ["--max_window", 60, "--end_date", today, "--split_ratios", 0.8, 0.1, 0.1]
+    server.records = [*records, *papers_of(today, 5)]
+    # Everything is fetched, and the command stops at the dataset.
+    assert fetch(*flags, "--categories", *LABELS[:4], "math.QA").code == 2
+    (window,) = [path for path in tmp_path.glob("dataset/.fetch/*/*.jsonl.gz") if may_grow(path)]
+    set_time(window, datetime.now(UTC) - timedelta(days=days))
+    asked = len(server.log)
+    assert fetch(*flags, "--categories", *LABELS[:4], "math.QA").code == 2
+    again = interval(window.name.split(".")[0]) in " ".join(
+        request["search_query"] for request in server.log[asked:]
+    )
+    assert again == (days > 1)
+
+
+def test_windows_of_an_earlier_version_have_the_time_of_their_files(fetch, server, tmp_path):
+    assert fetch("--max_window", 60).code == 0
+    for path in tmp_path.glob("dataset/.fetch/*/*.gz"):
+        set_time(path, datetime.fromtimestamp(0, UTC))
+        os.utime(path, (0, datetime(2024, 5, 6, tzinfo=UTC).timestamp()))
+    asked = len(server.log)
+    assert fetch("--max_window", 60).code == 0
+    assert len(server.log) == asked
+    assert "search API on 2024-05-06." in (tmp_path / "dataset/README.md").read_text()
 
 
 @pytest.mark.parametrize(

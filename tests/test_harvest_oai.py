@@ -276,6 +276,32 @@ def test_missing_page_is_named_and_the_same_command_goes_on(
         assert len(server.log) - asked == whole - 5
 
 
+@pytest.mark.parametrize("fault", ["nothing", "same token", "tokens in a circle"])
+def test_answer_to_a_token_that_lacks_the_rest_is_no_end(
+    harvest, server, hashes_of, expected, tmp_path, fault
+):
+    """A token promises more records, and a new token or none."""
+    server.oai_page = 6
+
+    def rule(number, query):
+        assert len(server.log) < 60, "the harvest does not end"
+        return fault if "resumptionToken" in query else None
+
+    server.fault = rule
+    result = harvest("--num_retries", 3)
+    assert result.code == 1, result.err
+    assert len(result.err.splitlines()) == 1
+    assert "of math.AG is missing" in result.err
+    assert ("noRecordsMatch" if fault == "nothing" else "token of an earlier page") in result.err
+    assert (tmp_path / "oai.jsonl.gz.work/000-00000.jsonl.gz").exists()
+    assert not (tmp_path / "oai.jsonl.gz").exists()
+    server.fault = lambda number, query: None
+    assert harvest().code == 0
+    assert server.log[-1].get("set") != server.log[0]["set"]
+    assert sum(request.get("set") == "math:math:AG" for request in server.log) == 1
+    assert hashes_of() == expected
+
+
 def test_refusal_is_reported(harvest, server):
     server.fault = lambda number, query: "403"
     result = harvest()
@@ -473,6 +499,14 @@ def test_work_folder_of_somebody_else_is_left_alone(harvest, server, tmp_path, n
 
 def test_output_file_with_a_name_that_is_too_long(harvest, tmp_path):
     assert_user_error(harvest(file=tmp_path / ("l" * 300)), "File name too long")
+
+
+def test_output_file_with_a_name_that_is_not_utf8(harvest, server, tmp_path):
+    """Checked before the harvest, because the next command could not be printed after it."""
+    file = tmp_path / os.fsdecode(b"oai\xff.jsonl")
+    assert_user_error(harvest(file=file), "--output_file", "UTF-8")
+    assert not server.log
+    assert not list(tmp_path.iterdir())
 
 
 def test_work_folder_that_is_a_link_is_not_emptied(harvest, server, tmp_path):

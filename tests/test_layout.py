@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, write_own_files
+from conftest import ROOT, assert_user_error, write_own_files
 
 SCRIPTS = ("fetch_arxiv", "run_attribution", "run_baseline", "run_classification")
 TOOLS = sorted(path.stem for path in (ROOT / "tools").glob("*.py"))
@@ -376,3 +376,43 @@ def test_uv_runs_a_script_with_its_inline_metadata(tmp_path):
         pytest.skip(f"no package index: {result.stderr.strip().splitlines()[-1]}")
     assert result.returncode == 0, result.stdout + result.stderr
     assert written(tmp_path / "svm") >= RUN_FILES
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["run_attribution", "run_baseline", "run_classification", "make_model", "probe_layers"],
+)
+def test_names_that_are_not_utf8_are_refused_before_the_work(run, tmp_path, script):
+    """No record of a run could have them."""
+    name = tmp_path / os.fsdecode(b"o\xff")
+    flags = ["--model_name_or_path", tmp_path, "--dataset_name", tmp_path]
+    if script == "make_model":
+        flags = flags[:2]
+    assert_user_error(run(script, *flags, "--output_dir", name), "--output_dir", "not UTF-8")
+    assert not name.exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("fetch_arxiv", ["--output_dir", "out", "--seed"]),
+        ("run_baseline", ["--output_dir", "out", "--dataset_name", "d", "--seed"]),
+        (
+            "run_classification",
+            ["--output_dir", "out", "--model_name_or_path", "m", "--do_train", "--seed"],
+        ),
+        (
+            "run_classification",
+            ["--output_dir", "out", "--model_name_or_path", "m", "--do_train", "--data_seed"],
+        ),
+        ("make_model", [*"--output_dir out --config_name c --tokenizer_name t --seed".split()]),
+        ("measure_faithfulness", ["--attribution_dir", "a", "--seed"]),
+        ("find_label_errors", ["--output_dir", "out", "--dataset_name", "d", "--seed"]),
+    ],
+)
+def test_seeds_that_no_generator_takes_are_refused(run, tmp_path, monkeypatch, script, flags, seed):
+    monkeypatch.chdir(tmp_path)
+    result = run(script, *flags, seed)
+    assert_user_error(result, flags[-1], "between 0 and", seed)
+    assert not list(tmp_path.iterdir())

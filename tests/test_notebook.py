@@ -15,10 +15,13 @@ def executed(tmp_path_factory, tiny_dataset):
     """The notebook after it ran on a tiny run and its dataset in place of the quick start's."""
     folder = tmp_path_factory.mktemp("project")
     shutil.copy(ROOT / "run_attribution.py", folder)
-    write_tiny_model(folder / "quickstart/minilm")
+    write_tiny_model(folder / "quickstart/minilm", text_prefix="ricci flow: ", max_seq_length=12)
     shutil.copytree(tiny_dataset, folder / "quickstart/data")
     (folder / "notebooks").mkdir()
     notebook = nbformat.read(NOTEBOOK, as_version=4)
+    check = """print("predict:", (values[number, 0] / values[number, 1]).log().item())
+print("attribute:", contrast["f_input"])"""
+    notebook.cells.append(nbformat.v4.new_code_cell(check))
     place = {"metadata": {"path": folder / "notebooks"}}
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MPLBACKEND", raising=False)  # the notebook's own backend draws into it
@@ -52,6 +55,15 @@ def test_attributions_of_the_notebook_add_up(executed):
     ]
     total, difference = (float(line.split()[-1]) for line in printed.splitlines()[:2])
     assert total == pytest.approx(difference, abs=2e-4)
+
+
+def test_prediction_and_attribution_read_the_same_text(executed):
+    """With the prefix of the run, and as many tokens as it read in its training."""
+    (printed,) = [
+        output.text for output in code_cells(executed)[-1].outputs if output.output_type == "stream"
+    ]
+    predicted, attributed = (float(line.split()[-1]) for line in printed.splitlines())
+    assert predicted == pytest.approx(attributed, abs=1e-5)
 
 
 def test_repository_keeps_one_picture_and_no_other_output():

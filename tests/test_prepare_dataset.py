@@ -2,15 +2,20 @@
 
 import fcntl
 import gzip
+import hashlib
 import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+import tracemalloc
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from arxiv_server import full_disk as limited_file_size
 from conftest import (
     LABELS,
     ROOT,
@@ -225,6 +230,15 @@ def test_bad_rows(run, tmp_path, row, column, value, words):
         (["--label_delimiter", ""], ["--label_delimiter", "empty"]),
         (["--train_file", "train.csv"], ["--dataset_name", "--train_file"]),
         (["--splits", "dev"], ["--splits", "dev", "validation"]),
+        (["--seed", 7], ["--seed", "--shuffle_words or --shuffle_train_dataset"]),
+        (["--shuffle_words", "--seed", 2**32], ["--seed", "2**32 - 1", "4294967296"]),
+        (["--shuffle_train_dataset", "--seed", -1], ["--seed", "2**32 - 1"]),
+        (["--split_seed", 7], ["--split_seed", "no split is taken"]),
+        (["--splits", "test", "--max_train_samples", 3], ["--max_train_samples", "no train split"]),
+        (["--splits", "test", "--max_eval_samples", 3], ["--max_eval_samples", "no validation"]),
+        (["--splits", "train", "--max_predict_samples", 3], ["--max_predict_samples", "no test"]),
+        (["--splits", "test", "--shuffle_train_dataset"], ["--shuffle_train_dataset", "no train"]),
+        (["--splits", "test", "--drop_leaked"], ["--drop_leaked", "training and validation"]),
         (["--label_colum_name", "kind"], ["--label_colum_name", "--label_column_name"]),
     ],
 )
@@ -871,7 +885,9 @@ def test_delimiter_of_a_csv_file_and_field_of_a_json_file(own_csv, tmp_path):
     result = own_csv(lines_of(rows(), "|"), None, "--csv_delimiter", "|")
     assert result.code == 0, result.err
     assert own_csv(lines_of(rows(), "\t"), None, "--csv_delimiter", r"\t").code == 0
-    assert_user_error(own_csv(lines_of(rows()), None, "--csv_delimiter", "||"), "one sign", "'||'")
+    assert_user_error(
+        own_csv(lines_of(rows()), None, "--csv_delimiter", "||"), "one character", "'||'"
+    )
     content = json.dumps({"data": [], "rows": rows()})
     assert own_csv(content, None, "--json_field", "rows", suffix=".json").code == 0
     result = own_csv(content, None, "--json_field", "records", suffix=".json")
@@ -979,6 +995,40 @@ def test_leaked_texts_are_dropped_from_training(own_csv, tmp_path):
     assert "2 texts of train" in (tmp_path / "data" / "README.md").read_text()
 
 
+def test_leaked_texts_are_dropped_though_the_test_split_is_not_written(own_csv, tmp_path):
+    """And training is not cut for a validation split that nobody asked for."""
+    result = own_csv(*leaking(), "--splits", "train", "--drop_leaked")
+    assert result.code == 0, result.err
+    splits = prepared(tmp_path / "data")
+    assert {split: len(part) for split, part in splits.items()} == {"train": 28}
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert manifest["leaked_removed"] == {"train": 2}
+    assert list(manifest["documents"]) == ["train"]
+
+    train, _ = leaking()
+    train.loc[7, "abstract"] = train["abstract"][9]
+    flags = ("--splits", "train", "--drop_leaked", "--test_fraction", 0.5)
+    removed = []
+    for seed in (42, 7, 8):  # in one of the draws, the two equal texts are in different splits
+        result = own_csv(train, None, *flags, "--split_seed", seed)
+        assert result.code == 0, result.err
+        manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+        removed.append(manifest["leaked_removed"].get("train", 0))
+    assert 1 in removed, removed
+
+
+def test_flags_of_splits_that_the_files_do_not_have_are_refused(own_csv):
+    train, test = leaking()
+    result = own_csv(train, None, "--splits", "train", "--drop_leaked")
+    assert_user_error(result, "--drop_leaked", "no other split than train")
+    result = own_csv(train, None, "--max_predict_samples", 3)
+    assert_user_error(result, "--max_predict_samples", "no test split")
+    result = own_csv(train, test, "--splits", "test", "--validation_fraction", 0.3)
+    assert_user_error(result, "--validation_fraction", "no validation split")
+    result = own_csv(None, test, "--split_seed", 7)
+    assert_user_error(result, "--split_seed", "no split is taken")
+
+
 def test_drop_leaked_that_would_leave_no_text_of_a_class(own_csv):
     train = pd.DataFrame(rows())
     result = own_csv(
@@ -1014,7 +1064,7 @@ def test_foreign_file_in_a_prepared_folder(run, tmp_path, name):
     assert run("prepare_dataset", *flags, "--output_dir", tmp_path / "data").code == 0
     (tmp_path / "data" / name).write_text("precious")
     before = tree(tmp_path / "data")
-    result = run("prepare_dataset", *flags, "--seed", 1, "--output_dir", tmp_path / "data")
+    result = run("prepare_dataset", *flags, "--drop_bad_rows", "--output_dir", tmp_path / "data")
     assert_user_error(result, name)
     assert tree(tmp_path / "data") == before
 
@@ -1024,7 +1074,7 @@ def test_data_file_that_was_changed_and_folder_of_another_script(run, tmp_path):
     assert run("prepare_dataset", *flags, "--output_dir", tmp_path / "data").code == 0
     (tmp_path / "data/data/test-00000-of-00001.parquet").write_text("mine now")
     before = tree(tmp_path / "data")
-    result = run("prepare_dataset", *flags, "--seed", 1, "--output_dir", tmp_path / "data")
+    result = run("prepare_dataset", *flags, "--drop_bad_rows", "--output_dir", tmp_path / "data")
     assert_user_error(result, "test-00000-of-00001.parquet")
     assert tree(tmp_path / "data") == before
     (tmp_path / "arxiv").mkdir()
@@ -1044,37 +1094,104 @@ def test_link_to_a_folder_is_not_followed(run, tmp_path):
     assert tree(tmp_path / "elsewhere") == {"train-00000-of-00001.parquet": b"precious"}
 
 
-@pytest.mark.parametrize("fails_at", range(1, 9))
-def test_interrupted_write_is_continued(run, tmp_path, monkeypatch, fails_at):
-    """Whatever file is the last that was written, the same command makes the same folder."""
-    flags = write_own_files(tmp_path)
-    out = tmp_path / "out"
-    assert (
-        run("prepare_dataset", *flags, "--output_dir", tmp_path / "expected", "--seed", 1).code == 0
-    )
-    assert run("prepare_dataset", *flags, "--output_dir", out).code == 0
-    import common.folders
+WRITING = ("write_bytes", "unlink", "rmdir", "mkdir")
 
-    write = common.folders.write
+
+def stop_at(monkeypatch, folder, number):
+    """Stop at an operation on a file of the folder; one that writes leaves half a file."""
     calls = []
 
-    def stop(path, content):
-        calls.append(path)
-        if len(calls) == fails_at:
-            path.with_name(path.name + ".tmp").write_bytes(b"half")
-            raise KeyboardInterrupt
-        write(path, content)
+    def watch(owner, name):
+        original = getattr(owner, name)
 
-    with monkeypatch.context() as patch:
-        patch.setattr("common.folders.write", stop)
-        try:
-            run("prepare_dataset", *flags, "--output_dir", out, "--seed", 1)
-        except KeyboardInterrupt:
-            assert fails_at < 7
-            assert not (out / "manifest.json").exists() or fails_at == 1
-    assert run("prepare_dataset", *flags, "--output_dir", out, "--seed", 1).code == 0
-    written = {name: content for name, content in tree(out).items() if not name.endswith(".tmp")}
-    assert written == tree(tmp_path / "expected")
+        def call(path, *more, **options):
+            if folder in Path(path).parents:
+                calls.append(f"{name} {Path(path).name}")
+                if len(calls) == number:
+                    if name == "write_bytes":
+                        original(path, b"half")
+                    raise KeyboardInterrupt
+            return original(path, *more, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    for name in WRITING:
+        watch(Path, name)
+    watch(os, "replace")
+    return calls
+
+
+@pytest.mark.parametrize("flags", [[], ["--splits", "test"]])
+def test_interrupted_write_is_continued(run, tmp_path, monkeypatch, flags):
+    """Wherever it is stopped, a dataset is the old one or seen to be incomplete.
+
+    The same command then makes the same folder.
+    """
+    files = write_own_files(tmp_path)
+    out, start, expected = tmp_path / "out", tmp_path / "start", tmp_path / "expected"
+    other = ("--drop_bad_rows", *flags)
+    assert run("prepare_dataset", *files, "--output_dir", start).code == 0
+    assert run("prepare_dataset", *files, *other, "--output_dir", expected).code == 0
+    was_stopped = True
+    number = 0
+    while was_stopped:
+        number += 1
+        shutil.copytree(start, out)
+        with monkeypatch.context() as patch:
+            calls = stop_at(patch, out, number)
+            try:
+                run("prepare_dataset", *files, *other, "--output_dir", out)
+                was_stopped = False
+            except KeyboardInterrupt:
+                is_partial = (out / "manifest.partial.json").exists()
+                written = {
+                    name: content for name, content in tree(out).items() if ".tmp" not in name
+                }
+                assert is_partial or written in (tree(start), tree(expected)), calls
+        assert run("prepare_dataset", *files, *other, "--output_dir", out).code == 0, calls
+        assert tree(out) == tree(expected), calls
+        shutil.rmtree(out)
+    assert number > 12, "every file was written once more"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["manifest.partial.json", "train-00000-of-00001.parquet", "README.md", "manifest.json"],
+)
+def test_full_disk_leaves_the_old_dataset(run, tmp_path, full_disk, name):
+    files = write_own_files(tmp_path)
+    out = tmp_path / "out"
+    before = {}
+    for _ in range(2):  # a new folder, and one with a dataset
+        with full_disk(name):
+            result = run("prepare_dataset", *files, "--drop_bad_rows", "--output_dir", out)
+        assert_user_error(result, "cannot write", "No space left", "unchanged", "run the same")
+        assert tree(out) == before
+        assert run("prepare_dataset", *files, "--output_dir", out).code == 0
+        before = tree(out)
+
+
+def test_full_disk_leaves_no_half_file(run, tmp_path):
+    files = write_own_files(tmp_path)
+    out = tmp_path / "out"
+    with limited_file_size(2000):
+        result = run("prepare_dataset", *files, "--output_dir", out)
+    assert_user_error(result, "cannot write", "unchanged")
+    assert not list(out.iterdir())
+
+
+@pytest.mark.parametrize("flag", ["--train_file", "--output_dir", "--text_column_names"])
+def test_names_that_are_not_utf8_are_refused_before_anything_changes(run, tmp_path, flag):
+    """No manifest could record them."""
+    files = write_own_files(tmp_path)
+    out = tmp_path / "out"
+    assert run("prepare_dataset", *files, "--output_dir", out).code == 0
+    before = tree(out)
+    name = tmp_path / os.fsdecode(b"t\xff.csv")
+    shutil.copy(tmp_path / "train.csv", name)
+    result = run("prepare_dataset", *files, "--output_dir", out, flag, name)
+    assert_user_error(result, flag, "not UTF-8", "rename")
+    assert tree(out) == before
 
 
 @pytest.mark.parametrize("script", ["prepare_dataset", "run_baseline"])
@@ -1186,6 +1303,24 @@ def test_prefix_of_the_model_takes_its_tokens(own_csv, tiny_model, tmp_path):
     assert prepared(tmp_path / "data")["train"]["abstract"][:] == expected
     manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
     assert manifest["arguments"]["text_prefix"] == prefix
+
+
+def test_long_word_takes_no_memory_of_all_words(own_csv, tmp_path):
+    """The order is the one that shuffling an array of the words gave, as in published datasets."""
+    frame = pd.DataFrame(rows())
+    frame.loc[0, "abstract"] += " " + " ".join(f"w{k}" for k in range(3000)) + " " + "x" * 300_000
+    tracemalloc.start()
+    result = own_csv(frame, None, "--splits", "train", "--shuffle_words", "--seed", 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert result.code == 0, result.err
+    assert peak < 100e6
+    texts = {row["id"]: row["abstract"] for row in prepared(tmp_path / "data")["train"]}
+    for row in range(1, 20):
+        digest = hashlib.sha256(f"3 train.{row}".encode()).digest()
+        generator = np.random.default_rng(list(digest))
+        words = generator.permutation(frame["abstract"][row].split())
+        assert texts[f"train.{row}"] == " ".join(words)
 
 
 def test_shuffling_whole_texts_says_what_differs(own_csv):

@@ -67,12 +67,12 @@ from common.arxiv_access import (
     user_agent,
 )
 from common.cli import fail, one_line, parse_arguments, start_logging
-from common.folders import find_foreign_file, is_record, write
+from common.folders import check_names, find_foreign_file, is_record, write
 
 logger = logging.getLogger(__name__)
 
 EARLIEST = "2005-09-16"  # arXiv's earliest datestamp; an earlier "from" is an error
-EMPTY_ANSWERS = 3  # "no records" is believed when it is repeated so often
+EMPTY_ANSWERS = 3  # "no records" of a whole set is believed when it is repeated so often
 OAI = "{http://www.openarchives.org/OAI/2.0/}"
 ARXIV = "{http://arxiv.org/OAI/arXiv/}"
 CATEGORIES = ("math.AG", "math.CV", "math.DG", "math.MG", "math.SG")
@@ -126,6 +126,7 @@ class HarvestArguments:
 
 def check_arguments(arguments: HarvestArguments) -> None:
     """Exit with status 2 on values that arXiv would refuse or that violate its terms of use."""
+    check_names(arguments)
     known = [*category_names(), *TAXONOMY]  # an archive is a set, too
     for name in arguments.categories:
         if name in ALIASES:
@@ -220,8 +221,11 @@ class OaiClient:
             raise ValueError(f"not an answer of OAI-PMH: <{etree.QName(root).localname}>")
         return root
 
-    def fetch_page(self, query: dict[str, str]) -> Page:
+    def fetch_page(self, query: dict[str, str], used_tokens: set[str]) -> Page:
         """Return the page that a query asks for.
+
+        used_tokens are the resumption tokens that have led to the pages so far. An answer that
+        sends one of them again has no end, and is asked for again like any other fault.
 
         Raises DeadToken, or RequestException on a refusal or after the last retry.
         """
@@ -238,10 +242,15 @@ class OaiClient:
                     if error.get("code") != "noRecordsMatch":
                         raise requests.HTTPError(fault)
                 has_records = root.find(f"{OAI}ListRecords/{OAI}record") is not None
-                # No records at all is believed only when it is said again and again.
-                is_believed = failures >= min(EMPTY_ANSWERS - 1, self.num_retries)
-                if has_records or is_believed:
-                    return read_page(root)
+                # A token promises more records. Without one, no records at all is believed only
+                # when it is said again and again.
+                may_be_empty = "resumptionToken" not in query
+                is_repeated = failures >= min(EMPTY_ANSWERS - 1, self.num_retries)
+                if has_records or (may_be_empty and is_repeated):
+                    page = read_page(root)
+                    if page.next_token not in used_tokens:
+                        return page
+                    fault = "the answer has the resumption token of an earlier page"
             except requests.RequestException as error:
                 if is_final(error):
                     raise
@@ -453,19 +462,22 @@ def harvest_set(
         "set": set_name(category),
         "from": max(arguments.start_date, EARLIEST),
     }
+    used_tokens = set()
     restarts = 0
     while state.set == number:
         query = first_query
         if state.token:
             query = {"verb": "ListRecords", "resumptionToken": state.token}
+            used_tokens.add(state.token)
         missing = f"page {state.page + 1} of {category} is missing"
         try:
-            page = client.fetch_page(query)
+            page = client.fetch_page(query, used_tokens)
         except DeadToken:  # tokens expire after a day: the set starts again
             restarts += 1
             if restarts > arguments.num_retries:
                 give_up(f"{missing}: its resumption token is refused")
             restart_set(folder, state)
+            used_tokens.clear()
             client.pace.rest(min(LONGEST_PAUSE, client.pace.delay * 2**restarts))
             continue
         except (requests.RequestException, KeyboardInterrupt) as error:

@@ -44,7 +44,14 @@ from transformers import (
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
 from common.encoders import TEXT_SETTINGS
-from common.folders import check_revision, model_commit, open_output_dir, short_path, write_files
+from common.folders import (
+    check_names,
+    check_revision,
+    model_commit,
+    open_output_dir,
+    short_path,
+    write_files,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -277,6 +284,7 @@ def main() -> None:
     # 1. Arguments
     start_logging()
     (arguments,) = parse_arguments(__doc__, ModelArguments)
+    check_names(arguments)
     check_arguments(arguments)
     folder = Path(arguments.output_dir)
     open_output_dir(folder, "make_model.py", [RECORD], OWN_FILES)

@@ -195,6 +195,8 @@ class FaithfulnessArguments:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"--seed must be between 0 and 2**32 - 1, not {self.seed}")
         if self.n_mosaics != 0 and self.n_mosaics < mosaics.MIN_MOSAICS:
             raise ValueError(
                 f"--n_mosaics must be 0 or at least {mosaics.MIN_MOSAICS}, not {self.n_mosaics}"

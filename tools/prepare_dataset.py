@@ -45,6 +45,7 @@ abstract (the text) and label (or a list of labels), README.md (the dataset card
 or deleted.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -67,17 +68,23 @@ from common.data import (
     MULTI_LABEL,
     SPLITS,
     DataArguments,
+    check_data_arguments,
+    data_files,
     each_name,
+    load_hub_dataset,
     load_splits,
+    name_splits,
     normalize_text,
 )
 from common.folders import (
+    check_names,
     is_record,
     locked_folder,
     open_output_dir,
     public_name,
     read_json,
-    write_files,
+    stage_files,
+    write,
 )
 from common.text import escape_markdown, markdown_table
 
@@ -105,7 +112,8 @@ class PrepareArguments:
         default=False,
         metadata={
             "help": "Remove training texts that are also in the validation or test split, and "
-            "validation texts that are also in the test split, regardless of white space and case."
+            "validation texts that are also in the test split, regardless of white space and case. "
+            "Splits that --splits leaves out are compared, too."
         },
     )
     truncate: bool = field(
@@ -138,11 +146,18 @@ class PrepareArguments:
 
 def check_arguments(arguments: PrepareArguments, data: DataArguments) -> None:
     """Exit with status 2 on arguments that have no meaning, and on sources inside the output."""
+    for holder in (arguments, data):
+        check_names(holder)
     for split in arguments.splits or []:
         if split not in SPLITS:
             fail(f"--splits has {split}; choose from {', '.join(SPLITS)}")
-    if arguments.seed < 0:
-        fail(f"--seed must be 0 or more, not {arguments.seed}")
+    if not 0 <= arguments.seed < 2**32:
+        fail(f"--seed must be between 0 and 2**32 - 1, not {arguments.seed}")
+    is_random = arguments.shuffle_words or data.shuffle_train_dataset
+    if arguments.seed != PrepareArguments.seed and not is_random:
+        fail("--seed requires --shuffle_words or --shuffle_train_dataset; leave it out")
+    if arguments.drop_leaked and arguments.splits and {*arguments.splits} == {"test"}:
+        fail("--drop_leaked changes training and validation, and --splits has neither")
     if arguments.truncate and not arguments.tokenizer_name:
         fail(
             "--truncate requires --tokenizer_name, the tokenizer of the model that reads the texts"
@@ -243,16 +258,57 @@ def truncate_texts(
 
 def shuffle_words(text: str, identifier: str, seed: int) -> str:
     """Return the words of a text in an order that depends on the seed and the id alone."""
+    words = text.split()
     digest = hashlib.sha256(f"{seed} {identifier}".encode()).digest()
-    return " ".join(np.random.default_rng(list(digest)).permutation(text.split()))
+    # Of places, not of words: an array of these would give each the space of the longest.
+    order = np.random.default_rng(list(digest)).permutation(len(words))
+    return " ".join(words[place] for place in order)
+
+
+def check_data_flags(data: DataArguments, written: list[str] | None, existing: list[str]) -> None:
+    """Exit with status 2 on flags of splits that are not written, or not taken from training.
+
+    written are the --splits, existing the splits that the data has itself.
+    """
+    taken = []
+    if "train" in existing and "validation" not in existing:
+        taken.append("validation")
+    if "train" in existing and data.test_fraction is not None:
+        taken.append("test")
+    written = written or [*existing, *taken]
+    flags = {
+        "shuffle_train_dataset": "train",
+        "max_train_samples": "train",
+        "validation_fraction": "validation",
+        "max_eval_samples": "validation",
+        "max_predict_samples": "test",
+    }
+    for flag, split in flags.items():
+        if getattr(data, flag) and split not in written:
+            fail(f"--{flag}: no {split} split is written; leave it out")
+    # With --test_fraction, the other splits are what it leaves.
+    is_drawn = {*written} & {*taken} or "test" in taken
+    if data.split_seed != DataArguments.split_seed and not is_drawn:
+        fail("--split_seed: no split is taken from training; leave it out")
+
+
+def find_splits(data: DataArguments) -> list[str]:
+    """Return the splits that the data has itself. Exits with status 2 if it cannot be read."""
+    check_data_arguments(data)
+    if not data.dataset_name:
+        return list(data_files(data))
+    dataset = load_hub_dataset(data.dataset_name, data.dataset_config_name, data.dataset_revision)
+    return list(name_splits(dataset, data))
 
 
 def drop_leaked(splits: DatasetDict) -> dict[str, int]:
     """Remove, in place, the texts of training and validation that a later split has, too.
 
-    Returns the number of removed rows of each split that lost some. Exits with status 2 if a class
-    has no training text left.
+    Returns the number of removed rows of each split that lost some. Exits with status 2 if there is
+    no other split, or if a class has no training text left.
     """
+    if len(splits) < 2:
+        fail(f"--drop_leaked: there is no other split than {', '.join(splits)}; leave it out")
     later = set()
     removed = {}
     for split in reversed(SPLITS):
@@ -352,27 +408,47 @@ def write_dataset(
 ) -> None:
     """Write the dataset folder so that the same command continues after an interruption.
 
-    before has the SHA-256 of the Parquet files that are there and may be replaced.
+    before has the SHA-256 of the Parquet files that are there and may be replaced. Exits with
+    status 2 if the new files cannot be written; an existing dataset is unchanged then.
     """
+    files = {f"data/{name}": content for name, content in contents.items()}
+    files["README.md"] = card
+    files["manifest.json"] = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     partial = {"script": SCRIPT, "sha256": manifest["sha256"], "replaced_sha256": before}
-    write_files(folder, {PARTIAL_FILE: json.dumps(partial, indent=2) + "\n"})
-    # Without a manifest the folder is seen to be incomplete.
-    write_files(folder, {"manifest.json": None, "README.md": None})
+    was_incomplete = (folder / PARTIAL_FILE).exists()
+    # 1. All files, under temporary names. If this command is killed meanwhile, the partial manifest
+    # says that they are this tool's.
     try:
+        write(folder / PARTIAL_FILE, json.dumps(partial, indent=2) + "\n")
         (folder / "data").mkdir(exist_ok=True)
+        staged = stage_files(folder, files)
     except OSError as error:
-        fail(f"cannot write into --output_dir {folder}: {error.strerror}")
-    write_files(folder / "data", contents)
-    stale = set(before) - set(contents)
-    write_files(folder / "data", dict.fromkeys(sorted(stale)))
-    write_files(
-        folder,
-        {
-            "README.md": card,
-            "manifest.json": json.dumps(manifest, indent=2, ensure_ascii=False) + "\n",
-            PARTIAL_FILE: None,
-        },
-    )
+        if not was_incomplete:
+            (folder / PARTIAL_FILE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not empty
+            (folder / "data").rmdir()
+        fail(
+            f"cannot write into --output_dir {folder}: {error.strerror}; an existing dataset there "
+            "is unchanged; free some space and run the same command again"
+        )
+    # 2. They take the places of the earlier files. Meanwhile, the folder has no manifest, so that
+    # others see that it is incomplete, too.
+    try:
+        for name in ("manifest.json", "README.md"):
+            (folder / name).unlink(missing_ok=True)
+        for temporary, path in staged.items():
+            os.replace(temporary, path)
+        for name in sorted(set(before) - set(contents)):
+            (folder / "data" / name).unlink(missing_ok=True)
+        # Left by an interrupted command; open_output_dir has refused the files of others.
+        for path in (*folder.glob("*.tmp"), *folder.glob("data/*.tmp")):
+            path.unlink()
+        (folder / PARTIAL_FILE).unlink()
+    except OSError as error:
+        fail(
+            f"cannot write into --output_dir {folder}: {error.strerror}; the dataset there is "
+            "incomplete; run the same command again"
+        )
 
 
 def prepare(folder: Path, arguments: PrepareArguments, data: DataArguments) -> None:
@@ -385,10 +461,20 @@ def prepare(folder: Path, arguments: PrepareArguments, data: DataArguments) -> N
         tokenizer = load_tokenizer(arguments.tokenizer_name, arguments.max_seq_length)
 
     # 1. The splits
+    existing = find_splits(data)
+    check_data_flags(data, arguments.splits, existing)
     optional = [] if arguments.splits else list(SPLITS)
+    if arguments.splits and arguments.drop_leaked:
+        # The others are read for the comparison. One that does not exist is not taken from
+        # training for it: then the training split would be another than without --drop_leaked.
+        optional = existing + ["test"] * (data.test_fraction is not None)
     loaded = load_splits(data, arguments.splits or [], arguments.seed, optional)
     splits = loaded.splits
     removed = drop_leaked(splits) if arguments.drop_leaked else {}
+    if arguments.splits:
+        written = [split for split in SPLITS if split in arguments.splits]
+        splits = DatasetDict({split: splits[split] for split in written})
+        removed = {split: count for split, count in removed.items() if split in splits}
     for split, count in removed.items():
         logger.info("%d texts of split %r are removed: a later split has them", count, split)
 

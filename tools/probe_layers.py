@@ -69,7 +69,14 @@ from common.encoders import (
     check_max_seq_length,
     maximum_length,
 )
-from common.folders import check_revision, model_commit, open_output_dir, short_path, write_files
+from common.folders import (
+    check_names,
+    check_revision,
+    model_commit,
+    open_output_dir,
+    short_path,
+    write_files,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -395,6 +402,7 @@ def main() -> None:
     # 1. Arguments, model, data
     start_logging()
     (arguments,) = parse_arguments(__doc__, ProbeArguments)
+    check_names(arguments)
     check_arguments(arguments)
     model, tokenizer = load_model(arguments)
     reading = text_arguments(model, tokenizer, arguments)

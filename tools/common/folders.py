@@ -8,7 +8,6 @@ import json
 import os
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 from transformers.utils import cached_file
@@ -16,13 +15,22 @@ from transformers.utils import cached_file
 from common.cli import fail, one_line
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name and rename it: readers see the old or the new file."""
+def write_temporary(path: Path, content: str | bytes) -> Path:
+    """Write a file under its temporary name and return that; a failed write leaves no file."""
     temporary = path.with_name(path.name + ".tmp")
     if temporary.is_symlink():  # writing would change the file that the link leads to
         temporary.unlink()
-    temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file takes space on a full disk
+        raise
+    return temporary
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name and rename it: readers see the old or the new file."""
+    os.replace(write_temporary(path, content), path)
 
 
 def is_record(path: Path, script: str) -> bool:
@@ -123,7 +131,7 @@ def lock_output_dir(folder: Path) -> None:
 
 def check_names(arguments: object) -> None:
     """Exit with status 2 if a text on the command line is not UTF-8: no file could record it."""
-    for flag, value in asdict(arguments).items():
+    for flag, value in vars(arguments).items():
         for text in value if isinstance(value, list) else [value]:
             if not isinstance(text, str):
                 continue
@@ -173,6 +181,22 @@ def write_files(folder: Path, contents: dict[str, str | bytes | None]) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "free some space and run the command again"
         fail(f"cannot write into {folder}: {error.strerror}; {remedy}")
+
+
+def stage_files(folder: Path, contents: dict[str, str | bytes]) -> dict[Path, Path]:
+    """Write files under temporary names: temporary name -> the name that the file shall have.
+
+    Raises OSError if one of them cannot be written, and then leaves none.
+    """
+    staged = {}
+    try:
+        for name, content in contents.items():
+            staged[write_temporary(folder / name, content)] = folder / name
+    except OSError:
+        for temporary in staged:
+            temporary.unlink(missing_ok=True)
+        raise
+    return staged
 
 
 def read_json(path: Path) -> dict:
