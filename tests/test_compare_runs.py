@@ -365,7 +365,13 @@ def test_one_model_with_seeds_has_no_pairs_and_one_class_no_kappa(tmp_path, run)
     result = results_of(tmp_path / "out")
     assert result["pairs"] == [] and "No tests: all runs are seeds of one model." in result["notes"]
     assert result["agreement"][0]["cohen_kappa"] == 1
-    assert result["models"][0]["accuracy_low"] == result["models"][0]["accuracy_high"] == 1
+    # Two seeds without an error show no more than one: Wilson's interval, and none of macro F1
+    model = result["models"][0]
+    wilson = proportion_confint(25, 25, method="wilson")
+    assert (model["accuracy_low"], model["accuracy_high"]) == pytest.approx(wilson)
+    assert model["macro_f1"] == 1 and model["macro_f1_low"] is model["macro_f1_high"] is None
+    (part,) = result["slices"]
+    assert (part["accuracy_low"], part["accuracy_high"]) == pytest.approx(wilson)
     assert "no run has probabilities" in (tmp_path / "out/comparison.md").read_text(
         encoding="utf-8"
     )

@@ -91,6 +91,7 @@ from comparison.figures import (
     plot_learning_curves,
 )
 from comparison.metrics import (
+    MIN_CLASS_DOCUMENTS,
     agreement_table,
     class_differences,
     evaluate,
@@ -406,7 +407,8 @@ def draw_pictures(
     # 4. Classes
     panels: dict[str, list] = {}
     for row in result["per_class_differences"]:
-        if row["reference"] == reference and row["low"] is not None:
+        has_panel = row["documents"] >= MIN_CLASS_DOCUMENTS
+        if row["reference"] == reference and has_panel:
             panels.setdefault(row["model"], []).append(row)
     if panels:
         pictures["class_differences.png"] = plot_classes(panels, reference)
@@ -435,6 +437,11 @@ def draw_pictures(
             "Reliability diagram; expected calibration error in points: " + "; ".join(errors)
         )
     return pictures, about
+
+
+def pairs_table(pairs: list[dict]) -> pd.DataFrame:
+    """Return pairs.csv: the tests, without what only correct_together.py reads."""
+    return pd.DataFrame(pairs).drop(columns="precision")
 
 
 def main() -> None:
@@ -486,9 +493,7 @@ def main() -> None:
     of_classes = class_differences(models, compared_models(models, reference), evaluation)
     agreement, median_disagreement = agreement_table(models, evaluation)
     hard = hard_documents(runs, categories)
-    slices = slices_table(
-        models, runs, evaluation, categories, arguments.n_resamples, arguments.seed
-    )
+    slices = slices_table(models, runs, evaluation, categories)
     listed = None
     if categories is not None:
         listed = listed_summary(models, runs, evaluation, categories)
@@ -542,7 +547,7 @@ def main() -> None:
     pieces = Pieces(table, hard, study["sentences"] if study else [], about_pictures)
     csv = {"index": False, "float_format": "%.8g"}
     outputs = {
-        "pairs.csv": pd.DataFrame(pairs).to_csv(**csv) if pairs else None,
+        "pairs.csv": pairs_table(pairs).to_csv(**csv) if pairs else None,
         "per_class_f1.csv": per_class.to_csv(**csv),
         "class_differences.csv": pd.DataFrame(of_classes).to_csv(**csv) if of_classes else None,
         "agreement.csv": agreement.to_csv(**csv),
