@@ -1,5 +1,6 @@
 """Metrics of every model with intervals, F1 of every class, agreement."""
 
+from collections import Counter
 from itertools import combinations, combinations_with_replacement, product
 
 import numpy as np
@@ -57,8 +58,9 @@ def evaluate(runs: list[Run], n_resamples: int, seed: int) -> Evaluation:
     # 3. Losses
     losses = {name: np.full((len(runs), len(truth)), np.nan) for name in LOSSES}
     reasons = []
+    usual = usual_classes(runs)
     for number, run in enumerate(runs):
-        reason = reason_without_losses(run)
+        reason = reason_without_losses(run) or reason_of_other_classes(run, usual)
         reasons.append(reason)
         if reason is None:
             for name, values in document_losses(run).items():
@@ -94,6 +96,43 @@ def reason_without_losses(run: Run) -> str | None:
             f"the scores of {run.label} are not probabilities (an SVM has them with "
             "run_baseline.py --calibrate)"
         )
+    reason = run.reason_against_scores()
+    if reason is not None:
+        return f"{reason} in {run.label}"
+    return None
+
+
+def usual_classes(runs: list[Run]) -> dict[str, tuple[str, ...]]:
+    """Return the classes with scores of the runs with losses, by the label of a run that has them.
+
+    The result has one entry, the set of classes that most runs have (the first, if tied); it is
+    empty if no run has scores.
+    """
+    of_runs = {}
+    for run in runs:
+        if reason_without_losses(run) is None:
+            of_runs[run.label] = tuple(sorted(run.scores.columns))
+    if not of_runs:
+        return {}
+    usual = Counter(of_runs.values()).most_common(1)[0][0]
+    label = next(label for label, classes in of_runs.items() if classes == usual)
+    return {label: usual}
+
+
+def reason_of_other_classes(run: Run, usual: dict[str, tuple[str, ...]]) -> str | None:
+    """Return why the losses of a run are not comparable with those of ``usual_classes``.
+
+    With several labels per document losses are means over the classes, and a class that nothing
+    has makes them smaller. With one label per document they are not.
+    """
+    if not run.is_multi_label or run.scores is None:
+        return None
+    for label, classes in usual.items():
+        if tuple(sorted(run.scores.columns)) != classes:
+            return (
+                f"the classes of {run.label} are not those of {label}, and losses are means over "
+                "the classes"
+            )
     return None
 
 
@@ -164,7 +203,7 @@ def model_row(model: Model, runs: list[Run], evaluation: Evaluation) -> dict:
     for name in LOSSES:
         row |= loss_columns(name, model, evaluation)
     row["seed_spread"] = None
-    if model.seeds > 1:
+    if model.seeds > 1 and evaluation.documents > 1:
         group = group_of_means(evaluation.correct[model.runs])
         row["seed_spread"] = float(np.sqrt(group.quality_variance))
     return row

@@ -919,6 +919,7 @@ def detectable_sentence(documents: int, disagreement: float | None, tests: int =
             "accuracy cannot tell them apart."
         )
     least = detectable_difference(ExactMcNemar(disagreement), documents, ALPHA / max(1, tests))
+    corrected = f" (corrected for {tests} tests)" if tests > 1 else ""
     start = (
         f"Exactly one of two models is right on {100 * disagreement:.1f} percent of these "
         f"{documents:,} documents (median)"
@@ -927,5 +928,5 @@ def detectable_sentence(documents: int, disagreement: float | None, tests: int =
         return f"{start}: with so few, hardly any difference between them can be told from chance."
     return (
         f"{start}: a difference of {percent(least)} points in accuracy would be found by "
-        f"the exact McNemar test with a power of 80 percent (corrected for {max(1, tests)} tests)."
+        f"the exact McNemar test with a power of 80 percent{corrected}."
     )

@@ -73,7 +73,8 @@ def hard_documents(runs: list[Run], categories: list[list[str]] | None) -> pd.Da
     """Return the documents that every run gets wrong, the most confident mistakes first.
 
     majority_prediction is what most runs predict (if tied, the first in the alphabet),
-    mean_confidence the probability that runs give to their own prediction, cross_listed whether
+    mean_confidence the probability that runs give to their own prediction (of the runs that have
+    probabilities of which the highest are their predictions), cross_listed whether
     the majority's class is another of the categories.
     """
     truth = runs[0].table["label"]
@@ -91,7 +92,8 @@ def hard_documents(runs: list[Run], categories: list[list[str]] | None) -> pd.Da
         supporters.append(counts[name])
     confidences = []
     for run in runs:
-        if run.has_probabilities and not run.is_multi_label:
+        has_confidence = run.has_probabilities and not run.is_multi_label
+        if has_confidence and run.reason_against_scores() is None:
             confidences.append(run.confidence()[wrong])
     table = pd.DataFrame({"id": truth.index[wrong], "label": truth[wrong].to_numpy()})
     table["majority_prediction"] = majorities
@@ -130,11 +132,14 @@ def hard_summary(
 def confusable(runs: list[Run]) -> np.ndarray | None:
     """Return which quarter of the documents has the closest two best scores of the first SVM.
 
-    None without an SVM that has scores of several classes, one of which is right.
+    None without an SVM that has scores of several classes, one of which is right, and the highest
+    of them for what it predicts.
     """
     for run in runs:
         if run.is_multi_label:
             return None
+        if run.reason_against_scores() is not None:
+            continue
         if run.is_baseline and run.scores is not None and run.scores.shape[1] > 1:
             best = np.sort(run.scores.to_numpy(dtype=float), axis=1)
             order = np.argsort(best[:, -1] - best[:, -2], kind="stable")
