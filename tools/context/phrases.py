@@ -407,7 +407,7 @@ def describe(result: dict) -> Section:
         f"phrase adds to the logit of the class that {result['model']} predicts, minus the sum of "
         "what each of its words adds alone. A synergy of 0 means that the words act independently."
     )
-    section.answer = answer(phrases["against_moved"])
+    section.answer = answer(phrases["against_moved"], number_of_phrases)
     for kind, text in CONTROLS.items():
         section.sentences.append(comparison_sentence(phrases[f"against_{kind}"], text))
     section.sentences.append(
@@ -421,19 +421,32 @@ def describe(result: dict) -> Section:
     return section
 
 
-def answer(together: dict | None) -> str:
-    """Return whether phrases add more than their words moved apart."""
+def answer(together: dict | None, phrases: int) -> str:
+    """Return whether phrases add more than their words moved apart.
+
+    The mean is over documents, and a mean may be found although no phrase has more by itself; so
+    the answer also counts those that have, of so many phrases.
+    """
     if not together:
         return ""
     details = f"({interval(together, number)}, p {p_text(together['p'])})"
     change = number(abs(together["mean"]))
     if together["p"] >= ALPHA:
-        return (
+        text = (
             "It is undecided whether phrases add more to the logit than the same words moved "
-            f"apart: {number(together['mean'])} {details}."
+            f"apart: {number(together['mean'])} {details}"
         )
-    more = "more" if together["mean"] > 0 else "less"
-    return f"Phrases add {change} {more} to the logit than the same words moved apart {details}."
+    else:
+        more = "more" if together["mean"] > 0 else "less"
+        text = (
+            f"On average over {together['documents']:,} documents phrases add {change} {more} to "
+            f"the logit than the same words moved apart {details}"
+        )
+    noun = "phrase" if phrases == 1 else "phrases"
+    return (
+        f"{text}; of the {phrases} {noun}, {together['more']} alone "
+        f"{'has' if together['more'] == 1 else 'have'} more and {together['less']} less."
+    )
 
 
 def comparison_sentence(together: dict | None, controls: str) -> str:
