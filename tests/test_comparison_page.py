@@ -12,7 +12,7 @@ import pytest
 from compared_runs import draw_predictions, results_of, write_run
 from conftest import LABELS, assert_user_error
 
-from comparison import figures, verdict
+from comparison import figures, page, verdict
 
 
 @pytest.mark.parametrize(
@@ -195,6 +195,13 @@ def test_class_differences_name_the_method_of_their_intervals(tmp_path, run):
     methods, page = compared(runs["a"][0], runs["c"][0])
     assert methods == {("c", "a"): None}
     assert "no class has documents enough for an interval" in page and bootstrap not in page
+
+
+def test_numbers_of_the_cost_table():
+    numbers = (0.1234, 22.71, 999_700, 1_234_567, 999_400_000, 999_700_000, 2.5e9)
+    assert [page.compact_number(number) for number in numbers] == [
+        *("0.123", "22.7", "999,700", "1.23 M", "999 M", "1 G", "2.5 G")
+    ]
 
 
 def test_sentences_of_the_verdicts():

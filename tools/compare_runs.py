@@ -134,7 +134,7 @@ from comparison.slices import (
     load_categories,
     slices_table,
 )
-from comparison.study_table import study_result, study_rows
+from comparison.study_table import largest_disagreement, study_result, study_rows
 from comparison.verdict import Answer, find_answers, points, test_sentence
 
 SCRIPT = "compare_runs.py"
@@ -253,9 +253,11 @@ class CompareArguments:
             self.disagreement_rate = 0.08 if self.paper else None
         elif not self.paper:
             raise ValueError("--disagreement_rate is about the study's table; give --paper, too")
-        elif not 0 < self.disagreement_rate <= 1:
+        elif not 0 < self.disagreement_rate <= largest_disagreement():
             raise ValueError(
-                f"--disagreement_rate must be above 0 and at most 1, not {self.disagreement_rate:g}"
+                "--disagreement_rate must be above 0 and at most "
+                f"{largest_disagreement():.4f}, since the study's models are right too often to "
+                f"differ on more documents, not {self.disagreement_rate:g}"
             )
 
 

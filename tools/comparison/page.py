@@ -377,7 +377,9 @@ def cost_text(result: dict, pieces: Pieces) -> list[str]:
 
 
 def compact_number(value: float) -> str:
-    """Return a positive number with three digits and a unit of thousands or millions."""
+    """Return a positive number; from a million on with three digits and a unit."""
+    if value >= 1e6:
+        value = float(f"{value:.3g}")  # 999,700,000 is 1 G
     for unit, name in ((1e9, " G"), (1e6, " M")):
         if value >= unit:
             return f"{value / unit:.3g}{name}" if value < 1000 * unit else f"{value:,.0f}"
