@@ -134,6 +134,29 @@ def test_few_changed_documents_bound_the_bootstraps_p():
     assert paired_tests.bootstrap_pair(pair)["p"] == pytest.approx(exact) == 2**-5
 
 
+@pytest.mark.parametrize("lost", [1, 3, 5])
+def test_few_losses_do_not_exclude_a_loss_of_the_margin(lost):
+    """One model loses so many of 973 documents: p of macro F1 is near that of so few by chance.
+
+    Resamples of three losses hardly ever have ten, though ten are often three by chance.
+    """
+    labels = np.arange(973) % 5
+    predictions = np.array([labels, labels])
+    predictions[0, :lost] = (labels[:lost] + 1) % 5
+    values = metrics_of_resamples(labels, predictions, 5, 1000, 0)["macro_f1"]
+    right = predictions == labels
+    pair = paired_tests.Pair(
+        "macro_f1", (values[:, :1], values[:, 1:]), (right[:1], right[1:]), changed=lost
+    )
+    test = partial(paired_tests.bootstrap_pair, pair)
+    p = paired_tests.margin_tests(test, test(), 0.01)["p_non_inferior"]
+    exact = stats.binom.cdf(lost, 973, 0.01)
+    assert 0.75 * exact < p < 5 * exact
+    alone = partial(paired_tests.bootstrap_test, np.subtract(*values.T))
+    too_small = paired_tests.margin_tests(alone, alone(), 0.01)["p_non_inferior"]
+    assert too_small < 0.75 * p
+
+
 def test_decision_to_refuse_a_run():
     """Only what is shown to be worse beyond the margin is refused, of accuracy and macro F1."""
     common = {"reference": "old", "metric": "accuracy", "non_inferior": False}

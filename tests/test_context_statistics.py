@@ -230,15 +230,19 @@ def test_interval_of_a_change_of_accuracy_covers_a_small_loss(documents, loss):
 def test_phrases_that_have_nothing_alone_are_not_said_to_add():
     """The mean over documents may differ where no phrase does: the answer says both."""
     test = {"mean": 0.0612, "low": 0.02, "high": 0.11, "p": 0.004, "documents": 241}
-    text = phrases.answer(test | {"tested": 12, "more": 0, "less": 0}, 13)
+    text = phrases.answer(test | {"tested": 12, "more": 0, "less": 0})
     assert text == (
         "On average over 241 documents phrases add 0.061 more to the logit than the same words "
-        "moved apart (95% CI 0.020 to 0.110, p = 0.004); of the 13 phrases, 0 alone have more and "
-        "0 less."
+        "moved apart (95% CI 0.020 to 0.110, p = 0.004); of the 12 phrases tested alone, 0 have "
+        "more and 0 less."
     )
-    text = phrases.answer(test | {"p": 0.4, "tested": 1, "more": 1, "less": 0}, 1)
-    assert "undecided" in text and text.endswith("of the 1 phrase, 1 alone has more and 0 less.")
-    assert phrases.answer(None, 3) == ""
+    text = phrases.answer(test | {"p": 0.4, "tested": 1, "more": 1, "less": 0})
+    assert "undecided" in text and text.endswith(
+        "the 1 phrase tested alone, 1 has more and 0 less."
+    )
+    text = phrases.answer(test | {"tested": 0, "more": 0, "less": 0})
+    assert text.endswith("; no phrase has documents enough to be tested alone.")
+    assert phrases.answer(None) == ""
 
 
 @pytest.mark.parametrize("repetitions", [1, 3])

@@ -137,10 +137,18 @@ def bootstrap_pair(pair: Pair, null: float = 0.0, alpha: float = ALPHA) -> dict:
 
     Resamples do not know how few documents make a difference: were the changes of so many as
     likely to go the other way, all would go one way with the probability below which p cannot fall.
+    Nor do they know that a true difference of null needs documents that differ: a null other than 0
+    is tested with the variance of the fewest such documents, too, as Tango's score test does.
     """
     first, second = pair.values
-    result = bootstrap_test(first.mean(axis=1) - second.mean(axis=1), null, alpha)
-    if null == 0 and pair.changed is not None:
+    differences = first.mean(axis=1) - second.mean(axis=1)
+    result = bootstrap_test(differences, null, alpha)
+    if null != 0:
+        fewest = abs(null) * (1 - abs(null)) / pair.documents
+        variance = max(fewest, float(np.nanvar(differences[1:], ddof=1)))
+        score = (result["difference"] - null) / np.sqrt(variance)
+        result["p"] = max(result["p"], float(2 * stats.norm.sf(abs(score))))
+    elif pair.changed is not None:
         result["p"] = max(result["p"], least_p(pair.changed))
     return result
 

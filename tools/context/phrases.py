@@ -407,7 +407,7 @@ def describe(result: dict) -> Section:
         f"phrase adds to the logit of the class that {result['model']} predicts, minus the sum of "
         "what each of its words adds alone. A synergy of 0 means that the words act independently."
     )
-    section.answer = answer(phrases["against_moved"], number_of_phrases)
+    section.answer = answer(phrases["against_moved"])
     for kind, text in CONTROLS.items():
         section.sentences.append(comparison_sentence(phrases[f"against_{kind}"], text))
     section.sentences.append(
@@ -421,11 +421,11 @@ def describe(result: dict) -> Section:
     return section
 
 
-def answer(together: dict | None, phrases: int) -> str:
+def answer(together: dict | None) -> str:
     """Return whether phrases add more than their words moved apart.
 
     The mean is over documents, and a mean may be found although no phrase has more by itself; so
-    the answer also counts those that have, of so many phrases.
+    the answer also counts those that have.
     """
     if not together:
         return ""
@@ -442,9 +442,11 @@ def answer(together: dict | None, phrases: int) -> str:
             f"On average over {together['documents']:,} documents phrases add {change} {more} to "
             f"the logit than the same words moved apart {details}"
         )
-    noun = "phrase" if phrases == 1 else "phrases"
+    if together["tested"] == 0:
+        return f"{text}; no phrase has documents enough to be tested alone."
+    noun = "phrase" if together["tested"] == 1 else "phrases"
     return (
-        f"{text}; of the {phrases} {noun}, {together['more']} alone "
+        f"{text}; of the {together['tested']} {noun} tested alone, {together['more']} "
         f"{'has' if together['more'] == 1 else 'have'} more and {together['less']} less."
     )
 
