@@ -42,7 +42,7 @@ from common.statistics import (  # noqa: E402
 from comparison.paired_tests import (  # noqa: E402
     accuracy_test,
     documents_test,
-    groups_of_losses,
+    groups_of_means,
     margin_tests,
     mcnemar_test,
     random_effects,
@@ -83,7 +83,7 @@ def without_floor(right: list[np.ndarray]) -> tuple[float, float, float]:
 
     That is the textbook's Obuchowski-Rockette analysis.
     """
-    groups, document_variance, _ = groups_of_losses(*right)
+    groups, document_variance, _ = groups_of_means(*right)
     seed_part, own_part, inverse = 0.0, 0.0, 0.0
     for group in groups:
         variance = group.values.var(ddof=1) / group.seeds
@@ -107,7 +107,7 @@ def simulate_seeds(
     old = {"size": [], "equivalence_errors": [], "half_width": []}
     for _ in range(repeats):
         right = draw_seeds(generator, documents, seeds, spreads)
-        groups = groups_of_losses(*right)
+        groups = groups_of_means(*right)
         effects = random_effects(*groups)
         test = effects.test()
         found["size"].append(test["p"] < ALPHA)

@@ -20,6 +20,10 @@ def test_numbers_as_text():
         "100.00",
     ]
     assert [p_text(p) for p in (0.0001, 0.0123, 1)] == ["< 0.001", "= 0.012", "= 1.000"]
+    near = (0.0494, 0.0496, 0.05, 0.0503, 0.049998)
+    assert [p_text(p) for p in near] == [
+        *("= 0.049", "= 0.0496", "= 0.050", "= 0.0503", "= 0.049998")
+    ]
     part = {"mean": -0.0001, "low": -0.25, "high": 0.25}
     assert interval_text(part) == "0.000 (-0.250 to 0.250)"
     assert interval_text(part | {"low": None}) == interval_text(part | {"documents": 9}) == "0.000"

@@ -365,7 +365,13 @@ def test_one_model_with_seeds_has_no_pairs_and_one_class_no_kappa(tmp_path, run)
     result = results_of(tmp_path / "out")
     assert result["pairs"] == [] and "No tests: all runs are seeds of one model." in result["notes"]
     assert result["agreement"][0]["cohen_kappa"] == 1
-    assert result["models"][0]["accuracy_low"] == result["models"][0]["accuracy_high"] == 1
+    # Two seeds without an error show no more than one: Wilson's interval, and none of macro F1
+    model = result["models"][0]
+    wilson = proportion_confint(25, 25, method="wilson")
+    assert (model["accuracy_low"], model["accuracy_high"]) == pytest.approx(wilson)
+    assert model["macro_f1"] == 1 and model["macro_f1_low"] is model["macro_f1_high"] is None
+    (part,) = result["slices"]
+    assert (part["accuracy_low"], part["accuracy_high"]) == pytest.approx(wilson)
     assert "no run has probabilities" in (tmp_path / "out/comparison.md").read_text(
         encoding="utf-8"
     )
@@ -546,6 +552,20 @@ def test_scores_that_are_not_those_of_the_predictions(pair, run):
     assert list(result["calibration"]) == ["good"]
     reason = "for bad: the prediction of 24 documents is not the class with the highest probability"
     assert any(reason in note for note in result["notes"])
+    # Nothing else is computed from these columns.
+    reason = "the prediction of 24 documents is not the class with the highest probability in bad"
+    left_out = {row["metric"]: row["reason"] for row in result["not_tested"]}
+    assert (left_out["log_loss"], left_out["brier_score"]) == (reason, reason)
+    bad_row = result["models"][[model["name"] for model in result["models"]].index("bad")]
+    assert bad_row["log_loss"] is bad_row["brier_score"] is None
+    both_wrong = bad / "predictions.csv"
+    (good / "predictions.csv").write_bytes(both_wrong.read_bytes())
+    assert run("compare_runs", *flags).code == 0
+    assert pd.read_csv(output / "hard_documents.csv")["mean_confidence"].isna().all()
+    for folder in (good, bad):
+        (folder / "run_arguments.json").write_text(json.dumps({"script": "run_baseline.py"}))
+    assert run("compare_runs", *flags).code == 0
+    assert set(pd.read_csv(output / "slices.csv")["slice"]) == {"all"}
 
 
 def test_record_of_other_classes(pair, run):
@@ -877,6 +897,26 @@ def test_several_labels_per_document(tmp_path, run):
     assert done.code == 0, done.err
     shown = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
     assert "Several labels per document: a, b. There accuracy is the share" in shown
+    # Losses are means over the classes: one that nothing has makes them smaller by arithmetic.
+    wide = write_several(tmp_path / "wide", 4)
+    table = pd.read_csv(wide / "predictions.csv")
+    table["math.XX"] = 0.001
+    table.to_csv(wide / "predictions.csv", index=False)
+    record = json.loads((wide / "run_arguments.json").read_text())
+    record["labels"] = [*record["labels"], "math.XX"]
+    (wide / "run_arguments.json").write_text(json.dumps(record))
+    done = run("compare_runs", wide, *folders, "--output_dir", output, "--n_resamples", 200)
+    assert done.code == 0, done.err
+    result = results_of(output)
+    reason = "the classes of wide are not those of a, and losses are means over the classes"
+    left_out = {}
+    for row in result["not_tested"]:
+        if row["metric"] == "log_loss":
+            left_out[row["model"], row["reference"]] = row["reason"]
+    assert left_out["a", "wide"] == left_out["b", "wide"] == reason
+    assert "150 documents" in left_out["b", "a"]
+    losses = {model["name"]: model["log_loss"] for model in result["models"]}
+    assert losses["wide"] is None and losses["a"] is not None
     # One kind of runs at a time
     one = write_run(tmp_path / "one", np.arange(60) % 5, np.arange(60) % 5)
     result = run("compare_runs", folders[0], one, "--output_dir", tmp_path / "other")

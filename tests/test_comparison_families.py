@@ -12,6 +12,7 @@ from statsmodels.stats.multitest import multipletests
 
 from comparison.families import one_family
 from comparison.paired_tests import METRICS
+from comparison.power import ExactMcNemar, detectable_difference, documents_needed
 
 
 @pytest.fixture
@@ -56,6 +57,17 @@ def test_same_predictions_are_one_test_with_one_verdict(comparisons, run):
     assert [*one["p_holm"], *three["p_holm"]] == pytest.approx(expected, rel=1e-6)
     alone = {row["metric"]: row for row in results_of(comparisons / "one")["pairs"]}
     assert one.loc["accuracy", "p_holm"] >= alone["accuracy"]["p_holm"]
+    # What a test can find is at the level of the family, and takes more documents than alone.
+    assert table["level"].to_numpy() == pytest.approx(0.05 / 8)
+    row = one.loc["accuracy"]
+    disagreement = (row["only_model_right"] + row["only_reference_right"]) / 300
+    needed = documents_needed(ExactMcNemar(disagreement), 0.01, 0.05 / 8)
+    assert row["documents_needed"] == needed > alone["accuracy"]["documents_needed"]
+    least = detectable_difference(ExactMcNemar(disagreement), 300, 0.05 / 8)
+    assert row["detectable_difference"] == pytest.approx(least, rel=1e-6)
+    for metric in ("macro_f1", "log_loss"):
+        mine, other = one.loc[metric], alone[metric]
+        assert mine["detectable_difference"] > other["detectable_difference"]
     text = (comparisons / "together" / "family.md").read_text(encoding="utf-8")
     assert "12 tests of 3 comparisons, 8 of them distinct" in text
 
@@ -110,6 +122,7 @@ def test_what_is_not_a_comparison_is_refused(tmp_path, run):
         "two": record,
         "report": {"script": "make_report.py"},
         "old": {"script": "compare_runs.py", "pairs": []},
+        "no precision": record | {"pairs": [{"model": "a", "reference": "b"}]},
     }
     paths = {}
     for name, content in files.items():
@@ -121,6 +134,7 @@ def test_what_is_not_a_comparison_is_refused(tmp_path, run):
     assert_user_error(run(*call, one, one), "two comparisons are called one")
     assert_user_error(run(*call, one, tmp_path / "missing"), "missing")
     assert_user_error(run(*call, one, paths["report"]), "not written by tools/compare_runs.py")
-    assert_user_error(run(*call, one, paths["old"]), "earlier version", "again")
+    for name in ("old", "no precision"):
+        assert_user_error(run(*call, one, paths[name]), "earlier version", "again")
     assert_user_error(run(*call, one, paths["two"]), "none of the comparisons has a test")
     assert not output.exists()

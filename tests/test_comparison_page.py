@@ -12,7 +12,7 @@ import pytest
 from compared_runs import draw_predictions, results_of, write_run
 from conftest import LABELS, assert_user_error
 
-from comparison import figures, verdict
+from comparison import figures, page, verdict
 
 
 @pytest.mark.parametrize(
@@ -197,16 +197,41 @@ def test_class_differences_name_the_method_of_their_intervals(tmp_path, run):
     assert "no class has documents enough for an interval" in page and bootstrap not in page
 
 
+def test_numbers_of_the_cost_table():
+    numbers = (0.1234, 22.71, 999_700, 1_234_567, 999_400_000, 999_700_000, 2.5e9)
+    assert [page.compact_number(number) for number in numbers] == [
+        *("0.123", "22.7", "999,700", "1.23 M", "999 M", "1 G", "2.5 G")
+    ]
+
+
 def test_sentences_of_the_verdicts():
     """What the numbers of a row become in words, where the command line shows only some of it."""
     row = {"model": "a", "reference": "b", "metric": "accuracy", "documents": 973, "level": 0.005}
     row |= {"difference": -0.0062, "low": -0.0175, "high": -0.0001, "p_holm": 0.2}
-    row |= {"verdict": "undecided", "documents_needed": None, "equivalent": False}
+    row |= {"verdict": "undecided", "documents_needed": None, "equivalent": False, "p": 0.02}
+    row |= {"precision": {"fixed": 1e-4, "per_document": 0.05, "groups": [[5e-5, 0.01, 2]] * 2}}
     titles = {"accuracy": "accuracy", "macro_f1": "macro F1"}
     start, word, end = verdict.answer_parts(row, None, 0.01, titles)
     assert (start, word) == ("a against b is ", "undecided")
     assert "(95% CI -1.75 to -0.01), p = 0.200 after correction for 10 tests; more test" in end
     assert "test documents alone would not decide a difference of 1 point, because the" in end
+    # Documents suffice, but they are more than anybody has.
+    for precision in ({"disagreement": 0.08}, {"fixed": 0.0, "per_document": 0.05, "groups": []}):
+        one_seed = row | {"precision": precision}
+        *_, end = verdict.answer_parts(one_seed, None, 0.00001, titles)
+        assert end.endswith(
+            "; more than 100 million test documents would be needed to decide a difference of "
+            "0.001 points."
+        )
+    # Without a correction the test itself does not reject: nothing was corrected for.
+    exact = row | {"p": 0.0625, "p_holm": 0.0625, "test": "exact McNemar", "level": 0.05}
+    *_, end = verdict.answer_parts(exact, None, 0.01, titles)
+    assert (
+        "-0.01), but the test (exact McNemar, p = 0.062) finds no difference: the interval is "
+        "approximate; more"
+        in end
+        and "correction" not in end
+    )
     *_, end = verdict.answer_parts(row | {"documents_needed": 974}, None, 0.01, titles)
     shown = "about 980 test documents would decide a difference of 1 point, and there are 973."
     assert end.endswith(f"; {shown}")
@@ -218,6 +243,9 @@ def test_sentences_of_the_verdicts():
         )
     row |= {"verdict": "worse", "equivalent": True}
     second = row | {"metric": "macro_f1", "verdict": "undecided"}
+    same = second | {"low": None, "high": None}
+    *_, end = verdict.answer_parts(row, same, 0.01, titles)
+    assert end.endswith("-0.62 points (no 95% CI, because nothing varies): undecided.")
     answer = verdict.Answer(row, second, verdict.answer_parts(row, second, 0.01, titles))
     assert answer.text() == (
         "a is worse than b: accuracy -0.62 points (95% CI -1.75 to -0.01), less than the margin of "

@@ -90,7 +90,7 @@ def test_seeds_that_agree_by_chance_do_not_narrow_the_interval():
         changed = np.flatnonzero(row == (surplus > 0))[: abs(surplus)]
         row[changed] = 1 - row[changed]
     first, second = right[:3], right[3:]
-    effects = paired_tests.random_effects(*paired_tests.groups_of_losses(first, second))
+    effects = paired_tests.random_effects(*paired_tests.groups_of_means(first, second))
     differences = first.mean(axis=0) - second.mean(axis=0)
     by_documents = differences.var(ddof=1) / 500
     assert effects.estimate == 0
@@ -102,7 +102,7 @@ def test_seeds_that_agree_by_chance_do_not_narrow_the_interval():
     # Seeds that differ more than that add to it.
     first = first.copy()
     first[0, first[0] == 0] = 1
-    wider = paired_tests.random_effects(*paired_tests.groups_of_losses(first, second))
+    wider = paired_tests.random_effects(*paired_tests.groups_of_means(first, second))
     assert wider.seeds > 0 and 2 <= wider.freedom < 20
 
 
@@ -114,7 +114,7 @@ def test_covariances_of_losses_are_those_of_resamples():
     weights = generator.multinomial(300, np.full(300, 1 / 300), 4000)
     draws = np.vstack([losses.mean(axis=1), weights @ losses.T / 300])
     resampled = paired_tests.pooled_test([(1, draws[:, :2]), (-1, draws[:, 2:])])
-    exact = paired_tests.random_effects(*paired_tests.groups_of_losses(first, second)).test()
+    exact = paired_tests.random_effects(*paired_tests.groups_of_means(first, second)).test()
     width = exact["high"] - exact["low"]
     assert resampled["difference"] == pytest.approx(exact["difference"])
     assert resampled["high"] - resampled["low"] == pytest.approx(width, rel=0.05)
@@ -132,6 +132,29 @@ def test_few_changed_documents_bound_the_bootstraps_p():
     pair.changed = 6
     exact = paired_tests.mcnemar_test(6, 0)
     assert paired_tests.bootstrap_pair(pair)["p"] == pytest.approx(exact) == 2**-5
+
+
+@pytest.mark.parametrize("lost", [1, 3, 5])
+def test_few_losses_do_not_exclude_a_loss_of_the_margin(lost):
+    """One model loses so many of 973 documents: p of macro F1 is near that of so few by chance.
+
+    Resamples of three losses hardly ever have ten, though ten are often three by chance.
+    """
+    labels = np.arange(973) % 5
+    predictions = np.array([labels, labels])
+    predictions[0, :lost] = (labels[:lost] + 1) % 5
+    values = metrics_of_resamples(labels, predictions, 5, 1000, 0)["macro_f1"]
+    right = predictions == labels
+    pair = paired_tests.Pair(
+        "macro_f1", (values[:, :1], values[:, 1:]), (right[:1], right[1:]), changed=lost
+    )
+    test = partial(paired_tests.bootstrap_pair, pair)
+    p = paired_tests.margin_tests(test, test(), 0.01)["p_non_inferior"]
+    exact = stats.binom.cdf(lost, 973, 0.01)
+    assert 0.75 * exact < p < 5 * exact
+    alone = partial(paired_tests.bootstrap_test, np.subtract(*values.T))
+    too_small = paired_tests.margin_tests(alone, alone(), 0.01)["p_non_inferior"]
+    assert too_small < 0.75 * p
 
 
 def test_decision_to_refuse_a_run():
@@ -227,12 +250,78 @@ def test_equal_predictions_have_p_one(tmp_path, run):
         1.0
     }
     assert {row["test"] for row in pairs} == {"exact McNemar", "paired t-test", "paired bootstrap"}
-    # Without a disagreement bootstrap and t-test cannot say how large a difference might be.
-    assert {row["metric"] + row["test"] for row in pairs if row["equivalent"]} == {
-        "accuracyexact McNemar"
-    }
+    # Without a disagreement the bootstrap cannot say how large a difference might be; of accuracy
+    # Tango's interval of no disagreement does, also where a model has several seeds.
+    z = 1.959964**2
+    for row in pairs:
+        if row["metric"] == "accuracy":
+            assert (row["low"], row["high"]) == pytest.approx((-z / (160 + z), z / (160 + z)), 1e-5)
+            assert row["equivalent"]
+        else:
+            assert row["low"] is row["high"] is None and not row["equivalent"]
     assert {row["verdict"] for row in pairs} == {"within the margin", "undecided"}
     assert len(pd.read_csv(tmp_path / "out/hard_documents.csv")) == (predictions != labels).sum()
+
+
+@pytest.mark.parametrize("seeds", [(1, 2), (2, 2)])
+@pytest.mark.parametrize("changed", [0, 1, 4, 30])
+def test_equal_seeds_are_no_surer_than_one(seeds, changed):
+    """Seeds with the same predictions: interval and p are at least those of one seed each."""
+    right = np.ones((2, 60), dtype=bool)
+    right[1, :changed] = False
+    members = (np.repeat(right[:1], seeds[0], axis=0), np.repeat(right[1:], seeds[1], axis=0))
+    pair = paired_tests.Pair("accuracy", None, members)
+    chosen = paired_tests.choose_test(pair)
+    assert chosen.name == ("Obuchowski-Rockette" if seeds == (2, 2) else "paired t-test")
+    for null, alpha in product((0, -0.02, 0.1), (0.05, 0.01)):
+        found = chosen.function(pair, null, alpha)
+        one_seed = paired_tests.accuracy_test(changed, 0, 60, null, alpha)
+        assert found["difference"] == pytest.approx(one_seed["difference"])
+        assert found["low"] <= one_seed["low"] + 1e-9 < one_seed["high"] - 1e-9 <= found["high"]
+        assert found["p"] >= one_seed["p"] - 1e-12
+
+
+def test_opposite_models_have_an_interval():
+    """One is right everywhere and the other nowhere, with two seeds each: not -1 to -1, p 0."""
+    pair = paired_tests.Pair("accuracy", None, (np.zeros((2, 30), bool), np.ones((2, 30), bool)))
+    found = paired_tests.choose_test(pair).function(pair)
+    assert (found["difference"], found["low"]) == (-1, -1) and -0.9 < found["high"] < -0.7
+    assert 2.0**-29 <= found["p"] < 1e-6
+    draws = np.tile([0.0, 0.0], (101, 1))
+    f1 = paired_tests.Pair("macro_f1", (draws, draws + 1), pair.right)
+    found = paired_tests.choose_test(f1).function(f1)
+    assert found["low"] is found["high"] is None and 0 < found["p"] < 0.01
+
+
+def test_accuracy_is_the_same_test_in_every_command(tmp_path, run):
+    """What else is compared, --n_resamples and --seed change no number of accuracy."""
+    generator, labels = np.random.default_rng(3), np.arange(200) % 5
+    runs = {}
+    for name, seed in product("abc", (1, 2)):
+        predictions = draw_predictions(generator, labels, 0.8)
+        record = {"model_name_or_path": name, "seed": seed}
+        runs[name, seed] = write_run(tmp_path / f"{name}{seed}", labels, predictions, **record)
+    pair = [folder for (name, _), folder in runs.items() if name != "c"]
+    calls = {
+        "pair": (*pair, "--n_resamples", 100),
+        "all": (*runs.values(), "--n_resamples", 150, "--seed", 7, "--pairs", "reference"),
+    }
+    found = {}
+    for output, words in calls.items():
+        done = run("compare_runs", *words, "--output_dir", tmp_path / output, "--reference", "a")
+        assert done.code == 0, done.err
+        result = results_of(tmp_path / output)
+        (row,) = [
+            row for row in result["pairs"] if (row["model"], row["metric"]) == ("b", "accuracy")
+        ]
+        keys = ("difference", "low", "high", "p", "p_equivalent", "se_documents", "se_seeds")
+        numbers = [row[key] for key in keys]
+        for model in result["models"][:2]:
+            numbers += [model["accuracy_low"], model["accuracy_high"], model["seed_spread"]]
+        for part in result["slices"][:2]:
+            numbers += [part["accuracy_low"], part["accuracy_high"]]
+        found[output] = numbers
+    assert found["pair"] == pytest.approx(found["all"], rel=1e-12)
 
 
 def test_margin(tmp_path, run):

@@ -16,6 +16,9 @@ from comparison.power import (
     NormalPrecision,
     detectable_difference,
     documents_needed,
+    documents_suffice,
+    precision_from_record,
+    precision_record,
 )
 
 
@@ -60,6 +63,18 @@ def test_documents_do_not_replace_seeds():
     assert documents_needed(few_seeds, 0.01, 0.05) is None
     assert documents_needed(few_seeds, 0.05, 0.05) < 10_000
     assert documents_needed(NormalPrecision(0.0, 0.05), 0.01, 0.05) < 10_000
+    assert not documents_suffice(few_seeds, 0.01, 0.05) and documents_suffice(few_seeds, 0.05, 0.05)
+    # So many documents nobody has, but no seeds are missing.
+    for precision in (NormalPrecision(0.0, 0.05), ExactMcNemar(0.08)):
+        assert documents_needed(precision, 1e-5, 0.05) is None
+        assert documents_suffice(precision, 1e-5, 0.05)
+
+
+def test_a_precision_is_kept_in_json():
+    groups = [(5e-6, 0.01, 2.0), (0.0, 0.02, np.inf)]
+    for precision in (ExactMcNemar(0.08), NormalPrecision(1e-5, 0.05, groups)):
+        text = json.dumps(precision_record(precision), allow_nan=False)
+        assert precision_from_record(json.loads(text)) == precision
 
 
 def test_a_difference_of_shares_is_never_larger_than_one():

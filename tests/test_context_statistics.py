@@ -14,16 +14,17 @@ from conftest import ROOT
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score
 from statsmodels.formula.api import ols
-from statsmodels.stats import contingency_tables
 from statsmodels.stats.anova import anova_lm
 
 from common.statistics import bootstrap, difference_test, mean_interval
+from context import phrases
 from context.additive_surrogate import additive_r2
 from context.attributions import AttributedDocument, Attributions, Scores, score_tables
 from context.conditions import Condition, condition_statistics
 from context.results import Measurement
-from context.significance import exchange_tests, mcnemar, mcnemar_interval, mean_tests, smallest_p
+from context.significance import exchange_tests, mean_tests
 from context.svm_agreement import agreement
+from context.text import change_text
 from context.word_variance import intraclass_correlation, ranks, variance_components
 
 SIMULATIONS = 1000
@@ -137,21 +138,6 @@ def test_p_and_interval_of_means_agree(shift):
         assert (test["p"] < 0.05) == (not test["low"] <= 0 <= test["high"])
 
 
-def test_mcnemar_is_that_of_statsmodels():
-    for first, second in ((7, 0), (0, 1), (12, 30), (5, 5), (0, 0)):
-        if first + second:
-            table = [[9, first], [second, 3]]
-            expected = contingency_tables.mcnemar(table, exact=True).pvalue
-            assert mcnemar(first, second) == pytest.approx(expected)
-        low, high = mcnemar_interval(first, second, 100)
-        assert low <= (second - first) / 100 <= high
-        assert (mcnemar(first, second) < 0.05) == (not low <= 0 <= high)
-    assert mcnemar(7, 0) == pytest.approx(0.015625)
-    assert mcnemar(0, 0) == 1
-    assert smallest_p(7) == pytest.approx(0.015625)
-    assert smallest_p(0) == 1
-
-
 def test_exchanged_predictions_are_counted_with_scikit_learn():
     generator = np.random.default_rng(4)
     labels = generator.integers(0, 3, 40)
@@ -190,6 +176,73 @@ def conditions_of(repetitions):
     measurement = Measurement(index, {})
     condition = Condition({"window": 0}, changed)
     return condition_statistics(original, [condition], measurement, arguments).conditions[0]
+
+
+def accuracy_of_changes(documents, lost, repetitions=1):
+    """The test of accuracy where so many of the right predictions become wrong."""
+    labels = np.arange(documents) % 2
+    original = 3.0 * np.eye(2)[labels]
+    changed = np.repeat(original[None], repetitions, axis=0)
+    changed[:, :lost] = np.roll(changed[:, :lost], 1, axis=-1)
+    arguments = SimpleNamespace(n_resamples=500, n_permutations=99, seed=0)
+    measurement = Measurement({"labels": labels.tolist(), "classes": ["a", "b"]}, {})
+    conditions = [Condition({"window": 0}, changed)]
+    changes = condition_statistics(original, conditions, measurement, arguments)
+    return changes.original, changes.conditions[0]
+
+
+def test_no_changed_document_is_not_no_change():
+    """Of 20 documents none changes: one of 20 may all the same, and the page does not deny it."""
+    original, result = accuracy_of_changes(20, 0)
+    test = result["accuracy"]
+    z = 1.959964**2
+    assert (test["low"], test["high"]) == pytest.approx((-z / (20 + z), z / (20 + z)), rel=1e-5)
+    assert test["difference"] == 0 and test["p"] == 1
+    text = change_text("accuracy", test)
+    assert text.startswith("no change of accuracy is shown (0.00 points, 95% CI -16.11 to 16.11,")
+    # All original documents are right, which gives Wilson's interval; macro F1 has none.
+    accuracy = original["accuracy"]
+    assert accuracy["high"] == pytest.approx(1)
+    assert accuracy["low"] == pytest.approx(20 / (20 + z), rel=1e-5)
+    for estimate in (original["macro_f1"], result["macro_f1"], *result["classes"]):
+        assert estimate["low"] is estimate["high"] is None
+    # Several repetitions know no more.
+    assert accuracy_of_changes(20, 0, 3)[1]["accuracy"]["low"] == pytest.approx(test["low"])
+
+
+@pytest.mark.parametrize(("documents", "loss"), [(20, 0.1), (20, 0.05), (100, 0.02), (973, 0.002)])
+def test_interval_of_a_change_of_accuracy_covers_a_small_loss(documents, loss):
+    """The share of samples, from the binomial distribution, whose interval covers the truth.
+
+    McNemar's limits given the number of changes covered in 63 to 88 percent.
+    """
+    coverage = {1: 0.0, 3: 0.0}
+    for lost in range(documents + 1):
+        chance = stats.binom.pmf(lost, documents, loss)
+        if chance < 1e-4:
+            continue
+        for repetitions in coverage:
+            test = accuracy_of_changes(documents, lost, repetitions)[1]["accuracy"]
+            coverage[repetitions] += chance * (test["low"] <= -loss <= test["high"])
+    assert min(coverage.values()) > 0.94, coverage
+
+
+def test_phrases_that_have_nothing_alone_are_not_said_to_add():
+    """The mean over documents may differ where no phrase does: the answer says both."""
+    test = {"mean": 0.0612, "low": 0.02, "high": 0.11, "p": 0.004, "documents": 241}
+    text = phrases.answer(test | {"tested": 12, "more": 0, "less": 0})
+    assert text == (
+        "On average over 241 documents phrases add 0.061 more to the logit than the same words "
+        "moved apart (95% CI 0.020 to 0.110, p = 0.004); of the 12 phrases tested alone, 0 have "
+        "more and 0 less."
+    )
+    text = phrases.answer(test | {"p": 0.4, "tested": 1, "more": 1, "less": 0})
+    assert "undecided" in text and text.endswith(
+        "the 1 phrase tested alone, 1 has more and 0 less."
+    )
+    text = phrases.answer(test | {"tested": 0, "more": 0, "less": 0})
+    assert text.endswith("; no phrase has documents enough to be tested alone.")
+    assert phrases.answer(None) == ""
 
 
 @pytest.mark.parametrize("repetitions", [1, 3])

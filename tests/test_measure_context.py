@@ -143,7 +143,7 @@ def test_page_answers_first(everything):
     is_found = any(
         condition[name]["p_holm"] < 0.05 for name in ("accuracy", "true_class_probability")
     )
-    answer = "Yes, the order of words: when single words are shuffled, its accuracy "
+    answer = "Yes, the order of words: when single words are shuffled, "
     if not is_found:
         answer = answer.replace("Yes, the order of words", "Undecided")
     places = [
@@ -151,7 +151,7 @@ def test_page_answers_first(everything):
         for text in (
             "<h1>Does steep use context?</h1>",
             f"<strong>{answer}",
-            "<li>Attention window: When a token sees only itself, accuracy ",
+            "<li>Attention window: When a token sees only itself, ",
             "<figure",
             "Each test in one number per model",
             "<details><summary>Word order</summary>",

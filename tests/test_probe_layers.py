@@ -56,6 +56,7 @@ def test_predictions_are_those_of_scikit_learn_on_transformers_states(
     }
     layers = sorted(path.name for path in (tmp_path / "probes").iterdir())
     assert layers == [f"layer-{number}" for number in range(model.config.num_hidden_layers + 1)]
+    losses = {}
     for number, layer in enumerate(layers):
         probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=2000))
         probe.fit(features["train"][number], tables["train"]["label"])
@@ -69,6 +70,8 @@ def test_predictions_are_those_of_scikit_learn_on_transformers_states(
             (table["label"] == table["prediction"]).mean()
         )
         assert results["C"] == 0.1
+        evaluated = json.loads((tmp_path / "probes" / layer / "eval_results.json").read_text())
+        losses[layer] = evaluated["eval_loss"]
     assert run("probe_layers", *flags, "--output_dir", tmp_path / "again").code == 0
     same = [
         (tmp_path / name / "layer-1" / "predictions.csv").read_bytes()
@@ -87,6 +90,11 @@ def test_predictions_are_those_of_scikit_learn_on_transformers_states(
         "compare_runs", *(tmp_path / "probes").iterdir(), "--output_dir", tmp_path / "comparison"
     )
     assert done.code == 0, done.err
+    # The reference is the layer with the smallest validation loss.
+    result = json.loads((tmp_path / "comparison" / "comparison.json").read_text())
+    assert result["reference_reason"] == "it has the smallest loss on the validation split"
+    best = min(losses, key=losses.get)
+    assert result["reference"].endswith(f"mean of layer {best.removeprefix('layer-')}")
 
 
 @pytest.fixture

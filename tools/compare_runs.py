@@ -91,6 +91,7 @@ from comparison.figures import (
     plot_learning_curves,
 )
 from comparison.metrics import (
+    MIN_CLASS_DOCUMENTS,
     agreement_table,
     class_differences,
     evaluate,
@@ -133,7 +134,7 @@ from comparison.slices import (
     load_categories,
     slices_table,
 )
-from comparison.study_table import study_result, study_rows
+from comparison.study_table import largest_disagreement, study_result, study_rows
 from comparison.verdict import Answer, find_answers, points, test_sentence
 
 SCRIPT = "compare_runs.py"
@@ -252,9 +253,11 @@ class CompareArguments:
             self.disagreement_rate = 0.08 if self.paper else None
         elif not self.paper:
             raise ValueError("--disagreement_rate is about the study's table; give --paper, too")
-        elif not 0 < self.disagreement_rate <= 1:
+        elif not 0 < self.disagreement_rate <= largest_disagreement():
             raise ValueError(
-                f"--disagreement_rate must be above 0 and at most 1, not {self.disagreement_rate:g}"
+                "--disagreement_rate must be above 0 and at most "
+                f"{largest_disagreement():.4f}, since the study's models are right too often to "
+                f"differ on more documents, not {self.disagreement_rate:g}"
             )
 
 
@@ -406,7 +409,8 @@ def draw_pictures(
     # 4. Classes
     panels: dict[str, list] = {}
     for row in result["per_class_differences"]:
-        if row["reference"] == reference and row["low"] is not None:
+        has_panel = row["documents"] >= MIN_CLASS_DOCUMENTS
+        if row["reference"] == reference and has_panel:
             panels.setdefault(row["model"], []).append(row)
     if panels:
         pictures["class_differences.png"] = plot_classes(panels, reference)
@@ -435,6 +439,11 @@ def draw_pictures(
             "Reliability diagram; expected calibration error in points: " + "; ".join(errors)
         )
     return pictures, about
+
+
+def pairs_table(pairs: list[dict]) -> pd.DataFrame:
+    """Return pairs.csv: the tests, without what only correct_together.py reads."""
+    return pd.DataFrame(pairs).drop(columns="precision")
 
 
 def main() -> None:
@@ -486,9 +495,7 @@ def main() -> None:
     of_classes = class_differences(models, compared_models(models, reference), evaluation)
     agreement, median_disagreement = agreement_table(models, evaluation)
     hard = hard_documents(runs, categories)
-    slices = slices_table(
-        models, runs, evaluation, categories, arguments.n_resamples, arguments.seed
-    )
+    slices = slices_table(models, runs, evaluation, categories)
     listed = None
     if categories is not None:
         listed = listed_summary(models, runs, evaluation, categories)
@@ -542,7 +549,7 @@ def main() -> None:
     pieces = Pieces(table, hard, study["sentences"] if study else [], about_pictures)
     csv = {"index": False, "float_format": "%.8g"}
     outputs = {
-        "pairs.csv": pd.DataFrame(pairs).to_csv(**csv) if pairs else None,
+        "pairs.csv": pairs_table(pairs).to_csv(**csv) if pairs else None,
         "per_class_f1.csv": per_class.to_csv(**csv),
         "class_differences.csv": pd.DataFrame(of_classes).to_csv(**csv) if of_classes else None,
         "agreement.csv": agreement.to_csv(**csv),

@@ -21,7 +21,8 @@ published as one set of findings have ten chances of a false one. This command r
 comparison.json of each folder (the file itself may be given, too) and corrects again, for all tests
 of all comparisons (Holm's method).
 Tests of the same two sets of predictions count once, whatever the runs are called, and have the
-same verdict everywhere.
+same verdict everywhere. What a test can find (detectable_difference, documents_needed) is at the
+level of the whole family, too.
 
 Writes into --output_dir: family.csv, every test with its corrected p-values and verdict; family.md,
 the tests whose verdict changes, and the number of tests; family.json, the record.
@@ -109,7 +110,8 @@ def read_comparisons(paths: list[str]) -> dict[str, dict]:
         record = read_json(file)
         if record.get("script") != COMPARISON_SCRIPT:
             fail(f"{file} was not written by tools/compare_runs.py; give a comparison")
-        if "pairs_tested" not in record:
+        has_precisions = all("precision" in row for row in record.get("pairs", []))
+        if "pairs_tested" not in record or not has_precisions:
             fail(f"{file} is of an earlier version; make the comparison again")
         named_after = path.resolve()
         if not path.is_dir() and path.name == COMPARISON:

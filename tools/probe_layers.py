@@ -28,7 +28,7 @@ Text columns, their delimiter, a prefix and the maximum length are those that th
 with, where its config.json has them.
 
 Writes to --output_dir a run folder layer-K for every layer, which tools/compare_runs.py reads:
-predictions.csv, predict_results.json and run_arguments.json.
+predictions.csv, eval_results.json, predict_results.json and run_arguments.json.
 """
 
 import json
@@ -82,7 +82,7 @@ logger = logging.getLogger(__name__)
 
 SEED = 42  # of a validation split that is taken from training
 RECORD = "run_arguments.json"
-OWN_FILES = r"run_arguments\.json|predict_results\.json|predictions\.csv"
+OWN_FILES = r"run_arguments\.json|(eval|predict)_results\.json|predictions\.csv"
 
 
 # Arguments
@@ -346,9 +346,10 @@ def write_run(
         "predict_precision": float(precision),
         "predict_recall": float(recall),
         "predict_samples": len(predictions),
-        "eval_loss": probe.loss,
         "C": probe.C,
     }
+    # Where compare_runs.py looks for it when it chooses the reference
+    evaluated = {"eval_loss": probe.loss}
     columns = pd.DataFrame(
         {
             "id": test["id"],
@@ -363,6 +364,7 @@ def write_run(
         folder,
         {
             RECORD: json.dumps({"script": record["script"]}) + "\n",
+            "eval_results.json": json.dumps(evaluated, indent=2) + "\n",
             "predict_results.json": json.dumps(results, indent=2) + "\n",
             "predictions.csv": table.to_csv(index=False, float_format="%.6f"),
         },

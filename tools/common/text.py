@@ -13,10 +13,16 @@ def percent(value: float | None) -> str:
 
 
 def p_text(p: float) -> str:
-    """Return a p-value with its relation sign."""
+    """Return a p-value with its relation sign: three digits, more where 0.05 would hide a verdict.
+
+    0.0496 and 0.0503 lead to different verdicts, so neither is shown as 0.050.
+    """
     if p < 0.001:
         return "< 0.001"
-    return f"= {p:.3f}"
+    digits = 3
+    while float(f"{p:.{digits}f}") == 0.05 != p and digits < 12:
+        digits += 1
+    return f"= {p:.{digits}f}"
 
 
 def p_cell(p: float) -> str:

@@ -92,12 +92,7 @@ def reason_without_calibration(run: Run) -> str | None:
         return "it has no scores"
     if not run.has_probabilities:
         return "its scores are not probabilities"
-    # By a rule of its own, or because the columns of scores were mixed up
-    others = run.count_other_best()
-    if others > 0:
-        noun = "document" if others == 1 else "documents"
-        return f"the prediction of {others} {noun} is not the class with the highest probability"
-    return None
+    return run.reason_against_scores()
 
 
 def calibration_sentence(name: str, result: dict) -> str:

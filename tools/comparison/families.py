@@ -1,19 +1,14 @@
 """Comparisons that are published together: one family of tests."""
 
-from comparison.paired_tests import FAMILIES, LOSSES, correct_kind, verdict
+from common.statistics import ALPHA
+from comparison.paired_tests import FAMILIES, LOSSES, correct_kind, power_columns, verdict
 
 # The kinds of p-values that are the same whichever of two models comes first.
 SYMMETRIC = ("p", "p_equivalent")
 # The kinds that are about the margin: with another one they are other tests.
 OF_THE_MARGIN = ("p_non_inferior", "p_equivalent", "p_worse_beyond")
-# What rows say about the family of their own comparison
-OF_ONE_COMPARISON = (
-    "low_simultaneous",
-    "high_simultaneous",
-    "level",
-    "detectable_difference",
-    "documents_needed",
-)
+# What rows have for the correction only, or say about the family of their own comparison
+LEFT_OUT = ("sides", "margin", "precision", "low_simultaneous", "high_simultaneous")
 
 
 def one_family(comparisons: dict[str, dict]) -> list[dict]:
@@ -22,9 +17,9 @@ def one_family(comparisons: dict[str, dict]) -> list[dict]:
     comparisons are the records of comparison.json by name. The rows are those of pairs, each with
     its comparison, and with p-values after Holm's correction and a verdict that count every test
     once: two rows are one test if they compare the same metric of the same predictions, and with
-    the same margin if the test is about it, in whatever comparison and under whatever names. Where
-    bootstrap samples gave such rows different p-values, the largest is taken. So the same two sets
-    of predictions have the same verdict wherever the margin is the same.
+    the same margin if the test is about it, in whatever comparison and under whatever names. So the
+    same two sets of predictions have the same verdict wherever the margin is the same.
+    level, detectable_difference and documents_needed are those of the whole family.
     """
     rows = []
     for name, comparison in comparisons.items():
@@ -37,37 +32,31 @@ def one_family(comparisons: dict[str, dict]) -> list[dict]:
             key_parts = {"sides": sides, "margin": comparison["margin"]}
             rows.append({"comparison": name} | key_parts | pair)
 
-    # 1. Rows that are one test get its largest p-value of each kind
     for kind in FAMILIES:
-        largest: dict[tuple, float] = {}
-        for row in rows:
-            if row[kind] is not None:
-                key = test_key(row, kind)
-                largest[key] = max(row[kind], largest.get(key, 0.0))
-        for row in rows:
-            if row[kind] is not None:
-                row[kind] = largest[test_key(row, kind)]
-
-    # 2. Holm's correction over the distinct tests of each kind
-    for kind in FAMILIES:
-        distinct = {}
-        for row in rows:
-            if row[kind] is not None:
-                distinct.setdefault(test_key(row, kind), {kind: row[kind]})
-        correct_kind(list(distinct.values()), kind)
-        for row in rows:
-            if row[kind] is not None:
-                corrected = distinct[test_key(row, kind)]
-                row[f"{kind}_holm"] = corrected[f"{kind}_holm"]
-                row[FAMILIES[kind]] = corrected[FAMILIES[kind]]
+        correct_once(rows, kind)
     tests = len({test_key(row, "p") for row in rows})
     for row in rows:
         row["verdict"] = verdict(row)
         row["tests_in_family"] = tests
-        del row["sides"], row["margin"]
-        for column in OF_ONE_COMPARISON:
-            row.pop(column, None)
+        row.update(power_columns(row, ALPHA / tests, row["margin"]))
+        for column in LEFT_OUT:
+            del row[column]
     return rows
+
+
+def correct_once(rows: list[dict], kind: str) -> None:
+    """Add Holm's correction of one kind of p-value to rows of which several may be one test.
+
+    Where bootstrap samples gave such rows different p-values, the largest is taken.
+    """
+    tested = [row for row in rows if row[kind] is not None]
+    distinct: dict[tuple, dict] = {}
+    for row in tested:
+        test = distinct.setdefault(test_key(row, kind), {kind: 0.0})
+        test[kind] = max(test[kind], row[kind])
+    correct_kind(list(distinct.values()), kind)
+    for row in tested:
+        row.update(distinct[test_key(row, kind)])
 
 
 def predictions_of(model: dict, digests: dict[str, str], metric: str) -> tuple:

@@ -50,10 +50,12 @@ def tidy(axes: plt.Axes) -> None:
 
 
 def draw_interval(axes: plt.Axes, height: float, row: dict, is_second: bool = False) -> None:
-    """Draw the difference of a row in points, with its interval, as its verdict says."""
+    """Draw the difference of a row in points, with its interval if any, as its verdict says."""
     color, shape = LANGUAGE[row["verdict"]]
-    low, high, value = 100 * row["low"], 100 * row["high"], 100 * row["difference"]
-    axes.hlines(height, low, high, color=color, linewidth=1.2 if is_second else 2.6)
+    value = 100 * row["difference"]
+    if row["low"] is not None:
+        low, high = 100 * row["low"], 100 * row["high"]
+        axes.hlines(height, low, high, color=color, linewidth=1.2 if is_second else 2.6)
     face = "white" if row["verdict"] == "undecided" else color
     size = 5 if is_second else 8
     axes.plot(value, height, shape, color=color, markerfacecolor=face, markersize=size, zorder=3)
@@ -98,8 +100,9 @@ def plot_differences(
         if second is not None:
             draw_interval(axes, height + 0.2, second, is_second=True)
             rows.append(second)
-        low, high = print_signed(first["low"]), print_signed(first["high"])
-        numbers = f"{print_signed(first['difference'])} ({low} to {high})"
+        numbers = print_signed(first["difference"])
+        if first["low"] is not None:
+            numbers += f" ({print_signed(first['low'])} to {print_signed(first['high'])})"
         labels.append(f"{row_label(group['model'])}\n{numbers}")
     axes.set_yticks(range(len(groups)), labels=labels)
     axes.set_ylim(len(groups) - 0.5, -0.5)
@@ -210,6 +213,8 @@ def plot_all_pairs(models: list[dict], groups: list[list[str]], metric: str, tit
 
 def class_verdict(row: dict) -> str:
     """Return what the simultaneous interval of a class says; a class has no test and no margin."""
+    if row["low_simultaneous"] is None:
+        return "undecided"
     if row["low_simultaneous"] > 0:
         return "better"
     return "worse" if row["high_simultaneous"] < 0 else "undecided"
@@ -233,11 +238,12 @@ def plot_classes(panels: dict[str, list[dict]], reference: str) -> bytes:
         squeeze=False,
         layout="constrained",
     )
-    bounds = []
+    bounds = [0.0]
     for rows in shown.values():
         for row in rows:
-            bounds += [100 * row["low_simultaneous"], 100 * row["high_simultaneous"], 0.0]
-    room = 0.05 * (max(bounds) - min(bounds)) + 1e-9
+            if row["low_simultaneous"] is not None:
+                bounds += [100 * row["low_simultaneous"], 100 * row["high_simultaneous"]]
+    room = 0.05 * (max(bounds) - min(bounds)) or 1.0
     every = []
     for axes, (model, rows) in zip(grid.flat, shown.items(), strict=False):
         draw_margin(axes, None)
@@ -245,8 +251,9 @@ def plot_classes(panels: dict[str, list[dict]], reference: str) -> bytes:
             judged = row | {"verdict": class_verdict(row)}
             every.append(judged)
             color, _ = LANGUAGE[judged["verdict"]]
-            wide = 100 * row["low_simultaneous"], 100 * row["high_simultaneous"]
-            axes.hlines(height, *wide, color=color, linewidth=1)
+            if row["low_simultaneous"] is not None:
+                wide = 100 * row["low_simultaneous"], 100 * row["high_simultaneous"]
+                axes.hlines(height, *wide, color=color, linewidth=1)
             draw_interval(axes, height, judged)
         labels = [plain(f"{row['class'][:24]} ({row['documents']:,})") for row in rows]
         axes.set_yticks(range(classes), labels=labels)

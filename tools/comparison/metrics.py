@@ -1,5 +1,6 @@
 """Metrics of every model with intervals, F1 of every class, agreement."""
 
+from collections import Counter
 from itertools import combinations, combinations_with_replacement, product
 
 import numpy as np
@@ -8,15 +9,16 @@ from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.proportion import proportion_confint
 
 from common.metrics import MULTI_LABEL
-from common.statistics import ALPHA, bootstrap_label_sets, mean_interval, percentile_interval
+from common.statistics import ALPHA, bootstrap_label_sets, mean_interval
 from comparison.evaluation import LOSSES, Evaluation
 from comparison.paired_tests import (
     METRICS,
     MIN_BOOTSTRAP_DOCUMENTS,
     MIN_TEST_DOCUMENTS,
-    SeedGroup,
+    group_of_means,
+    mean_effects,
     pooled_test,
-    random_effects,
+    varying_interval,
 )
 from comparison.runs import Model, Run, names_of
 
@@ -56,8 +58,9 @@ def evaluate(runs: list[Run], n_resamples: int, seed: int) -> Evaluation:
     # 3. Losses
     losses = {name: np.full((len(runs), len(truth)), np.nan) for name in LOSSES}
     reasons = []
+    usual = usual_classes(runs)
     for number, run in enumerate(runs):
-        reason = reason_without_losses(run)
+        reason = reason_without_losses(run) or reason_of_other_classes(run, usual)
         reasons.append(reason)
         if reason is None:
             for name, values in document_losses(run).items():
@@ -93,6 +96,43 @@ def reason_without_losses(run: Run) -> str | None:
             f"the scores of {run.label} are not probabilities (an SVM has them with "
             "run_baseline.py --calibrate)"
         )
+    reason = run.reason_against_scores()
+    if reason is not None:
+        return f"{reason} in {run.label}"
+    return None
+
+
+def usual_classes(runs: list[Run]) -> dict[str, tuple[str, ...]]:
+    """Return the classes with scores of the runs with losses, by the label of a run that has them.
+
+    The result has one entry, the set of classes that most runs have (the first, if tied); it is
+    empty if no run has scores.
+    """
+    of_runs = {}
+    for run in runs:
+        if reason_without_losses(run) is None:
+            of_runs[run.label] = tuple(sorted(run.scores.columns))
+    if not of_runs:
+        return {}
+    usual = Counter(of_runs.values()).most_common(1)[0][0]
+    label = next(label for label, classes in of_runs.items() if classes == usual)
+    return {label: usual}
+
+
+def reason_of_other_classes(run: Run, usual: dict[str, tuple[str, ...]]) -> str | None:
+    """Return why the losses of a run are not comparable with those of ``usual_classes``.
+
+    With several labels per document losses are means over the classes, and a class that nothing
+    has makes them smaller. With one label per document they are not.
+    """
+    if not run.is_multi_label or run.scores is None:
+        return None
+    for label, classes in usual.items():
+        if tuple(sorted(run.scores.columns)) != classes:
+            return (
+                f"the classes of {run.label} are not those of {label}, and losses are means over "
+                "the classes"
+            )
     return None
 
 
@@ -152,7 +192,10 @@ def model_row(model: Model, runs: list[Run], evaluation: Evaluation) -> dict:
     }
     for metric in METRICS:
         values = draws[metric][:, model.runs]
-        low, high = metric_interval(metric, values, evaluation.correct[model.runs])
+        if metric == "accuracy":
+            low, high = accuracy_interval(evaluation.correct[model.runs])
+        else:
+            low, high = macro_f1_interval(values, evaluation.documents)
         row[metric] = float(values[0].mean())
         row[f"{metric}_sd"] = float(values[0].std(ddof=1)) if model.seeds > 1 else None
         row[f"{metric}_low"] = low
@@ -160,9 +203,8 @@ def model_row(model: Model, runs: list[Run], evaluation: Evaluation) -> dict:
     for name in LOSSES:
         row |= loss_columns(name, model, evaluation)
     row["seed_spread"] = None
-    if model.seeds > 1:
-        values = draws["accuracy"][:, model.runs]
-        group = SeedGroup(1, values[0], np.cov(values[1:].T))
+    if model.seeds > 1 and evaluation.documents > 1:
+        group = group_of_means(evaluation.correct[model.runs])
         row["seed_spread"] = float(np.sqrt(group.quality_variance))
     return row
 
@@ -182,39 +224,50 @@ def loss_columns(name: str, model: Model, evaluation: Evaluation) -> dict:
         columns[f"{name}_sd"] = float(means.std(ddof=1))
     if evaluation.documents < MIN_TEST_DOCUMENTS:
         return columns
-    over_documents = losses.mean(axis=0)
-    if model.seeds > 1:
-        group = SeedGroup(1, means, np.cov(losses) / evaluation.documents)
-        variance = over_documents.var(ddof=1) / evaluation.documents
-        interval = random_effects([group], variance).test()
-    else:
-        interval = mean_interval(over_documents)
+    if np.ptp(losses) == 0:  # nothing varies, which is no evidence that nothing ever will
+        return columns
+    interval = mean_effects(losses).test() if model.seeds > 1 else mean_interval(losses[0])
     columns[f"{name}_low"] = max(0.0, interval["low"])
     columns[f"{name}_high"] = interval["high"]
     return columns
 
 
-def metric_interval(
-    metric: str, values: np.ndarray, correct: np.ndarray
-) -> tuple[float | None, float | None]:
-    """Return the 95% interval of a model's metric; None, None if there are too few documents.
+def accuracy_interval(right: np.ndarray) -> tuple[float | None, float | None]:
+    """Return the 95% interval of a model's accuracy; None, None if there are too few documents.
 
-    values is (1 + resamples, seeds), correct (seeds, documents). One seed: Wilson's interval of
-    accuracy, the percentile interval of macro F1. Several: documents and seeds are random.
+    right is (seeds, documents). One seed: Wilson's interval. Several: documents and seeds are
+    random. Where hardly a document varies, their variance is too small or 0, so the interval
+    reaches as far as Wilson's would if all documents were right, or all wrong.
     """
-    seeds, documents = correct.shape
-    if seeds > 1:
+    seeds, documents = right.shape
+    if seeds == 1:
+        return wilson_interval(int(right.sum()), documents)
+    if documents < MIN_TEST_DOCUMENTS:
+        return None, None
+    test = mean_effects(right).test()
+    mean = test["difference"]
+    low, high = (mean, mean) if test["low"] is None else (test["low"], test["high"])
+    low = min(low, wilson_interval(documents, documents)[0])
+    high = max(high, wilson_interval(0, documents)[1])
+    return clip(low), clip(high)
+
+
+def macro_f1_interval(values: np.ndarray, documents: int) -> tuple[float | None, float | None]:
+    """Return the 95% interval of a model's macro F1; None, None where there is none.
+
+    values is (1 + resamples, seeds). One seed: the percentile interval. Several: documents and
+    seeds are random. Too few documents have no interval, nor have resamples that are all the same.
+    """
+    if values.shape[1] > 1:
         if documents < MIN_TEST_DOCUMENTS:
             return None, None
         test = pooled_test([(1, values)])
         low, high = test["low"], test["high"]
-    elif metric == "accuracy":
-        low, high = wilson_interval(int(correct.sum()), documents)
     elif documents >= MIN_BOOTSTRAP_DOCUMENTS:
-        low, high = percentile_interval(values[1:, 0])
+        low, high = varying_interval(values[1:, 0])
     else:
         return None, None
-    return clip(low), clip(high)
+    return (None, None) if low is None else (clip(low), clip(high))
 
 
 def wilson_interval(right: int, documents: int) -> tuple[float, float]:
@@ -267,7 +320,8 @@ def class_differences(
     random (Obuchowski-Rockette); else the percentile interval of the paired bootstrap. The
     simultaneous intervals (Bonferroni) cover all differences of all classes and pairs together with
     95 %. There are no p-values: classes show where two models differ, the tests whether they do.
-    Classes with fewer than MIN_CLASS_DOCUMENTS documents have no interval and no method (None).
+    Classes with fewer than MIN_CLASS_DOCUMENTS documents, and those of which nothing varies, have
+    no interval and no method (None).
     """
     f1 = np.nan_to_num(evaluation.class_draws)
     documents = evaluation.class_documents
@@ -291,8 +345,9 @@ def class_differences(
                 "method": None,
             }
             if has_interval[number]:
-                row["method"] = difference_method(values)
                 row["low"], row["high"] = difference_interval(values, ALPHA)
+            if row["low"] is not None:
+                row["method"] = difference_method(values)
                 wide = difference_interval(values, level)
                 row["low_simultaneous"], row["high_simultaneous"] = wide
             rows.append(row)
@@ -305,13 +360,18 @@ def difference_method(values: tuple[np.ndarray, np.ndarray]) -> str:
     return OBUCHOWSKI_ROCKETTE if min(first.shape[1], second.shape[1]) > 1 else PAIRED_BOOTSTRAP
 
 
-def difference_interval(values: tuple[np.ndarray, np.ndarray], alpha: float) -> tuple[float, float]:
-    """Return the interval of a difference of two metrics, (1 + resamples, seeds) each."""
+def difference_interval(
+    values: tuple[np.ndarray, np.ndarray], alpha: float
+) -> tuple[float | None, float | None]:
+    """Return the interval of a difference of two metrics, (1 + resamples, seeds) each.
+
+    None, None where nothing varies.
+    """
     first, second = values
     if difference_method(values) == OBUCHOWSKI_ROCKETTE:
         test = pooled_test([(1, first), (-1, second)], alpha=alpha)
         return test["low"], test["high"]
-    return percentile_interval(first[1:].mean(axis=1) - second[1:].mean(axis=1), alpha)
+    return varying_interval(first[1:].mean(axis=1) - second[1:].mean(axis=1), alpha)
 
 
 def agreement_table(

@@ -18,8 +18,18 @@ from comparison.paired_tests import (
     TEST_NOTES,
     detectable_sentence,
 )
+from comparison.power import MAX_DOCUMENTS
 from comparison.study_table import STUDY_DOCUMENTS
-from comparison.verdict import Answer, amount, points, signed, test_sentence, two_digits
+from comparison.verdict import (
+    Answer,
+    amount,
+    needs_seeds,
+    points,
+    range_text,
+    signed,
+    test_sentence,
+    two_digits,
+)
 
 SHOWN_HARD_DOCUMENTS = 10
 HARD_COLUMNS = [
@@ -266,16 +276,15 @@ def test_table(pairs: list[dict], result: dict) -> str:
     references = {row["reference"] for row in pairs}
     rows = []
     for row in pairs:
-        needed = row["documents_needed"]
         rows.append(
             [
                 row["model"] if len(references) == 1 else pair_name(row),
                 result["titles"][row["metric"]],
                 amount(row, row["difference"]),
-                f"{amount(row, row['low'])} to {amount(row, row['high'])}",
+                range_text(row),
                 p_cell(row["p_holm"]),
                 row["verdict"],
-                "" if needed is None else f"{two_digits(needed):,}",
+                needed_cell(row, result["margin"]),
             ]
         )
     header = [
@@ -288,6 +297,15 @@ def test_table(pairs: list[dict], result: dict) -> str:
         "documents to find the margin",
     ]
     return markdown_table(header, rows)
+
+
+def needed_cell(row: dict, margin: float) -> str:
+    """Return how many documents a test needs to find the margin; empty if only seeds help."""
+    if row["documents_needed"] is not None:
+        return f"{two_digits(row['documents_needed']):,}"
+    if row["metric"] in LOSSES or row["precision"] is None or needs_seeds(row, margin):
+        return ""
+    return f"> {MAX_DOCUMENTS:,}"
 
 
 def pair_name(row: dict) -> str:
@@ -359,7 +377,9 @@ def cost_text(result: dict, pieces: Pieces) -> list[str]:
 
 
 def compact_number(value: float) -> str:
-    """Return a positive number with three digits and a unit of thousands or millions."""
+    """Return a positive number; from a million on with three digits and a unit."""
+    if value >= 1e6:
+        value = float(f"{value:.3g}")  # 999,700,000 is 1 G
     for unit, name in ((1e9, " G"), (1e6, " M")):
         if value >= unit:
             return f"{value / unit:.3g}{name}" if value < 1000 * unit else f"{value:,.0f}"
@@ -419,8 +439,8 @@ def per_class_text(result: dict, pieces: Pieces) -> list[str]:
     differences = []
     for row in result["per_class_differences"]:
         cells = [pair_name(row), row["class"], signed(row["difference"])]
-        cells += [range_text(row["low"], row["high"])]
-        cells += [range_text(row["low_simultaneous"], row["high_simultaneous"])]
+        cells += [class_range(row["low"], row["high"])]
+        cells += [class_range(row["low_simultaneous"], row["high_simultaneous"])]
         differences.append(cells)
     if differences:
         header = ["models", "class", "difference", "95% CI", "simultaneous 95% CI"]
@@ -448,11 +468,11 @@ def class_methods_text(rows: list[dict]) -> str:
         )
     return (
         f"{text} The simultaneous intervals cover all of them together with 95 percent; classes "
-        "with few documents have none:"
+        "with few documents, and classes where nothing varies, have none:"
     )
 
 
-def range_text(low: float | None, high: float | None) -> str:
+def class_range(low: float | None, high: float | None) -> str:
     """Return an interval in points; empty for None."""
     return "" if low is None else f"{signed(low)} to {signed(high)}"
 

@@ -23,6 +23,8 @@ from comparison.power import (
     Precision,
     detectable_difference,
     documents_needed,
+    precision_from_record,
+    precision_record,
 )
 from comparison.runs import Model
 
@@ -31,6 +33,8 @@ MIN_BOOTSTRAP_DOCUMENTS = 150
 # A model that is sure and wrong has a few large log losses. With fewer documents they are often all
 # missing, and the interval covers the truth too rarely (benchmarks/results/statistics.json).
 MIN_LOSS_DOCUMENTS = 150
+# Differences of metrics by less than this are rounding.
+SAME = 1e-12
 # The largest difference that does not matter, where --margin names no other.
 DEFAULT_MARGIN = 0.01
 METRICS = {"accuracy": "accuracy", "macro_f1": "macro F1"}
@@ -105,13 +109,16 @@ class Pair:
 
     def groups(self) -> tuple[list[SeedGroup], float, int | None]:
         """Return both models as the arguments of ``random_effects``."""
-        if self.losses is None:
-            return groups_of_draws([(1, self.values[0]), (-1, self.values[1])])
-        return groups_of_losses(*self.losses)
+        if self.losses is not None:
+            return groups_of_means(*self.losses)
+        if self.metric == "accuracy":
+            return groups_of_means(*self.right)
+        return groups_of_draws([(1, self.values[0]), (-1, self.values[1])])
 
 
 # Tests: functions of (pair, null, alpha) that return a difference with its interval (low, high) at
-# level 1 - alpha and the p-value of the null hypothesis that the difference is null.
+# level 1 - alpha and the p-value of the null hypothesis that the difference is null. low and high
+# are None where nothing varies, which says nothing about how large a difference might be.
 
 
 def mcnemar_pair(pair: Pair, null: float = 0.0, alpha: float = ALPHA) -> dict:
@@ -121,7 +128,8 @@ def mcnemar_pair(pair: Pair, null: float = 0.0, alpha: float = ALPHA) -> dict:
 
 def t_test_pair(pair: Pair, null: float = 0.0, alpha: float = ALPHA) -> dict:
     """Test two means over documents, of accuracies or of losses, by a paired t-test."""
-    return documents_test(pair.document_differences(), null, alpha)
+    result = documents_test(pair.document_differences(), null, alpha)
+    return with_fewest_disagreements(result, pair, null, alpha)
 
 
 def bootstrap_pair(pair: Pair, null: float = 0.0, alpha: float = ALPHA) -> dict:
@@ -129,17 +137,58 @@ def bootstrap_pair(pair: Pair, null: float = 0.0, alpha: float = ALPHA) -> dict:
 
     Resamples do not know how few documents make a difference: were the changes of so many as
     likely to go the other way, all would go one way with the probability below which p cannot fall.
+    Nor do they know that a true difference of null needs documents that differ: a null other than 0
+    is tested with the variance of the fewest such documents, too, as Tango's score test does.
     """
     first, second = pair.values
-    result = bootstrap_test(first.mean(axis=1) - second.mean(axis=1), null, alpha)
-    if null == 0 and pair.changed is not None:
-        result["p"] = max(result["p"], min(1.0, 2.0 ** (1 - pair.changed)))
+    differences = first.mean(axis=1) - second.mean(axis=1)
+    result = bootstrap_test(differences, null, alpha)
+    if null != 0:
+        fewest = abs(null) * (1 - abs(null)) / pair.documents
+        variance = max(fewest, float(np.nanvar(differences[1:], ddof=1)))
+        score = (result["difference"] - null) / np.sqrt(variance)
+        result["p"] = max(result["p"], float(2 * stats.norm.sf(abs(score))))
+    elif pair.changed is not None:
+        result["p"] = max(result["p"], least_p(pair.changed))
     return result
 
 
 def obuchowski_rockette_pair(pair: Pair, null: float = 0.0, alpha: float = ALPHA) -> dict:
     """Test two metrics where documents and seeds are random."""
-    return random_effects(*pair.groups()).test(null, alpha)
+    result = random_effects(*pair.groups()).test(null, alpha)
+    return with_fewest_disagreements(result, pair, null, alpha)
+
+
+def with_fewest_disagreements(result: dict, pair: Pair, null: float, alpha: float) -> dict:
+    """Return a test of two accuracies that is no surer than the difference allows; losses as given.
+
+    Where few documents make the difference, their variance is small or 0, and an interval from it
+    is too narrow: 40 documents on which all seeds are right do not show that none is ever wrong.
+    The interval is never narrower than Tango's would be if no more documents differed than make
+    this difference, each by as much as those that differ do (one for seeds that agree). p is never
+    below that of the same score test nor, as in ``bootstrap_pair``, below the chance that so many
+    changes all go one way.
+    """
+    if pair.metric != "accuracy":
+        return result
+    differences = pair.document_differences()
+    changed = np.count_nonzero(differences)
+    size = 1.0
+    if changed:
+        size = float((differences**2).sum() / np.abs(differences).sum())
+    surplus = result["difference"] * pair.documents / size
+    fewest = (max(0.0, surplus), max(0.0, -surplus), pair.documents)
+    low, high = score_interval(*fewest, alpha)
+    low, high = size * low, size * high
+    p = result["p"]
+    if abs(null) < size:
+        p = max(p, score_p(*fewest, null / size))
+    if null == 0:
+        p = max(p, least_p(changed))
+    if result["low"] is not None:
+        low = min(low, result["low"])
+        high = max(high, result["high"])
+    return result | {"low": low, "high": high, "p": p}
 
 
 # The precision of each: what its power depends on.
@@ -270,12 +319,12 @@ def mcnemar_test(only_first: int, only_second: int) -> float:
     return float(mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
 
 
-def tango_score(only_first: int, only_second: int, documents: int, null: float) -> float:
+def tango_score(only_first: float, only_second: float, documents: int, null: float) -> float:
     """Return Tango's score statistic (Statistics in Medicine 17:891-908, 1998).
 
     It is about standard normal if null is the difference of two accuracies on the same documents,
     and McNemar's for null = 0. only_first and only_second count the documents that exactly one
-    model gets right.
+    model gets right; as means over seeds they need not be whole numbers.
     """
     # The likeliest share of only_second, given null, solves a quadratic equation.
     linear = (2 * documents - only_first + only_second) * null - only_first - only_second
@@ -297,6 +346,28 @@ def accuracy_test(
     The interval inverts Tango's score test. p is that of the exact McNemar test if null is 0, else
     of the score test.
     """
+    low, high = score_interval(only_first, only_second, documents, alpha)
+    if null == 0:
+        p = mcnemar_test(only_first, only_second)
+    else:
+        p = score_p(only_first, only_second, documents, null)
+    return {
+        "difference": (only_first - only_second) / documents,
+        "low": low,
+        "high": high,
+        "p": p,
+    }
+
+
+def score_p(only_first: float, only_second: float, documents: int, null: float) -> float:
+    """Return the two-sided p of Tango's score test."""
+    return float(2 * stats.norm.sf(abs(tango_score(only_first, only_second, documents, null))))
+
+
+def score_interval(
+    only_first: float, only_second: float, documents: int, alpha: float = ALPHA
+) -> tuple[float, float]:
+    """Return Tango's interval of the difference of two accuracies on the same documents."""
     z = stats.norm.ppf(1 - alpha / 2)
     edge = 1 - 1e-6
     bounds = []
@@ -309,23 +380,23 @@ def accuracy_test(
             bounds.append(bound)
         else:
             bounds.append(optimize.brentq(excess, -edge, edge))
-    if null == 0:
-        p = mcnemar_test(only_first, only_second)
-    else:
-        p = 2 * stats.norm.sf(abs(tango_score(only_first, only_second, documents, null)))
-    return {
-        "difference": (only_first - only_second) / documents,
-        "low": bounds[0],
-        "high": bounds[1],
-        "p": float(p),
-    }
+    return bounds[0], bounds[1]
+
+
+def least_p(changed: int) -> float:
+    """Return the p-value that no exact test of so many changed documents can fall below.
+
+    Were each change as likely to go the other way, all would go one way with this probability.
+    """
+    return min(1.0, 2.0 ** (1 - changed))
 
 
 def documents_test(differences: np.ndarray, null: float = 0.0, alpha: float = ALPHA) -> dict:
     """Return the mean of the documents' differences, its interval and p of null (paired t-test)."""
     mean = float(differences.mean())
     if np.ptp(differences) == 0:
-        return {"difference": mean, "low": mean, "high": mean, "p": float(mean == null)}
+        p = 1.0 if mean == null else least_p(len(differences))
+        return {"difference": mean, "low": None, "high": None, "p": p}
     test = stats.ttest_1samp(differences, null)
     low, high = test.confidence_interval(1 - alpha)
     return {"difference": mean, "low": float(low), "high": float(high), "p": float(test.pvalue)}
@@ -333,13 +404,22 @@ def documents_test(differences: np.ndarray, null: float = 0.0, alpha: float = AL
 
 def bootstrap_test(differences: np.ndarray, null: float = 0.0, alpha: float = ALPHA) -> dict:
     """Return a difference (first entry), the percentile interval of its resamples and p of null."""
-    low, high = percentile_interval(differences[1:], alpha)
+    low, high = varying_interval(differences[1:], alpha)
     return {
         "difference": float(differences[0]),
         "low": low,
         "high": high,
         "p": difference_test(differences - null)["p"],
     }
+
+
+def varying_interval(
+    draws: np.ndarray, alpha: float = ALPHA
+) -> tuple[float, float] | tuple[None, None]:
+    """Return the percentile interval of resamples; None, None if all are the same."""
+    if np.nanmax(draws) - np.nanmin(draws) < SAME:
+        return None, None
+    return percentile_interval(draws, alpha)
 
 
 # Seeds and documents as random effects
@@ -413,17 +493,14 @@ class RandomEffects:
 
     def test(self, null: float = 0.0, alpha: float = ALPHA) -> dict:
         """Return the estimate, its interval and p of null."""
-        total = self.documents + self.seeds
-        if total == 0:
-            # Every resample gives the same difference: the smallest p that so many resamples can
-            # show.
-            half = 0.0
+        error = np.sqrt(self.documents + self.seeds)
+        if error < SAME:
+            # Nothing varies: the smallest p that so many resamples can show, and no interval
             smallest = 0.0 if self.resamples is None else 1 / (1 + self.resamples)
-            p = 1.0 if self.estimate == null else smallest
-        else:
-            error = np.sqrt(total)
-            half = stats.t.ppf(1 - alpha / 2, self.freedom) * error
-            p = 2 * stats.t.sf(abs(self.estimate - null) / error, self.freedom)
+            p = 1.0 if abs(self.estimate - null) < SAME else smallest
+            return {"difference": self.estimate, "low": None, "high": None, "p": p}
+        half = stats.t.ppf(1 - alpha / 2, self.freedom) * error
+        p = 2 * stats.t.sf(abs(self.estimate - null) / error, self.freedom)
         return {
             "difference": self.estimate,
             "low": float(self.estimate - half),
@@ -454,20 +531,30 @@ def groups_of_draws(
     return groups, float(np.var(sums, ddof=1)), len(sums)
 
 
-def groups_of_losses(
+def groups_of_means(
     first: np.ndarray, second: np.ndarray
 ) -> tuple[list[SeedGroup], float, int | None]:
-    """Return two models as groups of seeds, as groups_of_draws does, from losses of documents.
+    """Return two models as groups of seeds, as groups_of_draws does, from values of documents.
 
-    first and second are (seeds, documents). The covariance of means over documents needs no
-    resamples: it is that of the documents' losses, divided by their number.
+    first and second are (seeds, documents): right or wrong, or losses. The covariance of means over
+    documents needs no resamples, so it does not depend on what else is compared: it is that of the
+    documents' values, divided by their number.
     """
-    documents = first.shape[1]
-    groups = []
-    for sign, losses in ((1, first), (-1, second)):
-        groups.append(SeedGroup(sign, losses.mean(axis=1), np.cov(losses) / documents))
+    groups = [group_of_means(first), group_of_means(second, sign=-1)]
     differences = first.mean(axis=0) - second.mean(axis=0)
-    return groups, float(np.var(differences, ddof=1)) / documents, None
+    return groups, float(np.var(differences, ddof=1)) / first.shape[1], None
+
+
+def group_of_means(values: np.ndarray, sign: int = 1) -> SeedGroup:
+    """Return a model as a group of seeds from values (seeds, documents)."""
+    covariance = np.cov(values.astype(float)) / values.shape[1]
+    return SeedGroup(sign, values.mean(axis=1), covariance)
+
+
+def mean_effects(values: np.ndarray) -> RandomEffects:
+    """Return the mean of a model's values (seeds, documents), documents and seeds being random."""
+    variance = float(np.var(values.mean(axis=0), ddof=1)) / values.shape[1]
+    return random_effects([group_of_means(values)], variance)
 
 
 def random_effects(
@@ -521,10 +608,10 @@ def margin_tests(test: Callable[[float], dict], result: dict, margin: float) -> 
 
     Each is one-sided; equivalence is two one-sided tests (Schuirmann, Journal of Pharmacokinetics
     and Biopharmaceutics 15:657-680, 1987). test is a function of null, and result its result for 0.
-    The p-values are 1 if nothing varies, since then the documents cannot say how large a difference
-    might be.
+    The p-values are 1 if nothing varies (there is no interval), since then the documents cannot say
+    how large a difference might be.
     """
-    if result["low"] == result["high"]:
+    if result["low"] is None:
         return {"p_non_inferior": 1.0, "p_equivalent": 1.0, "p_worse_beyond": 1.0}
     above = test(-margin)["p"] / 2
     below = test(margin)["p"] / 2
@@ -710,13 +797,15 @@ def test_row(
     """Return a row of pairs.csv, before correction.
 
     difference, low and high (and the simultaneous ones) are model minus reference, in the units of
-    the metric: fractions for accuracy and macro F1. se_documents and se_seeds are the two parts of
+    the metric: fractions for accuracy and macro F1. The bounds are None where nothing varies.
+    se_documents and se_seeds are the two parts of
     its standard error: with these seeds on new documents, and what new seeds add (None where
     training does not count as random). level is that of the test after correction for the family
     (alpha / number of tests, where Holm's method begins). At that level detectable_difference is
     the smallest one found with a power of 80 %, None if no possible one is, and documents_needed
     the number of documents on which a difference of the margin would be found; None if only more
-    seeds would help, or if the metric has no margin.
+    seeds would help, if it is more than power.MAX_DOCUMENTS, or if the metric has no margin.
+    precision is what both are computed from (``precision_record``), None if it is not known.
     """
     result = test.function(pair)
     wide = test.function(pair, alpha=level)
@@ -752,15 +841,10 @@ def test_row(
         row["se_seeds"] = float(np.sqrt(effects.seeds))
 
     # What so many documents can show
-    row |= {"level": level, "detectable_difference": None, "documents_needed": None}
+    row["precision"] = None
     if test.precision is not None:
-        precision = test.precision(pair)
-        largest = 1.0 if has_margin else None  # of shares; losses have no bound
-        row["detectable_difference"] = detectable_difference(
-            precision, pair.documents, level, largest
-        )
-        if has_margin:
-            row["documents_needed"] = documents_needed(precision, margin, level)
+        row["precision"] = precision_record(test.precision(pair))
+    row |= power_columns(row, level, margin)
 
     # Differences beyond the margin
     kinds = {"p_non_inferior": None, "p_equivalent": None, "p_worse_beyond": None}
@@ -770,6 +854,26 @@ def test_row(
     for kind in kinds:
         row |= {f"{kind}_holm": None, FAMILIES[kind]: None}
     return row
+
+
+def power_columns(row: dict, level: float, margin: float) -> dict:
+    """Return what the test of a row can find at a level after correction.
+
+    The family may be that of the call or of several comparisons, so this is made from what the row
+    keeps of its precision; without that, nothing is known.
+    """
+    columns = {"level": level, "detectable_difference": None, "documents_needed": None}
+    if row["precision"] is None:
+        return columns
+    precision = precision_from_record(row["precision"])
+    has_margin = row["metric"] in METRICS
+    largest = 1.0 if has_margin else None  # of shares; losses have no bound
+    columns["detectable_difference"] = detectable_difference(
+        precision, row["documents"], level, largest
+    )
+    if has_margin:
+        columns["documents_needed"] = documents_needed(precision, margin, level)
+    return columns
 
 
 # Whether a run is to be refused: compare_runs.py --fail_if_worse
@@ -823,6 +927,7 @@ def detectable_sentence(documents: int, disagreement: float | None, tests: int =
             "accuracy cannot tell them apart."
         )
     least = detectable_difference(ExactMcNemar(disagreement), documents, ALPHA / max(1, tests))
+    corrected = f" (corrected for {tests} tests)" if tests > 1 else ""
     start = (
         f"Exactly one of two models is right on {100 * disagreement:.1f} percent of these "
         f"{documents:,} documents (median)"
@@ -831,5 +936,5 @@ def detectable_sentence(documents: int, disagreement: float | None, tests: int =
         return f"{start}: with so few, hardly any difference between them can be told from chance."
     return (
         f"{start}: a difference of {percent(least)} points in accuracy would be found by "
-        f"the exact McNemar test with a power of 80 percent (corrected for {max(1, tests)} tests)."
+        f"the exact McNemar test with a power of 80 percent{corrected}."
     )

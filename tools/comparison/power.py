@@ -89,6 +89,27 @@ class NormalPrecision:
 Precision = ExactMcNemar | NormalPrecision
 
 
+def precision_record(precision: Precision) -> dict:
+    """Return what comparison.json keeps of a precision, from which it can be made again."""
+    if isinstance(precision, ExactMcNemar):
+        return {"disagreement": precision.disagreement}
+    groups = []
+    for fixed, per_document, freedom in precision.groups:
+        # JSON has no infinity.
+        groups.append([fixed, per_document, None if np.isinf(freedom) else freedom])
+    return {"fixed": precision.fixed, "per_document": precision.per_document, "groups": groups}
+
+
+def precision_from_record(record: dict) -> Precision:
+    """Return the precision that comparison.json keeps."""
+    if "disagreement" in record:
+        return ExactMcNemar(record["disagreement"])
+    groups = []
+    for fixed, per_document, freedom in record["groups"]:
+        groups.append((fixed, per_document, np.inf if freedom is None else freedom))
+    return NormalPrecision(record["fixed"], record["per_document"], groups)
+
+
 def detectable_difference(
     precision: Precision, documents: int, level: float, largest: float | None = 1.0
 ) -> float | None:
@@ -116,8 +137,8 @@ def detectable_difference(
 def documents_needed(precision: Precision, difference: float, level: float) -> int | None:
     """Return on how many documents a true difference is found with a power of 80 %.
 
-    level is that of the test after correction. None if more documents alone are not enough: seeds
-    differ too much, and more of them are needed. The power of the exact test rises in small steps
+    level is that of the test after correction. None if MAX_DOCUMENTS are not enough, or no number
+    is (``documents_suffice``). The power of the exact test rises in small steps
     that fall a little in between, so the number is right to about one percent.
     """
 
@@ -136,3 +157,14 @@ def documents_needed(precision: Precision, difference: float, level: float) -> i
         else:
             few = middle
     return many
+
+
+def documents_suffice(precision: Precision, difference: float, level: float) -> bool:
+    """Return whether any number of documents finds a true difference with a power of 80 %.
+
+    It does not where seeds differ too much: what they differ by in quality, more documents leave
+    as it is, and only more seeds help.
+    """
+    if isinstance(precision, ExactMcNemar) or precision.fixed == 0:
+        return True
+    return precision.power(difference, np.inf, level) >= POWER

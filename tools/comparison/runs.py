@@ -124,6 +124,20 @@ class Run:
         best = self.scores.to_numpy().max(axis=1)
         return int((self.confidence() < best - SCORES_TOLERANCE).sum())
 
+    def reason_against_scores(self) -> str | None:
+        """Return why the scores cannot be those of the predictions; None if they can be.
+
+        A run may predict by a rule of its own, or its columns of scores were mixed up: both cannot
+        be told apart, and of mixed up columns every number is wrong. With several labels per
+        document a prediction is no single class.
+        """
+        others = 0 if self.is_multi_label or self.scores is None else self.count_other_best()
+        if others == 0:
+            return None
+        noun = "document" if others == 1 else "documents"
+        highest = "probability" if self.has_probabilities else "score"
+        return f"the prediction of {others} {noun} is not the class with the highest {highest}"
+
 
 @dataclass
 class Model:

@@ -8,8 +8,8 @@ import pandas as pd
 from common.cli import fail
 from common.data import dataset_commit, load_split
 from comparison.evaluation import Evaluation
-from comparison.metrics import clip, wilson_interval
-from comparison.paired_tests import MIN_TEST_DOCUMENTS, pooled_test
+from comparison.metrics import accuracy_interval, wilson_interval
+from comparison.paired_tests import MIN_TEST_DOCUMENTS
 from comparison.runs import Model, Run
 
 CONFUSABLE_SHARE = 0.25
@@ -73,7 +73,8 @@ def hard_documents(runs: list[Run], categories: list[list[str]] | None) -> pd.Da
     """Return the documents that every run gets wrong, the most confident mistakes first.
 
     majority_prediction is what most runs predict (if tied, the first in the alphabet),
-    mean_confidence the probability that runs give to their own prediction, cross_listed whether
+    mean_confidence the probability that runs give to their own prediction (of the runs that have
+    probabilities of which the highest are their predictions), cross_listed whether
     the majority's class is another of the categories.
     """
     truth = runs[0].table["label"]
@@ -91,7 +92,8 @@ def hard_documents(runs: list[Run], categories: list[list[str]] | None) -> pd.Da
         supporters.append(counts[name])
     confidences = []
     for run in runs:
-        if run.has_probabilities and not run.is_multi_label:
+        has_confidence = run.has_probabilities and not run.is_multi_label
+        if has_confidence and run.reason_against_scores() is None:
             confidences.append(run.confidence()[wrong])
     table = pd.DataFrame({"id": truth.index[wrong], "label": truth[wrong].to_numpy()})
     table["majority_prediction"] = majorities
@@ -130,11 +132,14 @@ def hard_summary(
 def confusable(runs: list[Run]) -> np.ndarray | None:
     """Return which quarter of the documents has the closest two best scores of the first SVM.
 
-    None without an SVM that has scores of several classes, one of which is right.
+    None without an SVM that has scores of several classes, one of which is right, and the highest
+    of them for what it predicts.
     """
     for run in runs:
         if run.is_multi_label:
             return None
+        if run.reason_against_scores() is not None:
+            continue
         if run.is_baseline and run.scores is not None and run.scores.shape[1] > 1:
             best = np.sort(run.scores.to_numpy(dtype=float), axis=1)
             order = np.argsort(best[:, -1] - best[:, -2], kind="stable")
@@ -143,24 +148,15 @@ def confusable(runs: list[Run]) -> np.ndarray | None:
     return None
 
 
-def mean_with_interval(right: np.ndarray, n_resamples: int, seed: int) -> dict:
+def mean_with_interval(right: np.ndarray) -> dict:
     """Return the mean of right (seeds, documents) with its 95% interval.
 
-    The interval is None below MIN_TEST_DOCUMENTS. One seed: Wilson's interval. Several: documents
-    and seeds are random (Obuchowski-Rockette).
+    The interval, that of ``accuracy_interval``, is None below MIN_TEST_DOCUMENTS.
     """
-    seeds, documents = right.shape
-    mean = float(right.mean())
-    if documents < MIN_TEST_DOCUMENTS:
-        return {"mean": mean, "low": None, "high": None}
-    if seeds == 1:
-        low, high = wilson_interval(int(right.sum()), documents)
-        return {"mean": mean, "low": low, "high": high}
-    generator = np.random.default_rng(seed)
-    weights = generator.multinomial(documents, np.full(documents, 1 / documents), n_resamples)
-    draws = weights @ right.T / documents
-    test = pooled_test([(1, np.vstack([right.mean(axis=1), draws]))])
-    return {"mean": mean, "low": clip(test["low"]), "high": clip(test["high"])}
+    low, high = None, None
+    if right.shape[1] >= MIN_TEST_DOCUMENTS:
+        low, high = accuracy_interval(right)
+    return {"mean": float(right.mean()), "low": low, "high": high}
 
 
 def slices_table(
@@ -168,8 +164,6 @@ def slices_table(
     runs: list[Run],
     evaluation: Evaluation,
     categories: list[list[str]] | None,
-    n_resamples: int,
-    seed: int,
 ) -> pd.DataFrame:
     """Return the accuracy of every model on parts of the test split, a row for each part and model.
 
@@ -203,10 +197,10 @@ def slices_table(
         if not mask.any():
             continue
         for model in models:
-            accuracy = mean_with_interval(correct[model.runs][:, mask], n_resamples, seed)
+            accuracy = mean_with_interval(correct[model.runs][:, mask])
             any_listed = nothing
             if listed is not None:
-                any_listed = mean_with_interval(listed[model.runs][:, mask], n_resamples, seed)
+                any_listed = mean_with_interval(listed[model.runs][:, mask])
             rows.append(
                 {
                     "slice": name,

@@ -85,6 +85,14 @@ def study_pairs(disagreement: float) -> list[dict]:
     return rows
 
 
+def largest_disagreement() -> float:
+    """Return the largest possible share of documents on which exactly one of two models is right.
+
+    It is that of the two least accurate models, if no document is missed by both.
+    """
+    return max(2 - (a + b) / 100 for (a, _), (b, _) in combinations(STUDY_TABLE.values(), 2))
+
+
 def study_result(disagreement: float, observed: float | None) -> dict:
     """Return study.json: pairs, the difference that could be found, and sentences.
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from common.statistics import ALPHA
 from common.text import escape_markdown, p_text, percent
 from comparison.paired_tests import LOSSES
+from comparison.power import MAX_DOCUMENTS, documents_suffice, precision_from_record
 
 
 @dataclass
@@ -79,37 +80,64 @@ def answer_parts(
     elif verdict == "within the margin":
         start, end = f"{model} is ", f" of {size} around {reference}: {numbers}"
     else:
-        start, end = f"{model} against {reference} is ", f": {numbers}"
-        if row["low"] > 0 or row["high"] < 0:
-            # The interval is for one comparison, the verdict for all tests together.
-            tests = round(ALPHA / row["level"])
-            end += f", p {p_text(row['p_holm'])} after correction for {tests} tests"
+        start, end = f"{model} against {reference} is ", f": {numbers}{disagreement_text(row)}"
     if second is not None and second["verdict"] != verdict:
         name = titles[second["metric"]]
         end += f"; {name} {difference_text(second)}: {second['verdict']}"
     if verdict == "undecided":
-        end += f"; {needed_text(row, size)}"
+        end += f"; {needed_text(row, margin)}"
     return start, verdict, f"{end}."
 
 
 def difference_text(row: dict) -> str:
     """Return a difference in points with its interval."""
-    return (
-        f"{signed(row['difference'])} points (95% CI {signed(row['low'])} to {signed(row['high'])})"
-    )
+    difference = f"{signed(row['difference'])} points"
+    if row["low"] is None:
+        return f"{difference} (no 95% CI, because nothing varies)"
+    return f"{difference} (95% CI {signed(row['low'])} to {signed(row['high'])})"
 
 
-def needed_text(row: dict, size: str) -> str:
-    """Return how many test documents would decide a difference of the margin.
+def disagreement_text(row: dict) -> str:
+    """Return why an undecided row has an interval without 0; empty if it has 0 in it."""
+    if row["low"] is None or row["low"] <= 0 <= row["high"]:
+        return ""
+    if row["p"] >= ALPHA:
+        # The test is exact, or bounded by the number of changed documents; the interval is not.
+        return (
+            f", but the test ({row['test']}, p {p_text(row['p'])}) finds no difference: the "
+            "interval is approximate"
+        )
+    # The interval is for one comparison, the verdict for all tests together.
+    return f", p {p_text(row['p_holm'])} after correction for {count(tests_of(row), 'test')}"
+
+
+def tests_of(row: dict) -> int:
+    """Return how many tests the verdict of a row is corrected for."""
+    return round(ALPHA / row["level"])
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {noun if number == 1 else noun + 's'}"
+
+
+def needed_text(row: dict, margin: float) -> str:
+    """Return how many test documents would decide a difference of the margin (a fraction).
 
     That many find it in 80 percent of all cases. Where there are as many, the sentence promises no
     decision: the true difference may be smaller, or this is one of the other cases.
     """
+    size = points(100 * margin)
     needed, documents = row["documents_needed"], row["documents"]
-    if needed is None:
+    if needed is None and needs_seeds(row, margin):
         return (
             f"more test documents alone would not decide a difference of {size}, because the seeds "
             "differ too much: train more seeds"
+        )
+    if needed is None:
+        return (
+            f"more than {MAX_DOCUMENTS // 10**6} million test documents would be needed to decide "
+            f"a difference of {size}"
         )
     if needed <= documents:
         return (
@@ -122,6 +150,14 @@ def needed_text(row: dict, size: str) -> str:
     )
 
 
+def needs_seeds(row: dict, margin: float) -> bool:
+    """Return whether no number of documents finds a difference of the margin: seeds differ more."""
+    if row["precision"] is None:
+        return False
+    precision = precision_from_record(row["precision"])
+    return not documents_suffice(precision, margin, row["level"])
+
+
 # Every test
 
 
@@ -132,13 +168,19 @@ def amount(row: dict, value: float) -> str:
     return signed(value)
 
 
+def range_text(row: dict, kind: str = "") -> str:
+    """Return an interval of a test, or the simultaneous one; empty where nothing varies."""
+    low, high = row[f"low{kind}"], row[f"high{kind}"]
+    return "" if low is None else f"{amount(row, low)} to {amount(row, high)}"
+
+
 def test_sentence(row: dict, titles: dict[str, str]) -> str:
     """Return what a test found, in words; titles names the metrics."""
     is_loss = row["metric"] in LOSSES
     unit = " (negative is better)" if is_loss else " points"
-    low, high = amount(row, row["low"]), amount(row, row["high"])
-    wide_low = amount(row, row["low_simultaneous"])
-    wide_high = amount(row, row["high_simultaneous"])
+    intervals = "no 95% CI because nothing varies"
+    if row["low"] is not None:
+        intervals = f"95% CI {range_text(row)}, simultaneous {range_text(row, '_simultaneous')}"
 
     # One seed beside several: the reader might think that training was random.
     alone = []
@@ -150,9 +192,8 @@ def test_sentence(row: dict, titles: dict[str, str]) -> str:
 
     sentence = (
         f"{titles[row['metric']]}, {row['model']} against {row['reference']}: {row['verdict']}. "
-        f"Difference {amount(row, row['difference'])}{unit}, 95% CI {low} to {high}, simultaneous "
-        f"{wide_low} to {wide_high} ({row['test']}, p {p_text(row['p'])}, after Holm "
-        f"{p_text(row['p_holm'])}), for {row['population']}{caveat}."
+        f"Difference {amount(row, row['difference'])}{unit}, {intervals} ({row['test']}, p "
+        f"{p_text(row['p'])}, after Holm {p_text(row['p_holm'])}), for {row['population']}{caveat}."
     )
     if not is_loss:
         sentence += (

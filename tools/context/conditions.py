@@ -8,21 +8,23 @@ from scipy.special import softmax
 
 from common.pages import p_cell, percent, plain
 from common.statistics import (
+    ALPHA,
     add_holm,
     bootstrap,
     difference_test,
     mean_interval,
-    percentile_interval,
+)
+from comparison.metrics import wilson_interval
+from comparison.paired_tests import (
+    Pair,
+    least_p,
+    mcnemar_pair,
+    varying_interval,
+    with_fewest_disagreements,
 )
 from context.results import Measurement
-from context.significance import (
-    exchange_tests,
-    mcnemar,
-    mcnemar_interval,
-    mean_tests,
-    smallest_p,
-)
-from context.text import limits, model_styles
+from context.significance import exchange_tests, mean_tests
+from context.text import indifferent_runs, limits, model_styles
 
 METRIC_HEADER = [
     "accuracy",
@@ -63,7 +65,9 @@ def condition_statistics(
     original is (documents, classes). The metric of a condition is the mean over its repetitions.
     Each document is changed by itself, so resampling the documents resamples the changes, too.
     With one repetition, p of accuracy is McNemar's, and that of F1 is of exchanged predictions;
-    both are exact. Macro F1 averages over the classes that are a label or a prediction.
+    both are exact. The interval of the accuracy itself is Wilson's, that of its change Tango's, or
+    the bootstrap's where that is wider. Macro F1 averages over the classes that are a label or a
+    prediction; it has no interval where no resample differs.
     """
     labels = measurement.labels
     classes = measurement.classes
@@ -86,7 +90,11 @@ def condition_statistics(
 
     changes = Changes(original={}, conditions=[])
     for metric, draws in metrics.items():
-        low, high = percentile_interval(draws[1:, 0])
+        if metric == "accuracy":
+            right = int((predictions[0][0] == labels).sum())
+            low, high = wilson_interval(right, len(labels))
+        else:
+            low, high = varying_interval(draws[1:, 0])
         changes.original[metric] = {"value": float(draws[0, 0]), "low": low, "high": high}
     for condition, row in zip(conditions, rows, strict=True):
         result = condition.description | describe_changes(original, condition)
@@ -97,8 +105,9 @@ def condition_statistics(
             count = int((labels == classes.index(name)).sum())
             test = {"class": name, "documents": count} | metric_test(draws, row)
             result["classes"].append(test)
+        result["accuracy"] |= accuracy_change(result["accuracy"], original, condition, labels)
         if len(condition.logits) == 1:
-            replace_by_exact_tests(result, original, condition, measurement, arguments)
+            add_exchange_tests(result, original, condition, measurement, arguments)
         else:
             bound_p_values(result, original, condition)
         changes.conditions.append(result)
@@ -126,34 +135,48 @@ def describe_changes(original: np.ndarray, condition: Condition) -> dict:
 def metric_test(draws: np.ndarray, rows: slice) -> dict:
     """Return a metric's mean over the rows of a condition and its difference from row 0.
 
-    draws is (1 + resamples, rows), the documents themselves first.
+    draws is (1 + resamples, rows), the documents themselves first. Where all resamples have the
+    same difference, there is no interval (None): it says nothing about other documents.
     """
     means = draws[:, rows].mean(axis=1)
-    return {"value": float(means[0])} | difference_test(means - draws[:, 0])
+    differences = means - draws[:, 0]
+    test = {"value": float(means[0])} | difference_test(differences)
+    if varying_interval(differences[1:]) == (None, None):
+        test |= {"low": None, "high": None}
+    return test
 
 
-def replace_by_exact_tests(
+def accuracy_change(
+    test: dict, original: np.ndarray, condition: Condition, labels: np.ndarray
+) -> dict:
+    """Return interval and p of a change of accuracy from its bootstrap test.
+
+    The bootstrap knows only the few documents that change, and nothing of those that others would
+    show: of 20 documents none may change although 5 percent do. One repetition has Tango's score
+    interval and McNemar's exact p instead; of several, the bootstrap is widened
+    (``with_fewest_disagreements``).
+    """
+    before = original.argmax(axis=-1) == labels
+    after = condition.logits.argmax(axis=-1) == labels
+    pair = Pair("accuracy", None, (after, before[None]))
+    if len(after) == 1:
+        exact = mcnemar_pair(pair)
+    else:
+        exact = with_fewest_disagreements(test, pair, null=0.0, alpha=ALPHA)
+    return {key: exact[key] for key in ("low", "high", "p")}
+
+
+def add_exchange_tests(
     result: dict, original: np.ndarray, condition: Condition, measurement: Measurement, arguments
 ) -> None:
-    """Replace the p-values of a condition with one repetition, and the interval of its accuracy.
+    """Replace the p-values of F1 in a condition with one repetition.
 
-    A bootstrap of few changed documents finds too small p-values and too short intervals. The
-    interval is the bootstrap's, as far as McNemar's reaches beyond it.
+    A bootstrap of few changed documents finds too small p-values.
     """
-    labels = measurement.labels
-    before = original.argmax(axis=-1)
-    after = condition.logits[0].argmax(axis=-1)
-    only_before = int(((before == labels) & (after != labels)).sum())
-    only_after = int(((before != labels) & (after == labels)).sum())
-    accuracy = result["accuracy"]
-    low, high = mcnemar_interval(only_before, only_after, len(labels))
-    accuracy["low"] = min(low, accuracy["low"])
-    accuracy["high"] = max(high, accuracy["high"])
-    accuracy["p"] = mcnemar(only_before, only_after)
     of_classes, macro = exchange_tests(
-        labels,
-        before,
-        after,
+        measurement.labels,
+        original.argmax(axis=-1),
+        condition.logits[0].argmax(axis=-1),
         len(measurement.classes),
         arguments.n_permutations,
         arguments.seed,
@@ -164,10 +187,10 @@ def replace_by_exact_tests(
 
 
 def bound_p_values(result: dict, original: np.ndarray, condition: Condition) -> None:
-    """Raise p-values of the bootstrap that so few changed documents cannot give."""
+    """Raise p-values of F1, from the bootstrap, that so few changed documents cannot give."""
     changed = condition.logits.argmax(axis=-1) != original.argmax(axis=-1)
-    bound = smallest_p(int(changed.any(axis=0).sum()))
-    for test in (result["accuracy"], result["macro_f1"], *result["classes"]):
+    bound = least_p(int(changed.any(axis=0).sum()))
+    for test in (result["macro_f1"], *result["classes"]):
         test["p"] = max(test["p"], bound)
 
 
@@ -216,8 +239,12 @@ def metric_cells(condition: dict) -> list[str]:
 
 
 def draw_conditions(axes: plt.Axes, result: dict, runs: list[dict], key: str, label: str) -> None:
-    """Draw the change of accuracy by condition, one line per run."""
+    """Draw the change of accuracy by condition, one line per run.
+
+    Runs that cannot see the order of words have no interval: they cannot change.
+    """
     styles = model_styles(result)
+    indifferent = indifferent_runs(result)
     for number, run in enumerate(runs):
         tests = [condition["accuracy"] for condition in run["conditions"]]
         # Beside each other, so that no interval hides another one
@@ -226,7 +253,8 @@ def draw_conditions(axes: plt.Axes, result: dict, runs: list[dict], key: str, la
         low = np.array([100 * test["low"] for test in tests])
         high = np.array([100 * test["high"] for test in tests])
         style = styles[run["name"]]
-        axes.vlines(x, low, high, color=style["color"], linewidth=1.2)
+        if run["name"] not in indifferent:
+            axes.vlines(x, low, high, color=style["color"], linewidth=1.2)
         axes.plot(x, difference, **style, markersize=4, linewidth=1, label=plain(run["name"]))
     labels = [str(condition[key]) for condition in runs[0]["conditions"]]
     axes.set_xticks(range(len(labels)), labels)

@@ -422,18 +422,33 @@ def describe(result: dict) -> Section:
 
 
 def answer(together: dict | None) -> str:
-    """Return whether phrases add more than their words moved apart."""
+    """Return whether phrases add more than their words moved apart.
+
+    The mean is over documents, and a mean may be found although no phrase has more by itself; so
+    the answer also counts those that have.
+    """
     if not together:
         return ""
     details = f"({interval(together, number)}, p {p_text(together['p'])})"
     change = number(abs(together["mean"]))
     if together["p"] >= ALPHA:
-        return (
+        text = (
             "It is undecided whether phrases add more to the logit than the same words moved "
-            f"apart: {number(together['mean'])} {details}."
+            f"apart: {number(together['mean'])} {details}"
         )
-    more = "more" if together["mean"] > 0 else "less"
-    return f"Phrases add {change} {more} to the logit than the same words moved apart {details}."
+    else:
+        more = "more" if together["mean"] > 0 else "less"
+        text = (
+            f"On average over {together['documents']:,} documents phrases add {change} {more} to "
+            f"the logit than the same words moved apart {details}"
+        )
+    if together["tested"] == 0:
+        return f"{text}; no phrase has documents enough to be tested alone."
+    noun = "phrase" if together["tested"] == 1 else "phrases"
+    return (
+        f"{text}; of the {together['tested']} {noun} tested alone, {together['more']} "
+        f"{'has' if together['more'] == 1 else 'have'} more and {together['less']} less."
+    )
 
 
 def comparison_sentence(together: dict | None, controls: str) -> str:

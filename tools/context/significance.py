@@ -83,27 +83,6 @@ def one_mean_test(mean: float, error: float, ratios: np.ndarray, documents: int)
 # Documents that are classified twice
 
 
-def mcnemar(only_first: int, only_second: int) -> float:
-    """Return p of the exact McNemar test: the right answers of only one of two classifications."""
-    changed = only_first + only_second
-    if changed == 0:
-        return 1.0
-    return float(stats.binomtest(only_first, changed).pvalue)
-
-
-def mcnemar_interval(only_first: int, only_second: int, documents: int) -> tuple[float, float]:
-    """Return the limits of the difference second - first in accuracy that belong to mcnemar().
-
-    Given how many documents are right in one classification only, the number of those that are
-    right in the second is binomial (Clopper & Pearson, Biometrika 26:404, 1934).
-    """
-    changed = only_first + only_second
-    if changed == 0:
-        return 0.0, 0.0
-    limits = stats.binomtest(only_second, changed).proportion_ci(1 - ALPHA, method="exact")
-    return tuple(float((2 * share - 1) * changed / documents) for share in limits)
-
-
 def exchange_tests(
     labels: np.ndarray,
     first: np.ndarray,
@@ -156,12 +135,3 @@ def exchange_tests(
     differences = np.column_stack([of_classes, macro])
     p = (np.abs(differences) >= np.abs(differences[0]) - 1e-12).mean(axis=0)
     return p[:-1], float(p[-1])
-
-
-def smallest_p(changed: int) -> float:
-    """Return the p-value that no test of so many changed documents can fall below.
-
-    Were the changes as likely to go the other way, all would go one way with this probability. A
-    bootstrap of the documents does not know that.
-    """
-    return float(min(1.0, 2.0 ** (1 - changed)))

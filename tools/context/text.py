@@ -38,11 +38,11 @@ def verdict(p_holm: float, null: str) -> str:
 def change_text(what: str, test: dict) -> str:
     """Return by how many points something changes, by a test with a Holm-corrected p.
 
-    Without significance it says that no change is shown, not that there is a loss or a gain.
+    Without significance it says that no change is shown, not that there is a loss or a gain. That
+    is also said where nothing changes: other documents may. Only of ``indifferent_runs`` it is
+    known that nothing can change.
     """
     change = test["difference"] if "difference" in test else test["mean"]
-    if change == test["low"] == test["high"] == 0:
-        return f"{what} stays the same"
     details = f"{interval(test)}, p after Holm {p_text(test['p_holm'])}"
     if test["p_holm"] >= ALPHA:
         return f"no change of {what} is shown ({percent(change)} points, {details})"
@@ -56,6 +56,11 @@ def estimate_cell(estimate: dict | None, value: str, form: Callable[[float], str
     if estimate["low"] is None:
         return form(estimate[value])
     return f"{form(estimate[value])} ({limits(estimate, form)})"
+
+
+def indifferent_runs(result: dict) -> set[str]:
+    """Return the names of the runs that cannot see the order of words, which was checked."""
+    return {run["name"] for run in result["order"] if run["indifferent"]}
 
 
 def model_styles(result: dict) -> dict[str, dict[str, str]]:
