@@ -119,7 +119,8 @@ def pair_row(text, comparison, model, reference):
     column = functools.partial(from_csv, f"{comparison}/pairs.csv", **row)
     in_family = functools.partial(from_csv, "family/family.csv", comparison=comparison, **row)
     interval = f"{signed(column('low'))} to {signed(column('high'))}"
-    needed = f"{two_digits(int(column('documents_needed'))):,}"
+    needed = in_family("documents_needed")
+    needed = f"{two_digits(int(needed)):,}" if needed else "only more seeds"
     cells = [text, f"{column('seeds')}, {column('reference_seeds')}", signed(column("difference"))]
     cells += [interval, p_value(in_family("p_holm")), in_family("verdict"), needed]
     return row_of(*cells, f"`{comparison}/`")
