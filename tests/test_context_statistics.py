@@ -232,7 +232,7 @@ def test_phrases_that_have_nothing_alone_are_not_said_to_add():
     test = {"mean": 0.0612, "low": 0.02, "high": 0.11, "p": 0.004, "documents": 241}
     text = phrases.answer(test | {"tested": 12, "more": 0, "less": 0})
     assert text == (
-        "On average over 241 documents phrases add 0.061 more to the logit than the same words "
+        "On average over 241 documents, phrases add 0.061 more to the logit than the same words "
         "moved apart (95% CI 0.020 to 0.110, p = 0.004); of the 12 phrases tested alone, 0 have "
         "more and 0 less."
     )

@@ -439,7 +439,7 @@ def answer(together: dict | None) -> str:
     else:
         more = "more" if together["mean"] > 0 else "less"
         text = (
-            f"On average over {together['documents']:,} documents phrases add {change} {more} to "
+            f"On average over {together['documents']:,} documents, phrases add {change} {more} to "
             f"the logit than the same words moved apart {details}"
         )
     if together["tested"] == 0:
