@@ -65,7 +65,14 @@ from common.data import join_texts, load_hub_dataset
 from common.folders import hide_paths, read_attributions, write_files
 from common.statistics import MIN_INTERVAL_DOCUMENTS
 from faithfulness import baselines, mosaics
-from faithfulness.estimates import compare_methods, disagreements, interval, paired, shown_once
+from faithfulness.estimates import (
+    METHOD,
+    compare_methods,
+    disagreements,
+    interval,
+    paired,
+    shown_once,
+)
 from faithfulness.methods import (
     INTEGRATED_GRADIENTS,
     METHODS,
@@ -161,7 +168,7 @@ class FaithfulnessArguments:
     )
     seed: int = field(
         default=42,
-        metadata={"help": "Seed of random rankings, Shapley values, mosaics and bootstrap."},
+        metadata={"help": "Seed of random rankings, Shapley values and mosaics."},
     )
     internal_batch_size: int = field(
         default=64, metadata={"help": "Texts in a batch; halved until it fits into memory."}
@@ -465,15 +472,13 @@ def complete(file: Path, todo: list[Callable[[], dict]], disable_tqdm: bool) -> 
 # Means, intervals, differences
 
 
-def summarize(results: list[dict], names: list[str], seed: int) -> dict:
+def summarize(results: list[dict], names: list[str]) -> dict:
     """Return mean and interval of every measure of every ranking, and of the difference from random
     rankings.
     """
-    generator = np.random.default_rng(seed)
     table = {
         ranking: {
-            name: interval([result[ranking][name] for result in results], generator)
-            for name in MEASURES
+            name: interval([result[ranking][name] for result in results]) for name in MEASURES
         }
         for ranking in names
     }
@@ -483,19 +488,15 @@ def summarize(results: list[dict], names: list[str], seed: int) -> dict:
             [result[INTEGRATED_GRADIENTS][name] for result in results],
             [result[RANDOM][name] for result in results],
         )
-        differences[name] = interval(values, generator)
+        differences[name] = interval(values)
     return table | {"integrated gradients minus random": differences}
 
 
-def summarize_costs(results: list[dict], names: list[str], seed: int) -> dict:
+def summarize_costs(results: list[dict], names: list[str]) -> dict:
     """Return evaluations and seconds per document of every method, with intervals."""
-    generator = np.random.default_rng([seed, 2])
     keys = ("gradient_evaluations", "forward_evaluations", "seconds")
     return {
-        name: {
-            key: interval([result["cost"][name][key] for result in results], generator)
-            for key in keys
-        }
+        name: {key: interval([result["cost"][name][key] for result in results]) for key in keys}
         for name in names
         if name != RANDOM
     }
@@ -505,17 +506,16 @@ def summarize_mosaics(results: list[dict], arguments: FaithfulnessArguments) -> 
     """Return the methods' scores on mosaics and how far they are above the chance level."""
     if not results:
         return None
-    generator = np.random.default_rng([arguments.seed, 3])
     names = list(results[0]["scores"])
     chance = [result["chance"] for result in results]
     scores = {name: [result["scores"][name] for result in results] for name in names}
     errors = [result["relative_error"] for result in results]
     return {
         "mosaics": len(results),
-        "chance": interval(chance, generator),
-        "scores": {name: interval(scores[name], generator) for name in names},
-        "above_chance": {name: interval(paired(scores[name], chance), generator) for name in names},
-        "cost": summarize_costs(results, names, arguments.seed),
+        "chance": interval(chance),
+        "scores": {name: interval(scores[name]) for name in names},
+        "above_chance": {name: interval(paired(scores[name], chance)) for name in names},
+        "cost": summarize_costs(results, names),
         "median_relative_error": float(np.median(errors)),
         "seed": arguments.seed,
         "note": (
@@ -528,9 +528,7 @@ def summarize_mosaics(results: list[dict], arguments: FaithfulnessArguments) -> 
     }
 
 
-def compare_all(
-    results: list[dict], of_mosaics: list[dict], names: list[str], seed: int
-) -> list[dict]:
+def compare_all(results: list[dict], of_mosaics: list[dict], names: list[str]) -> list[dict]:
     """Return paired differences of integrated gradients to every other ranking, one family."""
     values = {
         measure: {name: [result[name][measure] for result in results] for name in names}
@@ -543,23 +541,20 @@ def compare_all(
         }
         chance = [result["chance"] for result in of_mosaics]
         values["mosaic_score"] = scores | {RANDOM: chance}
-    return compare_methods(values, INTEGRATED_GRADIENTS, seed)
+    return compare_methods(values, INTEGRATED_GRADIENTS)
 
 
-def compare_baselines(
-    others: list[tuple[str, list[dict]]], documents: list[dict], seed: int
-) -> list[dict]:
+def compare_baselines(others: list[tuple[str, list[dict]]], documents: list[dict]) -> list[dict]:
     """Return how far the attributions with every other baseline agree with these."""
     comparisons = []
     for name, lines in others:
-        generator = np.random.default_rng([seed, 4])
         rows = [
             baselines.compare_document(document, other)
             for document, other in zip(documents, lines, strict=True)
         ]
         comparisons.append(
             {"baseline": name}
-            | {key: interval([row[key] for row in rows], generator) for key in rows[0]}
+            | {key: interval([row[key] for row in rows]) for key in rows[0]}
             | {
                 "per_document": [
                     {"id": document["id"]} | row
@@ -643,23 +638,24 @@ def main() -> None:
 
     # 4. Means, intervals, differences
     names = [INTEGRATED_GRADIENTS, *(METHODS[method][0] for method in arguments.methods), RANDOM]
-    table = summarize(results, names, arguments.seed)
-    differences = compare_all(results, of_mosaics, names, arguments.seed)
+    table = summarize(results, names)
+    differences = compare_all(results, of_mosaics, names)
     few = len(results) < MIN_INTERVAL_DOCUMENTS
-    intervals = "" if few else " with 95% bootstrap intervals"
+    intervals = "" if few else " with Student's 95% intervals"
     note = NOTE if placed == "PAD" else NOTE.replace("PAD tokens", "EOS tokens (there is no PAD)")
     content = {
         "script": Path(__file__).name,
         "rankings": table,
         "note": f"Means over {len(results)} documents{intervals}. {note}",
+        "statistics": METHOD,
         "differences": differences,
         # Opposite differences with words replaced and deleted; differences that one of them shows
         "disagreements": disagreements(differences),
         "shown_once": shown_once(differences),
-        "cost": summarize_costs(results, names, arguments.seed),
+        "cost": summarize_costs(results, names),
         "mosaics": summarize_mosaics(of_mosaics, arguments),
         "baseline": baselines.baseline_name(summary),
-        "baselines": compare_baselines(others, every, arguments.seed),
+        "baselines": compare_baselines(others, every),
         "per_document": [
             {"id": document["id"], "target": document["target"]}
             | {name: result[name] for name in names}

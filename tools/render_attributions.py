@@ -176,6 +176,12 @@ def page_document(
 
 # The whole folder
 
+# How the tests of files without "statistics" were made; with few documents they err too often.
+OLDER_STATISTICS = (
+    "Percentile bootstrap over documents, which finds too many differences with few of them; "
+    "measure_faithfulness.py now has the paired t-test. Holm's method corrects p over all rows."
+)
+
 
 def page_faithfulness(folder: Path, summary: dict) -> dict | None:
     """Return tables and sentences of faithfulness.json, and what was found of each document.
@@ -195,6 +201,7 @@ def page_faithfulness(folder: Path, summary: dict) -> dict | None:
             "rows": rows,
             "note": f"{table['note']}{shown_once_text(content)}",
             "tests": test_rows(content),
+            "statistics": content.get("statistics") or OLDER_STATISTICS,
             "disagreements": content.get("disagreements") or [],
             "mosaics": mosaic_sentence(content),
             "baselines": baseline_rows(content),

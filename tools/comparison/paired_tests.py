@@ -14,7 +14,13 @@ import numpy as np
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from common.statistics import ALPHA, difference_test, holm, percentile_interval
+from common.statistics import (
+    ALPHA,
+    difference_test,
+    documents_test,
+    holm,
+    percentile_interval,
+)
 from common.text import percent
 from comparison.evaluation import LOSSES, Evaluation
 from comparison.power import (
@@ -319,16 +325,6 @@ def accuracy_test(
         "high": bounds[1],
         "p": float(p),
     }
-
-
-def documents_test(differences: np.ndarray, null: float = 0.0, alpha: float = ALPHA) -> dict:
-    """Return the mean of the documents' differences, its interval and p of null (paired t-test)."""
-    mean = float(differences.mean())
-    if np.ptp(differences) == 0:
-        return {"difference": mean, "low": mean, "high": mean, "p": float(mean == null)}
-    test = stats.ttest_1samp(differences, null)
-    low, high = test.confidence_interval(1 - alpha)
-    return {"difference": mean, "low": float(low), "high": float(high), "p": float(test.pvalue)}
 
 
 def bootstrap_test(differences: np.ndarray, null: float = 0.0, alpha: float = ALPHA) -> dict:
