@@ -6,6 +6,7 @@ import json
 import math
 import runpy
 import shutil
+import subprocess
 import sys
 
 import numpy as np
@@ -27,6 +28,7 @@ from test_render_attributions import call
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 import measure_faithfulness
+from common.folders import locked_folder
 from common.pages import interval_text
 from faithfulness import baselines, estimates, methods, mosaics, perturbations
 
@@ -238,6 +240,41 @@ def test_an_interrupted_measurement_of_other_scores_is_not_continued(
     (small_folder / "attributions.jsonl").write_text("\n".join(lines) + "\n")
     assert run("measure_faithfulness", "--attribution_dir", small_folder).code == 0
     assert len(calls) == 2 + 2
+
+
+def test_results_of_other_documents_are_not_taken(run, small_folder, monkeypatch):
+    """Lines of two processes among each other's, and those without an id of earlier versions."""
+    assert run("measure_faithfulness", "--attribution_dir", small_folder).code == 0
+    whole = measured(small_folder)
+    monkeypatch.setattr(measure_faithfulness, "remove_partial", lambda file: None)
+    assert run("measure_faithfulness", "--attribution_dir", small_folder).code == 0
+    monkeypatch.undo()
+    (partial,) = (small_folder / "partial-faithfulness").iterdir()
+    first, second = partial.read_text().splitlines()
+    without_id = json.dumps(json.loads(first)["result"])
+    for lines in ([second, first], [first, first], [without_id, second]):
+        partial.parent.mkdir(exist_ok=True)
+        partial.write_text("\n".join(lines) + "\n")
+        assert run("measure_faithfulness", "--attribution_dir", small_folder).code == 0
+        assert measured(small_folder)["per_document"] == whole["per_document"]
+    # One that was interrupted with other flags is not lost.
+    other = small_folder / "partial-faithfulness" / f"{'0' * 16}.jsonl"
+    other.parent.mkdir()
+    other.write_text(first)
+    assert run("measure_faithfulness", "--attribution_dir", small_folder).code == 0
+    assert other.read_text() == first
+
+
+def test_two_processes_on_one_folder(small_folder):
+    """The second one ends with one line and changes nothing."""
+    before = sorted(path.name for path in small_folder.iterdir())
+    words = ["tools/measure_faithfulness.py", "--attribution_dir", small_folder]
+    with locked_folder(small_folder.resolve()):
+        second = subprocess.run(
+            [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+    assert second.returncode == 2 and "another process" in second.stderr
+    assert sorted(path.name for path in small_folder.iterdir()) == before
 
 
 def test_a_model_with_almost_the_same_logits(run, small_folder, steep_model, tmp_path):

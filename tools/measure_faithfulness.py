@@ -48,7 +48,6 @@ import hashlib
 import json
 import logging
 import platform
-import re
 import shlex
 import time
 from collections.abc import Callable
@@ -62,7 +61,7 @@ from tqdm import tqdm
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
 from common.data import join_texts, load_hub_dataset
-from common.folders import hide_paths, read_attributions, write_files
+from common.folders import hide_paths, lock_output_dir, read_attributions, write_files
 from common.statistics import MIN_INTERVAL_DOCUMENTS
 from faithfulness import baselines, mosaics
 from faithfulness.estimates import (
@@ -397,25 +396,44 @@ def measure_mosaic(
 # Results of an interrupted measurement
 
 
-def read_results(path: Path) -> list[dict]:
-    """Return the results of an interrupted measurement, without a line that was cut."""
+@dataclass
+class Text:
+    """A document or mosaic to measure: the name of its result in a file, and what measures it."""
+
+    id: str
+    measure: Callable[[], dict]
+
+
+def result_line(text: Text, result: dict) -> str:
+    """Return the result of a text as a line of a file."""
+    return json.dumps({"id": text.id, "result": result}) + "\n"
+
+
+def read_results(path: Path, todo: list[Text]) -> list[dict]:
+    """Return the results that a file of an interrupted measurement has of the first texts.
+
+    It ends before a line that was cut or that is not of the text that it should be of.
+    """
     if not path.exists():
         return []
     results = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for text, line in zip(todo, lines, strict=False):
         try:
-            if line:
-                results.append(json.loads(line))
+            content = json.loads(line)
         except ValueError:
             break
+        if not isinstance(content, dict) or content.get("id") != text.id:
+            break
+        results.append(content["result"])
     return results
 
 
-def append_result(path: Path, result: dict) -> None:
-    """Add the result of a document to a file. Exit with status 2 if that fails."""
+def append_result(path: Path, text: Text, result: dict) -> None:
+    """Add the result of a text to a file. Exit with status 2 if that fails."""
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
+            file.write(result_line(text, result))
     except OSError as error:
         fail(
             f"cannot write {path}: {error.strerror}; free some space, then the same command "
@@ -436,25 +454,23 @@ def open_partial(folder: Path) -> None:
         fail(f"cannot write into {folder}: {error.strerror}")
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove the files of interrupted measurements, and no others."""
+def remove_partial(file: Path) -> None:
+    """Remove the file of this measurement; one that was interrupted with other flags stays."""
     try:
-        for path in folder.iterdir():
-            if re.fullmatch(r"[0-9a-f]{16}\.jsonl(\.tmp)?", path.name):
-                path.unlink()
-        folder.rmdir()
+        file.unlink()
+        file.parent.rmdir()
     except OSError:
-        pass  # the results are complete without it
+        pass  # the results are complete without it; or the folder holds other files
 
 
-def complete(file: Path, todo: list[Callable[[], dict]], disable_tqdm: bool) -> list[dict]:
+def complete(file: Path, todo: list[Text], disable_tqdm: bool) -> list[dict]:
     """Return the results of all of todo; those that a file holds already are not computed."""
     open_partial(file.parent)
-    results = read_results(file)[: len(todo)]
+    results = read_results(file, todo)
     if results:
         logger.info("%d of %d texts are measured already", len(results), len(todo))
     # Without the line that was being written when the call was interrupted
-    kept = "".join(json.dumps(result) + "\n" for result in results)
+    kept = "".join(map(result_line, todo, results))
     write_files(file.parent, {file.name: kept})
     for number in tqdm(
         range(len(results), len(todo)),
@@ -463,9 +479,9 @@ def complete(file: Path, todo: list[Callable[[], dict]], disable_tqdm: bool) -> 
         unit="text",
         disable=disable_tqdm,
     ):
-        result = todo[number]()
+        result = todo[number].measure()
         results.append(result)
-        append_result(file, result)
+        append_result(file, todo[number], result)
     return results
 
 
@@ -573,6 +589,8 @@ def main() -> None:
     check_methods(arguments.methods, with_mosaics)
     folder = Path(arguments.attribution_dir)
     documents, summary = read_attributions(folder)
+    # Two processes would write their results among each other's.
+    lock_output_dir(folder)
     # Comparing baselines needs no model, so it takes all documents.
     every = [document for document in documents if document["words"]]
     documents = [document for document in documents[: arguments.max_samples] if document["words"]]
@@ -626,11 +644,17 @@ def main() -> None:
     key = hashlib.sha256(json.dumps(basis).encode())
     partial_file = folder / "partial-faithfulness" / f"{key.hexdigest()[:16]}.jsonl"
     todo = [
-        partial(measure_document, evaluator, document, number, arguments, settings)
+        Text(
+            document["id"],
+            partial(measure_document, evaluator, document, number, arguments, settings),
+        )
         for number, document in enumerate(documents)
     ]
     todo += [
-        partial(measure_mosaic, evaluator, mosaic, encoded, arguments, settings)
+        Text(
+            "mosaic of " + " and ".join(half.id for half in mosaic.halves),
+            partial(measure_mosaic, evaluator, mosaic, encoded, arguments, settings),
+        )
         for mosaic, encoded in made
     ]
     results = complete(partial_file, todo, arguments.disable_tqdm)
@@ -685,7 +709,7 @@ def main() -> None:
         for file, part in parts.items()
     }
     write_files(folder, {file: text + "\n" for file, text in texts.items()})
-    remove_partial(partial_file.parent)
+    remove_partial(partial_file)
     report(content)
     logger.info(
         "next: python tools/render_attributions.py --attribution_dir %s", shlex.quote(str(folder))
