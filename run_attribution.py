@@ -2257,14 +2257,21 @@ class Explainer:
         """Return the attributions of an encoded document, a line of attributions.jsonl."""
         start = time.perf_counter()
         paths = [self.explain_path(document, baseline) for baseline in self.baselines]
-        embedded, explanations = paths[0].embedded, paths[0].explanations
+        embedded = paths[0].embedded
         probabilities = self.probabilities(embedded.logits[1])
         target = max(embedded.targets, key=probabilities.get)
-        several_classes = {"classes": explanations} if len(explanations) > 1 else {}
-        several_baselines = {}
-        if len(paths) > 1:
-            by_name = {path.embedded.baseline.name: path.explanations[target] for path in paths}
-            several_baselines = {"baselines": by_name}
+        # Of every path: the attributions of the target, those of every class if there are several,
+        # and what the model says without the strongest words.
+        explained = {}
+        for path in paths:
+            of_target = path.explanations[target]
+            without = self.without_top_words(
+                document, path.embedded, of_target["word_attributions"]
+            )
+            classes = {"classes": path.explanations} if len(path.explanations) > 1 else {}
+            name = path.embedded.baseline.name
+            explained[name] = of_target | classes | {"without_top_words": without}
+        first = explained[embedded.baseline.name]
         return Attribution(
             {
                 # The document; label and prediction are lists if a text may have several classes
@@ -2283,16 +2290,14 @@ class Explainer:
                 "versus": self.arguments.versus,
                 "prediction": self.predict(probabilities),
                 "probabilities": probabilities,
-                # Its attributions; those of every class, and from every baseline, if more than one
-                **explanations[target],
-                **several_classes,
-                **several_baselines,
-                "without_top_words": self.without_top_words(
-                    document, embedded, explanations[target]["word_attributions"]
-                ),
+                # Its attributions from the first baseline; those of every class, and from every
+                # baseline, if more than one
+                **{key: value for key, value in first.items() if key != "without_top_words"},
+                **({"baselines": explained} if len(paths) > 1 else {}),
+                "without_top_words": first["without_top_words"],
                 # The cost
                 "gradient_evaluations": sum(path.gradient_evaluations for path in paths),
-                "forward_evaluations": 1 + sum(path.forward_evaluations for path in paths),
+                "forward_evaluations": sum(1 + path.forward_evaluations for path in paths),
                 "seconds": time.perf_counter() - start,
             }
         )
@@ -2727,7 +2732,10 @@ def largest_stated_error(line: dict) -> float:
 
 def explained_parts(line: dict) -> list[dict]:
     """Return the attributions that a document has: its own, those of classes and of baselines."""
-    return [line, *line.get("classes", {}).values(), *line.get("baselines", {}).values()]
+    parts = [line, *line.get("baselines", {}).values()]
+    for part in list(parts):
+        parts += part.get("classes", {}).values()
+    return parts
 
 
 def several_baselines(baselines: list[Baseline]) -> dict:

@@ -258,6 +258,7 @@ def test_a_second_baseline_on_request(run, tmp_path, browser):  # noqa: F811
     """From another folder, or from one that was made with several baselines."""
     folder = write_folder(tmp_path / "pad", [document()])
     mask = document(word_attributions=[-0.5, 0.25], attributions=[0.0, -0.5, 0.0, 0.25, 0.0])
+    mask["without_top_words"] = {"words": [1], "probabilities": mask["probabilities"]}
     other = write_folder(tmp_path / "mask", [mask])
     summary = json.loads((other / "summary.json").read_text())
     (other / "summary.json").write_text(json.dumps(summary | {"baseline": "MASK"}))
@@ -275,6 +276,9 @@ def test_a_second_baseline_on_request(run, tmp_path, browser):  # noqa: F811
             page.select_option("#baseline", label="MASK")
             page.locator("article .text span").first.hover()
             assert page.locator("#tip").text_content().startswith("kähler: −0.500")
+            assert page.locator(".without").text_content().startswith("Without the strongest word")
+            page.select_option("#baseline", label="PAD")
+            assert page.locator(".without").count() == 0
     result = run("render_attributions", "--attribution_dir", folder, "--compare", folder)
     assert_user_error(result, "--compare requires other baselines", "PAD, PAD")
     result = run("render_attributions", "--attribution_dir", folder, "--compare", tmp_path)

@@ -19,6 +19,7 @@ from captum.attr import LayerIntegratedGradients
 from conftest import LABELS, assert_user_error, make_records, write_dataset, write_tiny_model
 from datasets import ClassLabel, Dataset, Features, List, Value
 from safetensors.torch import load_file, save_file
+from test_render_attributions import data_of
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -196,6 +197,51 @@ def test_several_baselines_in_one_call(attribute, steep_model, tmp_path):
         assert abs(found["delta"]) < 1e-3 * np.abs(found["attributions"]).sum()
         seen.add(round(found["f_baseline"], 4))
     assert len(seen) == 3  # the embedding of PAD is 0 in an untrained BERT: PAD and ZERO agree
+
+
+def test_every_class_from_every_baseline(attribute, run, steep_model, tmp_path):
+    """In the file and on the page, each baseline has its own classes, its own strongest words and
+    its own number of gradients.
+    """
+    flags = ["--n_steps", 20, "--target", "all", "--baseline"]
+    attribute(steep_model, tmp_path / "both", *flags, "pad", "mask")
+    attribute(steep_model, tmp_path / "mask", *flags, "mask")
+    (line,), _ = read(tmp_path / "both")
+    (alone,), _ = read(tmp_path / "mask")
+    mask = line["baselines"]["MASK"]
+    assert line["baselines"]["PAD"]["classes"] == line["classes"]
+    assert list(mask["classes"]) == list(alone["classes"]) == LABELS
+    for label in LABELS:
+        np.testing.assert_allclose(
+            mask["classes"][label]["attributions"],
+            alone["classes"][label]["attributions"],
+            atol=1e-6,
+        )
+    assert mask["without_top_words"]["words"] == alone["without_top_words"]["words"]
+
+    assert run("render_attributions", "--attribution_dir", tmp_path / "both").code == 0
+    html = (tmp_path / "both" / "attributions.html").read_text()
+    assert "or from the baseline that is chosen below (MASK)" in html
+    (shown,) = data_of(html)["documents"]
+    pad, mask = shown["explanations"]
+    assert list(pad) == list(mask)
+    for label in LABELS:
+        assert pad[label]["gradient_evaluations"] == mask[label]["gradient_evaluations"] == 20
+        assert pad[label]["words"] != mask[label]["words"]
+        expected = alone["classes"][label]["word_attributions"]
+        np.testing.assert_allclose(mask[label]["words"], expected, rtol=1e-2, atol=1e-4)
+    strongest = [line["words"][number] for number in alone["without_top_words"]["words"]]
+    assert f"({', '.join(strongest)})" in shown["without"][1] != shown["without"][0]
+
+    # A folder of version 0.2 has the other classes from the first baseline only.
+    for found in line["baselines"].values():
+        del found["classes"], found["without_top_words"]
+    (tmp_path / "both" / "attributions.jsonl").write_text(json.dumps(line) + "\n")
+    assert run("render_attributions", "--attribution_dir", tmp_path / "both").code == 0
+    (shown,) = data_of((tmp_path / "both" / "attributions.html").read_text())["documents"]
+    pad, mask = shown["explanations"]
+    assert len(pad) == len(LABELS) and list(mask) == [line["target"]]
+    assert shown["without"][0] and shown["without"][1] is None
 
 
 @pytest.mark.parametrize("baseline", ["zero", "mean"])
