@@ -13,6 +13,7 @@
 #     "pyarrow==26.0.1",
 #     "pylatexenc==2.11",
 #     "PyYAML==6.0.3",
+#     "regex==2026.11.19",
 #     "torch==2.13.0",
 #     "tqdm==4.70.1",
 #     "transformers==5.23.0",
@@ -57,8 +58,8 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -70,6 +71,7 @@ import matplotlib.colors
 import numpy as np
 import pandas as pd
 import pyarrow.parquet
+import regex
 import torch
 import transformers
 import yaml
@@ -91,7 +93,13 @@ from matplotlib.transforms import Affine2D, Bbox
 from numpy.polynomial.chebyshev import chebvander
 from pylatexenc.latexencode import unicode_to_latex
 from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    HfArgumentParser,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.hf_argparser import HfArg
 from transformers.utils import cached_file
 
@@ -154,9 +162,24 @@ to_json = functools.partial(json.dumps, ensure_ascii=False, allow_nan=False)  # 
 # braces, a mark of a sub- or superscript, a letter, a digit) with no space between them, or joined
 # by a hyphen or an apostrophe.
 BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
-FORMULA = r"\$\$[^$]+\$\$|(?<!\\)\$(?:[^$\\]|\\.)+\$"
-ATOM = rf"(?:{FORMULA}|\\[A-Za-z]+\*?(?:{BRACES})*|\\['\"`^~=.](?:{BRACES}|\w)|[_^]?{BRACES}|[\w^])"
-WORD = re.compile(rf"{ATOM}+(?:(?:--?|[‐‑–'’]){ATOM}+|(?<=\d)[.,](?=\d){ATOM}+)*|\S")
+# Dollars are also amounts: "rose $5 to $7" is no formula. So a closing dollar that a digit follows
+# does not end what begins with a digit or a blank, and one after a blank (not after "\\ ") stands
+# before no word; $x $ is common in abstracts. A formula has no blank line.
+IN_FORMULA = r"(?:[^$\\\n]|\\[\s\S]|\n(?!\s*\n))+"
+CLOSING = r"(?:(?<!(?<!\\)\s)\$|\$(?![\w\\{(]))"
+FORMULA = (
+    r"\$\$(?:[^$\n]|\n(?!\s*\n))+\$\$"
+    rf"|(?<!\\)\$(?:(?![\d\s]){IN_FORMULA}{CLOSING}|(?=[\d\s]){IN_FORMULA}{CLOSING}(?!\d))"
+)
+# In the module regex, \w holds the marks and joiners that belong to letters in Hindi, Persian and
+# Hebrew, and to accents that are characters of their own; not the soft hyphen and the word joiner.
+CHARACTER = r"[\w\p{N}^\u00ad\u2060]"
+ATOM = (
+    rf"(?:{FORMULA}|\\[A-Za-z]+\*?(?:{BRACES})*|\\['\"`^~=.](?:{BRACES}|\w)|[_^]?{BRACES}"
+    rf"|{CHARACTER})"
+)
+# Anything else is a word of its own: a character as a reader sees it (\X), such as an emoji.
+WORD = regex.compile(rf"{ATOM}+(?:(?:--?|[‐‑–'’]){ATOM}+|(?<=\d)[.,](?=\d){ATOM}+)*|(?!\s)\X")
 
 
 class UserError(ValueError):
@@ -990,11 +1013,10 @@ def name_source(arguments: DataArguments) -> str:
     return arguments.dataset_name or arguments.test_file or arguments.text_file or "--text"
 
 
-def check_documents(documents: list[dict], arguments: DataArguments) -> None:
+def check_documents(documents: list[dict], source: str) -> None:
     """Raise UserError if there are no documents, or some cannot be explained."""
-    source = name_source(arguments)
     if not documents:
-        raise UserError(f"split {arguments.split!r} of {source} has no documents")
+        raise UserError(f"{source} has no documents")
     seen = set()
     problems = {"a duplicated id": [], "no text": [], "a text that is not valid UTF-8": []}
     for document in documents:
@@ -1012,9 +1034,6 @@ def check_documents(documents: list[dict], arguments: DataArguments) -> None:
                 f"{len(names)} of {len(documents)} documents of {source} ({examples(names)}) "
                 f"have {problem}; correct or remove them"
             )
-    missing = [name for name in arguments.figure_ids or [] if name not in seen]
-    if missing:
-        raise UserError(f"--figure_ids {examples(missing)}: there is no such document")
 
 
 def check_labels(documents: list[dict], source: str) -> None:
@@ -1768,6 +1787,35 @@ class Attribution(dict):
         )
 
 
+# Copied from tools/faithfulness/models.py::last_token_pooled
+@contextmanager
+def last_token_pooled(model: PreTrainedModel) -> Iterator[None]:
+    """Let a decoder pool the last token, whichever it is, until the block ends.
+
+    No token is PAD then for the head, which pools; below it, in the base model, PAD stays what it
+    is.
+    """
+    config = model.config.get_text_config()
+    pad_token_id = config.pad_token_id
+
+    def set_pad(token_id: int | None) -> Callable:
+        return lambda *call: setattr(config, "pad_token_id", token_id)
+
+    handles = []
+    if model.base_model is not model:
+        handles = [
+            model.base_model.register_forward_pre_hook(set_pad(pad_token_id)),
+            model.base_model.register_forward_hook(set_pad(-1)),
+        ]
+    config.pad_token_id = -1
+    try:
+        yield
+    finally:
+        config.pad_token_id = pad_token_id
+        for handle in handles:
+            handle.remove()
+
+
 @dataclass
 class Baseline:
     """What takes the place of each token in the baseline text.
@@ -1829,6 +1877,7 @@ class Explainer:
         self.model.requires_grad_(False)
         self.model.eval()
         config = self.model.config
+        self.config_sha256 = config_digest(config)  # before anything can change it
         if config.is_encoder_decoder:
             raise self.refusal("encoder-decoders read a text twice")
         try:
@@ -1844,11 +1893,13 @@ class Explainer:
         padding_idx = getattr(position_embeddings, "padding_idx", None)
         self.first_position = 0 if padding_idx is None else padding_idx + 1
         self.pad_token_id = config.get_text_config().pad_token_id
+        self.pools_last_token = False  # of the document at hand
 
         self.labels = [config.id2label[number] for number in range(config.num_labels)]
         self.check_classes()
         self.baselines = [self.find_baseline(name) for name in self.arguments.baseline]
         self.max_seq_length = self.find_length()
+        self.check_attention()
         self.text_prefix = self.arguments.text_prefix
         if self.text_prefix is None:
             self.text_prefix = trained_setting(config, "text_prefix", str) or ""
@@ -1895,7 +1946,10 @@ class Explainer:
                     f"--baseline {name} requires an embedding of each token; this model has "
                     f"{type(self.embeddings).__name__}; try --baseline pad"
                 )
-            mean = self.embeddings.weight.float().mean(0)
+            # Of what the layer makes of every token: some models (Gemma) scale the weights there.
+            ids = torch.arange(self.embeddings.num_embeddings, device=self.model.device)
+            with torch.no_grad():
+                mean = self.embeddings(ids).float().mean(0)
             vector = mean if name == "mean" else torch.zeros_like(mean)
             return Baseline(name.upper(), None, None, vector)
         token_id = getattr(self.tokenizer, f"{name}_token_id", None)
@@ -1933,6 +1987,22 @@ class Explainer:
                 f"not {length}"
             )
         return length
+
+    def check_attention(self) -> None:
+        """Raise UserError if the model lengthens texts to whole windows or blocks: then there are
+        more embeddings than tokens.
+        """
+        config = self.model.config
+        if getattr(config, "attention_window", None):  # Longformer
+            raise self.refusal("its attention pads texts to whole windows")
+        if getattr(config, "attention_type", None) == "block_sparse":  # BigBird
+            # Up to this length, transformers gives it full attention.
+            longest = (5 + 2 * config.num_random_blocks) * config.block_size
+            if self.max_seq_length > longest:
+                raise self.refusal(
+                    "its block-sparse attention pads texts to whole blocks; texts of up to "
+                    f"{longest} tokens have full attention: --max_seq_length {longest}"
+                )
 
     def default_batch_size(self) -> int:
         """Return how many points on a path are evaluated at once.
@@ -2028,7 +2098,10 @@ class Explainer:
         if self.first_position:
             numbers = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
             positions["position_ids"] = numbers + self.first_position
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.arguments.bf16):
+        with (
+            torch.autocast(ids.device.type, torch.bfloat16, enabled=self.arguments.bf16),
+            last_token_pooled(self.model) if self.pools_last_token else nullcontext(),
+        ):
             output = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), **positions)
         return output.logits.float()
 
@@ -2067,8 +2140,7 @@ class Explainer:
 
         # A decoder pools the last token that is not PAD. Texts are not padded here, so it is the
         # last one, which must be pooled in the baseline, too, where it may be PAD.
-        if document["input_ids"][-1] != self.pad_token_id:
-            self.model.config.get_text_config().pad_token_id = -1
+        self.pools_last_token = document["input_ids"][-1] != self.pad_token_id
 
         captured = []
         with (
@@ -2366,11 +2438,31 @@ def attribute(
     Raises ValueError if one of them is not valid.
     """
     settings = AttributionArguments(**arguments)
+    for name, values in (("texts", texts), ("labels", labels)):
+        if isinstance(values, str):
+            raise UserError(f"{name} is one text, {values[:30]!r}; give a list: [{name[:-1]}]")
+    texts = list(texts)
+    labels = [None] * len(texts) if labels is None else list(labels)
+    if len(labels) != len(texts):
+        raise UserError(
+            f"there are {len(texts)} texts, but {len(labels)} labels; give one for each"
+        )
+    documents = []
+    for number, (text, label) in enumerate(zip(texts, labels, strict=True), 1):
+        if not isinstance(text, str):
+            raise UserError(f"text {number} is {type(text).__name__}, not str")
+        documents.append({"id": f"text-{number}", "text": text, "label": label})
+    check_documents(documents, "texts")
     explainer = Explainer(copy.deepcopy(model).float(), tokenizer, settings)
+    for label in each_name(labels):
+        if label not in explainer.labels:
+            raise UserError(f"the label {label!r} is not one of {', '.join(explainer.labels)}")
+    if not explainer.is_multi_label and any(isinstance(label, list) for label in labels):
+        raise UserError("a label is a list of classes, but the model chooses one of them")
+    if settings.target == "label":
+        check_labels(documents, "texts")
     lines = []
-    for number, text in enumerate(texts):
-        label = None if labels is None else labels[number]
-        document = {"id": f"text-{number + 1}", "text": text, "label": label}
+    for document in documents:
         explainer.encode(document)
         lines.append(explainer.explain(document))
     return lines
@@ -2566,19 +2658,39 @@ def identify(explainer: Explainer, documents: list[dict]) -> dict:
         "max_seq_length": explainer.max_seq_length,
         "text_prefix": explainer.text_prefix,
         "weights_sha256": weights.hexdigest(),
+        "config_sha256": explainer.config_sha256,
         "documents_sha256": hashlib.sha256(to_json(texts).encode()).hexdigest(),
     }
 
 
+# Copied from tools/faithfulness/models.py::config_digest
+def config_digest(config: PretrainedConfig) -> str:
+    """Return the SHA-256 of what a config.json says of a model, without its path and versions.
+
+    Defaults do not count, as another version of transformers may have more of them.
+    """
+    content = config.to_diff_dict()
+    for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
+        content.pop(key, None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def check_settings(output: Path, recorded: dict, settings: dict) -> None:
-    """Raise UserError if a folder holds results of other settings."""
+    """Raise UserError if a folder holds results of other settings.
+
+    Folders of version 0.2 have no config_sha256.
+    """
     for name, value in settings.items():
+        if name == "config_sha256" and name not in recorded:
+            continue
         if name not in recorded:
             message = "attributions of an older version of this script"
         elif recorded[name] == value:
             continue
         elif name == "weights_sha256":
             message = "attributions of another model (other weights) than --model_name_or_path"
+        elif name == "config_sha256":
+            message = "attributions of another config.json (classes, thresholds, settings)"
         elif name == "documents_sha256":
             message = "attributions of other documents (texts, labels or their order)"
         else:
@@ -3054,7 +3166,10 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
         else:
             frame = read_test_file(arguments, columns)
         documents = make_documents(frame, columns, delimiter, arguments)
-    check_documents(documents, arguments)
+    check_documents(documents, name_source(arguments))
+    missing = set(arguments.figure_ids or []) - {document["id"] for document in documents}
+    if missing:
+        raise UserError(f"--figure_ids {examples(sorted(missing))}: there is no such document")
 
     # 2. Tokens and words. A first document shows whether the model can be explained
     warn_if_not_as_trained(

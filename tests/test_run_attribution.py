@@ -524,6 +524,24 @@ def words_of(text):
          ["Calabi--Yau", ",", "Gromov–Witten", ";", "C^{1,1}", "and", "x_{ij}", "2.5"]),
         ("costs $5 more - or less", ["costs", "$", "5", "more", "-", "or", "less"]),
         (r"\frac{a_{1}}{b} \\ x", [r"\frac{a_{1}}{b}", "\\", "\\", "x"]),
+        # Amounts are no formulas
+        ("rose $5 million while it lost $7 million",
+         ["rose", "$", "5", "million", "while", "it", "lost", "$", "7", "million"]),
+        ("$AAPL, $TSLA: $5 (about $6)",
+         ["$", "AAPL", ",", "$", "TSLA", ":", "$", "5", "(", "about", "$", "6", ")"]),
+        ("a $ x $ or $x $, $3$, $$ a = b $$; 7$\\times$10, $\\ $i.e.",
+         ["a", "$ x $", "or", "$x $", ",", "$3$", ",", "$$ a = b $$", ";", "7$\\times$10", ",",
+          "$\\ $i", ".", "e", "."]),
+        ("an operator $N exists for $(p,q)$-forms",
+         ["an", "operator", "$", "N", "exists", "for", "$(p,q)$-forms"]),
+        ("one $a\n\nb$ two $c\nd$", ["one", "$", "a", "b", "$", "two", "$c\nd$"]),
+        # Marks and joiners belong to their letter
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("می\u200cخواهم برویم", ["می\u200cخواهم", "برویم"]),
+        ("Ka\u0308hler-Einstein L²", ["Ka\u0308hler-Einstein", "L²"]),
+        ("שָׁלוֹם", ["שָׁלוֹם"]),
+        ("soft\u00adhyphen 👩\u200d🔬 👍🏽, a=\u0338b",
+         ["soft\u00adhyphen", "👩\u200d🔬", "👍🏽", ",", "a", "=\u0338", "b"]),
     ],
 )  # fmt: skip
 def test_words_as_a_mathematician_reads_them(text, words):
@@ -1276,6 +1294,38 @@ def test_another_model_and_an_older_folder_are_refused(attribute, tiny_model, tm
     assert_user_error(attribute(tiny_model, out, "--n_steps", 2), "older version", "another folder")
 
 
+def test_a_changed_configuration_is_noticed(attribute, run, steep_model, tmp_path, monkeypatch):
+    """Other names of the classes, another activation: of finished and interrupted runs."""
+    model = shutil.copytree(steep_model, tmp_path / "model")
+    flags = ["--text", TEXT, "every form", "--n_steps", 2]
+    attribute(model, tmp_path / "done", *flags)
+    explain = run_attribution.Explainer.explain
+
+    def stopped(self, document):
+        return explain(self, document) if document["id"] == "text-1" else 1 / 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_attribution.Explainer, "explain", stopped)
+        with pytest.raises(ZeroDivisionError):
+            attribute(model, tmp_path / "stopped", *flags)
+    names = {str(number): f"new {number}" for number in range(len(LABELS))}
+    before = (model / "config.json").read_text()
+    for changes in ({"id2label": names}, {"hidden_act": "relu"}):
+        change_config(model, **changes)
+        for out in (tmp_path / "done", tmp_path / "stopped"):
+            assert_user_error(attribute(model, out, *flags), "another config.json", str(out))
+        result = run("measure_faithfulness", "--attribution_dir", tmp_path / "done")
+        assert_user_error(result, "has another config.json")
+        (model / "config.json").write_text(before)
+    # What another version of transformers would write, and a folder of version 0.2
+    change_config(model, transformers_version="5.0.0", dtype="float16")
+    assert attribute(model, tmp_path / "stopped", *flags).code == 0
+    summary = json.loads((tmp_path / "done" / "summary.json").read_text())
+    del summary["settings"]["config_sha256"]
+    (tmp_path / "done" / "summary.json").write_text(json.dumps(summary))
+    assert attribute(model, tmp_path / "done", *flags).code == 0
+
+
 def test_two_runs_into_one_folder_at_once(attribute, tiny_model, tmp_path):
     partial = tmp_path / "out/partial"
     partial.mkdir(parents=True)
@@ -1284,6 +1334,31 @@ def test_two_runs_into_one_folder_at_once(attribute, tiny_model, tmp_path):
             attribute(tiny_model, tmp_path / "out", "--n_steps", 2), "another process", "out"
         )
     assert attribute(tiny_model, tmp_path / "out", "--n_steps", 2).code == 0
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "words"),
+    [
+        ("A text.", None, ["texts is one text", "give a list"]),
+        (["A text."], "math.AG", ["labels is one text", "give a list"]),
+        (["A text.", " "], None, ["1 of 2 documents of texts (text-2) have no text"]),
+        ([3], None, ["text 1 is int"]),
+        ([], None, ["texts has no documents"]),
+        (["A text.", "Two."], ["math.AG"], ["2 texts, but 1 labels"]),
+        (["A text."], ["math.XX"], ["'math.XX' is not one of", "math.AG"]),
+        (["A text."], [0], ["0 is not one of"]),
+        (["A text."], [["math.AG"]], ["list of classes"]),
+        (["A text."], [None], ["have no label"]),
+    ],
+)
+def test_attribute_names_the_mistake(tiny_model, texts, labels, words):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model)
+    target = "label" if labels else "predicted"
+    with pytest.raises(ValueError) as error:
+        run_attribution.attribute(model, tokenizer, texts, labels, n_steps=2, target=target)
+    for word in words:
+        assert word in str(error.value)
 
 
 @pytest.mark.parametrize(
