@@ -118,6 +118,8 @@ METHODS = Literal[
     "gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"
 ]
 MAX_STEPS = 1000
+# Defaults of flags of the search that are refused without one, so that a given one is recognized
+SEARCH_DEFAULTS = {"tolerance": 1e-5, "max_gradient_evaluations": 1000, "rough_evaluations": 280}
 # Interpolation points of the search; each level contains the points of the one before.
 LEVELS = (31, 61, 121, 241, 481)
 # Of Kosloff and Tal-Ezer (1993); with 0, the points are Chebyshev's, which crowd at the ends.
@@ -206,7 +208,7 @@ class DataArguments:
     dataset_revision: str | None = HfArg(
         default=None, help="Branch, tag or commit of a dataset on the Hub."
     )
-    split: str = HfArg(default="test", help="Split of the dataset.")
+    split: str | None = HfArg(default=None, help="Split of the dataset. Default: test.")
     test_file: str | None = HfArg(
         default=None,
         help="File with the columns of the training: .csv, .tsv, .json, .jsonl or .parquet.",
@@ -246,7 +248,23 @@ class DataArguments:
         sources = [self.dataset_name, self.test_file, self.text, self.text_file]
         if sources.count(None) != 3:
             raise UserError("give exactly one: --dataset_name, --test_file, --text, --text_file")
+        # Flags that nothing would read
+        if self.split is not None and self.dataset_name is None:
+            raise UserError("--split requires --dataset_name; leave it out")
+        if self.dataset_name is None and self.test_file is None:
+            for name in (
+                "text_column_names",
+                "text_column_delimiter",
+                "label_column_name",
+                "label_delimiter",
+            ):
+                if getattr(self, name) is not None:
+                    raise UserError(
+                        f"--{name} requires --dataset_name or --test_file; leave it out"
+                    )
         check_file_flags(self, [self.test_file] if self.test_file else [])
+        if self.dataset_name is not None and self.split is None:
+            self.split = "test"
         if self.max_samples is not None and self.max_samples < 1:
             raise UserError(f"--max_samples must be at least 1, not {self.max_samples}")
         if self.model_revision is not None and Path(self.model_name_or_path).is_dir():
@@ -278,20 +296,24 @@ class AttributionArguments:
     n_steps_search: list[int] | None = HfArg(
         default=None, help="Lowest and highest number of steps to search. Default: 1 200."
     )
-    method: METHODS = HfArg(default="gausslegendre", help="Quadrature rule.")
-    tolerance: float = HfArg(
-        default=1e-5,
-        help="Allowed error of the search and of --n_steps auto, relative to |F(x) - F(b)|.",
+    method: METHODS | None = HfArg(
+        default=None,
+        help="Quadrature rule; --n_steps auto has none. Default: gausslegendre.",
     )
-    max_gradient_evaluations: int = HfArg(
-        default=1000,
+    tolerance: float | None = HfArg(
+        default=None,
+        help="Allowed error of the search and of --n_steps auto, relative to |F(x) - F(b)|. "
+        f"Default: {SEARCH_DEFAULTS['tolerance']}.",
+    )
+    max_gradient_evaluations: int | None = HfArg(
+        default=None,
         help="Maximum number of gradients per document and class, for the search and --n_steps "
-        "auto.",
+        f"auto. Default: {SEARCH_DEFAULTS['max_gradient_evaluations']}.",
     )
-    rough_evaluations: int = HfArg(
-        default=280,
+    rough_evaluations: int | None = HfArg(
+        default=None,
         help="Maximum number of gradients for --n_steps auto where the path is too rough for "
-        "--tolerance.",
+        f"--tolerance. Default: {SEARCH_DEFAULTS['rough_evaluations']}.",
     )
     baseline: list[str] = HfArg(
         default_factory=lambda: ["pad"],
@@ -312,6 +334,22 @@ class AttributionArguments:
     )
 
     def __post_init__(self) -> None:
+        # 1. Flags that nothing would read, and the defaults of those that are not given
+        if self.n_steps == "auto" and self.method is not None:
+            raise UserError(
+                "--method is a rule with steps, and --n_steps auto has none; leave it out"
+            )
+        for name, value in SEARCH_DEFAULTS.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+            elif not self.searches:
+                raise UserError(f"--{name} is for the search and --n_steps auto; leave it out")
+            elif name == "rough_evaluations" and self.n_steps != "auto":
+                raise UserError("--rough_evaluations is for --n_steps auto; leave it out")
+        if self.method is None and self.n_steps != "auto":
+            self.method = "gausslegendre"
+
+        # 2. Ranges
         self.steps = self.parse_steps()
         if isinstance(self.baseline, str):
             self.baseline = [self.baseline]
@@ -1218,14 +1256,18 @@ class Rounding:
 class Result:
     """The attributions of a document for one function F, as attributions.jsonl has them.
 
-    attributions: (tokens,). evidence holds captum_delta of captum's, and of a search converged,
-    attribution_errors (tokens,) and gaps, the completeness error of each number of steps.
+    attributions: (tokens,).
+    method: the rule, or how a path was integrated without one: "integral" of the interpolant on
+    n_steps points, or "panels" between them.
+    evidence holds captum_delta of captum's, and of a search converged, attribution_errors (tokens,)
+    and gaps, the completeness error of each number of steps.
     """
 
     f_input: float
     f_baseline: float
     attributions: np.ndarray
     n_steps: int
+    method: str
     evidence: dict
     gradient_evaluations: int = 0
 
@@ -1244,6 +1286,7 @@ class Choice(Result):
         """Take the attributions of a rough path, and the errors that they are stated to have."""
         self.attributions = panels.attributions
         self.n_steps = points
+        self.method = "panels"
         self.state_errors(errors)
 
     def take_rule(
@@ -1504,6 +1547,7 @@ def choose_steps(
         f_baseline=float(level.f[0]),
         attributions=interpolant.results[chosen, :-1],
         n_steps=arguments.steps[chosen] or len(level),
+        method=arguments.method or "integral",
         settled=converged or bool(is_right and surely_away.all()),
         is_rough=is_hopeless(bounds, len(level), allowed),
         evidence={
@@ -2263,7 +2307,8 @@ class Explainer:
         results = []
         for target, table in zip(embedded.weights, tables, strict=True):
             f_baseline, f_input = (embedded.logits @ target).tolist()
-            results.append(Result(f_input, f_baseline, weights @ table.v, n, {}, n))
+            scores = weights @ table.v
+            results.append(Result(f_input, f_baseline, scores, n, self.arguments.method, {}, n))
         return results
 
     def run_captum(self, embedded: EmbeddedText, n: int) -> list[Result]:
@@ -2294,7 +2339,15 @@ class Explainer:
                 scores *= n / (n - 1)
             f_baseline, f_input = (embedded.logits @ weights).tolist()
             results.append(
-                Result(f_input, f_baseline, scores, n, {"captum_delta": float(delta)}, n)
+                Result(
+                    f_input,
+                    f_baseline,
+                    scores,
+                    n,
+                    self.arguments.method,
+                    {"captum_delta": float(delta)},
+                    n,
+                )
             )
         return results
 
@@ -2421,7 +2474,7 @@ class Explainer:
             "n_steps": result.n_steps,
             **{name: np.asarray(value).tolist() for name, value in result.evidence.items()},
             "gradient_evaluations": result.gradient_evaluations,
-            "method": self.arguments.method,
+            "method": result.method,
             "delta": delta,
             "word_attributions": np.bincount(word_ids, scores)[:words].tolist(),
             "relative_error": None if abs(difference) <= rounding else abs(delta / difference),
@@ -2683,6 +2736,8 @@ def check_settings(output: Path, recorded: dict, settings: dict) -> None:
     for name, value in settings.items():
         if name == "config_sha256" and name not in recorded:
             continue
+        if name == "method" and value is None:  # of --n_steps auto; version 0.2 recorded a rule
+            continue
         if name not in recorded:
             message = "attributions of an older version of this script"
         elif recorded[name] == value:
@@ -2878,7 +2933,7 @@ def convergence_remedies(explainer: Explainer) -> str:
         # Models that normalize first are steepest where the embedding of PAD is 0.
         remedies.append("--baseline mask")
     limit = min(settings.rough_evaluations, settings.max_gradient_evaluations)
-    if settings.n_steps == "auto" and limit < AttributionArguments.max_gradient_evaluations:
+    if settings.n_steps == "auto" and limit < SEARCH_DEFAULTS["max_gradient_evaluations"]:
         flags = f"--rough_evaluations {2 * limit}"
         if 2 * limit > settings.max_gradient_evaluations:
             flags += f" --max_gradient_evaluations {2 * limit}"

@@ -314,6 +314,23 @@ def test_models_that_are_refused(run, tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_method_that_ran_is_recorded(attribute, run, tmp_path):
+    """The integral has no rule; a folder of version 0.2, which recorded one, is accepted."""
+    write_model(tmp_path / "model", BertConfig, SMALL | WIDE, "wordpiece")
+    for steps, method in (("auto", "integral"), (5, "gausslegendre")):
+        for line in attribute(tmp_path / "model", "--n_steps", steps):
+            assert line["method"] == method
+    folders = sorted(tmp_path.glob("out-*/summary.json"))
+    summaries = [json.loads(path.read_text()) for path in folders]
+    methods = [summary["settings"]["method"] for summary in summaries]
+    assert methods == [None, "gausslegendre"]
+    summaries[0]["settings"]["method"] = "gausslegendre"
+    folders[0].write_text(json.dumps(summaries[0]))
+    flags = ["--model_name_or_path", tmp_path / "model", "--output_dir", folders[0].parent]
+    flags += ["--text", *TEXTS, "--max_seq_length", 128, "--n_steps", "auto"]
+    assert run("run_attribution", *flags).code == 0
+
+
 def test_a_short_text_has_full_attention_in_a_big_bird(attribute, tmp_path):
     settings = SMALL | WIDE | BLOCK_SPARSE | {"sep_token_id": 2}
     write_model(tmp_path / "model", BigBirdConfig, settings, "metaspace")

@@ -254,6 +254,21 @@ def test_a_card_answers_in_the_order_of_the_questions(run, tmp_path, browser):  
         assert shades == ["solid", "dashed"]
 
 
+def test_the_page_says_what_ran(run, tmp_path, browser):  # noqa: F811
+    """An integral and panels have points, not steps of a rule."""
+    documents = [
+        document(method, method=method, n_steps=31)
+        for method in ("gausslegendre", "integral", "panels")
+    ]
+    folder = write_folder(tmp_path / "out", documents)
+    assert run("render_attributions", "--attribution_dir", folder).code == 0
+    with open_page(browser, folder / "attributions.html") as page:
+        numbers = page.locator("article details .foot").all_text_contents()
+    shown = ["31 steps of gausslegendre", "interpolant of 31 points", "panels between 31 points"]
+    for text, words in zip(numbers, shown, strict=True):
+        assert words in text
+
+
 def test_a_second_baseline_on_request(run, tmp_path, browser):  # noqa: F811
     """From another folder, or from one that was made with several baselines."""
     folder = write_folder(tmp_path / "pad", [document()])

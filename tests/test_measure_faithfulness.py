@@ -909,6 +909,16 @@ def test_mosaics_continue_after_an_interruption(
     assert len(calls) == 7 + 14 and measured(folder)["mosaics"]["mosaics"] == 10
 
 
+def test_halves_are_counted_with_the_blank_between_them():
+    """Which is a token of its own, or changes the first one, in tokenizers of bytes."""
+
+    def tokenizer(text, **flags):
+        return {"input_ids": list(text)}
+
+    assert mosaics.first_sentences("Ab. Cd.", 2, tokenizer, 8) == "Ab. Cd."
+    assert mosaics.first_sentences("Ab. Cd.", 2, tokenizer, 7) == "Ab."
+
+
 def test_mosaics_that_cannot_be_made(run, folder, bag_model, mosaic_dataset, tmp_path):
     base = ["measure_faithfulness", "--attribution_dir", folder]
     assert_user_error(run(*base, "--n_mosaics", 3), "--n_mosaics must be 0 or at least 10")

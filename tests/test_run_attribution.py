@@ -661,6 +661,30 @@ BAD_ARGUMENTS = {
         ["riemann_trapezoid"],
     ),
     "method": (["--text", TEXT, "--method", "simpson"], ["simpson"]),
+    # Flags that nothing would read
+    "rule of the integral": (
+        ["--n_steps", "auto", "--method", "riemann_left"],
+        ["--method", "--n_steps auto has none"],
+    ),
+    "tolerance of captum": (["--n_steps", 5, "--tolerance", "1e-3"], ["--tolerance is for"]),
+    "limit of captum": (
+        ["--n_steps", 5, "--max_gradient_evaluations", 50],
+        ["--max_gradient_evaluations is for the search"],
+    ),
+    "rough captum": (["--n_steps", 5, "--rough_evaluations", 100], ["--rough_evaluations is for"]),
+    "rough search": (["--rough_evaluations", 100], ["--rough_evaluations is for --n_steps auto"]),
+    "split of a text": (["--split", "train"], ["--split requires --dataset_name"]),
+    "split of a file": (
+        ["--test_file", "x.csv", "--split", "train"],
+        ["--split requires --dataset_name"],
+    ),
+    "column of a text": (["--text_column_names", "title"], ["--text_column_names requires"]),
+    "delimiter of a text": (
+        ["--text_column_delimiter", ";"],
+        ["--text_column_delimiter requires"],
+    ),
+    "label of texts": (["--label_column_name", "x"], ["--label_column_name requires"]),
+    "labels of texts": (["--label_delimiter", ";"], ["--label_delimiter requires"]),
     "target": (["--text", TEXT, "--target", "math.NT"], ["math.NT", "math.AG"]),
     "label of a text": (["--text", TEXT, "--target", "label"], ["--target label"]),
     "empty text": (["--text", "fine", "  "], ["1 of 2", "(text-2)", "no text"]),
