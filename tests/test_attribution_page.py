@@ -269,6 +269,16 @@ def test_the_page_says_what_ran(run, tmp_path, browser):  # noqa: F811
         assert words in text
 
 
+def test_the_curve_of_a_rough_path_is_called_an_estimate(run, tmp_path, browser):  # noqa: F811
+    documents = [document("sure"), document("rough", converged="stated", stated_error=0.05)]
+    folder = write_folder(tmp_path / "out", documents)
+    assert run("render_attributions", "--attribution_dir", folder).code == 0
+    with open_page(browser, folder / "attributions.html") as page:
+        for number, is_estimate in enumerate((False, True)):
+            curve = page.locator("article").nth(number).locator("svg").text_content()
+            assert ("rough estimate" in curve) == is_estimate
+
+
 def test_a_second_baseline_on_request(run, tmp_path, browser):  # noqa: F811
     """From another folder, or from one that was made with several baselines."""
     folder = write_folder(tmp_path / "pad", [document()])
