@@ -13,6 +13,7 @@
 #     "pyarrow==26.0.1",
 #     "pylatexenc==2.11",
 #     "PyYAML==6.0.3",
+#     "regex==2026.11.19",
 #     "torch==2.13.0",
 #     "tqdm==4.70.1",
 #     "transformers==5.23.0",
@@ -57,8 +58,8 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -70,6 +71,7 @@ import matplotlib.colors
 import numpy as np
 import pandas as pd
 import pyarrow.parquet
+import regex
 import torch
 import transformers
 import yaml
@@ -91,7 +93,13 @@ from matplotlib.transforms import Affine2D, Bbox
 from numpy.polynomial.chebyshev import chebvander
 from pylatexenc.latexencode import unicode_to_latex
 from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, HfArgumentParser
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    HfArgumentParser,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.hf_argparser import HfArg
 from transformers.utils import cached_file
 
@@ -110,6 +118,8 @@ METHODS = Literal[
     "gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid"
 ]
 MAX_STEPS = 1000
+# Defaults of flags of the search that are refused without one, so that a given one is recognized
+SEARCH_DEFAULTS = {"tolerance": 1e-5, "max_gradient_evaluations": 1000, "rough_evaluations": 280}
 # Interpolation points of the search; each level contains the points of the one before.
 LEVELS = (31, 61, 121, 241, 481)
 # Of Kosloff and Tal-Ezer (1993); with 0, the points are Chebyshev's, which crowd at the ends.
@@ -154,9 +164,24 @@ to_json = functools.partial(json.dumps, ensure_ascii=False, allow_nan=False)  # 
 # braces, a mark of a sub- or superscript, a letter, a digit) with no space between them, or joined
 # by a hyphen or an apostrophe.
 BRACES = r"\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
-FORMULA = r"\$\$[^$]+\$\$|(?<!\\)\$(?:[^$\\]|\\.)+\$"
-ATOM = rf"(?:{FORMULA}|\\[A-Za-z]+\*?(?:{BRACES})*|\\['\"`^~=.](?:{BRACES}|\w)|[_^]?{BRACES}|[\w^])"
-WORD = re.compile(rf"{ATOM}+(?:(?:--?|[‐‑–'’]){ATOM}+|(?<=\d)[.,](?=\d){ATOM}+)*|\S")
+# Dollars are also amounts: "rose $5 to $7" is no formula. So a closing dollar that a digit follows
+# does not end what begins with a digit or a blank, and one after a blank (not after "\\ ") stands
+# before no word; $x $ is common in abstracts. A formula has no blank line.
+IN_FORMULA = r"(?:[^$\\\n]|\\[\s\S]|\n(?!\s*\n))+"
+CLOSING = r"(?:(?<!(?<!\\)\s)\$|\$(?![\w\\{(]))"
+FORMULA = (
+    r"\$\$(?:[^$\n]|\n(?!\s*\n))+\$\$"
+    rf"|(?<!\\)\$(?:(?![\d\s]){IN_FORMULA}{CLOSING}|(?=[\d\s]){IN_FORMULA}{CLOSING}(?!\d))"
+)
+# In the module regex, \w holds the marks and joiners that belong to letters in Hindi, Persian and
+# Hebrew, and to accents that are characters of their own; not the soft hyphen and the word joiner.
+CHARACTER = r"[\w\p{N}^\u00ad\u2060]"
+ATOM = (
+    rf"(?:{FORMULA}|\\[A-Za-z]+\*?(?:{BRACES})*|\\['\"`^~=.](?:{BRACES}|\w)|[_^]?{BRACES}"
+    rf"|{CHARACTER})"
+)
+# Anything else is a word of its own: a character as a reader sees it (\X), such as an emoji.
+WORD = regex.compile(rf"{ATOM}+(?:(?:--?|[‐‑–'’]){ATOM}+|(?<=\d)[.,](?=\d){ATOM}+)*|(?!\s)\X")
 
 
 class UserError(ValueError):
@@ -183,7 +208,7 @@ class DataArguments:
     dataset_revision: str | None = HfArg(
         default=None, help="Branch, tag or commit of a dataset on the Hub."
     )
-    split: str = HfArg(default="test", help="Split of the dataset.")
+    split: str | None = HfArg(default=None, help="Split of the dataset. Default: test.")
     test_file: str | None = HfArg(
         default=None,
         help="File with the columns of the training: .csv, .tsv, .json, .jsonl or .parquet.",
@@ -223,7 +248,23 @@ class DataArguments:
         sources = [self.dataset_name, self.test_file, self.text, self.text_file]
         if sources.count(None) != 3:
             raise UserError("give exactly one: --dataset_name, --test_file, --text, --text_file")
+        # Flags that nothing would read
+        if self.split is not None and self.dataset_name is None:
+            raise UserError("--split requires --dataset_name; leave it out")
+        if self.dataset_name is None and self.test_file is None:
+            for name in (
+                "text_column_names",
+                "text_column_delimiter",
+                "label_column_name",
+                "label_delimiter",
+            ):
+                if getattr(self, name) is not None:
+                    raise UserError(
+                        f"--{name} requires --dataset_name or --test_file; leave it out"
+                    )
         check_file_flags(self, [self.test_file] if self.test_file else [])
+        if self.dataset_name is not None and self.split is None:
+            self.split = "test"
         if self.max_samples is not None and self.max_samples < 1:
             raise UserError(f"--max_samples must be at least 1, not {self.max_samples}")
         if self.model_revision is not None and Path(self.model_name_or_path).is_dir():
@@ -255,20 +296,24 @@ class AttributionArguments:
     n_steps_search: list[int] | None = HfArg(
         default=None, help="Lowest and highest number of steps to search. Default: 1 200."
     )
-    method: METHODS = HfArg(default="gausslegendre", help="Quadrature rule.")
-    tolerance: float = HfArg(
-        default=1e-5,
-        help="Allowed error of the search and of --n_steps auto, relative to |F(x) - F(b)|.",
+    method: METHODS | None = HfArg(
+        default=None,
+        help="Quadrature rule; --n_steps auto has none. Default: gausslegendre.",
     )
-    max_gradient_evaluations: int = HfArg(
-        default=1000,
+    tolerance: float | None = HfArg(
+        default=None,
+        help="Allowed error of the search and of --n_steps auto, relative to |F(x) - F(b)|. "
+        f"Default: {SEARCH_DEFAULTS['tolerance']}.",
+    )
+    max_gradient_evaluations: int | None = HfArg(
+        default=None,
         help="Maximum number of gradients per document and class, for the search and --n_steps "
-        "auto.",
+        f"auto. Default: {SEARCH_DEFAULTS['max_gradient_evaluations']}.",
     )
-    rough_evaluations: int = HfArg(
-        default=280,
+    rough_evaluations: int | None = HfArg(
+        default=None,
         help="Maximum number of gradients for --n_steps auto where the path is too rough for "
-        "--tolerance.",
+        f"--tolerance. Default: {SEARCH_DEFAULTS['rough_evaluations']}.",
     )
     baseline: list[str] = HfArg(
         default_factory=lambda: ["pad"],
@@ -289,6 +334,22 @@ class AttributionArguments:
     )
 
     def __post_init__(self) -> None:
+        # 1. Flags that nothing would read, and the defaults of those that are not given
+        if self.n_steps == "auto" and self.method is not None:
+            raise UserError(
+                "--method is a rule with steps, and --n_steps auto has none; leave it out"
+            )
+        for name, value in SEARCH_DEFAULTS.items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+            elif not self.searches:
+                raise UserError(f"--{name} is for the search and --n_steps auto; leave it out")
+            elif name == "rough_evaluations" and self.n_steps != "auto":
+                raise UserError("--rough_evaluations is for --n_steps auto; leave it out")
+        if self.method is None and self.n_steps != "auto":
+            self.method = "gausslegendre"
+
+        # 2. Ranges
         self.steps = self.parse_steps()
         if isinstance(self.baseline, str):
             self.baseline = [self.baseline]
@@ -1002,11 +1063,10 @@ def name_source(arguments: DataArguments) -> str:
     return arguments.dataset_name or arguments.test_file or arguments.text_file or "--text"
 
 
-def check_documents(documents: list[dict], arguments: DataArguments) -> None:
+def check_documents(documents: list[dict], source: str) -> None:
     """Raise UserError if there are no documents, or some cannot be explained."""
-    source = name_source(arguments)
     if not documents:
-        raise UserError(f"split {arguments.split!r} of {source} has no documents")
+        raise UserError(f"{source} has no documents")
     seen = set()
     problems = {"a duplicated id": [], "no text": [], "a text that is not valid UTF-8": []}
     for document in documents:
@@ -1024,9 +1084,6 @@ def check_documents(documents: list[dict], arguments: DataArguments) -> None:
                 f"{len(names)} of {len(documents)} documents of {source} ({examples(names)}) "
                 f"have {problem}; correct or remove them"
             )
-    missing = [name for name in arguments.figure_ids or [] if name not in seen]
-    if missing:
-        raise UserError(f"--figure_ids {examples(missing)}: there is no such document")
 
 
 def check_labels(documents: list[dict], source: str) -> None:
@@ -1211,14 +1268,18 @@ class Rounding:
 class Result:
     """The attributions of a document for one function F, as attributions.jsonl has them.
 
-    attributions: (tokens,). evidence holds captum_delta of captum's, and of a search converged,
-    attribution_errors (tokens,) and gaps, the completeness error of each number of steps.
+    attributions: (tokens,).
+    method: the rule, or how a path was integrated without one: "integral" of the interpolant on
+    n_steps points, or "panels" between them.
+    evidence holds captum_delta of captum's, and of a search converged, attribution_errors (tokens,)
+    and gaps, the completeness error of each number of steps.
     """
 
     f_input: float
     f_baseline: float
     attributions: np.ndarray
     n_steps: int
+    method: str
     evidence: dict
     gradient_evaluations: int = 0
 
@@ -1237,6 +1298,7 @@ class Choice(Result):
         """Take the attributions of a rough path, and the errors that they are stated to have."""
         self.attributions = panels.attributions
         self.n_steps = points
+        self.method = "panels"
         self.state_errors(errors)
 
     def take_rule(
@@ -1497,6 +1559,7 @@ def choose_steps(
         f_baseline=float(level.f[0]),
         attributions=interpolant.results[chosen, :-1],
         n_steps=arguments.steps[chosen] or len(level),
+        method=arguments.method or "integral",
         settled=converged or bool(is_right and surely_away.all()),
         is_rough=is_hopeless(bounds, len(level), allowed),
         evidence={
@@ -1780,6 +1843,35 @@ class Attribution(dict):
         )
 
 
+# Copied from tools/faithfulness/models.py::last_token_pooled
+@contextmanager
+def last_token_pooled(model: PreTrainedModel) -> Iterator[None]:
+    """Let a decoder pool the last token, whichever it is, until the block ends.
+
+    No token is PAD then for the head, which pools; below it, in the base model, PAD stays what it
+    is.
+    """
+    config = model.config.get_text_config()
+    pad_token_id = config.pad_token_id
+
+    def set_pad(token_id: int | None) -> Callable:
+        return lambda *call: setattr(config, "pad_token_id", token_id)
+
+    handles = []
+    if model.base_model is not model:
+        handles = [
+            model.base_model.register_forward_pre_hook(set_pad(pad_token_id)),
+            model.base_model.register_forward_hook(set_pad(-1)),
+        ]
+    config.pad_token_id = -1
+    try:
+        yield
+    finally:
+        config.pad_token_id = pad_token_id
+        for handle in handles:
+            handle.remove()
+
+
 @dataclass
 class Baseline:
     """What takes the place of each token in the baseline text.
@@ -1841,6 +1933,7 @@ class Explainer:
         self.model.requires_grad_(False)
         self.model.eval()
         config = self.model.config
+        self.config_sha256 = config_digest(config)  # before anything can change it
         if config.is_encoder_decoder:
             raise self.refusal("encoder-decoders read a text twice")
         try:
@@ -1856,11 +1949,13 @@ class Explainer:
         padding_idx = getattr(position_embeddings, "padding_idx", None)
         self.first_position = 0 if padding_idx is None else padding_idx + 1
         self.pad_token_id = config.get_text_config().pad_token_id
+        self.pools_last_token = False  # of the document at hand
 
         self.labels = [config.id2label[number] for number in range(config.num_labels)]
         self.check_classes()
         self.baselines = [self.find_baseline(name) for name in self.arguments.baseline]
         self.max_seq_length = self.find_length()
+        self.check_attention()
         self.text_prefix = self.arguments.text_prefix
         if self.text_prefix is None:
             self.text_prefix = trained_setting(config, "text_prefix", str) or ""
@@ -1907,7 +2002,10 @@ class Explainer:
                     f"--baseline {name} requires an embedding of each token; this model has "
                     f"{type(self.embeddings).__name__}; try --baseline pad"
                 )
-            mean = self.embeddings.weight.float().mean(0)
+            # Of what the layer makes of every token: some models (Gemma) scale the weights there.
+            ids = torch.arange(self.embeddings.num_embeddings, device=self.model.device)
+            with torch.no_grad():
+                mean = self.embeddings(ids).float().mean(0)
             vector = mean if name == "mean" else torch.zeros_like(mean)
             return Baseline(name.upper(), None, None, vector)
         token_id = getattr(self.tokenizer, f"{name}_token_id", None)
@@ -1945,6 +2043,22 @@ class Explainer:
                 f"not {length}"
             )
         return length
+
+    def check_attention(self) -> None:
+        """Raise UserError if the model lengthens texts to whole windows or blocks: then there are
+        more embeddings than tokens.
+        """
+        config = self.model.config
+        if getattr(config, "attention_window", None):  # Longformer
+            raise self.refusal("its attention pads texts to whole windows")
+        if getattr(config, "attention_type", None) == "block_sparse":  # BigBird
+            # Up to this length, transformers gives it full attention.
+            longest = (5 + 2 * config.num_random_blocks) * config.block_size
+            if self.max_seq_length > longest:
+                raise self.refusal(
+                    "its block-sparse attention pads texts to whole blocks; texts of up to "
+                    f"{longest} tokens have full attention: --max_seq_length {longest}"
+                )
 
     def default_batch_size(self) -> int:
         """Return how many points on a path are evaluated at once.
@@ -2040,7 +2154,10 @@ class Explainer:
         if self.first_position:
             numbers = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
             positions["position_ids"] = numbers + self.first_position
-        with torch.autocast(ids.device.type, torch.bfloat16, enabled=self.arguments.bf16):
+        with (
+            torch.autocast(ids.device.type, torch.bfloat16, enabled=self.arguments.bf16),
+            last_token_pooled(self.model) if self.pools_last_token else nullcontext(),
+        ):
             output = self.model(input_ids=ids, attention_mask=torch.ones_like(ids), **positions)
         return output.logits.float()
 
@@ -2079,8 +2196,7 @@ class Explainer:
 
         # A decoder pools the last token that is not PAD. Texts are not padded here, so it is the
         # last one, which must be pooled in the baseline, too, where it may be PAD.
-        if document["input_ids"][-1] != self.pad_token_id:
-            self.model.config.get_text_config().pad_token_id = -1
+        self.pools_last_token = document["input_ids"][-1] != self.pad_token_id
 
         captured = []
         with (
@@ -2203,7 +2319,8 @@ class Explainer:
         results = []
         for target, table in zip(embedded.weights, tables, strict=True):
             f_baseline, f_input = (embedded.logits @ target).tolist()
-            results.append(Result(f_input, f_baseline, weights @ table.v, n, {}, n))
+            scores = weights @ table.v
+            results.append(Result(f_input, f_baseline, scores, n, self.arguments.method, {}, n))
         return results
 
     def run_captum(self, embedded: EmbeddedText, n: int) -> list[Result]:
@@ -2234,7 +2351,15 @@ class Explainer:
                 scores *= n / (n - 1)
             f_baseline, f_input = (embedded.logits @ weights).tolist()
             results.append(
-                Result(f_input, f_baseline, scores, n, {"captum_delta": float(delta)}, n)
+                Result(
+                    f_input,
+                    f_baseline,
+                    scores,
+                    n,
+                    self.arguments.method,
+                    {"captum_delta": float(delta)},
+                    n,
+                )
             )
         return results
 
@@ -2269,14 +2394,21 @@ class Explainer:
         """Return the attributions of an encoded document, a line of attributions.jsonl."""
         start = time.perf_counter()
         paths = [self.explain_path(document, baseline) for baseline in self.baselines]
-        embedded, explanations = paths[0].embedded, paths[0].explanations
+        embedded = paths[0].embedded
         probabilities = self.probabilities(embedded.logits[1])
         target = max(embedded.targets, key=probabilities.get)
-        several_classes = {"classes": explanations} if len(explanations) > 1 else {}
-        several_baselines = {}
-        if len(paths) > 1:
-            by_name = {path.embedded.baseline.name: path.explanations[target] for path in paths}
-            several_baselines = {"baselines": by_name}
+        # Of every path: the attributions of the target, those of every class if there are several,
+        # and what the model says without the strongest words.
+        explained = {}
+        for path in paths:
+            of_target = path.explanations[target]
+            without = self.without_top_words(
+                document, path.embedded, of_target["word_attributions"]
+            )
+            classes = {"classes": path.explanations} if len(path.explanations) > 1 else {}
+            name = path.embedded.baseline.name
+            explained[name] = of_target | classes | {"without_top_words": without}
+        first = explained[embedded.baseline.name]
         return Attribution(
             {
                 # The document; label and prediction are lists if a text may have several classes
@@ -2295,16 +2427,14 @@ class Explainer:
                 "versus": self.arguments.versus,
                 "prediction": self.predict(probabilities),
                 "probabilities": probabilities,
-                # Its attributions; those of every class, and from every baseline, if more than one
-                **explanations[target],
-                **several_classes,
-                **several_baselines,
-                "without_top_words": self.without_top_words(
-                    document, embedded, explanations[target]["word_attributions"]
-                ),
+                # Its attributions from the first baseline; those of every class, and from every
+                # baseline, if more than one
+                **{key: value for key, value in first.items() if key != "without_top_words"},
+                **({"baselines": explained} if len(paths) > 1 else {}),
+                "without_top_words": first["without_top_words"],
                 # The cost
                 "gradient_evaluations": sum(path.gradient_evaluations for path in paths),
-                "forward_evaluations": 1 + sum(path.forward_evaluations for path in paths),
+                "forward_evaluations": sum(1 + path.forward_evaluations for path in paths),
                 "seconds": time.perf_counter() - start,
             }
         )
@@ -2356,7 +2486,7 @@ class Explainer:
             "n_steps": result.n_steps,
             **{name: np.asarray(value).tolist() for name, value in result.evidence.items()},
             "gradient_evaluations": result.gradient_evaluations,
-            "method": self.arguments.method,
+            "method": result.method,
             "delta": delta,
             "word_attributions": np.bincount(word_ids, scores)[:words].tolist(),
             "relative_error": None if abs(difference) <= rounding else abs(delta / difference),
@@ -2373,11 +2503,31 @@ def attribute(
     Raises ValueError if one of them is not valid.
     """
     settings = AttributionArguments(**arguments)
+    for name, values in (("texts", texts), ("labels", labels)):
+        if isinstance(values, str):
+            raise UserError(f"{name} is one text, {values[:30]!r}; give a list: [{name[:-1]}]")
+    texts = list(texts)
+    labels = [None] * len(texts) if labels is None else list(labels)
+    if len(labels) != len(texts):
+        raise UserError(
+            f"there are {len(texts)} texts, but {len(labels)} labels; give one for each"
+        )
+    documents = []
+    for number, (text, label) in enumerate(zip(texts, labels, strict=True), 1):
+        if not isinstance(text, str):
+            raise UserError(f"text {number} is {type(text).__name__}, not str")
+        documents.append({"id": f"text-{number}", "text": text, "label": label})
+    check_documents(documents, "texts")
     explainer = Explainer(copy.deepcopy(model).float(), tokenizer, settings)
+    for label in each_name(labels):
+        if label not in explainer.labels:
+            raise UserError(f"the label {label!r} is not one of {', '.join(explainer.labels)}")
+    if not explainer.is_multi_label and any(isinstance(label, list) for label in labels):
+        raise UserError("a label is a list of classes, but the model chooses one of them")
+    if settings.target == "label":
+        check_labels(documents, "texts")
     lines = []
-    for number, text in enumerate(texts):
-        label = None if labels is None else labels[number]
-        document = {"id": f"text-{number + 1}", "text": text, "label": label}
+    for document in documents:
         explainer.encode(document)
         lines.append(explainer.explain(document))
     return lines
@@ -2573,19 +2723,41 @@ def identify(explainer: Explainer, documents: list[dict]) -> dict:
         "max_seq_length": explainer.max_seq_length,
         "text_prefix": explainer.text_prefix,
         "weights_sha256": weights.hexdigest(),
+        "config_sha256": explainer.config_sha256,
         "documents_sha256": hashlib.sha256(to_json(texts).encode()).hexdigest(),
     }
 
 
+# Copied from tools/faithfulness/models.py::config_digest
+def config_digest(config: PretrainedConfig) -> str:
+    """Return the SHA-256 of what a config.json says of a model, without its path and versions.
+
+    Defaults do not count, as another version of transformers may have more of them.
+    """
+    content = config.to_diff_dict()
+    for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
+        content.pop(key, None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def check_settings(output: Path, recorded: dict, settings: dict) -> None:
-    """Raise UserError if a folder holds results of other settings."""
+    """Raise UserError if a folder holds results of other settings.
+
+    Folders of version 0.2 have no config_sha256.
+    """
     for name, value in settings.items():
+        if name == "config_sha256" and name not in recorded:
+            continue
+        if name == "method" and value is None:  # of --n_steps auto; version 0.2 recorded a rule
+            continue
         if name not in recorded:
             message = "attributions of an older version of this script"
         elif recorded[name] == value:
             continue
         elif name == "weights_sha256":
             message = "attributions of another model (other weights) than --model_name_or_path"
+        elif name == "config_sha256":
+            message = "attributions of another config.json (classes, thresholds, settings)"
         elif name == "documents_sha256":
             message = "attributions of other documents (texts, labels or their order)"
         else:
@@ -2739,7 +2911,10 @@ def largest_stated_error(line: dict) -> float:
 
 def explained_parts(line: dict) -> list[dict]:
     """Return the attributions that a document has: its own, those of classes and of baselines."""
-    return [line, *line.get("classes", {}).values(), *line.get("baselines", {}).values()]
+    parts = [line, *line.get("baselines", {}).values()]
+    for part in list(parts):
+        parts += part.get("classes", {}).values()
+    return parts
 
 
 def several_baselines(baselines: list[Baseline]) -> dict:
@@ -2770,7 +2945,7 @@ def convergence_remedies(explainer: Explainer) -> str:
         # Models that normalize first are steepest where the embedding of PAD is 0.
         remedies.append("--baseline mask")
     limit = min(settings.rough_evaluations, settings.max_gradient_evaluations)
-    if settings.n_steps == "auto" and limit < AttributionArguments.max_gradient_evaluations:
+    if settings.n_steps == "auto" and limit < SEARCH_DEFAULTS["max_gradient_evaluations"]:
         flags = f"--rough_evaluations {2 * limit}"
         if 2 * limit > settings.max_gradient_evaluations:
             flags += f" --max_gradient_evaluations {2 * limit}"
@@ -3084,7 +3259,10 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
         else:
             frame = read_test_file(arguments, columns)
         documents = make_documents(frame, columns, delimiter, arguments)
-    check_documents(documents, arguments)
+    check_documents(documents, name_source(arguments))
+    missing = set(arguments.figure_ids or []) - {document["id"] for document in documents}
+    if missing:
+        raise UserError(f"--figure_ids {examples(sorted(missing))}: there is no such document")
 
     # 2. Tokens and words. A first document shows whether the model can be explained
     warn_if_not_as_trained(

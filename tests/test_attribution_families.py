@@ -21,13 +21,16 @@ from transformers import (
     AutoModelForSequenceClassification,
     BartConfig,
     BertConfig,
+    BigBirdConfig,
     CanineConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     EuroBertConfig,
+    Gemma3TextConfig,
     GPT2Config,
     LlamaConfig,
+    LongformerConfig,
     ModernBertConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
@@ -36,6 +39,8 @@ from transformers import (
     XLMRobertaConfig,
     XLNetConfig,
 )
+
+import run_attribution
 
 TEXTS = [
     r"Every Kähler-Einstein metric on \mathbb{CP}^n, with $L^2$-norm one, is rigid (Łojasiewicz).",
@@ -80,7 +85,13 @@ FAMILIES = {
     "llama": (LlamaConfig, "metaspace", SMALL | WIDE | {"num_key_value_heads": 2}),
     "qwen2": (Qwen2Config, "bytes", SMALL | WIDE | {"num_key_value_heads": 2}),
 }
+BLOCK_SPARSE = {"attention_type": "block_sparse", "block_size": 4, "num_random_blocks": 1}
 REFUSED = {
+    "longformer": (
+        LongformerConfig,
+        SMALL | {"attention_window": [8, 8], "max_position_embeddings": 514, "sep_token_id": 2},
+    ),
+    "big bird": (BigBirdConfig, SMALL | BLOCK_SPARSE | {"sep_token_id": 2}),
     "bart": (
         BartConfig,
         {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32},
@@ -283,7 +294,7 @@ def test_pad_embedding_of_zero_needs_many_gradients_and_mask_does_not(
 @pytest.mark.parametrize("name", REFUSED)
 def test_models_that_are_refused(run, tmp_path, name):
     """Encoder-decoders read a text twice, CANINE hashes characters, XLNet has another order of
-    dimensions.
+    dimensions, Longformer and a block-sparse BigBird pad texts.
     """
     config_class, settings = REFUSED[name]
     write_model(tmp_path / "model", config_class, settings, "metaspace")
@@ -301,6 +312,58 @@ def test_models_that_are_refused(run, tmp_path, name):
         "cannot attribute",
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_the_method_that_ran_is_recorded(attribute, run, tmp_path):
+    """The integral has no rule; a folder of version 0.2, which recorded one, is accepted."""
+    write_model(tmp_path / "model", BertConfig, SMALL | WIDE, "wordpiece")
+    for steps, method in (("auto", "integral"), (5, "gausslegendre")):
+        for line in attribute(tmp_path / "model", "--n_steps", steps):
+            assert line["method"] == method
+    folders = sorted(tmp_path.glob("out-*/summary.json"))
+    summaries = [json.loads(path.read_text()) for path in folders]
+    methods = [summary["settings"]["method"] for summary in summaries]
+    assert methods == [None, "gausslegendre"]
+    summaries[0]["settings"]["method"] = "gausslegendre"
+    folders[0].write_text(json.dumps(summaries[0]))
+    flags = ["--model_name_or_path", tmp_path / "model", "--output_dir", folders[0].parent]
+    flags += ["--text", *TEXTS, "--max_seq_length", 128, "--n_steps", "auto"]
+    assert run("run_attribution", *flags).code == 0
+
+
+def test_a_short_text_has_full_attention_in_a_big_bird(attribute, tmp_path):
+    settings = SMALL | WIDE | BLOCK_SPARSE | {"sep_token_id": 2}
+    write_model(tmp_path / "model", BigBirdConfig, settings, "metaspace")
+    flags = ["--n_steps", 60, "--max_seq_length", 28]
+    for line in attribute(tmp_path / "model", *flags):
+        assert abs(line["delta"]) < 1e-2 * np.abs(line["attributions"]).sum()
+
+
+def test_mean_is_of_what_the_embedding_layer_makes_of_tokens(tmp_path):
+    """Gemma multiplies the weights by the root of the hidden size."""
+    settings = SMALL | WIDE | {"num_key_value_heads": 2, "head_dim": 16}
+    model, tokenizer = write_model(tmp_path, Gemma3TextConfig, settings, "bytes")
+    arguments = run_attribution.AttributionArguments(baseline=["mean"])
+    explainer = run_attribution.Explainer(model, tokenizer, arguments)
+    with torch.no_grad():
+        mean = model.get_input_embeddings()(torch.arange(len(tokenizer))).mean(0)
+    torch.testing.assert_close(explainer.baselines[0].vector, mean)
+    assert not torch.allclose(mean, model.get_input_embeddings().weight.mean(0), rtol=0.5)
+
+
+def test_pad_is_taken_from_the_pooling_alone(tmp_path):
+    """A decoder's base model and its config.json keep their PAD: the head pools another token."""
+    model, tokenizer = write_model(tmp_path, *FAMILIES["llama"][::2], "bytes")
+    ids = torch.full((1, 4), tokenizer.pad_token_id)
+    seen = []
+    model.model.layers[0].register_forward_hook(
+        lambda *call: seen.append(model.config.pad_token_id)
+    )
+    with run_attribution.last_token_pooled(model), torch.no_grad():
+        logits = model(ids).logits
+        hidden = model.model(ids).last_hidden_state
+    assert seen[0] == model.config.pad_token_id == tokenizer.pad_token_id
+    torch.testing.assert_close(logits, model.score(hidden[:, -1]))
 
 
 @pytest.mark.parametrize("config", [{}, {"pad_token_id": None}, {"pad_token_id": 2}], ids=str)

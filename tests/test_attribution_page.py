@@ -254,10 +254,36 @@ def test_a_card_answers_in_the_order_of_the_questions(run, tmp_path, browser):  
         assert shades == ["solid", "dashed"]
 
 
+def test_the_page_says_what_ran(run, tmp_path, browser):  # noqa: F811
+    """An integral and panels have points, not steps of a rule."""
+    documents = [
+        document(method, method=method, n_steps=31)
+        for method in ("gausslegendre", "integral", "panels")
+    ]
+    folder = write_folder(tmp_path / "out", documents)
+    assert run("render_attributions", "--attribution_dir", folder).code == 0
+    with open_page(browser, folder / "attributions.html") as page:
+        numbers = page.locator("article details .foot").all_text_contents()
+    shown = ["31 steps of gausslegendre", "interpolant of 31 points", "panels between 31 points"]
+    for text, words in zip(numbers, shown, strict=True):
+        assert words in text
+
+
+def test_the_curve_of_a_rough_path_is_called_an_estimate(run, tmp_path, browser):  # noqa: F811
+    documents = [document("sure"), document("rough", converged="stated", stated_error=0.05)]
+    folder = write_folder(tmp_path / "out", documents)
+    assert run("render_attributions", "--attribution_dir", folder).code == 0
+    with open_page(browser, folder / "attributions.html") as page:
+        for number, is_estimate in enumerate((False, True)):
+            curve = page.locator("article").nth(number).locator("svg").text_content()
+            assert ("rough estimate" in curve) == is_estimate
+
+
 def test_a_second_baseline_on_request(run, tmp_path, browser):  # noqa: F811
     """From another folder, or from one that was made with several baselines."""
     folder = write_folder(tmp_path / "pad", [document()])
     mask = document(word_attributions=[-0.5, 0.25], attributions=[0.0, -0.5, 0.0, 0.25, 0.0])
+    mask["without_top_words"] = {"words": [1], "probabilities": mask["probabilities"]}
     other = write_folder(tmp_path / "mask", [mask])
     summary = json.loads((other / "summary.json").read_text())
     (other / "summary.json").write_text(json.dumps(summary | {"baseline": "MASK"}))
@@ -275,6 +301,9 @@ def test_a_second_baseline_on_request(run, tmp_path, browser):  # noqa: F811
             page.select_option("#baseline", label="MASK")
             page.locator("article .text span").first.hover()
             assert page.locator("#tip").text_content().startswith("kähler: −0.500")
+            assert page.locator(".without").text_content().startswith("Without the strongest word")
+            page.select_option("#baseline", label="PAD")
+            assert page.locator(".without").count() == 0
     result = run("render_attributions", "--attribution_dir", folder, "--compare", folder)
     assert_user_error(result, "--compare requires other baselines", "PAD, PAD")
     result = run("render_attributions", "--attribution_dir", folder, "--compare", tmp_path)

@@ -19,6 +19,7 @@ from captum.attr import LayerIntegratedGradients
 from conftest import LABELS, assert_user_error, make_records, write_dataset, write_tiny_model
 from datasets import ClassLabel, Dataset, Features, List, Value
 from safetensors.torch import load_file, save_file
+from test_render_attributions import data_of
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -196,6 +197,51 @@ def test_several_baselines_in_one_call(attribute, steep_model, tmp_path):
         assert abs(found["delta"]) < 1e-3 * np.abs(found["attributions"]).sum()
         seen.add(round(found["f_baseline"], 4))
     assert len(seen) == 3  # the embedding of PAD is 0 in an untrained BERT: PAD and ZERO agree
+
+
+def test_every_class_from_every_baseline(attribute, run, steep_model, tmp_path):
+    """In the file and on the page, each baseline has its own classes, its own strongest words and
+    its own number of gradients.
+    """
+    flags = ["--n_steps", 20, "--target", "all", "--baseline"]
+    attribute(steep_model, tmp_path / "both", *flags, "pad", "mask")
+    attribute(steep_model, tmp_path / "mask", *flags, "mask")
+    (line,), _ = read(tmp_path / "both")
+    (alone,), _ = read(tmp_path / "mask")
+    mask = line["baselines"]["MASK"]
+    assert line["baselines"]["PAD"]["classes"] == line["classes"]
+    assert list(mask["classes"]) == list(alone["classes"]) == LABELS
+    for label in LABELS:
+        np.testing.assert_allclose(
+            mask["classes"][label]["attributions"],
+            alone["classes"][label]["attributions"],
+            atol=1e-6,
+        )
+    assert mask["without_top_words"]["words"] == alone["without_top_words"]["words"]
+
+    assert run("render_attributions", "--attribution_dir", tmp_path / "both").code == 0
+    html = (tmp_path / "both" / "attributions.html").read_text()
+    assert "or from the baseline that is chosen below (MASK)" in html
+    (shown,) = data_of(html)["documents"]
+    pad, mask = shown["explanations"]
+    assert list(pad) == list(mask)
+    for label in LABELS:
+        assert pad[label]["gradient_evaluations"] == mask[label]["gradient_evaluations"] == 20
+        assert pad[label]["words"] != mask[label]["words"]
+        expected = alone["classes"][label]["word_attributions"]
+        np.testing.assert_allclose(mask[label]["words"], expected, rtol=1e-2, atol=1e-4)
+    strongest = [line["words"][number] for number in alone["without_top_words"]["words"]]
+    assert f"({', '.join(strongest)})" in shown["without"][1] != shown["without"][0]
+
+    # A folder of version 0.2 has the other classes from the first baseline only.
+    for found in line["baselines"].values():
+        del found["classes"], found["without_top_words"]
+    (tmp_path / "both" / "attributions.jsonl").write_text(json.dumps(line) + "\n")
+    assert run("render_attributions", "--attribution_dir", tmp_path / "both").code == 0
+    (shown,) = data_of((tmp_path / "both" / "attributions.html").read_text())["documents"]
+    pad, mask = shown["explanations"]
+    assert len(pad) == len(LABELS) and list(mask) == [line["target"]]
+    assert shown["without"][0] and shown["without"][1] is None
 
 
 @pytest.mark.parametrize("baseline", ["zero", "mean"])
@@ -478,6 +524,24 @@ def words_of(text):
          ["Calabi--Yau", ",", "Gromov–Witten", ";", "C^{1,1}", "and", "x_{ij}", "2.5"]),
         ("costs $5 more - or less", ["costs", "$", "5", "more", "-", "or", "less"]),
         (r"\frac{a_{1}}{b} \\ x", [r"\frac{a_{1}}{b}", "\\", "\\", "x"]),
+        # Amounts are no formulas
+        ("rose $5 million while it lost $7 million",
+         ["rose", "$", "5", "million", "while", "it", "lost", "$", "7", "million"]),
+        ("$AAPL, $TSLA: $5 (about $6)",
+         ["$", "AAPL", ",", "$", "TSLA", ":", "$", "5", "(", "about", "$", "6", ")"]),
+        ("a $ x $ or $x $, $3$, $$ a = b $$; 7$\\times$10, $\\ $i.e.",
+         ["a", "$ x $", "or", "$x $", ",", "$3$", ",", "$$ a = b $$", ";", "7$\\times$10", ",",
+          "$\\ $i", ".", "e", "."]),
+        ("an operator $N exists for $(p,q)$-forms",
+         ["an", "operator", "$", "N", "exists", "for", "$(p,q)$-forms"]),
+        ("one $a\n\nb$ two $c\nd$", ["one", "$", "a", "b", "$", "two", "$c\nd$"]),
+        # Marks and joiners belong to their letter
+        ("हिन्दी में", ["हिन्दी", "में"]),
+        ("می\u200cخواهم برویم", ["می\u200cخواهم", "برویم"]),
+        ("Ka\u0308hler-Einstein L²", ["Ka\u0308hler-Einstein", "L²"]),
+        ("שָׁלוֹם", ["שָׁלוֹם"]),
+        ("soft\u00adhyphen 👩\u200d🔬 👍🏽, a=\u0338b",
+         ["soft\u00adhyphen", "👩\u200d🔬", "👍🏽", ",", "a", "=\u0338", "b"]),
     ],
 )  # fmt: skip
 def test_words_as_a_mathematician_reads_them(text, words):
@@ -597,6 +661,30 @@ BAD_ARGUMENTS = {
         ["riemann_trapezoid"],
     ),
     "method": (["--text", TEXT, "--method", "simpson"], ["simpson"]),
+    # Flags that nothing would read
+    "rule of the integral": (
+        ["--n_steps", "auto", "--method", "riemann_left"],
+        ["--method", "--n_steps auto has none"],
+    ),
+    "tolerance of captum": (["--n_steps", 5, "--tolerance", "1e-3"], ["--tolerance is for"]),
+    "limit of captum": (
+        ["--n_steps", 5, "--max_gradient_evaluations", 50],
+        ["--max_gradient_evaluations is for the search"],
+    ),
+    "rough captum": (["--n_steps", 5, "--rough_evaluations", 100], ["--rough_evaluations is for"]),
+    "rough search": (["--rough_evaluations", 100], ["--rough_evaluations is for --n_steps auto"]),
+    "split of a text": (["--split", "train"], ["--split requires --dataset_name"]),
+    "split of a file": (
+        ["--test_file", "x.csv", "--split", "train"],
+        ["--split requires --dataset_name"],
+    ),
+    "column of a text": (["--text_column_names", "title"], ["--text_column_names requires"]),
+    "delimiter of a text": (
+        ["--text_column_delimiter", ";"],
+        ["--text_column_delimiter requires"],
+    ),
+    "label of texts": (["--label_column_name", "x"], ["--label_column_name requires"]),
+    "labels of texts": (["--label_delimiter", ";"], ["--label_delimiter requires"]),
     "target": (["--text", TEXT, "--target", "math.NT"], ["math.NT", "math.AG"]),
     "label of a text": (["--text", TEXT, "--target", "label"], ["--target label"]),
     "empty text": (["--text", "fine", "  "], ["1 of 2", "(text-2)", "no text"]),
@@ -1230,6 +1318,38 @@ def test_another_model_and_an_older_folder_are_refused(attribute, tiny_model, tm
     assert_user_error(attribute(tiny_model, out, "--n_steps", 2), "older version", "another folder")
 
 
+def test_a_changed_configuration_is_noticed(attribute, run, steep_model, tmp_path, monkeypatch):
+    """Other names of the classes, another activation: of finished and interrupted runs."""
+    model = shutil.copytree(steep_model, tmp_path / "model")
+    flags = ["--text", TEXT, "every form", "--n_steps", 2]
+    attribute(model, tmp_path / "done", *flags)
+    explain = run_attribution.Explainer.explain
+
+    def stopped(self, document):
+        return explain(self, document) if document["id"] == "text-1" else 1 / 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_attribution.Explainer, "explain", stopped)
+        with pytest.raises(ZeroDivisionError):
+            attribute(model, tmp_path / "stopped", *flags)
+    names = {str(number): f"new {number}" for number in range(len(LABELS))}
+    before = (model / "config.json").read_text()
+    for changes in ({"id2label": names}, {"hidden_act": "relu"}):
+        change_config(model, **changes)
+        for out in (tmp_path / "done", tmp_path / "stopped"):
+            assert_user_error(attribute(model, out, *flags), "another config.json", str(out))
+        result = run("measure_faithfulness", "--attribution_dir", tmp_path / "done")
+        assert_user_error(result, "has another config.json")
+        (model / "config.json").write_text(before)
+    # What another version of transformers would write, and a folder of version 0.2
+    change_config(model, transformers_version="5.0.0", dtype="float16")
+    assert attribute(model, tmp_path / "stopped", *flags).code == 0
+    summary = json.loads((tmp_path / "done" / "summary.json").read_text())
+    del summary["settings"]["config_sha256"]
+    (tmp_path / "done" / "summary.json").write_text(json.dumps(summary))
+    assert attribute(model, tmp_path / "done", *flags).code == 0
+
+
 def test_two_runs_into_one_folder_at_once(attribute, tiny_model, tmp_path):
     partial = tmp_path / "out/partial"
     partial.mkdir(parents=True)
@@ -1238,6 +1358,31 @@ def test_two_runs_into_one_folder_at_once(attribute, tiny_model, tmp_path):
             attribute(tiny_model, tmp_path / "out", "--n_steps", 2), "another process", "out"
         )
     assert attribute(tiny_model, tmp_path / "out", "--n_steps", 2).code == 0
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "words"),
+    [
+        ("A text.", None, ["texts is one text", "give a list"]),
+        (["A text."], "math.AG", ["labels is one text", "give a list"]),
+        (["A text.", " "], None, ["1 of 2 documents of texts (text-2) have no text"]),
+        ([3], None, ["text 1 is int"]),
+        ([], None, ["texts has no documents"]),
+        (["A text.", "Two."], ["math.AG"], ["2 texts, but 1 labels"]),
+        (["A text."], ["math.XX"], ["'math.XX' is not one of", "math.AG"]),
+        (["A text."], [0], ["0 is not one of"]),
+        (["A text."], [["math.AG"]], ["list of classes"]),
+        (["A text."], [None], ["have no label"]),
+    ],
+)
+def test_attribute_names_the_mistake(tiny_model, texts, labels, words):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_model)
+    target = "label" if labels else "predicted"
+    with pytest.raises(ValueError) as error:
+        run_attribution.attribute(model, tokenizer, texts, labels, n_steps=2, target=target)
+    for word in words:
+        assert word in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,6 @@ import hashlib
 import json
 import logging
 import platform
-import re
 import shlex
 import time
 from collections.abc import Callable
@@ -62,10 +61,17 @@ from tqdm import tqdm
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
 from common.data import join_texts, load_hub_dataset
-from common.folders import hide_paths, read_attributions, write_files
+from common.folders import hide_paths, lock_output_dir, read_attributions, write_files
 from common.statistics import MIN_INTERVAL_DOCUMENTS
 from faithfulness import baselines, mosaics
-from faithfulness.estimates import compare_methods, disagreements, interval, paired, shown_once
+from faithfulness.estimates import (
+    METHOD,
+    compare_methods,
+    disagreements,
+    interval,
+    paired,
+    shown_once,
+)
 from faithfulness.methods import (
     INTEGRATED_GRADIENTS,
     METHODS,
@@ -161,7 +167,7 @@ class FaithfulnessArguments:
     )
     seed: int = field(
         default=42,
-        metadata={"help": "Seed of random rankings, Shapley values, mosaics and bootstrap."},
+        metadata={"help": "Seed of random rankings, Shapley values and mosaics."},
     )
     internal_batch_size: int = field(
         default=64, metadata={"help": "Texts in a batch; halved until it fits into memory."}
@@ -392,25 +398,44 @@ def measure_mosaic(
 # Results of an interrupted measurement
 
 
-def read_results(path: Path) -> list[dict]:
-    """Return the results of an interrupted measurement, without a line that was cut."""
+@dataclass
+class Text:
+    """A document or mosaic to measure: the name of its result in a file, and what measures it."""
+
+    id: str
+    measure: Callable[[], dict]
+
+
+def result_line(text: Text, result: dict) -> str:
+    """Return the result of a text as a line of a file."""
+    return json.dumps({"id": text.id, "result": result}) + "\n"
+
+
+def read_results(path: Path, todo: list[Text]) -> list[dict]:
+    """Return the results that a file of an interrupted measurement has of the first texts.
+
+    It ends before a line that was cut or that is not of the text that it should be of.
+    """
     if not path.exists():
         return []
     results = []
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for text, line in zip(todo, lines, strict=False):
         try:
-            if line:
-                results.append(json.loads(line))
+            content = json.loads(line)
         except ValueError:
             break
+        if not isinstance(content, dict) or content.get("id") != text.id:
+            break
+        results.append(content["result"])
     return results
 
 
-def append_result(path: Path, result: dict) -> None:
-    """Add the result of a document to a file. Exit with status 2 if that fails."""
+def append_result(path: Path, text: Text, result: dict) -> None:
+    """Add the result of a text to a file. Exit with status 2 if that fails."""
     try:
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(result) + "\n")
+            file.write(result_line(text, result))
     except OSError as error:
         fail(
             f"cannot write {path}: {error.strerror}; free some space, then the same command "
@@ -431,25 +456,23 @@ def open_partial(folder: Path) -> None:
         fail(f"cannot write into {folder}: {error.strerror}")
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove the files of interrupted measurements, and no others."""
+def remove_partial(file: Path) -> None:
+    """Remove the file of this measurement; one that was interrupted with other flags stays."""
     try:
-        for path in folder.iterdir():
-            if re.fullmatch(r"[0-9a-f]{16}\.jsonl(\.tmp)?", path.name):
-                path.unlink()
-        folder.rmdir()
+        file.unlink()
+        file.parent.rmdir()
     except OSError:
-        pass  # the results are complete without it
+        pass  # the results are complete without it; or the folder holds other files
 
 
-def complete(file: Path, todo: list[Callable[[], dict]], disable_tqdm: bool) -> list[dict]:
+def complete(file: Path, todo: list[Text], disable_tqdm: bool) -> list[dict]:
     """Return the results of all of todo; those that a file holds already are not computed."""
     open_partial(file.parent)
-    results = read_results(file)[: len(todo)]
+    results = read_results(file, todo)
     if results:
         logger.info("%d of %d texts are measured already", len(results), len(todo))
     # Without the line that was being written when the call was interrupted
-    kept = "".join(json.dumps(result) + "\n" for result in results)
+    kept = "".join(map(result_line, todo, results))
     write_files(file.parent, {file.name: kept})
     for number in tqdm(
         range(len(results), len(todo)),
@@ -458,24 +481,22 @@ def complete(file: Path, todo: list[Callable[[], dict]], disable_tqdm: bool) -> 
         unit="text",
         disable=disable_tqdm,
     ):
-        result = todo[number]()
+        result = todo[number].measure()
         results.append(result)
-        append_result(file, result)
+        append_result(file, todo[number], result)
     return results
 
 
 # Means, intervals, differences
 
 
-def summarize(results: list[dict], names: list[str], seed: int) -> dict:
+def summarize(results: list[dict], names: list[str]) -> dict:
     """Return mean and interval of every measure of every ranking, and of the difference from random
     rankings.
     """
-    generator = np.random.default_rng(seed)
     table = {
         ranking: {
-            name: interval([result[ranking][name] for result in results], generator)
-            for name in MEASURES
+            name: interval([result[ranking][name] for result in results]) for name in MEASURES
         }
         for ranking in names
     }
@@ -485,19 +506,15 @@ def summarize(results: list[dict], names: list[str], seed: int) -> dict:
             [result[INTEGRATED_GRADIENTS][name] for result in results],
             [result[RANDOM][name] for result in results],
         )
-        differences[name] = interval(values, generator)
+        differences[name] = interval(values)
     return table | {"integrated gradients minus random": differences}
 
 
-def summarize_costs(results: list[dict], names: list[str], seed: int) -> dict:
+def summarize_costs(results: list[dict], names: list[str]) -> dict:
     """Return evaluations and seconds per document of every method, with intervals."""
-    generator = np.random.default_rng([seed, 2])
     keys = ("gradient_evaluations", "forward_evaluations", "seconds")
     return {
-        name: {
-            key: interval([result["cost"][name][key] for result in results], generator)
-            for key in keys
-        }
+        name: {key: interval([result["cost"][name][key] for result in results]) for key in keys}
         for name in names
         if name != RANDOM
     }
@@ -507,17 +524,16 @@ def summarize_mosaics(results: list[dict], arguments: FaithfulnessArguments) -> 
     """Return the methods' scores on mosaics and how far they are above the chance level."""
     if not results:
         return None
-    generator = np.random.default_rng([arguments.seed, 3])
     names = list(results[0]["scores"])
     chance = [result["chance"] for result in results]
     scores = {name: [result["scores"][name] for result in results] for name in names}
     errors = [result["relative_error"] for result in results]
     return {
         "mosaics": len(results),
-        "chance": interval(chance, generator),
-        "scores": {name: interval(scores[name], generator) for name in names},
-        "above_chance": {name: interval(paired(scores[name], chance), generator) for name in names},
-        "cost": summarize_costs(results, names, arguments.seed),
+        "chance": interval(chance),
+        "scores": {name: interval(scores[name]) for name in names},
+        "above_chance": {name: interval(paired(scores[name], chance)) for name in names},
+        "cost": summarize_costs(results, names),
         "median_relative_error": float(np.median(errors)),
         "seed": arguments.seed,
         "note": (
@@ -530,9 +546,7 @@ def summarize_mosaics(results: list[dict], arguments: FaithfulnessArguments) -> 
     }
 
 
-def compare_all(
-    results: list[dict], of_mosaics: list[dict], names: list[str], seed: int
-) -> list[dict]:
+def compare_all(results: list[dict], of_mosaics: list[dict], names: list[str]) -> list[dict]:
     """Return paired differences of integrated gradients to every other ranking, one family."""
     values = {
         measure: {name: [result[name][measure] for result in results] for name in names}
@@ -545,23 +559,20 @@ def compare_all(
         }
         chance = [result["chance"] for result in of_mosaics]
         values["mosaic_score"] = scores | {RANDOM: chance}
-    return compare_methods(values, INTEGRATED_GRADIENTS, seed)
+    return compare_methods(values, INTEGRATED_GRADIENTS)
 
 
-def compare_baselines(
-    others: list[tuple[str, list[dict]]], documents: list[dict], seed: int
-) -> list[dict]:
+def compare_baselines(others: list[tuple[str, list[dict]]], documents: list[dict]) -> list[dict]:
     """Return how far the attributions with every other baseline agree with these."""
     comparisons = []
     for name, lines in others:
-        generator = np.random.default_rng([seed, 4])
         rows = [
             baselines.compare_document(document, other)
             for document, other in zip(documents, lines, strict=True)
         ]
         comparisons.append(
             {"baseline": name}
-            | {key: interval([row[key] for row in rows], generator) for key in rows[0]}
+            | {key: interval([row[key] for row in rows]) for key in rows[0]}
             | {
                 "per_document": [
                     {"id": document["id"]} | row
@@ -580,6 +591,8 @@ def main() -> None:
     check_methods(arguments.methods, with_mosaics)
     folder = Path(arguments.attribution_dir)
     documents, summary = read_attributions(folder)
+    # Two processes would write their results among each other's.
+    lock_output_dir(folder)
     # Comparing baselines needs no model, so it takes all documents.
     every = [document for document in documents if document["words"]]
     documents = [document for document in documents[: arguments.max_samples] if document["words"]]
@@ -633,11 +646,17 @@ def main() -> None:
     key = hashlib.sha256(json.dumps(basis).encode())
     partial_file = folder / "partial-faithfulness" / f"{key.hexdigest()[:16]}.jsonl"
     todo = [
-        partial(measure_document, evaluator, document, number, arguments, settings)
+        Text(
+            document["id"],
+            partial(measure_document, evaluator, document, number, arguments, settings),
+        )
         for number, document in enumerate(documents)
     ]
     todo += [
-        partial(measure_mosaic, evaluator, mosaic, encoded, arguments, settings)
+        Text(
+            "mosaic of " + " and ".join(half.id for half in mosaic.halves),
+            partial(measure_mosaic, evaluator, mosaic, encoded, arguments, settings),
+        )
         for mosaic, encoded in made
     ]
     results = complete(partial_file, todo, arguments.disable_tqdm)
@@ -645,23 +664,24 @@ def main() -> None:
 
     # 4. Means, intervals, differences
     names = [INTEGRATED_GRADIENTS, *(METHODS[method][0] for method in arguments.methods), RANDOM]
-    table = summarize(results, names, arguments.seed)
-    differences = compare_all(results, of_mosaics, names, arguments.seed)
+    table = summarize(results, names)
+    differences = compare_all(results, of_mosaics, names)
     few = len(results) < MIN_INTERVAL_DOCUMENTS
-    intervals = "" if few else " with 95% bootstrap intervals"
+    intervals = "" if few else " with Student's 95% intervals"
     note = NOTE if placed == "PAD" else NOTE.replace("PAD tokens", "EOS tokens (there is no PAD)")
     content = {
         "script": Path(__file__).name,
         "rankings": table,
         "note": f"Means over {len(results)} documents{intervals}. {note}",
+        "statistics": METHOD,
         "differences": differences,
         # Opposite differences with words replaced and deleted; differences that one of them shows
         "disagreements": disagreements(differences),
         "shown_once": shown_once(differences),
-        "cost": summarize_costs(results, names, arguments.seed),
+        "cost": summarize_costs(results, names),
         "mosaics": summarize_mosaics(of_mosaics, arguments),
         "baseline": baselines.baseline_name(summary),
-        "baselines": compare_baselines(others, every, arguments.seed),
+        "baselines": compare_baselines(others, every),
         "per_document": [
             {"id": document["id"], "target": document["target"]}
             | {name: result[name] for name in names}
@@ -691,7 +711,7 @@ def main() -> None:
         for file, part in parts.items()
     }
     write_files(folder, {file: text + "\n" for file, text in texts.items()})
-    remove_partial(partial_file.parent)
+    remove_partial(partial_file)
     report(content)
     logger.info(
         "next: python tools/render_attributions.py --attribution_dir %s", shlex.quote(str(folder))

@@ -41,7 +41,7 @@ from common.folders import (
     write_files,
 )
 from common.pages import faithfulness_table, interval_text, p_text, render
-from faithfulness.baselines import baseline_name, own_baselines, read_other
+from faithfulness.baselines import baseline_name, from_baseline, own_baselines, read_other
 
 # Keys of summary.json as the page names them: what a reader wants to know, and what is folded away
 FACTS = {
@@ -131,12 +131,12 @@ def page_explanations(document: dict) -> dict[str, dict]:
 
 
 def page_document(
-    document: dict, labels: list[str], baselines: list[dict], without: str | None
+    document: dict, labels: list[str], baselines: list[dict], measured: dict | None
 ) -> dict:
     """Return what the page needs of a document.
 
-    baselines are lines of the same document with other baselines; without says what the model
-    predicts without the strongest words.
+    baselines are lines of the same document with other baselines; measured is what
+    faithfulness.json says of the model without the strongest words of this one.
     """
     if not all(isinstance(document[name], str) for name in ("id", "text", "target")):
         raise TypeError(f"id, text or target of document {document['id']} is not a text")
@@ -170,11 +170,21 @@ def page_document(
         "word_ids": document.get("word_ids") or [],
         "word_spans": spans or None,
         "explanations": explanations,
-        "without": without,
+        # What it says without the strongest words, of each baseline
+        "without": [
+            without_sentence(document, measured),
+            *map(without_sentence, baselines),
+        ],
     }
 
 
 # The whole folder
+
+# How the tests of files without "statistics" were made; with few documents they err too often.
+OLDER_STATISTICS = (
+    "Percentile bootstrap over documents, which finds too many differences with few of them; "
+    "measure_faithfulness.py now has the paired t-test. Holm's method corrects p over all rows."
+)
 
 
 def page_faithfulness(folder: Path, summary: dict) -> dict | None:
@@ -195,6 +205,7 @@ def page_faithfulness(folder: Path, summary: dict) -> dict | None:
             "rows": rows,
             "note": f"{table['note']}{shown_once_text(content)}",
             "tests": test_rows(content),
+            "statistics": content.get("statistics") or OLDER_STATISTICS,
             "disagreements": content.get("disagreements") or [],
             "mosaics": mosaic_sentence(content),
             "baselines": baseline_rows(content),
@@ -325,6 +336,9 @@ def main() -> None:
         others = own_baselines(documents, summary)
         others += [read_other(name, documents, summary) for name in arguments.compare or []]
         names = [baseline_name(summary), *(name for name, _ in others)]
+        # Without the other baselines, so that numbers of the whole line are not shown as the first
+        # one's
+        documents = [from_baseline(document, names[0]) for document in documents]
         if len(set(names)) < len(names):
             fail(f"--compare requires other baselines, each once; here are {', '.join(names)}")
         shown = []
@@ -337,7 +351,7 @@ def main() -> None:
                     document,
                     labels,
                     [lines[number] for _, lines in others],
-                    without_sentence(document, measured),
+                    measured,
                 )
             )
         data = {"labels": labels, "steps": [low, high], "baselines": names, "documents": shown}

@@ -104,7 +104,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
-        fail(f"another process is writing into --output_dir {folder}; wait until it has finished")
+        fail(f"another process is writing into {folder}; wait until it has finished")
     except OSError:
         pass  # some network file systems have no locks
     try:

@@ -50,8 +50,8 @@ def faithfulness_rows(rankings: dict[str, dict], note: str) -> dict:
         rows.append([name, *cells])
         any_interval |= any(has_interval(values[key]) for key in measures)
     if not any_interval:
-        note = note.replace(" with 95 % bootstrap intervals", "")
-        note = note.replace(" with 95% bootstrap intervals", "")
+        # Older files have bootstrap intervals.
+        note = re.sub(" with (95 ?% bootstrap|Student's 95%) intervals", "", note)
         note += f" Intervals are not reported for fewer than {MIN_INTERVAL_DOCUMENTS} documents."
     header = ["words ranked by", *(key.replace("_", " ") for key in measures)]
     return {"header": header, "rows": rows, "note": note}

@@ -1,6 +1,7 @@
 """Intervals and tests that several tools share."""
 
 import numpy as np
+from scipy import stats
 from scipy.special import stdtrit
 
 ALPHA = 0.05
@@ -101,6 +102,25 @@ def difference_test(differences: np.ndarray) -> dict:
     tail = min((draws <= 0).sum(), (draws >= 0).sum())
     p = min(1.0, 2 * (tail + 1) / (len(draws) + 1))
     return {"difference": float(differences[0]), "low": low, "high": high, "p": float(p)}
+
+
+def least_p(changed: int) -> float:
+    """Return the p-value that no exact test of so many changed documents can fall below.
+
+    Were each change as likely to go the other way, all would go one way with this probability.
+    """
+    return min(1.0, 2.0 ** (1 - changed))
+
+
+def documents_test(differences: np.ndarray, null: float = 0.0, alpha: float = ALPHA) -> dict:
+    """Return the mean of the documents' differences, its interval and p of null (paired t-test)."""
+    mean = float(differences.mean())
+    if np.ptp(differences) == 0:
+        p = 1.0 if mean == null else least_p(len(differences))
+        return {"difference": mean, "low": None, "high": None, "p": p}
+    test = stats.ttest_1samp(differences, null)
+    low, high = test.confidence_interval(1 - alpha)
+    return {"difference": mean, "low": float(low), "high": float(high), "p": float(test.pvalue)}
 
 
 def mean_interval(values: np.ndarray | list[float]) -> dict:

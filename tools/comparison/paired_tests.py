@@ -14,7 +14,14 @@ import numpy as np
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from common.statistics import ALPHA, difference_test, holm, percentile_interval
+from common.statistics import (
+    ALPHA,
+    difference_test,
+    documents_test,
+    holm,
+    least_p,
+    percentile_interval,
+)
 from common.text import percent
 from comparison.evaluation import LOSSES, Evaluation
 from comparison.power import (
@@ -381,25 +388,6 @@ def score_interval(
         else:
             bounds.append(optimize.brentq(excess, -edge, edge))
     return bounds[0], bounds[1]
-
-
-def least_p(changed: int) -> float:
-    """Return the p-value that no exact test of so many changed documents can fall below.
-
-    Were each change as likely to go the other way, all would go one way with this probability.
-    """
-    return min(1.0, 2.0 ** (1 - changed))
-
-
-def documents_test(differences: np.ndarray, null: float = 0.0, alpha: float = ALPHA) -> dict:
-    """Return the mean of the documents' differences, its interval and p of null (paired t-test)."""
-    mean = float(differences.mean())
-    if np.ptp(differences) == 0:
-        p = 1.0 if mean == null else least_p(len(differences))
-        return {"difference": mean, "low": None, "high": None, "p": p}
-    test = stats.ttest_1samp(differences, null)
-    low, high = test.confidence_interval(1 - alpha)
-    return {"difference": mean, "low": float(low), "high": float(high), "p": float(test.pvalue)}
 
 
 def bootstrap_test(differences: np.ndarray, null: float = 0.0, alpha: float = ALPHA) -> dict:

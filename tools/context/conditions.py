@@ -12,12 +12,12 @@ from common.statistics import (
     add_holm,
     bootstrap,
     difference_test,
+    least_p,
     mean_interval,
 )
 from comparison.metrics import wilson_interval
 from comparison.paired_tests import (
     Pair,
-    least_p,
     mcnemar_pair,
     varying_interval,
     with_fewest_disagreements,

@@ -45,6 +45,22 @@ def compare_document(document: dict, other: dict) -> dict[str, float | None]:
     }
 
 
+def from_baseline(document: dict, name: str) -> dict:
+    """Return a line of attributions.jsonl as a run with only one of its baselines has it.
+
+    Folders of version 0.2 have the other classes, and what the model says without the strongest
+    words, from the first baseline only.
+    """
+    several = document.get("baselines")
+    if not several:
+        return document
+    line = {key: value for key, value in document.items() if key != "baselines"}
+    if name != next(iter(several)):
+        line.pop("classes", None)
+        line.pop("without_top_words", None)
+    return line | several[name]
+
+
 def own_baselines(documents: list[dict], summary: dict) -> list[tuple[str, list[dict]]]:
     """Return the other baselines of a folder that was made with several, by name, with a line for
     each document.
@@ -53,7 +69,7 @@ def own_baselines(documents: list[dict], summary: dict) -> list[tuple[str, list[
         return []
     first = baseline_name(summary)
     return [
-        (name, [document | document["baselines"][name] for document in documents])
+        (name, [from_baseline(document, name) for document in documents])
         for name in documents[0]["baselines"]
         if name != first
     ]
@@ -90,6 +106,7 @@ def read_other(folder: str, documents: list[dict], summary: dict) -> tuple[str, 
             fail(f"--compare {folder} is damaged (scores of {document['id']}); make it again")
         matched.append(other)
     try:
-        return baseline_name(other_summary), matched
-    except AttributeError:
+        name = baseline_name(other_summary)
+        return name, [from_baseline(other, name) for other in matched]
+    except (AttributeError, LookupError):
         fail(f"{folder}/summary.json is damaged (the baseline is no name); make it again")

@@ -1,14 +1,22 @@
 """The attributed model: loaded, checked against its attributions, evaluated without some words."""
 
 import hashlib
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from common.cli import fail, one_line
 
@@ -64,9 +72,12 @@ class Evaluator:
         if padding is not None:
             positions = torch.arange(len(text[0]), device=text.device) + padding + 1
             extra["position_ids"] = positions.expand_as(text)
+        # Without PAD, a decoder rejects batches.
+        has_pad = self.model.config.get_text_config().pad_token_id is not None
         hook = self.embedding_layer.register_forward_pre_hook(substitute, with_kwargs=True)
         try:
-            output = self.model(input_ids=text, attention_mask=torch.ones_like(text), **extra)
+            with nullcontext() if has_pad else last_token_pooled(self.model):
+                output = self.model(input_ids=text, attention_mask=torch.ones_like(text), **extra)
         finally:
             hook.remove()
         return output.logits.float()
@@ -162,6 +173,45 @@ class Evaluator:
         return {names[number]: float(value) for number, value in enumerate(probabilities)}
 
 
+@contextmanager
+def last_token_pooled(model: PreTrainedModel) -> Iterator[None]:
+    """Let a decoder pool the last token, whichever it is, until the block ends.
+
+    No token is PAD then for the head, which pools; below it, in the base model, PAD stays what it
+    is.
+    """
+    config = model.config.get_text_config()
+    pad_token_id = config.pad_token_id
+
+    def set_pad(token_id: int | None) -> Callable:
+        return lambda *call: setattr(config, "pad_token_id", token_id)
+
+    handles = []
+    if model.base_model is not model:
+        handles = [
+            model.base_model.register_forward_pre_hook(set_pad(pad_token_id)),
+            model.base_model.register_forward_hook(set_pad(-1)),
+        ]
+    config.pad_token_id = -1
+    try:
+        yield
+    finally:
+        config.pad_token_id = pad_token_id
+        for handle in handles:
+            handle.remove()
+
+
+def config_digest(config: PretrainedConfig) -> str:
+    """Return the SHA-256 of what a config.json says of a model, without its path and versions.
+
+    Defaults do not count, as another version of transformers may have more of them.
+    """
+    content = config.to_diff_dict()
+    for key in ("_name_or_path", "transformers_version", "dtype", "torch_dtype"):
+        content.pop(key, None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
 def removed_tokens(document: dict, removed: np.ndarray) -> np.ndarray:
     """Return the tokens (rows, tokens) of the words that removed (rows, words) marks."""
     of_token = np.array([-1 if word is None else word for word in document["word_ids"]])
@@ -201,8 +251,6 @@ def load_model(name: str, revision: str | None, batch_size: int) -> tuple:
         pad_token_id = tokenizer.eos_token_id
     if pad_token_id is None:
         fail(f"the tokenizer of {name} has neither PAD nor EOS to put in place of a word")
-    if model.config.get_text_config().pad_token_id is None:  # with None, a decoder rejects batches
-        model.config.get_text_config().pad_token_id = -1
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     model.requires_grad_(False)
@@ -267,9 +315,13 @@ def prepare(document: dict, evaluator: Evaluator, tokenizer, max_length: int) ->
 
 
 def check_weights(evaluator: Evaluator, summary: dict) -> None:
-    """Exit with status 2 if the model has other weights than the one that was attributed."""
+    """Exit with status 2 if the model has other weights than the one that was attributed.
+
+    The same for another config.json, which folders of version 0.2 do not record.
+    """
     settings = summary.get("settings")
-    expected = settings.get("weights_sha256") if isinstance(settings, dict) else None
+    settings = settings if isinstance(settings, dict) else {}
+    expected = settings.get("weights_sha256")
     digest = hashlib.sha256()  # as in run_attribution.py
     for key, values in evaluator.model.state_dict().items():
         digest.update(key.encode() + values.cpu().numpy().tobytes())
@@ -277,6 +329,12 @@ def check_weights(evaluator: Evaluator, summary: dict) -> None:
         fail(
             f"{evaluator.model.name_or_path} has other weights than the model of the attributions: "
             "wrong model; give that one as --model_name_or_path, or run run_attribution.py again"
+        )
+    expected = settings.get("config_sha256")
+    if expected is not None and config_digest(evaluator.model.config) != expected:
+        fail(
+            f"{evaluator.model.name_or_path} has another config.json than the model of the "
+            "attributions; give that one as --model_name_or_path, or run run_attribution.py again"
         )
 
 

@@ -54,8 +54,12 @@ def first_sentences(
     chosen = ""
     for sentence in SENTENCE_END.split(text.strip())[:n_sentences]:
         longer = f"{chosen} {sentence}".strip()
-        ids = tokenizer(longer, add_special_tokens=False, verbose=False)["input_ids"]
-        if len(ids) > max_tokens:
+        # The second half of a mosaic follows a blank, which many tokenizers make part of a token.
+        alone, after_blank = (
+            tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            for text in (longer, f" {longer}")
+        )
+        if max(len(alone), len(after_blank)) > max_tokens:
             break
         chosen = longer
     return chosen
