@@ -91,7 +91,7 @@ REFUSED = {
         LongformerConfig,
         SMALL | {"attention_window": [8, 8], "max_position_embeddings": 514, "sep_token_id": 2},
     ),
-    "big bird": (BigBirdConfig, SMALL | BLOCK_SPARSE | {"sep_token_id": 2}),
+    "bigbird": (BigBirdConfig, SMALL | BLOCK_SPARSE | {"sep_token_id": 2}),
     "bart": (
         BartConfig,
         {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 32},

@@ -136,7 +136,7 @@ def test_texts_have_us_spelling():
 def test_help_shows_defaults(run):
     result = run("run_attribution", "--help")
     text = " ".join(result.out.split())
-    assert "Quadrature rule. Default: gausslegendre." in text
+    assert "Quadrature rule; --n_steps auto has none. Default: gausslegendre." in text
     assert "--no-merge_words" not in text
     assert "--no-merge-words The same as --merge_words false." in text
     assert text.count("Kähler-Einstein") == 1

@@ -450,7 +450,7 @@ def test_folder_whose_name_is_a_pattern_is_refused(run, tmp_path, monkeypatch, n
     result = run(
         "run_baseline", "--dataset_name", tmp_path / name, "--output_dir", tmp_path / "svm"
     )
-    assert_user_error(result, name, "rename the folder")
+    assert_user_error(result, name, "rename it")
 
 
 def test_name_that_is_too_long_and_name_with_a_line_end(run, tmp_path):

@@ -699,7 +699,7 @@ BAD_ARGUMENTS = {
         ["--text", TEXT, "--max_seq_length", 2],
         ["--max_seq_length must be at least 3", "not 2"],
     ),
-    "Latin-1": (["--text", "K\udce4hler"], ["text-1", "UTF-8"]),
+    "Latin-1": (["--text", "K\udce4hler"], ["--text", "UTF-8"]),
     "versus without target": (["--versus", "math.AG"], ["--versus", "--target A --versus B"]),
     "versus itself": (
         ["--target", "math.AG", "--versus", "math.AG"],
