@@ -160,6 +160,13 @@ def shuffled_bag_text():
     return f"({best['learning_rate']} again, validation loss {float(best['eval_loss']):.4f})"
 
 
+def shuffled_minilm_text():
+    """The validation loss of MiniLM on shuffled words, of which one learning rate is trained."""
+    (file,) = (RESULTS / "predictions" / f"{MINILM}-shuffled").glob("*/eval_results.json")
+    loss = json.loads(file.read_text(encoding="utf-8"))["eval_loss"]
+    return f"at one of three learning rates: 5e-5, validation loss {loss:.4f})"
+
+
 def minilm_p_text():
     """p of MiniLM against the SVM alone and in the family; against the calibrated SVM."""
     names = {"model": MINILM, "reference": SVM}
@@ -362,6 +369,7 @@ FINDINGS = [
     (function_words,),
     (agreement_text,),
     (phrase_text,),
+    (shuffled_minilm_text,),
     (attribution_documents,),
 ]
 
