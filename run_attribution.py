@@ -129,6 +129,13 @@ CHECKS = 4  # random points on which the interpolant is tested
 SAFETY = 8
 # Size of further coefficients relative to the last ones (docs/step-search.md, the size s_i)
 ENVELOPE_FACTOR = 8
+# Of the last third of the coefficients to the third before, so that the decay has a sum
+LARGEST_RATIO = 0.9
+# Rounding errors of sums, in standard deviations
+ROUNDING_FACTOR = 4
+# Coefficients below this many standard deviations are noise: 4, where the rounding of v is at the
+# upper end of what was measured, 3 times the estimate.
+NOISE_FACTOR = 12
 
 # Where the path is rough, so that no level is going to resolve v:
 FORECAST_LEVEL = 2  # the level of LEVELS from which on the decay may be extrapolated
@@ -1398,7 +1405,7 @@ def envelope(coefficients: np.ndarray, noise: float) -> tuple[np.ndarray, float]
     last_third = size[-third:].max(0).sum()
     third_before = size[-2 * third : -third].max(0).sum()
     ratio = last_third / max(third_before, np.finfo(float).tiny)
-    rate = max(min(ratio, 0.9) ** (1 / third), MAP / (1 + np.sqrt(1 - MAP**2)))
+    rate = max(min(ratio, LARGEST_RATIO) ** (1 / third), MAP / (1 + np.sqrt(1 - MAP**2)))
     # The largest of the last coefficients, each continued to the degree N.
     last = (size[-eighth:] * rate ** np.arange(eighth - 1, -1, -1)[:, None]).max(0)
     return ENVELOPE_FACTOR * last, float(rate)
@@ -1417,10 +1424,12 @@ def rounding_errors(rules: Rules, level: PathValues, bf16: bool) -> Rounding:
     # Of a float32 gradient; compared with float64 it was 0.1 to 3 times this on several encoders.
     unit = 2**-10 if bf16 else np.finfo(np.float32).eps
     of_v = unit * np.sqrt((level.scale**2).mean())
-    total = 4 * np.hypot(of_v / np.sqrt(points), 2 * unit * np.abs(level.f[[0, -1]]).max())
+    total = ROUNDING_FACTOR * np.hypot(
+        of_v / np.sqrt(points), 2 * unit * np.abs(level.f[[0, -1]]).max()
+    )
     # The last coefficients of F are rounding errors, unless F is not resolved yet.
     f_tail = (rules.inverse @ level.f)[-(points // 8) :]
-    of_f = max(total, 4 * min(np.sqrt(points * (f_tail**2).mean()), 2 * of_v))
+    of_f = max(total, ROUNDING_FACTOR * min(np.sqrt(points * (f_tail**2).mean()), 2 * of_v))
     return Rounding(of_v, total, of_f)
 
 
@@ -1441,9 +1450,8 @@ def bound_errors(
     points = len(level)
     coefficients = interpolant.coefficients
     tiny = np.finfo(float).tiny
-    # Four standard deviations where rounding is at its upper end: what is left of it would look
-    # like slow decay.
-    sizes, rate = envelope(coefficients, 12 * rounding.v * np.sqrt(2 / points))
+    # What is left of rounding errors would look like slow decay.
+    sizes, rate = envelope(coefficients, NOISE_FACTOR * rounding.v * np.sqrt(2 / points))
     decay = rate ** np.arange(1, rules.factors.shape[1] + 1)
     errors, antiderivative_errors = np.split(np.outer(rules.factors @ decay, sizes), [-points])
 

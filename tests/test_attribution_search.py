@@ -7,6 +7,7 @@ Simulations on random functions are marked as slow: they take 5 to 20 seconds ea
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -818,6 +819,14 @@ def baseline_row(rows, baseline, ids):
         f"{np.median([row['largest_to_median_gradient'] for row in rows]):.0f}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def test_constants_of_the_page_are_those_of_the_script():
+    page = (ROOT / "docs" / "step-search.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d.]+) \| `([A-Z_]+)` \|", page, re.MULTILINE)
+    assert len(rows) == 11
+    for value, name in rows:
+        assert getattr(run_attribution, name) == float(value), name
 
 
 def test_figures_of_deep_encoders_are_those_of_their_file():
