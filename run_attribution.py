@@ -1946,7 +1946,7 @@ class Explainer:
             raise self.refusal("encoder-decoders read a text twice")
         try:
             self.embeddings = self.model.get_input_embeddings()
-        except NotImplementedError as error:  # raised by transformers
+        except NotImplementedError as error:  # transformers' answer for models without such a layer
             raise self.refusal("it has no embedding of tokens") from error
         # ADAPT: layer. Any module whose output is (texts, tokens, hidden) starts the path instead.
         base = self.model.base_model

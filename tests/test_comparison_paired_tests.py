@@ -294,7 +294,7 @@ def test_opposite_models_have_an_interval():
 
 
 def test_accuracy_is_the_same_test_in_every_command(tmp_path, run):
-    """What else is compared, --n_resamples and --seed change no number of accuracy."""
+    """Its results do not depend on the other models, on --n_resamples or on --seed."""
     generator, labels = np.random.default_rng(3), np.arange(200) % 5
     runs = {}
     for name, seed in product("abc", (1, 2)):

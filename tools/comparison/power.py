@@ -137,9 +137,9 @@ def detectable_difference(
 def documents_needed(precision: Precision, difference: float, level: float) -> int | None:
     """Return on how many documents a true difference is found with a power of 80 %.
 
-    level is that of the test after correction. None if MAX_DOCUMENTS are not enough, or no number
-    is (``documents_suffice``). The power of the exact test rises in small steps
-    that fall a little in between, so the number is right to about one percent.
+    level is that of the test after correction. Returns None if more than MAX_DOCUMENTS would be
+    needed, or if more documents cannot help (``documents_suffice``). The power of the exact test
+    rises in small steps that fall a little in between, so the result is right to about one percent.
     """
 
     def is_enough(documents: int) -> bool:

@@ -151,7 +151,7 @@ def needed_text(row: dict, margin: float) -> str:
 
 
 def needs_seeds(row: dict, margin: float) -> bool:
-    """Return whether no number of documents finds a difference of the margin: seeds differ more."""
+    """Return whether only more seeds, not more documents, could show a difference of the margin."""
     if row["precision"] is None:
         return False
     precision = precision_from_record(row["precision"])
