@@ -91,7 +91,7 @@ from common.folders import (
 )
 from common.pages import render
 from common.statistics import MIN_INTERVAL_DOCUMENTS
-from comparison.runs import contradiction, contradiction_message
+from comparison.runs import SCORES_TOLERANCE, contradiction, contradiction_message
 
 logger = logging.getLogger(__name__)
 
@@ -623,18 +623,35 @@ def read_predictions(folder: Path, names: list[str]) -> tuple[list[str], list[st
         reason = contradiction(folder, pd.DataFrame({"label": labels, "prediction": predicted}))
         if reason is not None:
             fail(contradiction_message(folder, reason))
-    best = [classes[column] for column in scores.argmax(axis=1)]
-    others = sum(name != prediction for name, prediction in zip(best, predicted, strict=True))
-    if others > 0:
-        logger.warning(
-            "%s: the prediction of %d of %d documents is not the class with the highest "
-            "probability; check that its columns are not mixed up",
-            path,
-            others,
-            len(rows),
-        )
+    check_best_class(path, ids, predicted, pd.DataFrame(scores, columns=classes))
     columns = [classes.index(name) for name in names]
     return ids, labels, scores[:, columns] / sums[:, None]
+
+
+def check_best_class(
+    path: Path, ids: list[str], predicted: list[str], scores: pd.DataFrame
+) -> None:
+    """Exit with status 2 if a prediction is not the class with the highest probability.
+
+    scores has the probabilities in predictions.csv, a column for each class. Where its columns are
+    mixed up, every suggestion would be wrong; a run that predicts by another rule cannot be told
+    from that.
+    """
+    columns = scores.columns.get_indexer(predicted)
+    if (columns < 0).any():
+        row = int(np.flatnonzero(columns < 0)[0])
+        fail(
+            f"{path} predicts {predicted[row]!r} for document {ids[row]}, which is none of its "
+            "columns; predict again with run_classification.py"
+        )
+    of_predicted = scores.to_numpy()[np.arange(len(columns)), columns]
+    others = np.flatnonzero(of_predicted < scores.to_numpy().max(axis=1) - SCORES_TOLERANCE)
+    if len(others):
+        fail(
+            f"{path}: the prediction of {first_rows(ids, others.tolist())} is not the class with "
+            "the highest probability, so its columns may be mixed up; predict again with "
+            "run_classification.py"
+        )
 
 
 def check_texts_of_run(
