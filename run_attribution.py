@@ -1054,9 +1054,11 @@ def join_texts(texts: Iterable, delimiter: str) -> str:
     return delimiter.join(text for text in texts if not is_missing(text))
 
 
-def dataset_commit(rows: Dataset) -> str | None:
-    """Return the commit of the Hub dataset that the rows are from; None for a local folder."""
-    match = re.search(r"hf://[^@]+@(\w+)/", " ".join(rows.info.download_checksums or {}))
+# Copied from tools/common/data.py::dataset_commit
+def dataset_commit(dataset: Dataset) -> str | None:
+    """Return the commit of the Hub dataset that a split is of; None for a local folder."""
+    files = dataset.cache_files
+    match = re.search(r"/([0-9a-f]{40})/[^/]+$", files[0]["filename"]) if files else None
     return match and match[1]
 
 
@@ -2218,7 +2220,11 @@ class Explainer:
                 f"logits of document {document['id']} are not finite; train the model again"
             )
         # The same from the embedding layer's output, with the masks and positions of the text.
-        reads_tokens_once = len(captured) == 1 and captured[0].shape[:2] == ids.shape
+        reads_tokens_once = (
+            len(captured) == 1
+            and isinstance(captured[0], torch.Tensor)  # I-BERT's has a scale beside it
+            and captured[0].shape[:2] == ids.shape
+        )
         if reads_tokens_once:
             with torch.no_grad():
                 difference = (self.forward_from(captured[0], ids[[1, 1]]) - logits).abs().max()

@@ -29,6 +29,7 @@ from transformers import (
     EuroBertConfig,
     Gemma3TextConfig,
     GPT2Config,
+    IBertConfig,
     LlamaConfig,
     LongformerConfig,
     ModernBertConfig,
@@ -98,6 +99,7 @@ REFUSED = {
     ),
     "t5": (T5Config, {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2}),
     "canine": (CanineConfig, {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}),
+    "ibert": (IBertConfig, SMALL),
     "xlnet": (XLNetConfig, {"d_model": 32, "n_layer": 1, "n_head": 2, "d_inner": 32}),
 }
 
@@ -294,7 +296,8 @@ def test_pad_embedding_of_zero_needs_many_gradients_and_mask_does_not(
 @pytest.mark.parametrize("name", REFUSED)
 def test_models_that_are_refused(run, tmp_path, name):
     """Encoder-decoders read a text twice, CANINE hashes characters, XLNet has another order of
-    dimensions, Longformer and a block-sparse BigBird pad texts.
+    dimensions, I-BERT's embeddings come with a scale, Longformer and a block-sparse BigBird pad
+    texts.
     """
     config_class, settings = REFUSED[name]
     write_model(tmp_path / "model", config_class, settings, "metaspace")

@@ -329,6 +329,14 @@ def test_revisions_are_recorded_with_their_commits(hub, tiny_model, tiny_dataset
         assert record["dataset_commit"] == commits["dataset"]
         assert record["arguments"]["dataset_revision"] == commits["dataset"]
     assert record["model_commit"] == commits["model"]
+    name = "run_attribution"
+    flags = ("--model_name_or_path", "tester/tiny", "--model_revision", commits["model"])
+    flags += ("--dataset_revision", commits["dataset"], "--max_samples", 2, "--n_steps", 5)
+    result = call(name, "--output_dir", tmp_path / name, *flags)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / name / "summary.json").read_text())
+    assert summary["dataset_commit"] == commits["dataset"]
+    assert summary["model_commit"] == commits["model"]
     # What the card of the base model says, and what the Hub checks of a card
     card = huggingface_hub.ModelCard.load(tmp_path / "run_classification" / "README.md")
     assert (card.data.license, card.data.language) == ("apache-2.0", ["en"])
