@@ -450,6 +450,27 @@ def test_a_page_older_than_its_data_is_not_linked(run, study):
     assert 'href="../attribution/attributions.html"' in render(run, study)
 
 
+def test_arguments_of_attributions_in_words(run, study, tiny_model):
+    """The integral has no rule, several baselines are no Python list, and texts stay where they
+    are.
+    """
+    folder = study / "integral"
+    given = ["--text", "A convex flow.", "A ricci metric.", "--n_steps", "auto"]
+    given += ["--baseline", "pad", "mask", "--disable_tqdm", "--output_dir", folder]
+    call("run_attribution", "--model_name_or_path", tiny_model, *given)
+    folders = [study / "attribution", folder]
+    result = run("make_report", "--output_dir", study / "report", "--attribution_dirs", *folders)
+    assert result.code == 0, result.err
+    rows = {}
+    page = (study / "report" / "index.html").read_text()
+    for cells in re.findall(r'<th scope="row">(.*?)</tr>', page, re.DOTALL):
+        name, *texts = re.split(r"<[^>]+>\s*", cells.replace("</th>", ""))
+        rows[name.strip()] = [text.strip() for text in texts if text.strip()]
+    assert rows["rule"] == ["gausslegendre, best of 1 to 3 steps", "the integral"]
+    assert rows["baseline; target"] == ["pad; predicted", "pad, mask; predicted"]
+    assert "convex flow" not in page and "(2 texts)" in page
+
+
 def test_links_into_folders_with_odd_names(run, study):
     (study / "attribution").rename(study / "a b#c%41?")
     result = run(

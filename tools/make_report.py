@@ -45,6 +45,7 @@ import pandas as pd
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from common.cards import as_list
 from common.cli import fail, one_line, parse_arguments, start_logging
 from common.folders import (
     attributions_digest,
@@ -804,11 +805,13 @@ def attribution_part(folder: Path, page: Page) -> dict:
             "median relative completeness error": error_text(summary["median_relative_error"]),
             "largest relative completeness error": error_text(summary["max_relative_error"]),
             "documents that did not converge": f"{summary['not_converged']:,}",
-            "rule": f"{arguments['method']}, {steps_text(*summary['steps'])}",
-            "baseline; target": f"{arguments['baseline']}; {target}",
+            "rule": rule_text(arguments["method"], *summary["steps"]),
+            "baseline; target": f"{', '.join(as_list(arguments['baseline']))}; {target}",
             "device": summary["device"],
         }
         page.versions[f"attributions in {folder_name}"] = dict(summary["versions"])
+        if arguments.get("text"):  # the documents themselves, which are not on the page
+            arguments = arguments | {"text": f"({len(arguments['text'])} texts)"}
         command = recorded(
             f"run_attribution.py: {folder_name}",
             arguments,
@@ -832,11 +835,15 @@ def error_text(error: float | None) -> str:
     return "undefined" if error is None else f"{error:.1e}"
 
 
-def steps_text(low: int, high: int) -> str:
-    """Return the smallest and the largest number of steps in words; 0 means a closed form."""
+def rule_text(method: str | None, low: int, high: int) -> str:
+    """Return the rule and its smallest and largest number of steps in words.
+
+    A number of 0 stands for the integral, which no rule of --method computed.
+    """
     if high == 0:
         return "the integral"
-    return f"{low} steps" if low == high else f"best of {low} to {high} steps"
+    steps = f"{low} steps" if low == high else f"best of {low} to {high} steps"
+    return f"{method}, {steps}"
 
 
 def attribution_page_link(folder: Path, page: Page) -> str | None:
