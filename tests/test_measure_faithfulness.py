@@ -956,6 +956,12 @@ def test_flags_that_nothing_would_read_are_refused(run, tmp_path, flags, words):
     assert_user_error(result, *words)
 
 
+def test_a_local_model_has_no_revision(run, small_folder):
+    base = ["measure_faithfulness", "--attribution_dir", small_folder]
+    result = run(*base, "--model_revision", "main")
+    assert_user_error(result, "--model_revision", "local folder", "leave it out")
+
+
 def test_defaults_of_flags_that_are_not_given(run):
     """As --help says them, and as the measurement uses and records them."""
     arguments = measure_faithfulness.FaithfulnessArguments("out")
@@ -1011,18 +1017,17 @@ def test_the_prefix_of_a_mosaic_is_in_no_half(tiny_model):
 
 
 def test_compare_with_another_baseline(run, folder, steep_model, tmp_path):
-    """Against scipy, word by word; the same folder agrees with itself completely."""
+    """Against scipy, word by word."""
     other = tmp_path / "mask"
     lines = [json.loads(line) for line in (folder / "attributions.jsonl").read_text().splitlines()]
     flags = ["--text", *(line["text"] for line in lines), "--n_steps", 30, "--baseline", "mask"]
     flags += ["--disable_tqdm", "--output_dir", other]
     call("run_attribution", "--model_name_or_path", steep_model, *flags)
     base = ["measure_faithfulness", "--attribution_dir", folder, "--random_orders", 1]
-    assert run(*base, "--compare", other, folder).code == 0
+    assert run(*base, "--compare", other).code == 0
     assert measured(folder)["baseline"] == "PAD"
-    found, same = measured(folder)["baselines"]
-    assert found["baseline"] == "MASK" and same["baseline"] == "PAD"
-    assert same["spearman"]["mean"] == pytest.approx(1) and same["top_5_overlap"]["mean"] == 1
+    (found,) = measured(folder)["baselines"]
+    assert found["baseline"] == "MASK"
     others = [json.loads(line) for line in (other / "attributions.jsonl").read_text().splitlines()]
     expected = [
         scipy.stats.spearmanr(a["word_attributions"], b["word_attributions"]).statistic
@@ -1031,6 +1036,17 @@ def test_compare_with_another_baseline(run, folder, steep_model, tmp_path):
     assert [row["spearman"] for row in found["per_document"]] == pytest.approx(expected)
     assert found["spearman"]["mean"] == pytest.approx(np.mean(expected))
     assert found["spearman"]["low"] < found["spearman"]["high"]
+
+
+def test_every_baseline_is_compared_once(run, small_folder, tmp_path):
+    """The agreement of a folder with itself says nothing; two rows MASK cannot be told apart."""
+    other = shutil.copytree(small_folder, tmp_path / "mask")
+    summary = json.loads((other / "summary.json").read_text())
+    (other / "summary.json").write_text(json.dumps(summary | {"baseline": "MASK"}))
+    for script in ("measure_faithfulness", "render_attributions"):
+        base = [script, "--attribution_dir", small_folder, "--compare"]
+        assert_user_error(run(*base, small_folder), "--compare", "each once", "PAD, PAD")
+        assert_user_error(run(*base, other, other), "--compare", "each once", "PAD, MASK, MASK")
 
 
 def test_the_first_five_words_and_what_chance_shares():
@@ -1042,6 +1058,8 @@ def test_the_first_five_words_and_what_chance_shares():
     assert found["top_5_overlap"] == 2 / 5 and found["top_5_overlap_by_chance"] == 5 / 10
     flat = baselines.compare_document({"word_attributions": [1, 1]}, {"word_attributions": [1, 2]})
     assert flat["spearman"] is None and flat["top_5_overlap"] == 1
+    same = baselines.compare_document({"word_attributions": scores}, {"word_attributions": scores})
+    assert same["spearman"] == pytest.approx(1) and same["top_5_overlap"] == 1
 
 
 @pytest.mark.parametrize(

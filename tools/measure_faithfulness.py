@@ -61,7 +61,13 @@ from tqdm import tqdm
 
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
 from common.data import join_texts, load_hub_dataset
-from common.folders import hide_paths, lock_output_dir, read_attributions, write_files
+from common.folders import (
+    check_revision,
+    hide_paths,
+    lock_output_dir,
+    read_attributions,
+    write_files,
+)
 from common.statistics import MIN_INTERVAL_DOCUMENTS
 from faithfulness import baselines, mosaics
 from faithfulness.estimates import (
@@ -600,6 +606,7 @@ def main() -> None:
         fail(f"{folder} has no document with words; attribute a model with a fast tokenizer")
     others = baselines.own_baselines(every, summary)
     others += [baselines.read_other(name, every, summary) for name in arguments.compare or []]
+    baselines.check_each_once([baselines.baseline_name(summary), *(name for name, _ in others)])
 
     # 2. Model and tokenizer
     try:
@@ -608,6 +615,7 @@ def main() -> None:
     except (KeyError, TypeError) as error:
         fail(f"{folder / 'summary.json'} is damaged (no {error}); run run_attribution.py again")
     revision = arguments.model_revision
+    check_revision("model_revision", name, revision)
     if revision is None and arguments.model_name_or_path is None:
         revision = summary.get("model_commit") or recorded.get("model_revision")
     evaluator, tokenizer = load_model(name, revision, arguments.internal_batch_size)

@@ -41,7 +41,13 @@ from common.folders import (
     write_files,
 )
 from common.pages import faithfulness_table, interval_text, p_text, render
-from faithfulness.baselines import baseline_name, from_baseline, own_baselines, read_other
+from faithfulness.baselines import (
+    baseline_name,
+    check_each_once,
+    from_baseline,
+    own_baselines,
+    read_other,
+)
 
 # Keys of summary.json as the page names them: what a reader wants to know, and what is folded away
 FACTS = {
@@ -339,8 +345,7 @@ def main() -> None:
         # Without the other baselines, so that numbers of the whole line are not shown as the first
         # one's
         documents = [from_baseline(document, names[0]) for document in documents]
-        if len(set(names)) < len(names):
-            fail(f"--compare requires other baselines, each once; here are {', '.join(names)}")
+        check_each_once(names)
         shown = []
         for number, document in enumerate(documents):
             measured = None

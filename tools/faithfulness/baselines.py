@@ -75,6 +75,16 @@ def own_baselines(documents: list[dict], summary: dict) -> list[tuple[str, list[
     ]
 
 
+def check_each_once(names: list[str]) -> None:
+    """Exit with status 2 if two sets of attributions have the same baseline.
+
+    Tables and the page name them by their baselines, and the agreement of a folder with itself
+    says nothing.
+    """
+    if len(set(names)) < len(names):
+        fail(f"--compare requires other baselines, each once; here are {', '.join(names)}")
+
+
 def read_other(folder: str, documents: list[dict], summary: dict) -> tuple[str, list[dict]]:
     """Return the name of the baseline of another attribution folder and its lines for the
     documents.
