@@ -480,36 +480,71 @@ def load_model(name: str, revision: str | None) -> tuple:
     return model, tokenizer
 
 
-def choose_columns(arguments: DataArguments, config) -> tuple[list[str], str]:
-    """Return the columns of the texts and the delimiter between them: those of the training.
+@dataclass
+class Columns:
+    """The columns of a table that are read, and how a text and its classes are made of them.
 
-    A run has them in config.json. Older runs have them in run_arguments.json only, or not at all.
+    texts: joined by text_delimiter.
+    label: of the true classes, which a table need not have.
+    label_delimiter: between several classes in a text; None where a text is one class.
     """
-    columns = trained_setting(config, "text_column_names", list)
-    delimiter = trained_setting(config, "text_column_delimiter", str)
-    if columns is None:
-        record = read_training_record(arguments.model_name_or_path, arguments.model_revision)
-        recorded = record["arguments"]
-        columns = recorded.get("text_column_names")
-        delimiter = recorded.get("text_column_delimiter")
-    if columns is None and arguments.text_column_names is None:
+
+    texts: list[str]
+    text_delimiter: str
+    label: str
+    label_delimiter: str | None
+
+
+def choose_columns(arguments: DataArguments, config: PretrainedConfig, recorded: dict) -> Columns:
+    """Return the columns of texts and classes: those of the training, or those that are given.
+
+    A run has those of the texts in config.json. Older runs have them in run_arguments.json only, or
+    not at all; recorded are the arguments there. Raises UserError if --label_delimiter is empty or
+    the model chooses one class.
+    """
+    # 1. The texts
+    trained_texts = trained_setting(config, "text_column_names", list)
+    trained_delimiter = trained_setting(config, "text_column_delimiter", str)
+    if trained_texts is None:
+        trained_texts = recorded.get("text_column_names")
+        trained_delimiter = recorded.get("text_column_delimiter")
+    is_known = trained_texts is not None
+    trained_texts = split_names(trained_texts or ["abstract"])
+    if trained_delimiter is None:
+        trained_delimiter = " "
+
+    texts = trained_texts
+    if arguments.text_column_names is not None:
+        texts = split_names(arguments.text_column_names)
+    elif not is_known:
         logger.info(
             "%s does not say which columns it was trained on: column 'abstract' is explained; "
             "--text_column_names changes it",
             arguments.model_name_or_path,
         )
-    trained_columns = split_names(columns or ["abstract"])
-    trained_delimiter = " " if delimiter is None else delimiter
-    given_columns = arguments.text_column_names and split_names(arguments.text_column_names)
-    given_delimiter = arguments.text_column_delimiter
-    if columns is not None:
-        warn_if_not_as_trained("text_column_names", given_columns, trained_columns)
-        if len(given_columns or trained_columns) > 1:
-            warn_if_not_as_trained("text_column_delimiter", given_delimiter, trained_delimiter)
-    return (
-        trained_columns if given_columns is None else given_columns,
-        trained_delimiter if given_delimiter is None else given_delimiter,
-    )
+    text_delimiter = trained_delimiter
+    if arguments.text_column_delimiter is not None:
+        text_delimiter = arguments.text_column_delimiter
+    if is_known:
+        warn_if_not_as_trained("text_column_names", texts, trained_texts)
+        if len(texts) > 1:
+            warn_if_not_as_trained("text_column_delimiter", text_delimiter, trained_delimiter)
+
+    # 2. The classes
+    label = arguments.label_column_name or recorded.get("label_column_name") or "label"
+    label_delimiter = arguments.label_delimiter
+    if label_delimiter is None:
+        label_delimiter = trained_setting(config, "label_delimiter", str)
+        if label_delimiter is None:  # of a run before config.json had it
+            label_delimiter = recorded.get("label_delimiter")
+    elif not label_delimiter:
+        raise UserError("--label_delimiter must not be empty")
+    elif config.problem_type != MULTI_LABEL:
+        raise UserError(
+            f"--label_delimiter is for several labels per document, and "
+            f"{arguments.model_name_or_path} chooses one class; leave it out"
+        )
+    return Columns(texts, text_delimiter, str(label), label_delimiter)
 
 
 def trained_setting(config, name: str, kind: type):
@@ -569,34 +604,29 @@ def read_texts(arguments: DataArguments) -> list[dict]:
     return documents[: arguments.max_samples]
 
 
-def choose_label_column(arguments: DataArguments) -> tuple[str, str | None]:
-    """Return the column of the true classes, and what separates several of them in a text."""
-    record = read_training_record(arguments.model_name_or_path, arguments.model_revision)
-    trained = record["arguments"]
-    column = arguments.label_column_name or trained.get("label_column_name") or "label"
-    return str(column), arguments.label_delimiter or trained.get("label_delimiter")
+def load_rows(arguments: DataArguments, columns: Columns) -> Dataset:
+    """Return a split that has the columns of the texts.
 
-
-def load_rows(arguments: DataArguments, columns: list[str]) -> Dataset:
-    """Return a split that has the columns. Raises UserError if it cannot be loaded or lacks one."""
+    Raises UserError if it cannot be loaded or lacks one of them.
+    """
     name = arguments.dataset_name
     splits = load_hub_dataset(name, None, arguments.dataset_revision)
     if arguments.split not in splits:
         raise UserError(f"{name} has no split {arguments.split!r}; it has {', '.join(splits)}")
     rows = splits[arguments.split]
-    for column in columns:
+    for column in columns.texts:
         if column not in rows.column_names:
             raise UserError(
                 f"{name} has no column {column!r}, but {', '.join(rows.column_names)}; "
                 "tools/prepare_dataset.py makes a dataset folder of own files"
             )
-    for column in columns:
+    for column in columns.texts:
         if not str(getattr(rows.features[column], "dtype", "")).endswith("string"):
             raise UserError(f"column {column!r} of {name} is not text but {rows.features[column]}")
     return rows
 
 
-def read_rows(arguments: DataArguments, rows: Dataset, columns: list[str]) -> pd.DataFrame:
+def read_rows(arguments: DataArguments, rows: Dataset, columns: Columns) -> pd.DataFrame:
     """Return the columns of a split that are needed: id, those of the texts, and the classes.
 
     Rows without ids are called test.0, test.1, ..., after the split, as in predictions.csv.
@@ -604,19 +634,18 @@ def read_rows(arguments: DataArguments, rows: Dataset, columns: list[str]) -> pd
     number = len(rows)
     if arguments.max_samples is not None:
         number = min(arguments.max_samples, number)
-    label_column, _ = choose_label_column(arguments)
-    kept = list(columns)
+    kept = list(columns.texts)
     if "id" in rows.column_names:
         kept.append("id")
     names = None
-    if label_column in rows.column_names:
-        kept.append(label_column)
-        names = class_names(rows.features[label_column])
+    if columns.label in rows.column_names:
+        kept.append(columns.label)
+        names = class_names(rows.features[columns.label])
     frame = pd.DataFrame({column: list(rows[:number][column]) for column in kept}, dtype=object)
     if "id" not in frame.columns:
         frame["id"] = [f"{arguments.split}.{row}" for row in range(number)]
     if names is not None:
-        frame[label_column] = [name_label(value, names) for value in frame[label_column]]
+        frame[columns.label] = [name_label(value, names) for value in frame[columns.label]]
     return frame
 
 
@@ -633,7 +662,7 @@ def name_label(value, names: list[str]) -> str | list[str] | None:
     return None if is_missing(value) or value < 0 else names[int(value)]
 
 
-def read_test_file(arguments: DataArguments, columns: list[str]) -> pd.DataFrame:
+def read_test_file(arguments: DataArguments, columns: Columns) -> pd.DataFrame:
     """Return the rows of --test_file, with an id.
 
     Raises UserError if a column is missing or is not text.
@@ -641,7 +670,7 @@ def read_test_file(arguments: DataArguments, columns: list[str]) -> pd.DataFrame
     file = arguments.test_file
     frame = read_file(file, arguments.csv_delimiter, arguments.json_field)
     frame = frame.head(arguments.max_samples or sys.maxsize)
-    for column in columns:
+    for column in columns.texts:
         if column not in frame.columns:
             raise UserError(
                 f"{file} has no column {column!r}, but {', '.join(map(str, frame.columns))}; "
@@ -658,22 +687,30 @@ def read_test_file(arguments: DataArguments, columns: list[str]) -> pd.DataFrame
     return frame
 
 
-def make_documents(
-    frame: pd.DataFrame, columns: list[str], text_delimiter: str, arguments: DataArguments
-) -> list[dict]:
-    """Return the documents of a table: id, text and label, as names of classes, or None."""
-    label_column, label_delimiter = choose_label_column(arguments)
+def make_documents(frame: pd.DataFrame, columns: Columns, arguments: DataArguments) -> list[dict]:
+    """Return the documents of a table: id, text and label, as names of classes, or None.
+
+    Raises UserError if a flag is about labels that the table does not have.
+    """
     labels = [None] * len(frame)
-    if label_column in frame.columns:
-        labels = read_labels(frame[label_column].astype(object).tolist(), label_delimiter)
-    elif arguments.label_column_name is not None:
-        raise UserError(
-            f"there is no --label_column_name {label_column!r}, but "
-            f"{', '.join(map(str, frame.columns))}"
-        )
-    texts = zip(*(frame[column] for column in columns), strict=True)
+    if columns.label in frame.columns:
+        values = frame[columns.label].astype(object).tolist()
+        if arguments.label_delimiter is not None and values and all(map(is_list, values)):
+            raise UserError(
+                f"the labels in column {columns.label!r} are lists; leave out --label_delimiter, "
+                "which splits texts"
+            )
+        labels = read_labels(values, columns.label_delimiter)
+    else:
+        for name in ("label_column_name", "label_delimiter"):
+            if getattr(arguments, name) is not None:
+                raise UserError(
+                    f"--{name} requires a column of labels, but there is no {columns.label!r}, "
+                    f"only {', '.join(map(str, frame.columns))}"
+                )
+    texts = zip(*(frame[column] for column in columns.texts), strict=True)
     return [
-        {"id": str(name), "text": join_texts(parts, text_delimiter), "label": label}
+        {"id": str(name), "text": join_texts(parts, columns.text_delimiter), "label": label}
         for name, parts, label in zip(frame["id"], texts, labels, strict=True)
     ]
 
@@ -686,7 +723,7 @@ def read_labels(values: list, delimiter: str | None) -> list[str | list[str] | N
     has_labels = not all(map(is_missing, values))
     labels = []
     for value in values:
-        if isinstance(value, list | tuple | np.ndarray):
+        if is_list(value):
             labels.append([str(name) for name in value])
         elif has_labels and delimiter is not None and isinstance(value, str):
             labels.append([name.strip() for name in value.split(delimiter) if name.strip()])
@@ -737,6 +774,12 @@ def fit_labels(
         check_classes(names, explainer.labels, source)
 
 
+# Copied from tools/common/data.py::is_list
+def is_list(value: object) -> bool:
+    """Return whether a value of a table is a list; Parquet files have them as arrays."""
+    return isinstance(value, list | np.ndarray)
+
+
 # Copied from tools/common/data.py::each_name
 def each_name(labels: Iterable[str | list[str] | None]) -> list[str]:
     """Return the labels of all documents, one after another; lists are taken apart."""
@@ -782,6 +825,10 @@ def check_file_flags(arguments: DataArguments, files: Collection[str]) -> None:
             continue
         if not any(file.lower().endswith(suffixes) for file in files):
             fail(f"--{flag} requires a {' or '.join(suffixes)} file; leave it out")
+
+
+# Copied from tools/common/data.py::MULTI_LABEL
+MULTI_LABEL = "multi_label_classification"
 
 
 # Copied from tools/common/data.py::LOAD_ERRORS
@@ -1981,8 +2028,8 @@ class Explainer:
         if len(self.labels) < 2:
             raise self.refusal("it has one output; a classifier has two or more classes")
         problem = self.model.config.problem_type
-        self.is_multi_label = problem == "multi_label_classification"
-        if problem not in (None, "single_label_classification", "multi_label_classification"):
+        self.is_multi_label = problem == MULTI_LABEL
+        if problem not in (None, "single_label_classification", MULTI_LABEL):
             raise self.refusal(f"it does not choose classes (its config.json says {problem})")
         thresholds = trained_setting(self.model.config, "thresholds", list)
         self.thresholds = thresholds or [0.5] * len(self.labels)
@@ -3257,22 +3304,25 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
         logger.setLevel(logging.ERROR)  # every process would say the same
     model, tokenizer = load_model(name, revision)
     commits = {"dataset_commit": None, "model_commit": model_commit(name, revision)}
+    recorded = read_training_record(name, revision)["arguments"]
     text_format = {}
-    names = []  # of the classes that the dataset defines
+    declared = []  # the classes that the dataset defines
     if arguments.dataset_name is None and arguments.test_file is None:
         documents = read_texts(arguments)
     else:
-        columns, delimiter = choose_columns(arguments, model.config)
-        text_format = {"text_column_names": columns, "text_column_delimiter": delimiter}
+        columns = choose_columns(arguments, model.config, recorded)
+        text_format = {
+            "text_column_names": columns.texts,
+            "text_column_delimiter": columns.text_delimiter,
+        }
         if arguments.dataset_name is not None:
             rows = load_rows(arguments, columns)
             commits["dataset_commit"] = dataset_commit(rows)
             frame = read_rows(arguments, rows, columns)
-            label_column, _ = choose_label_column(arguments)
-            names = class_names(rows.features.get(label_column)) or []
+            declared = class_names(rows.features.get(columns.label)) or []
         else:
             frame = read_test_file(arguments, columns)
-        documents = make_documents(frame, columns, delimiter, arguments)
+        documents = make_documents(frame, columns, arguments)
     check_documents(documents, name_source(arguments))
     missing = set(arguments.figure_ids or []) - {document["id"] for document in documents}
     if missing:
@@ -3289,8 +3339,7 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
     )
     explainer = Explainer(model.to(process.device), tokenizer, settings)
     source = name_source(arguments)
-    label_names = read_training_record(name, revision)["arguments"].get("label_names")
-    fit_labels(documents, explainer, names, label_names, source)
+    fit_labels(documents, explainer, declared, recorded.get("label_names"), source)
     if settings.target == "label":
         check_labels(documents, source)
     for baseline in explainer.baselines:

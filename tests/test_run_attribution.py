@@ -420,6 +420,39 @@ def test_labels_in_one_text_are_split_as_in_training(attribute, multi_label_mode
     assert labels_of(attribute, multi_label_model, tmp_path / "none", rows[1:]) == [None]
 
 
+def test_the_label_delimiter_goes_where_the_model_goes(attribute, multi_label_model, tmp_path):
+    """config.json has it, as the columns of the texts, for a model without its run folder."""
+    path = multi_label_model / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"label_delimiter": ";"}))
+    rows = [{"abstract": "a scheme", "label": "math.AG; math.DG"}]
+    labels = labels_of(attribute, multi_label_model, tmp_path / "some", rows)
+    assert labels == [["math.AG", "math.DG"]]
+
+
+@pytest.mark.parametrize(
+    ("row", "delimiter", "words"),
+    [
+        ({"label": "math.AG"}, "", ["must not be empty"]),
+        ({}, ";", ["requires a column of labels", "no 'label'", "abstract"]),
+        ({"label": ["math.AG"]}, ";", ["'label' are lists", "leave out --label_delimiter"]),
+    ],
+)
+def test_a_label_delimiter_that_splits_nothing_is_refused(
+    attribute, multi_label_model, tmp_path, row, delimiter, words
+):
+    file = write_texts(tmp_path / "new.jsonl", [{"abstract": "a scheme"} | row])
+    flags = ("--test_file", file, "--label_delimiter", delimiter)
+    assert_user_error(
+        attribute(multi_label_model, tmp_path / "out", *flags), "label_delimiter", *words
+    )
+
+
+def test_a_model_of_one_class_has_no_label_delimiter(attribute, tiny_model, tiny_dataset, tmp_path):
+    flags = ("--dataset_name", tiny_dataset, "--label_delimiter", ";")
+    result = attribute(tiny_model, tmp_path / "out", *flags)
+    assert_user_error(result, "--label_delimiter", tiny_model, "one class", "leave it out")
+
+
 def test_minus_one_is_a_class_where_the_model_has_it(attribute, tiny_model, tmp_path):
     rows = [{"abstract": "a scheme", "label": -1}, {"abstract": "a polytope", "label": 1}]
     model = write_tiny_model(tmp_path / "signs", labels=["-1", "1"])
