@@ -25,6 +25,7 @@ from transformers import (
     BartConfig,
     GPT2Config,
     RobertaConfig,
+    XLMConfig,
     XLNetConfig,
 )
 
@@ -180,6 +181,7 @@ def loaded(folder, data, **changes):
 
 DECODER = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 128, "initializer_range": 0.2}
 XLNET = {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64, "initializer_range": 0.2}
+XLM = {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "embed_init_std": 0.2, "init_std": 0.2}
 BART = {
     "d_model": 32,
     "init_std": 0.2,
@@ -208,6 +210,7 @@ FAMILIES = {
     "roberta": (RobertaConfig, ENCODER),
     "xlnet": (XLNetConfig, XLNET),
     "bart": (BartConfig, BART | {"pad_token_id": 0}),
+    "xlm": (XLMConfig, XLM | {"pad_token_id": 0}),
 }
 
 

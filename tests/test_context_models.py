@@ -229,7 +229,7 @@ def test_batches_and_masked_words_do_not_change_what_a_model_classifies(
     np.testing.assert_allclose(values, alone(inputs), atol=1e-5)
     np.testing.assert_allclose(together, one_by_one, atol=1e-5)
     assert np.abs(together - values).max() > 0.05
-    if family in ("xlnet", "bart"):
+    if family in ("xlnet", "bart", "xlm"):
         windows = attention_window.evaluate([run], texts, arguments, cache)
         assert windows.record == {"runs": [{"conditions": []}]}
         assert windows.logits == {}

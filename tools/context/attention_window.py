@@ -37,8 +37,8 @@ def takes_windows(run: Run) -> bool:
         expected = encoder_logits(run, [whole, half])
         full = encoder_logits(run, [whole, half], "full")
         alone = encoder_logits(run, [whole, half], 0)
-    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError):
-        # Models that pool with the mask, or expect another shape of it
+    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, AssertionError):
+        # Models that pool with the mask, or expect another shape of it, which XLM asserts
         return False
     tolerance = (1e-2 if run.bf16 else 1e-4) * max(1, np.abs(expected).max())
     full_is_equal = np.abs(full - expected).max() < tolerance
