@@ -658,8 +658,8 @@ def class_names(feature) -> list[str] | None:
 def name_label(value, names: list[str]) -> str | list[str] | None:
     """Return the names of a number or a list of numbers of classes; -1 and None stand for none."""
     if isinstance(value, Collection):
-        return [names[number] for number in value]
-    return None if is_missing(value) or value < 0 else names[int(value)]
+        return [names[number] for number in value if name_of(number, names) is not None]
+    return name_of(value, names)
 
 
 def read_test_file(arguments: DataArguments, columns: Columns) -> pd.DataFrame:

@@ -429,6 +429,19 @@ def test_the_label_delimiter_goes_where_the_model_goes(attribute, multi_label_mo
     assert labels == [["math.AG", "math.DG"]]
 
 
+def test_minus_one_in_a_list_of_numbers_is_no_class(attribute, multi_label_model, tmp_path):
+    from datasets import ClassLabel, Dataset, Features, List, Value
+
+    features = {"abstract": Value("string"), "label": List(ClassLabel(names=LABELS))}
+    rows = {"abstract": ["a scheme", "a knot", "a flow"], "label": [[0, -1], [-1], None]}
+    (tmp_path / "data").mkdir()
+    Dataset.from_dict(rows, Features(features)).to_parquet(tmp_path / "data" / "test.parquet")
+    flags = ("--dataset_name", tmp_path / "data", "--n_steps", 2)
+    result = attribute(multi_label_model, tmp_path / "out", *flags)
+    assert result.code == 0, result.err
+    assert [line["label"] for line in read(tmp_path / "out")[0]] == [[LABELS[0]], [], None]
+
+
 @pytest.mark.parametrize(
     ("row", "delimiter", "words"),
     [
