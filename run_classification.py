@@ -67,6 +67,7 @@ import sys
 import time
 import traceback
 import unicodedata
+import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -381,6 +382,10 @@ def parse_arguments(
     is_flag = bool(words) and words[0].startswith("-")  # such as --train_file=train.json
     if words and not is_flag and words[0].endswith((".json", ".yaml", ".yml")):
         words.insert(0, "--config")
+    for index, word in enumerate(words):
+        if word.startswith("--config="):
+            words[index : index + 1] = word.split("=", maxsplit=1)
+            break
     if "--config" in words:
         index = words.index("--config")
         if index + 1 == len(words):
@@ -615,6 +620,10 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
     check_at_least("preprocessing_num_workers", model.preprocessing_num_workers, 1)
     check_at_least("attention_dropout", model.attention_dropout, 0)
     check_at_least("early_stopping_patience", model.early_stopping_patience, 0)
+    for name in ("logging_steps", "eval_steps", "save_steps"):  # below 1: a share of all steps
+        value = getattr(training, name)
+        if value is not None and value <= 0:
+            fail(f"--{name} must be positive, not {value:g}")
     if not 0 <= training.label_smoothing_factor < 1:
         fail(
             f"--label_smoothing_factor must be at least 0 and below 1, "
@@ -624,6 +633,12 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
         fail(f"--max_steps must be at least 1, or -1 for no limit, not {training.max_steps}")
     if training.max_steps == -1 and not 0 < training.num_train_epochs < math.inf:
         fail(f"--num_train_epochs must be positive, not {training.num_train_epochs}")
+
+    # Processes that load the batches
+    check_at_least("dataloader_num_workers", training.dataloader_num_workers, 0)
+    for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
+        if getattr(training, name) and training.dataloader_num_workers == 0:
+            fail(f"--{name} requires --dataloader_num_workers; leave it out")
 
     # What is done
     if not (training.do_train or training.do_eval or training.do_predict):
@@ -658,7 +673,7 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
         read_threshold(model.threshold)
 
     # Which model is the best
-    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    metric = (training.metric_for_best_model or "").removeprefix("eval_")
     if metric in BEST_MODEL_METRICS:
         is_greater_better = metric not in LOSSES
         if training.greater_is_better not in (None, is_greater_better):
@@ -667,9 +682,8 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
                 f"with the worst {metric}; leave it out"
             )
     elif not model.metric_name:  # see check_metric_for_best_model
-        fail(
-            f"--metric_for_best_model must be one of {', '.join(BEST_MODEL_METRICS)}, not {metric}"
-        )
+        names = ", ".join(BEST_MODEL_METRICS)
+        fail(f"--metric_for_best_model must be one of {names}, not {metric!r}")
     if training.do_train and training.eval_strategy == "no" and model.early_stopping_patience:
         fail(
             "early stopping needs evaluations; give --early_stopping_patience 0 "
@@ -724,11 +738,17 @@ def load_config(arguments: ModelArguments) -> PretrainedConfig:
         if Path(source, "model.skops").exists():
             reason = "it is an SVM of run_baseline.py, which predicts with it; give an encoder"
         fail(f"cannot load model {source}: {reason}")
-    if config.is_encoder_decoder:
+    # The encoder of a T5 alone is called none, but its class gets a decoder of random weights.
+    if config.is_encoder_decoder or type(config).is_encoder_decoder:
         fail(
-            f"cannot load model {source}: it is an encoder-decoder model; "
+            f"cannot load model {source}: it is an encoder-decoder model, or a part of one; "
             "choose an encoder or a decoder"
         )
+    # Some checkpoints ask for more than the logits, which the Trainer would collect for all
+    # documents, or for tuples, which have no names.
+    config.output_hidden_states = False
+    config.output_attentions = False
+    config.return_dict = True
     return config
 
 
@@ -792,6 +812,16 @@ def use_splits_of_run(data: DataArguments, used: dict | None) -> None:
         is_usual = name == "validation_fraction" and value == VALIDATION_FRACTION
         if given is None and (name == "split_seed" or (is_same_data and not is_usual)):
             setattr(data, name, value)
+
+
+def check_split_flags(given: dict, loaded: "LoadedData") -> None:
+    """Exit with status 2 on flags of SPLIT_SETTINGS that were given and that drew nothing."""
+    if given["split_seed"] is not None and not loaded.held_out:
+        fail("--split_seed: no split is taken from training; leave it out")
+    if given["validation_fraction"] is not None and "validation" not in loaded.held_out:
+        fail("--validation_fraction: no validation split is taken from training; leave it out")
+    if given["test_fraction"] is not None and not loaded.held_out:
+        fail("--test_fraction: no split is taken from training; leave it out")
 
 
 def check_loss_of_run(model: ModelArguments, training: TrainingArguments, used: dict) -> None:
@@ -1039,9 +1069,12 @@ def load_tokenizer(
     For training, tokens that were added to the tokenizer get embeddings.
     """
     source = arguments.tokenizer_name or arguments.model_name_or_path
+    # The revision of the model says nothing about another repository.
+    is_of_model = source == arguments.model_name_or_path
+    revision = arguments.model_revision if is_of_model else "main"
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=arguments.model_revision, trust_remote_code=False
+            source, revision=revision, trust_remote_code=False
         )
     except Exception as error:  # the tokenizers library raises Exception itself
         fail(f"cannot load tokenizer {source}: {one_line(error)}")
@@ -1065,7 +1098,9 @@ def load_tokenizer(
     if tokenizer.padding_side != side:
         tokenizer.padding_side = side
         logger.info("batches are padded on the %s", side)
-    embeddings = model.get_input_embeddings().weight.shape[0]
+    embeddings = count_embeddings(model)
+    if embeddings is None:
+        return tokenizer
     vocabulary = tokenizer.get_vocab()
     largest = max(vocabulary.values())
     unknown = {token for token, number in vocabulary.items() if number >= embeddings}
@@ -1080,6 +1115,15 @@ def load_tokenizer(
             "(model.resize_token_embeddings) and save it"
         )
     return tokenizer
+
+
+def count_embeddings(model: PreTrainedModel) -> int | None:
+    """Return how many tokens a model has embeddings of; None without a table (CANINE hashes)."""
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:
+        return None
+    return table.num_embeddings if isinstance(table, torch.nn.Embedding) else None
 
 
 def max_length_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -1597,9 +1641,9 @@ def check_metric_for_best_model(
         labels = np.eye(n_classes)
     logits = 9 * np.eye(n_classes)
     names = ["loss", *evaluate_logits(EvalPrediction(logits, labels), task, more_metrics)]
-    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    metric = (training.metric_for_best_model or "").removeprefix("eval_")
     if training.do_train and metric not in names:
-        fail(f"--metric_for_best_model must be one of {', '.join(names)} here, not {metric}")
+        fail(f"--metric_for_best_model must be one of {', '.join(names)} here, not {metric!r}")
     return names
 
 
@@ -1794,6 +1838,12 @@ class RunMonitor(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.logged_time = time.time()
+        # A checkpoint has the path of the best one. Where the run folder was moved, or the command
+        # runs in another folder, nothing is there, and the Trainer would keep the last model.
+        if state.best_global_step is not None:
+            best = Path(args.output_dir, f"checkpoint-{state.best_global_step}")
+            if best.is_dir():
+                state.best_model_checkpoint = str(best)
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         if self.first_step is None:
@@ -1909,9 +1959,7 @@ def read_checkpoint(path: Path, patience: int, model: torch.nn.Module) -> Checkp
     used = stopping.get("attributes", {}).get("early_stopping_patience_counter", 0)
     is_stopped = 0 < patience <= used
     is_ended = is_stopped or state["global_step"] >= state["max_steps"]
-    if not is_ended and not any(path.glob("rng_state*.pth")):
-        # The Trainer would go on with a new optimizer and from the start of the schedule.
-        raise ValueError("it has weights only (--save_only_model)")
+    check_files_of_checkpoint(path, is_ended)
     logged = [entry for entry in state["log_history"] if "loss" in entry]
     has_all_losses = bool(logged) and logged[-1]["step"] == state["global_step"]
     has_all_times = has_all_losses and all("seconds" in entry for entry in logged)
@@ -1922,6 +1970,28 @@ def read_checkpoint(path: Path, patience: int, model: torch.nn.Module) -> Checkp
         has_all_losses=has_all_losses,
         seconds=training_seconds(logged) if has_all_times else None,
     )
+
+
+def check_files_of_checkpoint(path: Path, is_ended: bool) -> None:
+    """Raise ValueError if a checkpoint lacks a file that the Trainer reads, or one is cut off.
+
+    is_ended: there is nothing left to train; only the best model is still to be loaded.
+    """
+    # FSDP and DeepSpeed have their own formats, in folders of these names.
+    own_formats = ("pytorch_model_fsdp*", "global_step*")
+    has_own_format = any(any(path.glob(pattern)) for pattern in own_formats)
+    if not has_own_format and not any(path.glob("*.safetensors")):
+        raise ValueError("it has no weights")
+    # The Trainer would go on without them: with a new optimizer, from the start of the schedule.
+    has_optimizer = any(path.glob("*optimizer*")) and (path / "scheduler.pt").exists()
+    if not is_ended and not any(path.glob("rng_state*.pth")):
+        raise ValueError("it has weights only (--save_only_model)")
+    if not is_ended and not has_own_format and not has_optimizer:
+        raise ValueError("it has no optimizer.pt or no scheduler.pt")
+    # PyTorch writes ZIP archives, whose directory is at the end.
+    for file in (*path.glob("*.pt"), *path.glob("*.pth")):
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"{file.name} is cut off")
 
 
 def find_checkpoint(folder: Path, patience: int, model: torch.nn.Module) -> Checkpoint | None:
@@ -2004,6 +2074,7 @@ class LoadedData:
     commit: str | None  # of a dataset on the Hub
     problem_type: str  # SINGLE_LABEL or MULTI_LABEL
     dropped: dict[str, dict[str, int]]  # by --drop_bad_rows: rows of each split and reason
+    held_out: list[str]  # the splits that are shares of training, drawn with --split_seed
 
 
 # Copied from tools/common/data.py::load_splits
@@ -2070,7 +2141,7 @@ def load_splits(
             columns["label"] = [number[name] for name in columns["label"]]
         splits[split] = Dataset.from_dict(columns, features)
     fingerprints = {split: fingerprint(table) for split, table in tables.items()}
-    return LoadedData(splits, names, fingerprints, commit, problem_type, dropped)
+    return LoadedData(splits, names, fingerprints, commit, problem_type, dropped, taken)
 
 
 # Copied from tools/common/data.py::check_data_arguments
@@ -2585,6 +2656,10 @@ def check_rows(
         re.search("[\ud800-\udfff]", "".join(each_name(row))) is not None
         for row in zip(ids, texts, names, strict=True)
     ]
+    # Python's csv module would write it without quotation marks: predictions.csv would be broken.
+    problems["a carriage return in the id or the label"] = [
+        any("\r" in name for name in each_name(row)) for row in zip(ids, names, strict=True)
+    ]
     is_empty = np.array([not text for text in texts])
     is_unlabeled = np.array([name is None for name in names])
     is_usable = ~is_empty & ~is_unlabeled
@@ -2721,9 +2796,16 @@ def check_labels(labels: list, documents: int, name: str) -> None:
     values = [value.item() if isinstance(value, np.generic) else value for value in labels]
     values = [value for value in values if not is_missing(value)]
     kinds = sorted({type(value).__name__ for value in values})
-    # A CSV file has them as texts.
-    is_decimal = (re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", str(value)) for value in values)
+    # A CSV file has them as texts, the smallest ones as 1e-05.
+    decimal = r"\s*[+-]?(\d+\.\d*|\.\d+|\d+(?=e))(e[+-]?\d+)?\s*"
+    is_decimal = (re.fullmatch(decimal, str(value), re.IGNORECASE) for value in values)
     if kinds == ["float"] or (values and all(is_decimal)):
+        fractions = [value for value in values if not float(value).is_integer()]
+        if fractions:
+            fail(
+                f"{name} are decimal numbers such as {fractions[0]}, not classes; write classes as "
+                "names or integers, or see the regression in docs/adapting.md"
+            )
         missing = max(0, documents - len(values))
         fail(
             f"{name} are decimal numbers such as {values[0]}, not names or integers; pandas makes "
@@ -3908,6 +3990,7 @@ def run_stages(
     if not training.do_train:
         used = read_training_record(arguments.model_name_or_path, arguments.model_revision)
         check_loss_of_run(arguments, training, used)
+    given_splits = {name: getattr(data, name) for name in SPLIT_SETTINGS}
     use_settings_of_run(arguments, data, config, used)
     needed = []
     if training.do_train:
@@ -3917,6 +4000,7 @@ def run_stages(
     if training.do_predict:
         needed.append("test")
     loaded = load_splits(data, needed, training.seed)
+    check_split_flags(given_splits, loaded)
     set_classes(
         config, arguments.model_name_or_path, loaded.labels, data.label_names, training.do_train
     )
