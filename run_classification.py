@@ -121,7 +121,7 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
-from transformers.utils import cached_file, extract_commit_hash
+from transformers.utils import cached_file, extract_commit_hash, is_sentencepiece_available
 
 logger = logging.getLogger(__name__)
 SCRIPT = "run_classification.py"
@@ -606,39 +606,23 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
                 "would be wrong"
             )
 
-    # Numbers
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-        check_at_least(name, getattr(training, name), 1)
-    check_at_least("gradient_accumulation_steps", training.gradient_accumulation_steps, 1)
-    for name in ("learning_rate", "warmup_steps", "weight_decay"):
-        check_at_least(name, getattr(training, name), 0)
-    for name in ("seed", "data_seed"):
-        value = getattr(training, name)
-        if value is not None and not 0 <= value < 2**32:
-            fail(f"--{name} must be between 0 and 2**32 - 1, not {value}")
-    check_at_least("pad_to_multiple_of", model.pad_to_multiple_of, 1)
-    check_at_least("preprocessing_num_workers", model.preprocessing_num_workers, 1)
-    check_at_least("attention_dropout", model.attention_dropout, 0)
-    check_at_least("early_stopping_patience", model.early_stopping_patience, 0)
-    for name in ("logging_steps", "eval_steps", "save_steps"):  # below 1: a share of all steps
-        value = getattr(training, name)
-        if value is not None and value <= 0:
-            fail(f"--{name} must be positive, not {value:g}")
-    if not 0 <= training.label_smoothing_factor < 1:
-        fail(
-            f"--label_smoothing_factor must be at least 0 and below 1, "
-            f"not {training.label_smoothing_factor}"
-        )
-    if training.max_steps == 0 or training.max_steps < -1:
-        fail(f"--max_steps must be at least 1, or -1 for no limit, not {training.max_steps}")
-    if training.max_steps == -1 and not 0 < training.num_train_epochs < math.inf:
-        fail(f"--num_train_epochs must be positive, not {training.num_train_epochs}")
+    check_numbers(model, training)
 
     # Processes that load the batches
     check_at_least("dataloader_num_workers", training.dataloader_num_workers, 0)
     for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
         if getattr(training, name) and training.dataloader_num_workers == 0:
             fail(f"--{name} requires --dataloader_num_workers; leave it out")
+
+    # Batches of another size than the record's, or an order that a continued run would not repeat
+    loading = training.accelerator_config
+    for name, is_wrong in (
+        ("split_batches", loading.split_batches),
+        ("use_seedable_sampler", not loading.use_seedable_sampler),
+    ):
+        if is_wrong:
+            value = str(getattr(loading, name)).lower()
+            fail(f"--accelerator_config with {name} {value} is not supported; leave {name} out")
 
     # What is done
     if not (training.do_train or training.do_eval or training.do_predict):
@@ -671,8 +655,41 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
         )
     if model.threshold not in (None, "auto"):
         read_threshold(model.threshold)
+    check_best_model(model, training)
 
-    # Which model is the best
+
+def check_numbers(model: ModelArguments, training: TrainingArguments) -> None:
+    """Exit with status 2 on numbers that the library would take and that have no meaning."""
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+        check_at_least(name, getattr(training, name), 1)
+    check_at_least("gradient_accumulation_steps", training.gradient_accumulation_steps, 1)
+    for name in ("learning_rate", "warmup_steps", "weight_decay"):
+        check_at_least(name, getattr(training, name), 0)
+    for name in ("seed", "data_seed"):
+        value = getattr(training, name)
+        if value is not None and not 0 <= value < 2**32:
+            fail(f"--{name} must be between 0 and 2**32 - 1, not {value}")
+    check_at_least("pad_to_multiple_of", model.pad_to_multiple_of, 1)
+    check_at_least("preprocessing_num_workers", model.preprocessing_num_workers, 1)
+    check_at_least("attention_dropout", model.attention_dropout, 0)
+    check_at_least("early_stopping_patience", model.early_stopping_patience, 0)
+    for name in ("logging_steps", "eval_steps", "save_steps"):  # below 1: a share of all steps
+        value = getattr(training, name)
+        if value is not None and value <= 0:
+            fail(f"--{name} must be positive, not {value:g}")
+    if not 0 <= training.label_smoothing_factor < 1:
+        fail(
+            f"--label_smoothing_factor must be at least 0 and below 1, "
+            f"not {training.label_smoothing_factor}"
+        )
+    if training.max_steps == 0 or training.max_steps < -1:
+        fail(f"--max_steps must be at least 1, or -1 for no limit, not {training.max_steps}")
+    if training.max_steps == -1 and not 0 < training.num_train_epochs < math.inf:
+        fail(f"--num_train_epochs must be positive, not {training.num_train_epochs}")
+
+
+def check_best_model(model: ModelArguments, training: TrainingArguments) -> None:
+    """Exit with status 2 if the best model could not be told, stopped at or kept."""
     metric = (training.metric_for_best_model or "").removeprefix("eval_")
     if metric in BEST_MODEL_METRICS:
         is_greater_better = metric not in LOSSES
@@ -1077,7 +1094,14 @@ def load_tokenizer(
             source, revision=revision, trust_remote_code=False
         )
     except Exception as error:  # the tokenizers library raises Exception itself
-        fail(f"cannot load tokenizer {source}: {one_line(error)}")
+        reason = one_line(error)
+        if "tiktoken" in reason and not is_sentencepiece_available():
+            # transformers tries tiktoken last, whatever the file is, and asks for that package.
+            reason = (
+                "it has no tokenizer.json; where its vocabulary is a SentencePiece model, as that "
+                "of DeBERTa-v3: pip install sentencepiece protobuf"
+            )
+        fail(f"cannot load tokenizer {source}: {reason}")
     # Without files transformers makes an empty tokenizer.
     if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
         fail(f"cannot load tokenizer {source}: it has no files; give --tokenizer_name")
@@ -1146,6 +1170,20 @@ def padded_length(length: int, multiple: int) -> int:
     return math.ceil(length / multiple) * multiple
 
 
+def choose_padding(
+    arguments: ModelArguments, training: TrainingArguments, limit: int | None
+) -> int | None:
+    """Return the multiple that the lengths of batches are padded to, or None.
+
+    limit is the maximum number of tokens of the model.
+    """
+    if arguments.pad_to_multiple_of is not None or training.mixed_precision == "no":
+        return arguments.pad_to_multiple_of
+    if limit is not None and padded_length(arguments.max_seq_length, 8) > limit:
+        return None
+    return 8  # the sizes that the units for half precision work with
+
+
 def check_max_seq_length(
     arguments: ModelArguments, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
@@ -1211,6 +1249,33 @@ def encode_label(
     for number in label:
         has_class[labels[number]] = 1.0
     return has_class
+
+
+def encode_splits(
+    splits: DatasetDict, encode: functools.partial, arguments: ModelArguments
+) -> DatasetDict:
+    """Return all splits preprocessed, and log how many of their texts have the maximum length.
+
+    encode is preprocess() with its arguments.
+    """
+    encoded = DatasetDict()
+    for split, dataset in splits.items():
+        encoded[split] = dataset.map(
+            encode,
+            batched=True,
+            desc="Tokenizing",
+            remove_columns=dataset.column_names,
+            num_proc=arguments.preprocessing_num_workers,
+        )
+    for split, dataset in encoded.items():
+        is_long = np.array(dataset["length"]) >= arguments.max_seq_length
+        logger.info(
+            "%s: %s documents, %.0f %% have the maximum length",
+            split,
+            f"{len(dataset):,}",
+            100 * is_long.mean(),
+        )
+    return encoded
 
 
 def window_size(tokenizer: PreTrainedTokenizerBase, text_prefix: str, max_seq_length: int) -> int:
@@ -1287,6 +1352,29 @@ def balanced_weights(labels: np.ndarray, n_classes: int) -> torch.Tensor:
         n_used = (counts > 0).sum()
         weights = counts.sum() / n_used / np.maximum(counts, 1)
     return torch.tensor(weights, dtype=torch.float32)
+
+
+def describe_loss(
+    arguments: ModelArguments,
+    training: TrainingArguments,
+    task: Task,
+    encoded: DatasetDict,
+    used: dict | None,
+) -> dict:
+    """Return class weights (class -> weight) and label smoothing, as the record has them.
+
+    used is the record of the run that predicts, whose loss is measured; None if this command
+    trains.
+    """
+    if used is not None and "loss" in used:
+        return used["loss"]
+    weight = torch.ones(len(task.classes))
+    if training.do_train and arguments.class_weights == "balanced":
+        weight = balanced_weights(np.array(encoded["train"]["labels"]), len(task.classes))
+    return {
+        "class_weights": dict(zip(task.classes, weight.tolist(), strict=True)),
+        "label_smoothing_factor": training.label_smoothing_factor,
+    }
 
 
 # ADAPT: the loss, such as a focal loss.
@@ -2030,6 +2118,48 @@ def read_given_checkpoint(
             f"--resume_from_checkpoint {path} cannot be continued: {one_line(error)}; leave the "
             "flag out to take the newest that can"
         )
+
+
+def train_model(trainer: Trainer, folder: Path, patience: int) -> None:
+    """Train from the last checkpoint, if there is one; write the model and what training gave.
+
+    Files of the run folder: the model, train_results.json and trainer_state.json.
+    """
+    training = trainer.args
+    n_documents = len(trainer.train_dataset)
+    announce_training(training, n_documents, total_batch_size(training))
+    if (training.resume_from_checkpoint or "true").lower() == "true":
+        checkpoint = find_checkpoint(folder, patience, trainer.model)
+    else:
+        path = Path(training.resume_from_checkpoint)
+        checkpoint = read_given_checkpoint(path, folder, patience, trainer.model)
+    if checkpoint is not None and checkpoint.is_stopped:
+        # Only the best model is still to be loaded.
+        training.num_train_epochs = 0
+        training.max_steps = -1
+    result = trainer.train(resume_from_checkpoint=checkpoint and checkpoint.path)
+    stop_if_preempted(trainer)
+    metrics = result.metrics | {"train_samples": n_documents}
+    metrics["train_loss"] = mean_loss(trainer.state.log_history)
+    if checkpoint is not None:
+        # The rates are those since this step; loss and time those of the whole training,
+        # or left out.
+        metrics["train_resumed_from_step"] = checkpoint.step
+        if not checkpoint.has_all_losses:
+            del metrics["train_loss"]
+        if checkpoint.seconds is None:
+            del metrics["train_runtime"]
+        else:
+            metrics["train_runtime"] += checkpoint.seconds
+    training.push_to_hub = False  # stage 9 pushes the complete folder with its card
+    trainer.save_model()
+    save_metrics(trainer, "train", metrics)
+    if trainer.state.best_model_checkpoint:
+        # The file is published: no path of this machine
+        trainer.state.best_model_checkpoint = Path(trainer.state.best_model_checkpoint).name
+    if trainer.is_world_process_zero():
+        trainer.state.save_to_json(str(folder / "trainer_state.json.tmp"))
+        os.replace(folder / "trainer_state.json.tmp", folder / "trainer_state.json")
 
 
 def stop_if_preempted(trainer: Trainer) -> None:
@@ -3414,12 +3544,12 @@ def ask_for_base_card(model_name_or_path: str) -> dict[str, str | list[str]]:
         metadata = ModelCard.load(base, ignore_metadata_errors=True).data
     except (OSError, ValueError, httpx.HTTPError, yaml.YAMLError):
         return {}
-    found = {}
+    fields = {}
     for name in ("license", "license_name", "license_link", "language"):
         value = getattr(metadata, name, None)
         if value:
-            found[name] = value
-    return found
+            fields[name] = value
+    return fields
 
 
 def read_record(folder: Path) -> dict | None:
@@ -4057,23 +4187,7 @@ def run_stages(
         labels=[config.label2id[name] for name in loaded.labels],
         n_classes=config.num_labels,
     )
-    encoded = DatasetDict()
-    for split, dataset in loaded.splits.items():
-        encoded[split] = dataset.map(
-            encode,
-            batched=True,
-            desc="Tokenizing",
-            remove_columns=dataset.column_names,
-            num_proc=arguments.preprocessing_num_workers,
-        )
-    for split, dataset in encoded.items():
-        is_long = np.array(dataset["length"]) >= arguments.max_seq_length
-        logger.info(
-            "%s: %s documents, %.0f %% have the maximum length",
-            split,
-            f"{len(dataset):,}",
-            100 * is_long.mean(),
-        )
+    encoded = encode_splits(loaded.splits, encode, arguments)
     # What is evaluated after training and predicted
     final = encoded
     if arguments.long_texts == "windows":
@@ -4083,26 +4197,14 @@ def run_stages(
                 final[split] = encode_windows(dataset, encode)
 
     # 5. Trainer
-    weight = torch.ones(config.num_labels)
-    if training.do_train and arguments.class_weights == "balanced":
-        weight = balanced_weights(np.array(encoded["train"]["labels"]), config.num_labels)
-    loss = {
-        "class_weights": dict(zip(task.classes, weight.tolist(), strict=True)),
-        "label_smoothing_factor": training.label_smoothing_factor,
-    }
-    if used is not None and "loss" in used:  # that of the training, here too
-        loss = used["loss"]
-        weight = torch.tensor([loss["class_weights"][name] for name in task.classes])
+    loss = describe_loss(arguments, training, task, encoded, used)
+    weight = torch.tensor([loss["class_weights"][name] for name in task.classes])
     record["loss"] = loss
     monitor = RunMonitor()
     callbacks = [monitor]
     if training.do_train and arguments.early_stopping_patience:
         callbacks.append(transformers.EarlyStoppingCallback(arguments.early_stopping_patience))
-    multiple = arguments.pad_to_multiple_of
-    if multiple is None and training.mixed_precision != "no":
-        limit = max_length_of(model, tokenizer)
-        if limit is None or padded_length(arguments.max_seq_length, 8) <= limit:
-            multiple = 8  # the sizes that the units for half precision work with
+    multiple = choose_padding(arguments, training, max_length_of(model, tokenizer))
     check_packages_and_hub(training, model, repo_id)
     trainer = Trainer(
         model=model,
@@ -4145,40 +4247,7 @@ def run_stages(
 
         # 6. Training
         if training.do_train:
-            announce_training(training, len(encoded["train"]), record["total_train_batch_size"])
-            patience = arguments.early_stopping_patience
-            if (training.resume_from_checkpoint or "true").lower() == "true":
-                checkpoint = find_checkpoint(folder, patience, model)
-            else:
-                path = Path(training.resume_from_checkpoint)
-                checkpoint = read_given_checkpoint(path, folder, patience, model)
-            if checkpoint is not None and checkpoint.is_stopped:
-                # Only the best model is still to be loaded.
-                trainer.args.num_train_epochs = 0
-                trainer.args.max_steps = -1
-            result = trainer.train(resume_from_checkpoint=checkpoint and checkpoint.path)
-            stop_if_preempted(trainer)
-            metrics = result.metrics | {"train_samples": len(encoded["train"])}
-            metrics["train_loss"] = mean_loss(trainer.state.log_history)
-            if checkpoint is not None:
-                # The rates are those since this step; loss and time those of the whole training,
-                # or left out.
-                metrics["train_resumed_from_step"] = checkpoint.step
-                if not checkpoint.has_all_losses:
-                    del metrics["train_loss"]
-                if checkpoint.seconds is None:
-                    del metrics["train_runtime"]
-                else:
-                    metrics["train_runtime"] += checkpoint.seconds
-            trainer.args.push_to_hub = False  # stage 9 pushes the complete folder with its card
-            trainer.save_model()
-            save_metrics(trainer, "train", metrics)
-            if trainer.state.best_model_checkpoint:
-                # The file is published: no path of this machine
-                trainer.state.best_model_checkpoint = Path(trainer.state.best_model_checkpoint).name
-            if is_main:
-                trainer.state.save_to_json(str(folder / "trainer_state.json.tmp"))
-                os.replace(folder / "trainer_state.json.tmp", folder / "trainer_state.json")
+            train_model(trainer, folder, arguments.early_stopping_patience)
 
         # 7. Validation split
         if training.do_eval:

@@ -1363,6 +1363,21 @@ def test_encoder_of_an_encoder_decoder_is_refused(run, tiny_model, tiny_dataset,
     assert_user_error(result, "encoder-decoder")
 
 
+def test_vocabulary_of_sentencepiece_without_the_package(run, tiny_dataset, tmp_path):
+    """Such as DeBERTa-v3: transformers would advise to install tiktoken, which does not help."""
+    if transformers.utils.is_sentencepiece_available():
+        pytest.skip("sentencepiece is installed")
+    config = transformers.DebertaV2Config(
+        vocab_size=16, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=64,
+    )  # fmt: skip
+    transformers.DebertaV2Model(config).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "spm.model").write_bytes(b"\n\x0e\n\x05[PAD]\x15\0\0\0\0\x18\x03")
+    (tmp_path / "model" / "tokenizer_config.json").write_text('{"vocab_type": "spm"}')
+    result = run("run_classification", *command(tmp_path / "model", tiny_dataset, tmp_path / "run"))
+    assert_user_error(result, tmp_path / "model", "pip install sentencepiece protobuf")
+
+
 @pytest.mark.parametrize(
     "settings", [{"output_hidden_states": True, "output_attentions": True}, {"return_dict": False}]
 )

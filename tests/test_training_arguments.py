@@ -118,6 +118,8 @@ def test_refused(run, tiny_model, tiny_dataset, tmp_path, name):
         ("dataloader_num_workers", "-1"),
         ("dataloader_persistent_workers", "true"),
         ("dataloader_multiprocessing_context", "fork"),
+        ("accelerator_config", '{"split_batches": true}'),
+        ("accelerator_config", '{"use_seedable_sampler": false}'),
     ],
 )
 def test_values_without_meaning_or_without_their_package(
