@@ -278,6 +278,10 @@ def parse_arguments(
     is_flag = bool(words) and words[0].startswith("-")  # such as --train_file=train.json
     if words and not is_flag and words[0].endswith((".json", ".yaml", ".yml")):
         words.insert(0, "--config")
+    for index, word in enumerate(words):
+        if word.startswith("--config="):
+            words[index : index + 1] = word.split("=", maxsplit=1)
+            break
     if "--config" in words:
         index = words.index("--config")
         if index + 1 == len(words):
@@ -1048,6 +1052,7 @@ class LoadedData:
     commit: str | None  # of a dataset on the Hub
     problem_type: str  # SINGLE_LABEL or MULTI_LABEL
     dropped: dict[str, dict[str, int]]  # by --drop_bad_rows: rows of each split and reason
+    held_out: list[str]  # the splits that are shares of training, drawn with --split_seed
 
 
 # Copied from tools/common/data.py::load_splits
@@ -1114,7 +1119,7 @@ def load_splits(
             columns["label"] = [number[name] for name in columns["label"]]
         splits[split] = Dataset.from_dict(columns, features)
     fingerprints = {split: fingerprint(table) for split, table in tables.items()}
-    return LoadedData(splits, names, fingerprints, commit, problem_type, dropped)
+    return LoadedData(splits, names, fingerprints, commit, problem_type, dropped, taken)
 
 
 # Copied from tools/common/data.py::check_data_arguments
@@ -1629,6 +1634,10 @@ def check_rows(
         re.search("[\ud800-\udfff]", "".join(each_name(row))) is not None
         for row in zip(ids, texts, names, strict=True)
     ]
+    # Python's csv module would write it without quotation marks: predictions.csv would be broken.
+    problems["a carriage return in the id or the label"] = [
+        any("\r" in name for name in each_name(row)) for row in zip(ids, names, strict=True)
+    ]
     is_empty = np.array([not text for text in texts])
     is_unlabeled = np.array([name is None for name in names])
     is_usable = ~is_empty & ~is_unlabeled
@@ -1765,9 +1774,16 @@ def check_labels(labels: list, documents: int, name: str) -> None:
     values = [value.item() if isinstance(value, np.generic) else value for value in labels]
     values = [value for value in values if not is_missing(value)]
     kinds = sorted({type(value).__name__ for value in values})
-    # A CSV file has them as texts.
-    is_decimal = (re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", str(value)) for value in values)
+    # A CSV file has them as texts, the smallest ones as 1e-05.
+    decimal = r"\s*[+-]?(\d+\.\d*|\.\d+|\d+(?=e))(e[+-]?\d+)?\s*"
+    is_decimal = (re.fullmatch(decimal, str(value), re.IGNORECASE) for value in values)
     if kinds == ["float"] or (values and all(is_decimal)):
+        fractions = [value for value in values if not float(value).is_integer()]
+        if fractions:
+            fail(
+                f"{name} are decimal numbers such as {fractions[0]}, not classes; write classes as "
+                "names or integers, or see the regression in docs/adapting.md"
+            )
         missing = max(0, documents - len(values))
         fail(
             f"{name} are decimal numbers such as {values[0]}, not names or integers; pandas makes "
@@ -2747,6 +2763,10 @@ def train_and_predict(
     data = load_splits(data_arguments, ["train", "validation"], arguments.seed, optional=["test"])
     if arguments.threshold is not None and data.problem_type != MULTI_LABEL:
         fail("--threshold requires several labels per document; leave it out")
+    if data_arguments.split_seed != DataArguments.split_seed and not data.held_out:
+        fail("--split_seed: no split is taken from training; leave it out")
+    if data_arguments.max_predict_samples is not None and "test" not in data.splits:
+        fail("--max_predict_samples: there is no test split; leave it out")
     names = data.labels
     tables = {split: dataset.to_pandas() for split, dataset in data.splits.items()}
     sizes = ", ".join(f"{len(table)} {split}" for split, table in tables.items())

@@ -67,6 +67,7 @@ import sys
 import time
 import traceback
 import unicodedata
+import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -120,7 +121,7 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 from transformers.trainer_pt_utils import BatchRebalanceSampler, LengthGroupedSampler
-from transformers.utils import cached_file, extract_commit_hash
+from transformers.utils import cached_file, extract_commit_hash, is_sentencepiece_available
 
 logger = logging.getLogger(__name__)
 SCRIPT = "run_classification.py"
@@ -381,6 +382,10 @@ def parse_arguments(
     is_flag = bool(words) and words[0].startswith("-")  # such as --train_file=train.json
     if words and not is_flag and words[0].endswith((".json", ".yaml", ".yml")):
         words.insert(0, "--config")
+    for index, word in enumerate(words):
+        if word.startswith("--config="):
+            words[index : index + 1] = word.split("=", maxsplit=1)
+            break
     if "--config" in words:
         index = words.index("--config")
         if index + 1 == len(words):
@@ -601,29 +606,23 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
                 "would be wrong"
             )
 
-    # Numbers
-    for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
-        check_at_least(name, getattr(training, name), 1)
-    check_at_least("gradient_accumulation_steps", training.gradient_accumulation_steps, 1)
-    for name in ("learning_rate", "warmup_steps", "weight_decay"):
-        check_at_least(name, getattr(training, name), 0)
-    for name in ("seed", "data_seed"):
-        value = getattr(training, name)
-        if value is not None and not 0 <= value < 2**32:
-            fail(f"--{name} must be between 0 and 2**32 - 1, not {value}")
-    check_at_least("pad_to_multiple_of", model.pad_to_multiple_of, 1)
-    check_at_least("preprocessing_num_workers", model.preprocessing_num_workers, 1)
-    check_at_least("attention_dropout", model.attention_dropout, 0)
-    check_at_least("early_stopping_patience", model.early_stopping_patience, 0)
-    if not 0 <= training.label_smoothing_factor < 1:
-        fail(
-            f"--label_smoothing_factor must be at least 0 and below 1, "
-            f"not {training.label_smoothing_factor}"
-        )
-    if training.max_steps == 0 or training.max_steps < -1:
-        fail(f"--max_steps must be at least 1, or -1 for no limit, not {training.max_steps}")
-    if training.max_steps == -1 and not 0 < training.num_train_epochs < math.inf:
-        fail(f"--num_train_epochs must be positive, not {training.num_train_epochs}")
+    check_numbers(model, training)
+
+    # Processes that load the batches
+    check_at_least("dataloader_num_workers", training.dataloader_num_workers, 0)
+    for name in ("dataloader_persistent_workers", "dataloader_multiprocessing_context"):
+        if getattr(training, name) and training.dataloader_num_workers == 0:
+            fail(f"--{name} requires --dataloader_num_workers; leave it out")
+
+    # Batches of another size than the record's, or an order that a continued run would not repeat
+    loading = training.accelerator_config
+    for name, is_wrong in (
+        ("split_batches", loading.split_batches),
+        ("use_seedable_sampler", not loading.use_seedable_sampler),
+    ):
+        if is_wrong:
+            value = str(getattr(loading, name)).lower()
+            fail(f"--accelerator_config with {name} {value} is not supported; leave {name} out")
 
     # What is done
     if not (training.do_train or training.do_eval or training.do_predict):
@@ -656,9 +655,42 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
         )
     if model.threshold not in (None, "auto"):
         read_threshold(model.threshold)
+    check_best_model(model, training)
 
-    # Which model is the best
-    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+
+def check_numbers(model: ModelArguments, training: TrainingArguments) -> None:
+    """Exit with status 2 on numbers that the library would take and that have no meaning."""
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
+        check_at_least(name, getattr(training, name), 1)
+    check_at_least("gradient_accumulation_steps", training.gradient_accumulation_steps, 1)
+    for name in ("learning_rate", "warmup_steps", "weight_decay"):
+        check_at_least(name, getattr(training, name), 0)
+    for name in ("seed", "data_seed"):
+        value = getattr(training, name)
+        if value is not None and not 0 <= value < 2**32:
+            fail(f"--{name} must be between 0 and 2**32 - 1, not {value}")
+    check_at_least("pad_to_multiple_of", model.pad_to_multiple_of, 1)
+    check_at_least("preprocessing_num_workers", model.preprocessing_num_workers, 1)
+    check_at_least("attention_dropout", model.attention_dropout, 0)
+    check_at_least("early_stopping_patience", model.early_stopping_patience, 0)
+    for name in ("logging_steps", "eval_steps", "save_steps"):  # below 1: a share of all steps
+        value = getattr(training, name)
+        if value is not None and value <= 0:
+            fail(f"--{name} must be positive, not {value:g}")
+    if not 0 <= training.label_smoothing_factor < 1:
+        fail(
+            f"--label_smoothing_factor must be at least 0 and below 1, "
+            f"not {training.label_smoothing_factor}"
+        )
+    if training.max_steps == 0 or training.max_steps < -1:
+        fail(f"--max_steps must be at least 1, or -1 for no limit, not {training.max_steps}")
+    if training.max_steps == -1 and not 0 < training.num_train_epochs < math.inf:
+        fail(f"--num_train_epochs must be positive, not {training.num_train_epochs}")
+
+
+def check_best_model(model: ModelArguments, training: TrainingArguments) -> None:
+    """Exit with status 2 if the best model could not be told, stopped at or kept."""
+    metric = (training.metric_for_best_model or "").removeprefix("eval_")
     if metric in BEST_MODEL_METRICS:
         is_greater_better = metric not in LOSSES
         if training.greater_is_better not in (None, is_greater_better):
@@ -667,9 +699,8 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
                 f"with the worst {metric}; leave it out"
             )
     elif not model.metric_name:  # see check_metric_for_best_model
-        fail(
-            f"--metric_for_best_model must be one of {', '.join(BEST_MODEL_METRICS)}, not {metric}"
-        )
+        names = ", ".join(BEST_MODEL_METRICS)
+        fail(f"--metric_for_best_model must be one of {names}, not {metric!r}")
     if training.do_train and training.eval_strategy == "no" and model.early_stopping_patience:
         fail(
             "early stopping needs evaluations; give --early_stopping_patience 0 "
@@ -724,11 +755,17 @@ def load_config(arguments: ModelArguments) -> PretrainedConfig:
         if Path(source, "model.skops").exists():
             reason = "it is an SVM of run_baseline.py, which predicts with it; give an encoder"
         fail(f"cannot load model {source}: {reason}")
-    if config.is_encoder_decoder:
+    # The encoder of a T5 alone is called none, but its class gets a decoder of random weights.
+    if config.is_encoder_decoder or type(config).is_encoder_decoder:
         fail(
-            f"cannot load model {source}: it is an encoder-decoder model; "
+            f"cannot load model {source}: it is an encoder-decoder model, or a part of one; "
             "choose an encoder or a decoder"
         )
+    # Some checkpoints ask for more than the logits, which the Trainer would collect for all
+    # documents, or for tuples, which have no names.
+    config.output_hidden_states = False
+    config.output_attentions = False
+    config.return_dict = True
     return config
 
 
@@ -792,6 +829,16 @@ def use_splits_of_run(data: DataArguments, used: dict | None) -> None:
         is_usual = name == "validation_fraction" and value == VALIDATION_FRACTION
         if given is None and (name == "split_seed" or (is_same_data and not is_usual)):
             setattr(data, name, value)
+
+
+def check_split_flags(given: dict, loaded: "LoadedData") -> None:
+    """Exit with status 2 on flags of SPLIT_SETTINGS that were given and that drew nothing."""
+    if given["split_seed"] is not None and not loaded.held_out:
+        fail("--split_seed: no split is taken from training; leave it out")
+    if given["validation_fraction"] is not None and "validation" not in loaded.held_out:
+        fail("--validation_fraction: no validation split is taken from training; leave it out")
+    if given["test_fraction"] is not None and not loaded.held_out:
+        fail("--test_fraction: no split is taken from training; leave it out")
 
 
 def check_loss_of_run(model: ModelArguments, training: TrainingArguments, used: dict) -> None:
@@ -1039,12 +1086,22 @@ def load_tokenizer(
     For training, tokens that were added to the tokenizer get embeddings.
     """
     source = arguments.tokenizer_name or arguments.model_name_or_path
+    # The revision of the model says nothing about another repository.
+    is_of_model = source == arguments.model_name_or_path
+    revision = arguments.model_revision if is_of_model else "main"
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            source, revision=arguments.model_revision, trust_remote_code=False
+            source, revision=revision, trust_remote_code=False
         )
     except Exception as error:  # the tokenizers library raises Exception itself
-        fail(f"cannot load tokenizer {source}: {one_line(error)}")
+        reason = one_line(error)
+        if "tiktoken" in reason and not is_sentencepiece_available():
+            # transformers tries tiktoken last, whatever the file is, and asks for that package.
+            reason = (
+                "it has no tokenizer.json; where its vocabulary is a SentencePiece model, as that "
+                "of DeBERTa-v3: pip install sentencepiece protobuf"
+            )
+        fail(f"cannot load tokenizer {source}: {reason}")
     # Without files transformers makes an empty tokenizer.
     if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
         fail(f"cannot load tokenizer {source}: it has no files; give --tokenizer_name")
@@ -1065,7 +1122,9 @@ def load_tokenizer(
     if tokenizer.padding_side != side:
         tokenizer.padding_side = side
         logger.info("batches are padded on the %s", side)
-    embeddings = model.get_input_embeddings().weight.shape[0]
+    embeddings = count_embeddings(model)
+    if embeddings is None:
+        return tokenizer
     vocabulary = tokenizer.get_vocab()
     largest = max(vocabulary.values())
     unknown = {token for token, number in vocabulary.items() if number >= embeddings}
@@ -1080,6 +1139,15 @@ def load_tokenizer(
             "(model.resize_token_embeddings) and save it"
         )
     return tokenizer
+
+
+def count_embeddings(model: PreTrainedModel) -> int | None:
+    """Return how many tokens a model has embeddings of; None without a table (CANINE hashes)."""
+    try:
+        table = model.get_input_embeddings()
+    except NotImplementedError:
+        return None
+    return table.num_embeddings if isinstance(table, torch.nn.Embedding) else None
 
 
 def max_length_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -1100,6 +1168,20 @@ def max_length_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 def padded_length(length: int, multiple: int) -> int:
     """Return the length that is padded to a multiple."""
     return math.ceil(length / multiple) * multiple
+
+
+def choose_padding(
+    arguments: ModelArguments, training: TrainingArguments, limit: int | None
+) -> int | None:
+    """Return the multiple that the lengths of batches are padded to, or None.
+
+    limit is the maximum number of tokens of the model.
+    """
+    if arguments.pad_to_multiple_of is not None or training.mixed_precision == "no":
+        return arguments.pad_to_multiple_of
+    if limit is not None and padded_length(arguments.max_seq_length, 8) > limit:
+        return None
+    return 8  # the sizes that the units for half precision work with
 
 
 def check_max_seq_length(
@@ -1167,6 +1249,33 @@ def encode_label(
     for number in label:
         has_class[labels[number]] = 1.0
     return has_class
+
+
+def encode_splits(
+    splits: DatasetDict, encode: functools.partial, arguments: ModelArguments
+) -> DatasetDict:
+    """Return all splits preprocessed, and log how many of their texts have the maximum length.
+
+    encode is preprocess() with its arguments.
+    """
+    encoded = DatasetDict()
+    for split, dataset in splits.items():
+        encoded[split] = dataset.map(
+            encode,
+            batched=True,
+            desc="Tokenizing",
+            remove_columns=dataset.column_names,
+            num_proc=arguments.preprocessing_num_workers,
+        )
+    for split, dataset in encoded.items():
+        is_long = np.array(dataset["length"]) >= arguments.max_seq_length
+        logger.info(
+            "%s: %s documents, %.0f %% have the maximum length",
+            split,
+            f"{len(dataset):,}",
+            100 * is_long.mean(),
+        )
+    return encoded
 
 
 def window_size(tokenizer: PreTrainedTokenizerBase, text_prefix: str, max_seq_length: int) -> int:
@@ -1243,6 +1352,29 @@ def balanced_weights(labels: np.ndarray, n_classes: int) -> torch.Tensor:
         n_used = (counts > 0).sum()
         weights = counts.sum() / n_used / np.maximum(counts, 1)
     return torch.tensor(weights, dtype=torch.float32)
+
+
+def describe_loss(
+    arguments: ModelArguments,
+    training: TrainingArguments,
+    task: Task,
+    encoded: DatasetDict,
+    used: dict | None,
+) -> dict:
+    """Return class weights (class -> weight) and label smoothing, as the record has them.
+
+    used is the record of the run that predicts, whose loss is measured; None if this command
+    trains.
+    """
+    if used is not None and "loss" in used:
+        return used["loss"]
+    weight = torch.ones(len(task.classes))
+    if training.do_train and arguments.class_weights == "balanced":
+        weight = balanced_weights(np.array(encoded["train"]["labels"]), len(task.classes))
+    return {
+        "class_weights": dict(zip(task.classes, weight.tolist(), strict=True)),
+        "label_smoothing_factor": training.label_smoothing_factor,
+    }
 
 
 # ADAPT: the loss, such as a focal loss.
@@ -1597,9 +1729,9 @@ def check_metric_for_best_model(
         labels = np.eye(n_classes)
     logits = 9 * np.eye(n_classes)
     names = ["loss", *evaluate_logits(EvalPrediction(logits, labels), task, more_metrics)]
-    metric = (training.metric_for_best_model or "loss").removeprefix("eval_")
+    metric = (training.metric_for_best_model or "").removeprefix("eval_")
     if training.do_train and metric not in names:
-        fail(f"--metric_for_best_model must be one of {', '.join(names)} here, not {metric}")
+        fail(f"--metric_for_best_model must be one of {', '.join(names)} here, not {metric!r}")
     return names
 
 
@@ -1794,6 +1926,12 @@ class RunMonitor(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.logged_time = time.time()
+        # A checkpoint has the path of the best one. Where the run folder was moved, or the command
+        # runs in another folder, nothing is there, and the Trainer would keep the last model.
+        if state.best_global_step is not None:
+            best = Path(args.output_dir, f"checkpoint-{state.best_global_step}")
+            if best.is_dir():
+                state.best_model_checkpoint = str(best)
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         if self.first_step is None:
@@ -1909,9 +2047,7 @@ def read_checkpoint(path: Path, patience: int, model: torch.nn.Module) -> Checkp
     used = stopping.get("attributes", {}).get("early_stopping_patience_counter", 0)
     is_stopped = 0 < patience <= used
     is_ended = is_stopped or state["global_step"] >= state["max_steps"]
-    if not is_ended and not any(path.glob("rng_state*.pth")):
-        # The Trainer would go on with a new optimizer and from the start of the schedule.
-        raise ValueError("it has weights only (--save_only_model)")
+    check_files_of_checkpoint(path, is_ended)
     logged = [entry for entry in state["log_history"] if "loss" in entry]
     has_all_losses = bool(logged) and logged[-1]["step"] == state["global_step"]
     has_all_times = has_all_losses and all("seconds" in entry for entry in logged)
@@ -1922,6 +2058,28 @@ def read_checkpoint(path: Path, patience: int, model: torch.nn.Module) -> Checkp
         has_all_losses=has_all_losses,
         seconds=training_seconds(logged) if has_all_times else None,
     )
+
+
+def check_files_of_checkpoint(path: Path, is_ended: bool) -> None:
+    """Raise ValueError if a checkpoint lacks a file that the Trainer reads, or one is cut off.
+
+    is_ended: there is nothing left to train; only the best model is still to be loaded.
+    """
+    # FSDP and DeepSpeed have their own formats, in folders of these names.
+    own_formats = ("pytorch_model_fsdp*", "global_step*")
+    has_own_format = any(any(path.glob(pattern)) for pattern in own_formats)
+    if not has_own_format and not any(path.glob("*.safetensors")):
+        raise ValueError("it has no weights")
+    # The Trainer would go on without them: with a new optimizer, from the start of the schedule.
+    has_optimizer = any(path.glob("*optimizer*")) and (path / "scheduler.pt").exists()
+    if not is_ended and not any(path.glob("rng_state*.pth")):
+        raise ValueError("it has weights only (--save_only_model)")
+    if not is_ended and not has_own_format and not has_optimizer:
+        raise ValueError("it has no optimizer.pt or no scheduler.pt")
+    # PyTorch writes ZIP archives, whose directory is at the end.
+    for file in (*path.glob("*.pt"), *path.glob("*.pth")):
+        if not zipfile.is_zipfile(file):
+            raise ValueError(f"{file.name} is cut off")
 
 
 def find_checkpoint(folder: Path, patience: int, model: torch.nn.Module) -> Checkpoint | None:
@@ -1960,6 +2118,48 @@ def read_given_checkpoint(
             f"--resume_from_checkpoint {path} cannot be continued: {one_line(error)}; leave the "
             "flag out to take the newest that can"
         )
+
+
+def train_model(trainer: Trainer, folder: Path, patience: int) -> None:
+    """Train from the last checkpoint, if there is one; write the model and what training gave.
+
+    Files of the run folder: the model, train_results.json and trainer_state.json.
+    """
+    training = trainer.args
+    n_documents = len(trainer.train_dataset)
+    announce_training(training, n_documents, total_batch_size(training))
+    if (training.resume_from_checkpoint or "true").lower() == "true":
+        checkpoint = find_checkpoint(folder, patience, trainer.model)
+    else:
+        path = Path(training.resume_from_checkpoint)
+        checkpoint = read_given_checkpoint(path, folder, patience, trainer.model)
+    if checkpoint is not None and checkpoint.is_stopped:
+        # Only the best model is still to be loaded.
+        training.num_train_epochs = 0
+        training.max_steps = -1
+    result = trainer.train(resume_from_checkpoint=checkpoint and checkpoint.path)
+    stop_if_preempted(trainer)
+    metrics = result.metrics | {"train_samples": n_documents}
+    metrics["train_loss"] = mean_loss(trainer.state.log_history)
+    if checkpoint is not None:
+        # The rates are those since this step; loss and time those of the whole training,
+        # or left out.
+        metrics["train_resumed_from_step"] = checkpoint.step
+        if not checkpoint.has_all_losses:
+            del metrics["train_loss"]
+        if checkpoint.seconds is None:
+            del metrics["train_runtime"]
+        else:
+            metrics["train_runtime"] += checkpoint.seconds
+    training.push_to_hub = False  # stage 9 pushes the complete folder with its card
+    trainer.save_model()
+    save_metrics(trainer, "train", metrics)
+    if trainer.state.best_model_checkpoint:
+        # The file is published: no path of this machine
+        trainer.state.best_model_checkpoint = Path(trainer.state.best_model_checkpoint).name
+    if trainer.is_world_process_zero():
+        trainer.state.save_to_json(str(folder / "trainer_state.json.tmp"))
+        os.replace(folder / "trainer_state.json.tmp", folder / "trainer_state.json")
 
 
 def stop_if_preempted(trainer: Trainer) -> None:
@@ -2004,6 +2204,7 @@ class LoadedData:
     commit: str | None  # of a dataset on the Hub
     problem_type: str  # SINGLE_LABEL or MULTI_LABEL
     dropped: dict[str, dict[str, int]]  # by --drop_bad_rows: rows of each split and reason
+    held_out: list[str]  # the splits that are shares of training, drawn with --split_seed
 
 
 # Copied from tools/common/data.py::load_splits
@@ -2070,7 +2271,7 @@ def load_splits(
             columns["label"] = [number[name] for name in columns["label"]]
         splits[split] = Dataset.from_dict(columns, features)
     fingerprints = {split: fingerprint(table) for split, table in tables.items()}
-    return LoadedData(splits, names, fingerprints, commit, problem_type, dropped)
+    return LoadedData(splits, names, fingerprints, commit, problem_type, dropped, taken)
 
 
 # Copied from tools/common/data.py::check_data_arguments
@@ -2585,6 +2786,10 @@ def check_rows(
         re.search("[\ud800-\udfff]", "".join(each_name(row))) is not None
         for row in zip(ids, texts, names, strict=True)
     ]
+    # Python's csv module would write it without quotation marks: predictions.csv would be broken.
+    problems["a carriage return in the id or the label"] = [
+        any("\r" in name for name in each_name(row)) for row in zip(ids, names, strict=True)
+    ]
     is_empty = np.array([not text for text in texts])
     is_unlabeled = np.array([name is None for name in names])
     is_usable = ~is_empty & ~is_unlabeled
@@ -2721,9 +2926,16 @@ def check_labels(labels: list, documents: int, name: str) -> None:
     values = [value.item() if isinstance(value, np.generic) else value for value in labels]
     values = [value for value in values if not is_missing(value)]
     kinds = sorted({type(value).__name__ for value in values})
-    # A CSV file has them as texts.
-    is_decimal = (re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", str(value)) for value in values)
+    # A CSV file has them as texts, the smallest ones as 1e-05.
+    decimal = r"\s*[+-]?(\d+\.\d*|\.\d+|\d+(?=e))(e[+-]?\d+)?\s*"
+    is_decimal = (re.fullmatch(decimal, str(value), re.IGNORECASE) for value in values)
     if kinds == ["float"] or (values and all(is_decimal)):
+        fractions = [value for value in values if not float(value).is_integer()]
+        if fractions:
+            fail(
+                f"{name} are decimal numbers such as {fractions[0]}, not classes; write classes as "
+                "names or integers, or see the regression in docs/adapting.md"
+            )
         missing = max(0, documents - len(values))
         fail(
             f"{name} are decimal numbers such as {values[0]}, not names or integers; pandas makes "
@@ -3332,12 +3544,12 @@ def ask_for_base_card(model_name_or_path: str) -> dict[str, str | list[str]]:
         metadata = ModelCard.load(base, ignore_metadata_errors=True).data
     except (OSError, ValueError, httpx.HTTPError, yaml.YAMLError):
         return {}
-    found = {}
+    fields = {}
     for name in ("license", "license_name", "license_link", "language"):
         value = getattr(metadata, name, None)
         if value:
-            found[name] = value
-    return found
+            fields[name] = value
+    return fields
 
 
 def read_record(folder: Path) -> dict | None:
@@ -3908,6 +4120,7 @@ def run_stages(
     if not training.do_train:
         used = read_training_record(arguments.model_name_or_path, arguments.model_revision)
         check_loss_of_run(arguments, training, used)
+    given_splits = {name: getattr(data, name) for name in SPLIT_SETTINGS}
     use_settings_of_run(arguments, data, config, used)
     needed = []
     if training.do_train:
@@ -3917,6 +4130,7 @@ def run_stages(
     if training.do_predict:
         needed.append("test")
     loaded = load_splits(data, needed, training.seed)
+    check_split_flags(given_splits, loaded)
     set_classes(
         config, arguments.model_name_or_path, loaded.labels, data.label_names, training.do_train
     )
@@ -3973,23 +4187,7 @@ def run_stages(
         labels=[config.label2id[name] for name in loaded.labels],
         n_classes=config.num_labels,
     )
-    encoded = DatasetDict()
-    for split, dataset in loaded.splits.items():
-        encoded[split] = dataset.map(
-            encode,
-            batched=True,
-            desc="Tokenizing",
-            remove_columns=dataset.column_names,
-            num_proc=arguments.preprocessing_num_workers,
-        )
-    for split, dataset in encoded.items():
-        is_long = np.array(dataset["length"]) >= arguments.max_seq_length
-        logger.info(
-            "%s: %s documents, %.0f %% have the maximum length",
-            split,
-            f"{len(dataset):,}",
-            100 * is_long.mean(),
-        )
+    encoded = encode_splits(loaded.splits, encode, arguments)
     # What is evaluated after training and predicted
     final = encoded
     if arguments.long_texts == "windows":
@@ -3999,26 +4197,14 @@ def run_stages(
                 final[split] = encode_windows(dataset, encode)
 
     # 5. Trainer
-    weight = torch.ones(config.num_labels)
-    if training.do_train and arguments.class_weights == "balanced":
-        weight = balanced_weights(np.array(encoded["train"]["labels"]), config.num_labels)
-    loss = {
-        "class_weights": dict(zip(task.classes, weight.tolist(), strict=True)),
-        "label_smoothing_factor": training.label_smoothing_factor,
-    }
-    if used is not None and "loss" in used:  # that of the training, here too
-        loss = used["loss"]
-        weight = torch.tensor([loss["class_weights"][name] for name in task.classes])
+    loss = describe_loss(arguments, training, task, encoded, used)
+    weight = torch.tensor([loss["class_weights"][name] for name in task.classes])
     record["loss"] = loss
     monitor = RunMonitor()
     callbacks = [monitor]
     if training.do_train and arguments.early_stopping_patience:
         callbacks.append(transformers.EarlyStoppingCallback(arguments.early_stopping_patience))
-    multiple = arguments.pad_to_multiple_of
-    if multiple is None and training.mixed_precision != "no":
-        limit = max_length_of(model, tokenizer)
-        if limit is None or padded_length(arguments.max_seq_length, 8) <= limit:
-            multiple = 8  # the sizes that the units for half precision work with
+    multiple = choose_padding(arguments, training, max_length_of(model, tokenizer))
     check_packages_and_hub(training, model, repo_id)
     trainer = Trainer(
         model=model,
@@ -4061,40 +4247,7 @@ def run_stages(
 
         # 6. Training
         if training.do_train:
-            announce_training(training, len(encoded["train"]), record["total_train_batch_size"])
-            patience = arguments.early_stopping_patience
-            if (training.resume_from_checkpoint or "true").lower() == "true":
-                checkpoint = find_checkpoint(folder, patience, model)
-            else:
-                path = Path(training.resume_from_checkpoint)
-                checkpoint = read_given_checkpoint(path, folder, patience, model)
-            if checkpoint is not None and checkpoint.is_stopped:
-                # Only the best model is still to be loaded.
-                trainer.args.num_train_epochs = 0
-                trainer.args.max_steps = -1
-            result = trainer.train(resume_from_checkpoint=checkpoint and checkpoint.path)
-            stop_if_preempted(trainer)
-            metrics = result.metrics | {"train_samples": len(encoded["train"])}
-            metrics["train_loss"] = mean_loss(trainer.state.log_history)
-            if checkpoint is not None:
-                # The rates are those since this step; loss and time those of the whole training,
-                # or left out.
-                metrics["train_resumed_from_step"] = checkpoint.step
-                if not checkpoint.has_all_losses:
-                    del metrics["train_loss"]
-                if checkpoint.seconds is None:
-                    del metrics["train_runtime"]
-                else:
-                    metrics["train_runtime"] += checkpoint.seconds
-            trainer.args.push_to_hub = False  # stage 9 pushes the complete folder with its card
-            trainer.save_model()
-            save_metrics(trainer, "train", metrics)
-            if trainer.state.best_model_checkpoint:
-                # The file is published: no path of this machine
-                trainer.state.best_model_checkpoint = Path(trainer.state.best_model_checkpoint).name
-            if is_main:
-                trainer.state.save_to_json(str(folder / "trainer_state.json.tmp"))
-                os.replace(folder / "trainer_state.json.tmp", folder / "trainer_state.json")
+            train_model(trainer, folder, arguments.early_stopping_patience)
 
         # 7. Validation split
         if training.do_eval:

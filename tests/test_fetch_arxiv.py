@@ -281,7 +281,7 @@ def test_larger_sample_contains_the_smaller(fetch_snapshot, tmp_path):
     assert ids[10] < ids[15] < ids[20]
 
 
-@pytest.mark.parametrize("flag", [[], ["--config"]])
+@pytest.mark.parametrize("flag", ["{}", "--config {}", "--config={}"])
 def test_arguments_from_a_yaml_file(run, snapshot, tmp_path, flag):
     recipe = {
         "source": "snapshot",
@@ -292,8 +292,7 @@ def test_arguments_from_a_yaml_file(run, snapshot, tmp_path, flag):
     (tmp_path / "fetch.yaml").write_text(yaml.safe_dump(recipe))
     result = run(
         "fetch_arxiv",
-        *flag,
-        tmp_path / "fetch.yaml",
+        *flag.format(tmp_path / "fetch.yaml").split(),
         "--output_dir",
         tmp_path / "dataset",
         "--seed",

@@ -298,6 +298,11 @@ def test_revisions_are_recorded_with_their_commits(hub, tiny_model, tiny_dataset
             repo_id="tester/tiny",
             repo_type=kind,
         )
+    # A tokenizer of another repository, which has no such commit
+    api.create_repo("tester/words")
+    api.upload_folder(
+        repo_id="tester/words", folder_path=tiny_model, allow_patterns=["config.json", "tokenizer*"]
+    )
     api.upload_file(
         path_or_fileobj=b"---\nlicense: apache-2.0\nlanguage:\n- en\n---\n# Tiny\n",
         path_in_repo="README.md",
@@ -314,7 +319,8 @@ def test_revisions_are_recorded_with_their_commits(hub, tiny_model, tiny_dataset
     for script, more in (
         ("run_baseline", ()),
         ("run_classification", ("--model_name_or_path", "tester/tiny", "--model_revision",
-                                commits["model"], *FAST, *EVERYTHING, "--num_train_epochs", 1)),
+                                commits["model"], "--tokenizer_name", "tester/words",
+                                *FAST, *EVERYTHING, "--num_train_epochs", 1)),
     ):  # fmt: skip
         result = call(
             script,

@@ -249,10 +249,27 @@ def test_bad_flags(run, tiny_dataset, tmp_path, flags, words):
     assert_user_error(result, *words)
 
 
-@pytest.mark.parametrize("value", [0.5, 1.0])
-def test_decimal_labels_are_refused(run, own_csv, value):
+@pytest.mark.parametrize(
+    ("value", "remedy"), [(1.0, "astype(int)"), (0.5, "regression"), (1e-05, "regression")]
+)
+def test_decimal_labels_are_refused(run, own_csv, value, remedy):
     frame = pd.DataFrame(make_records())[["abstract", "label"]].assign(label=value)
-    assert_user_error(own_csv(frame), "'label'", "decimal", str(value), "astype(int)")
+    assert_user_error(own_csv(frame), "'label'", "decimal", str(value), remedy)
+
+
+@pytest.mark.parametrize("column", ["id", "label"])
+def test_carriage_return_in_id_or_label_is_refused(run, tmp_path, column):
+    """Python's csv module does not quote it: a reader of predictions.csv would see another row."""
+    frame = pd.DataFrame(make_records())[["id", "abstract", "label"]]
+    frame["label"] = [LABELS[label] for label in frame["label"]]
+    frame[column] = [value.replace(".", "\r") for value in frame[column]]
+    frame.to_json(tmp_path / "train.json", orient="records")
+    files = ("--train_file", tmp_path / "train.json", "--output_dir", tmp_path / "out")
+    assert_user_error(run("prepare_dataset", *files), "100 of 100 rows", "carriage return")
+    frame["abstract"] += "\r"
+    frame[column] = [value.replace("\r", ".") for value in frame[column]]
+    frame.to_json(tmp_path / "train.json", orient="records")
+    assert run("prepare_dataset", *files).code == 0
 
 
 def test_numbers_of_a_csv_are_texts_with_a_warning(own_csv):

@@ -613,6 +613,18 @@ def own_run(run, tmp_path):
     return run_again
 
 
+@pytest.mark.parametrize("flag", ["--split_seed", "--max_predict_samples"])
+def test_flags_of_a_split_that_nothing_reads(run, tiny_dataset, tmp_path, flag):
+    """All splits exist, or there is no test split."""
+    data = ("--dataset_name", tiny_dataset)
+    if flag == "--max_predict_samples":
+        data = write_own_files(tmp_path)
+        data = (*data[:2], *data[4:])
+    result = run("run_baseline", *data, "--output_dir", tmp_path / "run", *FAST, flag, 7)
+    assert_user_error(result, flag, "leave it out")
+    assert not list((tmp_path / "run").iterdir())
+
+
 def test_finished_run_is_not_repeated(own_run, tmp_path):
     assert own_run().code == 0
     before = contents(tmp_path / "run")

@@ -570,6 +570,26 @@ def test_splits_that_are_held_out_are_those_of_the_training(run, tiny_model, tmp
     assert recorded[0]["validation"] == recorded[1]["validation"]
     for more in (("--split_seed", 8), ("--test_fraction", 0.5), ("--validation_fraction", 0.3)):
         assert_user_error(run("run_classification", *predicting, *more), more[0], "trained with")
+    # Other data with a test split, for which the seed of the run has no meaning
+    flags = (*model, "--test_file", tmp_path / "test.csv", "--output_dir", tmp_path / "other")
+    assert run("run_classification", *flags).code == 0
+
+
+@pytest.mark.parametrize("flag", ["--split_seed", "--validation_fraction"])
+@pytest.mark.parametrize("do", ["--do_train", "--do_predict"])
+def test_flags_of_splits_where_none_is_held_out(
+    run, finished, tiny_model, tiny_dataset, tmp_path, flag, do
+):
+    data = ("--dataset_name", tiny_dataset)
+    model = tiny_model if do == "--do_train" else finished
+    if do == "--do_predict" and flag == "--validation_fraction":
+        write_own_files(tmp_path)
+        data = ("--test_file", tmp_path / "test.csv", "--text_column_names", "body")
+    flags = ("--model_name_or_path", model, *data, do, "--output_dir", tmp_path / "run")
+    value = 7 if flag == "--split_seed" else 0.2
+    result = run("run_classification", *flags, flag, value)
+    assert_user_error(result, flag, "leave")
+    assert not list((tmp_path / "run").iterdir())
 
 
 @pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
@@ -1100,6 +1120,73 @@ def test_preempted_training_is_not_called_finished(
     assert same_weights(uninterrupted, tmp_path / "run")
 
 
+@pytest.fixture(scope="module")
+def ended(start, tiny_model, tiny_dataset, tmp_path_factory):
+    """``ended(name, step)`` copies a run as it was after that step; its arguments and the folder.
+
+    The first of the three checkpoints is the best one: the accuracy stays the same.
+    """
+    source = tmp_path_factory.mktemp("ended") / "run"
+    more = ("--num_train_epochs", 3, "--learning_rate", 1e-5, "--save_total_limit", 9, *NO_TEST)
+    more += ("--metric_for_best_model", "accuracy")
+    result = finish(start(command(tiny_model, tiny_dataset, source, *more)))
+    assert result.code == 0, result.err
+    state = json.loads((source / "trainer_state.json").read_text())
+    assert state["best_global_step"] == 10
+
+    def copy(name, step):
+        folder = source.parent / name
+        shutil.copytree(source, folder)
+        for path in folder.iterdir():
+            if path.is_dir() and int(path.name.split("-")[1]) > step:
+                shutil.rmtree(path)
+            elif path.is_file() and path.name != "run_arguments.json":
+                path.unlink()
+        for state in folder.glob("checkpoint-*/trainer_state.json"):
+            state.write_text(state.read_text().replace(str(source), str(folder)))
+        return folder, command(tiny_model, tiny_dataset, folder, *more)
+
+    return source, copy
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("optimizer.pt", "no optimizer.pt"),
+        ("model.safetensors", "no weights"),
+        ("optimizer.pt cut off", "optimizer.pt is cut off"),
+    ],
+)
+def test_checkpoint_that_lacks_a_file_is_passed_over(start, ended, name, reason):
+    """Somebody made room, or the power failed. The Trainer would start with a new optimizer."""
+    source, copy = ended
+    folder, arguments = copy(name.replace(" ", "-"), 20)
+    file = folder / "checkpoint-20" / name.split()[0]
+    if name.endswith("cut off"):
+        file.write_bytes(file.read_bytes()[:-1000])
+    else:
+        file.unlink()
+    result = finish(start(arguments))
+    assert result.code == 0, result.err
+    assert "checkpoint-20 cannot be continued" in result.out
+    assert reason in result.out
+    assert same_weights(source / "checkpoint-30", folder / "checkpoint-30")
+
+
+def test_moved_run_folder_keeps_the_best_model(start, ended):
+    """Stopped between its last checkpoint and its end, and continued elsewhere."""
+    _, copy = ended
+    folder, arguments = copy("scratch", 30)
+    moved = folder.rename(folder.with_name("moved"))
+    arguments = [moved if argument == folder else argument for argument in arguments]
+    result = finish(start(arguments))
+    assert result.code == 0, result.err
+    assert same_weights(moved, moved / "checkpoint-10")
+    assert not same_weights(moved, moved / "checkpoint-30")
+    state = json.loads((moved / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == "checkpoint-10"
+
+
 def test_given_checkpoint_must_be_a_whole_one_of_the_run(
     run, finished, tiny_model, tiny_dataset, tmp_path
 ):
@@ -1262,6 +1349,63 @@ def test_encoder_decoder_and_tokenizer_without_padding(run, tiny_dataset, tmp_pa
     assert_user_error(
         run("run_classification", *command(folder, tiny_dataset, tmp_path / "b")), "encoder-decoder"
     )
+
+
+def test_encoder_of_an_encoder_decoder_is_refused(run, tiny_model, tiny_dataset, tmp_path):
+    """transformers would classify with a decoder of random weights."""
+    config = transformers.T5Config(
+        vocab_size=70, d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2,
+        decoder_start_token_id=0, is_encoder_decoder=False,
+    )  # fmt: skip
+    transformers.T5EncoderModel(config).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "model")
+    result = run("run_classification", *command(tmp_path / "model", tiny_dataset, tmp_path / "run"))
+    assert_user_error(result, "encoder-decoder")
+
+
+def test_vocabulary_of_sentencepiece_without_the_package(run, tiny_dataset, tmp_path):
+    """Such as DeBERTa-v3: transformers would advise to install tiktoken, which does not help."""
+    if transformers.utils.is_sentencepiece_available():
+        pytest.skip("sentencepiece is installed")
+    config = transformers.DebertaV2Config(
+        vocab_size=16, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=64,
+    )  # fmt: skip
+    transformers.DebertaV2Model(config).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "spm.model").write_bytes(b"\n\x0e\n\x05[PAD]\x15\0\0\0\0\x18\x03")
+    (tmp_path / "model" / "tokenizer_config.json").write_text('{"vocab_type": "spm"}')
+    result = run("run_classification", *command(tmp_path / "model", tiny_dataset, tmp_path / "run"))
+    assert_user_error(result, tmp_path / "model", "pip install sentencepiece protobuf")
+
+
+@pytest.mark.parametrize(
+    "settings", [{"output_hidden_states": True, "output_attentions": True}, {"return_dict": False}]
+)
+def test_checkpoint_that_asks_for_other_outputs(run, tiny_dataset, tmp_path, settings):
+    folder = write_tiny_model(tmp_path / "model")
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    more = ("--num_train_epochs", 1)
+    result = run("run_classification", *command(folder, tiny_dataset, tmp_path / "run", *more))
+    assert result.code == 0, result.err
+    assert not settings.keys() & json.loads((tmp_path / "run/config.json").read_text()).keys()
+
+
+def test_encoder_without_a_table_of_embeddings(run, tiny_dataset, tmp_path):
+    """CANINE reads characters and hashes them."""
+    config = transformers.CanineConfig(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=256, num_hash_buckets=64, local_transformer_stride=32,
+        attend_from_chunk_width=32, attend_from_chunk_stride=32, attend_to_chunk_width=32,
+        attend_to_chunk_stride=32,
+    )  # fmt: skip
+    transformers.CanineModel(config).save_pretrained(tmp_path / "model")
+    transformers.CanineTokenizer().save_pretrained(tmp_path / "model")
+    more = ("--num_train_epochs", 1, "--max_train_samples", 16, *NO_TEST)
+    result = run(
+        "run_classification", *command(tmp_path / "model", tiny_dataset, tmp_path / "run", *more)
+    )
+    assert result.code == 0, result.err
 
 
 def test_model_with_other_labels_than_the_dataset(run, tiny_dataset, tmp_path):

@@ -111,6 +111,15 @@ def test_refused(run, tiny_model, tiny_dataset, tmp_path, name):
         ("optim", "adamw_bnb_8bit"),
         ("report_to", "wandb"),
         ("eval_strategy", "no"),
+        ("metric_for_best_model", ""),
+        ("logging_steps", "-3"),
+        ("eval_steps", "-0.5"),
+        ("save_steps", "0"),
+        ("dataloader_num_workers", "-1"),
+        ("dataloader_persistent_workers", "true"),
+        ("dataloader_multiprocessing_context", "fork"),
+        ("accelerator_config", '{"split_batches": true}'),
+        ("accelerator_config", '{"use_seedable_sampler": false}'),
     ],
 )
 def test_values_without_meaning_or_without_their_package(
@@ -124,7 +133,7 @@ def test_values_without_meaning_or_without_their_package(
         "optim": ["--optim", "bitsandbytes"],
         "report_to": ["--report_to", "wandb"],
         "eval_strategy": ["--load_best_model_at_end"],
-        "metric_for_best_model": ["--metric_for_best_model", "nonsense", "accuracy"],
+        "metric_for_best_model": ["--metric_for_best_model", f"not {value!r}", "accuracy"],
         "label_smoothing_factor": ["--label_smoothing_factor must be at least 0 and below 1"],
     }
     assert_user_error(result, *words.get(name, [f"--{name}"]))

@@ -164,6 +164,7 @@ class LoadedData:
     commit: str | None  # of a dataset on the Hub
     problem_type: str  # SINGLE_LABEL or MULTI_LABEL
     dropped: dict[str, dict[str, int]]  # by --drop_bad_rows: rows of each split and reason
+    held_out: list[str]  # the splits that are shares of training, drawn with --split_seed
 
 
 def load_splits(
@@ -229,7 +230,7 @@ def load_splits(
             columns["label"] = [number[name] for name in columns["label"]]
         splits[split] = Dataset.from_dict(columns, features)
     fingerprints = {split: fingerprint(table) for split, table in tables.items()}
-    return LoadedData(splits, names, fingerprints, commit, problem_type, dropped)
+    return LoadedData(splits, names, fingerprints, commit, problem_type, dropped, taken)
 
 
 def check_data_arguments(arguments: DataArguments) -> None:
@@ -718,6 +719,10 @@ def check_rows(
         re.search("[\ud800-\udfff]", "".join(each_name(row))) is not None
         for row in zip(ids, texts, names, strict=True)
     ]
+    # Python's csv module would write it without quotation marks: predictions.csv would be broken.
+    problems["a carriage return in the id or the label"] = [
+        any("\r" in name for name in each_name(row)) for row in zip(ids, names, strict=True)
+    ]
     is_empty = np.array([not text for text in texts])
     is_unlabeled = np.array([name is None for name in names])
     is_usable = ~is_empty & ~is_unlabeled
@@ -847,9 +852,16 @@ def check_labels(labels: list, documents: int, name: str) -> None:
     values = [value.item() if isinstance(value, np.generic) else value for value in labels]
     values = [value for value in values if not is_missing(value)]
     kinds = sorted({type(value).__name__ for value in values})
-    # A CSV file has them as texts.
-    is_decimal = (re.fullmatch(r"\s*[+-]?\d+\.\d*\s*", str(value)) for value in values)
+    # A CSV file has them as texts, the smallest ones as 1e-05.
+    decimal = r"\s*[+-]?(\d+\.\d*|\.\d+|\d+(?=e))(e[+-]?\d+)?\s*"
+    is_decimal = (re.fullmatch(decimal, str(value), re.IGNORECASE) for value in values)
     if kinds == ["float"] or (values and all(is_decimal)):
+        fractions = [value for value in values if not float(value).is_integer()]
+        if fractions:
+            fail(
+                f"{name} are decimal numbers such as {fractions[0]}, not classes; write classes as "
+                "names or integers, or see the regression in docs/adapting.md"
+            )
         missing = max(0, documents - len(values))
         fail(
             f"{name} are decimal numbers such as {values[0]}, not names or integers; pandas makes "
