@@ -39,6 +39,13 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 source ./setup_env.sh
 resolve_paths OUTPUT_DIR MODELS_FILE
 resolve_existing DATASET
+# Those that are given: one that nothing would read is refused, or a notice names it.
+given=" "
+for variable in LEARNING_RATES SEEDS FETCH_ARGUMENTS SHALLOW_LEARNING_RATES SHALLOW_ARGUMENTS \
+    SHALLOW_EMBEDDINGS SHUFFLE_ARGUMENTS SIZE_MODELS SIZE_SEEDS SIZE_ARGUMENTS \
+    ATTRIBUTION_ARGUMENTS FAITHFULNESS_ARGUMENTS CONTEXT_ARGUMENTS; do
+    [ -z "${!variable:-}" ] || given+="$variable "
+done
 OUTPUT_DIR=${OUTPUT_DIR:-paper}
 DATASET=${DATASET:-}                          # a folder or Hub id; empty: fetched from arXiv
 FETCH_ARGUMENTS=${FETCH_ARGUMENTS:-}          # such as: --source snapshot --snapshot_file FILE
@@ -87,6 +94,11 @@ check_variables() {
     check_distinct SIZE_MODELS %s $SIZE_MODELS
     check_distinct EXPLAIN %s $EXPLAIN
     check_seeds SIZE_SEEDS $SIZE_SEEDS
+    check_switch CALIBRATED SHUFFLED
+    [[ $FAITHFULNESS_SAMPLES =~ ^(0|[1-9][0-9]*)$ ]] ||
+        fail "FAITHFULNESS_SAMPLES must be a number of documents, or 0 for none," \
+            "not '$FAITHFULNESS_SAMPLES'"
+    check_is_read
     refuse_flags FETCH_ARGUMENTS "$FETCH_ARGUMENTS" output_dir=OUTPUT_DIR
     refuse_flags TRAIN_ARGUMENTS "$TRAIN_ARGUMENTS" "${training[@]}"
     refuse_flags SHALLOW_ARGUMENTS "$SHALLOW_ARGUMENTS" "${training[@]}"
@@ -107,6 +119,35 @@ check_variables() {
     refuse_flags CONTEXT_ARGUMENTS "$CONTEXT_ARGUMENTS" dataset_name=DATASET \
         output_dir=OUTPUT_DIR model_name_or_path=EXPLAIN
     refuse_flags REPORT_ARGUMENTS "$REPORT_ARGUMENTS" dataset_name=DATASET output_dir=OUTPUT_DIR
+}
+
+# Refuse variables that another variable turns off. For those of models: note_unread.
+check_is_read() {
+    [ -z "$DATASET" ] || refuse_given "nothing is fetched with DATASET" FETCH_ARGUMENTS
+    [ -n "$SHUFFLED" ] || refuse_given "nothing is shuffled without SHUFFLED=1" SHUFFLE_ARGUMENTS
+    [ -n "$SIZES" ] || refuse_given "there is no learning curve without SIZES" SIZE_MODELS \
+        SIZE_SEEDS SIZE_ARGUMENTS
+    [ -n "$EXPLAIN" ] || refuse_given "no model is explained with an empty EXPLAIN" \
+        ATTRIBUTION_ARGUMENTS FAITHFULNESS_ARGUMENTS CONTEXT_ARGUMENTS
+    [ "$FAITHFULNESS_SAMPLES" != 0 ] ||
+        refuse_given "no faithfulness is measured with FAITHFULNESS_SAMPLES=0" \
+            FAITHFULNESS_ARGUMENTS
+}
+
+# $1: why nothing reads them, rest: names of variables
+refuse_given() {
+    local variable
+    for variable in "${@:2}"; do
+        [[ $given != *" $variable "* ]] || fail "$variable is set, but $1; unset one of them"
+    done
+}
+
+# $@: names of variables
+check_switch() {
+    local variable
+    for variable in "$@"; do
+        [[ ${!variable} =~ ^1?$ ]] || fail "$variable must be 1 or empty, not '${!variable}'"
+    done
 }
 
 # $1: whose they are, rest: seeds
@@ -302,18 +343,21 @@ is_shallow() {
     [ -e "configs/shallow/$1.json" ]
 }
 
+read_by_models=" "                            # variables with defaults that a model takes
 # Read the lines of MODELS_FILE, or else MODELS and SHALLOW.
 read_models() {
     local model rates seeds flags
     if [ -z "$MODELS_FILE" ]; then
         for model in $MODELS; do
             add_model "$model" "$LEARNING_RATES" "$SEEDS" "$TRAIN_ARGUMENTS"
+            read_by_models+="LEARNING_RATES SEEDS "
         done
         for model in ${SHALLOW:+$(printf 'layers-%s ' $SHALLOW)}; do
             is_shallow "$model" ||
                 fail "SHALLOW has ${model#layers-}, and there is no configs/shallow/$model.json"
             flags="$TRAIN_ARGUMENTS $SHALLOW_ARGUMENTS"
             add_model "$model" "$SHALLOW_LEARNING_RATES" "$SEEDS" "$flags"
+            read_by_models+="SHALLOW_LEARNING_RATES SHALLOW_ARGUMENTS SHALLOW_EMBEDDINGS SEEDS "
         done
         [ ${#models[@]} != 0 ] || fail "MODELS and SHALLOW are empty; name a model"
         return
@@ -330,14 +374,29 @@ read_models() {
         refuse_flags MODELS_FILE "$flags" dataset_name=DATASET output_dir=OUTPUT_DIR \
             learning_rate="its second field" seed="its third field" \
             model_name_or_path="its first field" do_train= do_eval= do_predict=
+        [ -n "$seeds" ] || read_by_models+="SEEDS "
         if is_shallow "$model"; then
+            [ -n "$rates" ] || read_by_models+="SHALLOW_LEARNING_RATES "
+            read_by_models+="SHALLOW_ARGUMENTS SHALLOW_EMBEDDINGS "
             rates=${rates:-$SHALLOW_LEARNING_RATES}
             flags="$SHALLOW_ARGUMENTS $flags"
+        elif [ -z "$rates" ]; then
+            read_by_models+="LEARNING_RATES "
         fi
         flags="$TRAIN_ARGUMENTS $flags"
         add_model "$model" "${rates:-$LEARNING_RATES}" "${seeds:-$SEEDS}" "$flags"
     done < "$MODELS_FILE"
     [ ${#models[@]} != 0 ] || fail "MODELS_FILE $MODELS_FILE has no models"
+}
+
+# Name the variables that are given and that no model of the plan reads.
+note_unread() {
+    local variable
+    for variable in LEARNING_RATES SEEDS SHALLOW_LEARNING_RATES SHALLOW_ARGUMENTS \
+        SHALLOW_EMBEDDINGS; do
+        [[ $given != *" $variable "* || $read_by_models == *" $variable "* ]] ||
+            echo "notice: $variable is set, and no model of this study reads it"
+    done
 }
 
 groups=()                                     # folder
@@ -1226,6 +1285,7 @@ report() {
 # ------------------------------------------------------------------------------------------------
 # 1. The plan
 read_models
+note_unread
 shallow_tokenizer=$(find_tokenizer)
 is_fetched=""
 if [ -z "$DATASET" ]; then

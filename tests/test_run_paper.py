@@ -444,6 +444,11 @@ layers-0    |           | 5   |\r
     }
     result = finish(start(**queue))
     assert result.returncode == 0, result.stderr
+    # Both models have seeds of their own; one has rates, the other those of a network.
+    assert [line for line in result.stdout.splitlines() if line.startswith("notice: ")] == [
+        f"notice: {name} is set, and no model of this study reads it"
+        for name in ("LEARNING_RATES", "SEEDS")
+    ]
     assert {str(path.parent.relative_to(paper)) for path in paper.rglob("predictions.csv")} == {
         "svm",
         "svm-calibrated",
@@ -910,7 +915,27 @@ def test_job_array(queue, tmp_path):
         (("--train", "LEARNING_RATES=1e-5 fast"), ["a learning rate of alpha is 'fast'"]),
         (("--train", "SEEDS=1 -2"), ["a seed of alpha is '-2'"]),
         (("--train", "SIZES=all"), ["SIZES has 'all'"]),
-        (("--train", "SIZE_MODELS=gamma"), ["SIZE_MODELS has gamma"]),
+        (("--train", "SIZES=5", "SIZE_MODELS=gamma"), ["SIZE_MODELS has gamma"]),
+        (("--train", "SIZE_MODELS=alpha"), ["SIZE_MODELS is set, but", "without SIZES"]),
+        (("--train", "SIZE_SEEDS=1"), ["SIZE_SEEDS is set, but", "without SIZES"]),
+        (("--train", "SIZE_ARGUMENTS=--x"), ["SIZE_ARGUMENTS is set, but", "without SIZES"]),
+        (("--train", "SHUFFLE_ARGUMENTS=--seed 9"), ["SHUFFLE_ARGUMENTS is set", "SHUFFLED=1"]),
+        (("--train", "FETCH_ARGUMENTS=--seed 1"), ["FETCH_ARGUMENTS is set", "DATASET"]),
+        (
+            ("--train", "EXPLAIN=", "ATTRIBUTION_ARGUMENTS=--max_samples 3"),
+            ["ATTRIBUTION_ARGUMENTS is set", "EXPLAIN"],
+        ),
+        (
+            ("--train", "EXPLAIN=", "CONTEXT_ARGUMENTS=--n_phrases 0"),
+            ["CONTEXT_ARGUMENTS is set", "EXPLAIN"],
+        ),
+        (
+            ("--train", "FAITHFULNESS_SAMPLES=0", "FAITHFULNESS_ARGUMENTS=--n_mosaics 3"),
+            ["FAITHFULNESS_ARGUMENTS is set", "FAITHFULNESS_SAMPLES=0"],
+        ),
+        (("--train", "FAITHFULNESS_SAMPLES=all"), ["FAITHFULNESS_SAMPLES must be a number", "all"]),
+        (("--train", "SHUFFLED=0"), ["SHUFFLED must be 1 or empty, not '0'"]),
+        (("--train", "CALIBRATED=no"), ["CALIBRATED must be 1 or empty, not 'no'"]),
         (("--train", "EXPLAIN=gamma"), ["EXPLAIN has gamma"]),
         (("--train", "SHALLOW=9"), ["SHALLOW has 9", "configs/shallow/layers-9.json"]),
         (("--train", "MODELS_FILE=models.txt"), ["give either MODELS_FILE or MODELS and SHALLOW"]),
@@ -934,7 +959,10 @@ def test_job_array(queue, tmp_path):
         (("--train", "TRAIN_ARGUMENTS=--output_dir x"), ["set OUTPUT_DIR instead"]),
         (("--train", "TRAIN_ARGUMENTS=--do_predict"), ["--do_predict", "remove it"]),
         (("--train", "SVM_ARGUMENTS=--output_dir x"), ["SVM_ARGUMENTS has --output_dir"]),
-        (("--train", "SIZE_ARGUMENTS=--max_train_samples 5"), ["set SIZES instead"]),
+        (
+            ("--train", "SIZES=5", "SIZE_ARGUMENTS=--max_train_samples 5"),
+            ["set SIZES instead"],
+        ),
         (
             ("--train", "SHUFFLED=1", "TRAIN_ARGUMENTS=--bf16 --max_seq_length"),
             ["--max_seq_length has no value in: --bf16 --max_seq_length"],
