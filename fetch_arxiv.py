@@ -134,6 +134,7 @@ WITHDRAWN = re.compile(
 WITHDRAWN_WITHIN = 160  # characters
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 ARXIV_ID = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7}")
+# Copied from tools/common/arxiv_access.py::FIRST_DAY
 FIRST_DAY = date(1991, 8, 14)  # of arXiv
 
 # Copied from tools/common/arxiv_access.py::TAXONOMY
@@ -326,6 +327,7 @@ def check_arguments(arguments: FetchArguments) -> None:
     check_dates(arguments)
     check_split(arguments)
     check_source(arguments)
+    check_dataset_path(Path(arguments.output_dir))
     if arguments.push_to_hub and not arguments.hub_dataset_id:
         fail("--push_to_hub requires --hub_dataset_id USER/NAME")
     if arguments.hub_dataset_id and not arguments.push_to_hub:
@@ -353,27 +355,6 @@ def check_categories(categories: list[str]) -> None:
         fail(f"--categories {shown}: give each once")
     if len(categories) < 2:
         fail(f"--categories {shown}: give at least two categories")
-
-
-def check_dates(arguments: FetchArguments) -> None:
-    """Write the dates as YYYY-MM-DD. Exit with status 2 if that is impossible."""
-    days = {}
-    for flag in ("start_date", "end_date"):
-        value = getattr(arguments, flag)
-        try:
-            days[flag] = date.fromisoformat(value)
-        except ValueError as error:
-            fail(f"--{flag} {value}: {error}; write YYYY-MM-DD")
-        setattr(arguments, flag, days[flag].isoformat())  # 20140101 is a date, too
-    if days["end_date"] < days["start_date"]:
-        fail(
-            f"--start_date {arguments.start_date} --end_date {arguments.end_date}: "
-            "give the earlier day first"
-        )
-    today = datetime.now(UTC).date()
-    for flag, day in days.items():
-        if not FIRST_DAY <= day <= today:
-            fail(f"--{flag} {day}: give a day from {FIRST_DAY} to today, as YYYY-MM-DD")
 
 
 def check_split(arguments: FetchArguments) -> None:
@@ -1598,6 +1579,11 @@ def parse_arguments(
     is_flag = bool(words) and words[0].startswith("-")  # such as --train_file=train.json
     if words and not is_flag and words[0].endswith((".json", ".yaml", ".yml")):
         words.insert(0, "--config")
+    for index, word in enumerate(words):
+        if word.startswith("--config="):
+            words[index : index + 1] = word.split("=", 1)
+    if words.count("--config") > 1:
+        fail("--config is given more than once; give one file")
     if "--config" in words:
         index = words.index("--config")
         if index + 1 == len(words):
@@ -1700,6 +1686,16 @@ def find_foreign_file(folder: Path, own_files: str) -> str | None:
     return None
 
 
+# Copied from tools/common/folders.py::check_dataset_path
+def check_dataset_path(folder: Path) -> None:
+    """Exit with status 2 if datasets would take the path of a dataset folder for a pattern."""
+    if re.search(r"[*?\[\]]", os.path.realpath(folder)):
+        fail(
+            f"the path of --output_dir {folder} contains one of the characters * ? [ ], so that no "
+            "script could read the dataset; choose another folder"
+        )
+
+
 # Copied from tools/common/folders.py::check_names
 def check_names(arguments: object) -> None:
     """Exit with status 2 if a text on the command line is not UTF-8: no file could record it."""
@@ -1722,6 +1718,28 @@ def category_names() -> list[str]:
         if "-" in archive:
             names.append(archive)
     return names
+
+
+# Copied from tools/common/arxiv_access.py::check_dates
+def check_dates(arguments: object) -> None:
+    """Write start_date and end_date as YYYY-MM-DD. Exit with status 2 if that is impossible."""
+    days = {}
+    for flag in ("start_date", "end_date"):
+        value = getattr(arguments, flag)
+        try:
+            days[flag] = date.fromisoformat(value)
+        except ValueError as error:
+            fail(f"--{flag} {value}: {error}; write YYYY-MM-DD")
+        setattr(arguments, flag, days[flag].isoformat())  # 20140101 is a date, too
+    if days["end_date"] < days["start_date"]:
+        fail(
+            f"--start_date {arguments.start_date} --end_date {arguments.end_date}: "
+            "give the earlier day first"
+        )
+    today = datetime.now(UTC).date()  # where the day begins earlier, it is tomorrow already
+    for flag, day in days.items():
+        if not FIRST_DAY <= day <= today:
+            fail(f"--{flag} {day}: give a day from {FIRST_DAY} to {today}, today in UTC")
 
 
 # Copied from tools/common/arxiv_access.py::check_requests

@@ -278,6 +278,11 @@ def parse_arguments(
     is_flag = bool(words) and words[0].startswith("-")  # such as --train_file=train.json
     if words and not is_flag and words[0].endswith((".json", ".yaml", ".yml")):
         words.insert(0, "--config")
+    for index, word in enumerate(words):
+        if word.startswith("--config="):
+            words[index : index + 1] = word.split("=", 1)
+    if words.count("--config") > 1:
+        fail("--config is given more than once; give one file")
     if "--config" in words:
         index = words.index("--config")
         if index + 1 == len(words):

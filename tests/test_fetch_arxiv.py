@@ -281,7 +281,7 @@ def test_larger_sample_contains_the_smaller(fetch_snapshot, tmp_path):
     assert ids[10] < ids[15] < ids[20]
 
 
-@pytest.mark.parametrize("flag", [[], ["--config"]])
+@pytest.mark.parametrize("flag", ["", "--config", "--config="])
 def test_arguments_from_a_yaml_file(run, snapshot, tmp_path, flag):
     recipe = {
         "source": "snapshot",
@@ -289,16 +289,14 @@ def test_arguments_from_a_yaml_file(run, snapshot, tmp_path, flag):
         "seed": 1,
         "categories": LABELS[:3],
     }
-    (tmp_path / "fetch.yaml").write_text(yaml.safe_dump(recipe))
-    result = run(
-        "fetch_arxiv",
-        *flag,
-        tmp_path / "fetch.yaml",
-        "--output_dir",
-        tmp_path / "dataset",
-        "--seed",
-        2,
+    file = tmp_path / "fetch.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    words = [f"{flag}{file}"] if flag in ("", "--config=") else [flag, file]
+    words += ["--output_dir", tmp_path / "dataset", "--seed", 2]
+    assert_user_error(
+        run("fetch_arxiv", *words, "--config", file), "--config is given more than once"
     )
+    result = run("fetch_arxiv", *words)
     assert result.code == 0, result.err
     arguments = json.loads((tmp_path / "dataset/manifest.json").read_text())["arguments"]
     assert (arguments["seed"], arguments["categories"]) == (2, LABELS[:3])
@@ -420,7 +418,7 @@ def test_results_of_both_splits_in_the_docs_are_those_of_the_file():
         ),
         (["--start_date", "2014"], ["--start_date 2014", "YYYY-MM-DD"]),
         (["--start_date", "1971-01-01"], ["1971-01-01", "1991-08-14"]),
-        (["--end_date", "2991-01-01"], ["2991-01-01", "today"]),
+        (["--end_date", "2991-01-01"], ["2991-01-01", "today in UTC"]),
         (["--split_ratios", "0.8", "0.1", "0.2"], ["0.8 0.1 0.2", "sum to 1"]),
         (["--categories", "math.AG", "math.MP"], ["math.MP", "give math-ph"]),
         (["--categories", "math.AG", "stat.TH"], ["stat.TH", "give math.ST"]),
@@ -446,6 +444,13 @@ def test_results_of_both_splits_in_the_docs_are_those_of_the_file():
 def test_bad_flags(fetch_snapshot, tmp_path, flags, words):
     assert_user_error(fetch_snapshot(*flags), *words)
     assert not (tmp_path / "dataset").exists()
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a?", "*/dataset"])
+def test_folder_that_no_script_could_read_is_refused(fetch_snapshot, tmp_path, name):
+    result = fetch_snapshot(folder=tmp_path / name)
+    assert_user_error(result, name, "one of the characters * ? [ ]", "another folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["snapshot.jsonl"]
 
 
 def test_class_with_too_few_records_is_named(fetch_snapshot, tmp_path):
