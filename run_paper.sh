@@ -169,7 +169,7 @@ list=$OUTPUT_DIR/runs.txt
 logs=$OUTPUT_DIR/logs
 check_variables
 set_up_environment
-command -v flock > /dev/null || fail "flock is not installed; it is part of util-linux"
+require_commands util-linux flock
 export PYTHONUNBUFFERED=1                     # the log of a run shows its last line at once
 cores=$(getconf _NPROCESSORS_ONLN)
 gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | grep -xE '[0-9]+' || true)

@@ -40,6 +40,29 @@ def test_no_python_new_enough(tmp_path, script):
     assert not (tmp_path / ".venv").exists()
 
 
+@pytest.mark.parametrize(
+    ("script", "missing", "package"),
+    [
+        ("run_paper.sh", "find", "findutils"),
+        ("run_paper.sh", "xargs", "findutils"),
+        ("run_tests.sh", "cmp", "diffutils"),
+        ("run_quickstart.sh", "awk", "gawk or mawk"),
+    ],
+)
+def test_missing_command_is_named(tmp_path, script, missing, package):
+    """Minimal images lack some. Without find, a folder of somebody else looked empty."""
+    copy_setup(tmp_path, script)
+    (tmp_path / "bin").mkdir()
+    for name in ("bash", "dirname", "find", "xargs", "cmp", "awk", "realpath"):
+        if name != missing:
+            (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+    settings = {"PATH": str(tmp_path / "bin"), "OUTPUT_DIR": str(tmp_path / "out")}
+    result = bash(tmp_path / script, cwd=tmp_path, **settings)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr == f"error: {missing} is not installed; it is part of {package}\n"
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.skipif(
     not (ROOT / ".venv" / "bin" / "python").exists(),
     reason="needs the .venv that run_tests.sh makes",
