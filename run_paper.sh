@@ -880,10 +880,13 @@ for group, name, state, elapsed, seconds, loss in rows:
     loss = "" if loss is None else f"{loss:.4f}"
     print(f"{name:{width}}  {state:11}  {loss:15}  {time}".rstrip())
 finished = sum(state == "finished" for _, _, state, *_ in rows)
-left = duration(left / int(sys.argv[1]))
-text = f"{finished} of {len(rows)} runs are finished; about {left} left"
-if unknown:
-    text += f", without {unknown} runs of models of which no run is finished"
+text = f"{finished} of {len(rows)} runs are finished; "
+if unknown and not left:
+    text += "the time left is not known before a run of each model is finished"
+else:
+    text += f"about {duration(left / int(sys.argv[1]))} left"
+    if unknown:
+        text += f", without {unknown} runs of models of which no run is finished"
 print(text)
 PYTHON
     for group in "${groups[@]}"; do

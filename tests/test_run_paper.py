@@ -421,6 +421,13 @@ def test_failed_run_is_named_after_the_others_have_finished(queue, tmp_path, wor
     assert {path.name for path in failed.glob("checkpoint*")} == {"checkpoint-best", "checkpoint-7"}
 
 
+def test_time_left_is_not_known_at_the_start(queue):
+    assert finish(start("--list", **queue)).returncode == 0
+    (line,) = finish(start("--status", **queue)).stdout.splitlines()[-1:]
+    reason = "the time left is not known before a run of each model is finished"
+    assert line == f"0 of 9 runs are finished; {reason}"
+
+
 def test_models_file_shuffled_words_and_sizes(queue, tmp_path):
     """Each model has rates, seeds and flags, on all data, shuffled words and fewer documents."""
     del queue["MODELS"], queue["SHALLOW"]
