@@ -412,6 +412,11 @@ add_group() {
     group_data[$group]=$3
     group_seeds[$group]=$4
     split_into_words "${model_flags[$1]} $5"
+    local recipe=configs/recipes/${models[$1]}.yaml
+    if [ -e "$recipe" ] && flag_value config "${words[@]}" > /dev/null; then
+        fail "the flags of ${models[$1]} have a --config, and its recipe $recipe is one already;" \
+            "give the flags themselves, or the model's id on the Hub"
+    fi
     group_flags[$group]=$(quote_words "${words[@]}")
 }
 
@@ -488,7 +493,8 @@ config_value() {
 import sys, yaml
 file, flag = sys.argv[1:]
 with open(file, encoding="utf-8") as lines:
-    value = (yaml.safe_load(lines) or {}).get(flag)
+    flags = yaml.safe_load(lines) or {}
+value = flags.get(flag, flags.get(flag.replace("_", "-")))
 print("" if value is None else value)
 PYTHON
 }

@@ -804,6 +804,27 @@ def test_kept_results_of_the_findings_are_accepted(queue, tmp_path):
     assert result.returncode == 2 and "with --num_train_epochs 4.0, not 3" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "flag", ["--max_seq_length 64", "--max-seq-length 64", "--max-seq-length=64"]
+)
+def test_flags_of_runs_from_elsewhere_are_compared_in_either_spelling(queue, tmp_path, flag):
+    run = queue["OUTPUT_DIR"] / "alpha" / "lr-1e-5-seed-1"
+    run.mkdir(parents=True)
+    for name in ("train", "eval", "predict"):
+        (run / f"{name}_results.json").write_text('{"eval_loss": 0.1, "eval_runtime": 1}')
+    (run / "run_arguments.json").write_text('{"arguments": {"seed": 1, "max_seq_length": 256}}')
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    result = train_with(queue, flag)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "with --max_seq_length 256, not 64; choose another OUTPUT_DIR" in result.stderr
+
+
+def test_a_flag_in_another_spelling_is_the_same_flag(queue):
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    assert train_with(queue, "--weight_decay 0.1").returncode == 0
+    assert train_with(queue, "--weight-decay 1e-1").returncode == 0
+
+
 def test_runs_from_elsewhere_are_finished(queue, tmp_path):
     """Only their small files are here, before the first call."""
     run = queue["OUTPUT_DIR"] / "alpha" / "lr-1e-5-seed-1"
@@ -942,6 +963,10 @@ def test_job_array(queue, tmp_path):
         ),
         (("--train", "FAITHFULNESS_SAMPLES=all"), ["FAITHFULNESS_SAMPLES must be a number", "all"]),
         (("--train", "SHUFFLED=0"), ["SHUFFLED must be 1 or empty, not '0'"]),
+        (
+            ("--train", "MODELS=e5-large-v2", "TRAIN_ARGUMENTS=--config=mine.yaml"),
+            ["the flags of e5-large-v2 have a --config", "configs/recipes/e5-large-v2.yaml"],
+        ),
         (("--train", "CALIBRATED=no"), ["CALIBRATED must be 1 or empty, not 'no'"]),
         (("--train", "EXPLAIN=gamma"), ["EXPLAIN has gamma"]),
         (("--train", "SHALLOW=9"), ["SHALLOW has 9", "configs/shallow/layers-9.json"]),
