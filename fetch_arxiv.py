@@ -405,6 +405,16 @@ def check_source(arguments: FetchArguments) -> None:
     check_contact(arguments.contact)
 
 
+def check_ids(arguments: FetchArguments, ids: set[str]) -> None:
+    """Exit with status 2 if arXiv's search API is to be asked for ids that it cannot have."""
+    foreign = sorted(paper_id for paper_id in ids if not ARXIV_ID.fullmatch(paper_id))
+    if arguments.source == "api" and foreign:
+        fail(
+            f"{len(foreign):,} ids of {arguments.ids_from} are not arXiv's, such as "
+            f"{foreign[0]!r:.80}; give the --source that has these records"
+        )
+
+
 def read_manifest(arguments: FetchArguments) -> dict:
     """Return the manifest of --ids_from and take over its arguments.
 
@@ -1399,7 +1409,11 @@ def dataset_card(
     """Return README.md: source, counts, what was dropped, limitations, how to rebuild it."""
     records = [record for split in SPLITS for record in splits[split]]
     foreign = sum(not ARXIV_ID.fullmatch(record["id"]) for record in records)
+    source_flags = ""  # the search API has all papers
     if foreign:
+        source_flags = "--source snapshot --snapshot_file FILE "
+        if arguments.source == "hub":
+            source_flags = f"--source hub --hub_dataset {arguments.hub_dataset} "
         license_name = "other"
         origin = (
             f"**{foreign:,} of the {len(records):,} records carry ids that are not arXiv's**: "
@@ -1455,8 +1469,8 @@ records with the same abstract only the earliest is kept.
 - published: time of version 1 (UTC), 00:00 if the source has only the day. The abstract is that of
   the latest version.
 
-`python fetch_arxiv.py --ids_from manifest.json --output_dir DIR` fetches the same papers again into
-the same splits.
+`python fetch_arxiv.py --ids_from manifest.json {source_flags}--output_dir DIR` fetches the same
+papers again into the same splits.
 """
 
 
@@ -1994,6 +2008,7 @@ def main() -> None:
         manifest = read_manifest(arguments)
         ids = manifest_ids(manifest)
     check_arguments(arguments)
+    check_ids(arguments, ids)
     folder = Path(arguments.output_dir)
 
     with open_work_folder(folder) as work:

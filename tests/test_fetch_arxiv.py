@@ -1503,6 +1503,23 @@ def test_two_processes_on_one_folder(fetch, server, expected, tmp_path):
     assert server.most_connections == 1
 
 
+def test_ids_that_arxiv_cannot_have_are_not_asked_for(fetch, server, run, tmp_path):
+    """Of the sample, whose card names a command that works."""
+    sample = ["--source", "snapshot", "--snapshot_file", ROOT / "sample_data/abstracts.jsonl"]
+    assert run("fetch_arxiv", *sample, "--output_dir", tmp_path / "sample").code == 0
+    manifest = tmp_path / "sample/manifest.json"
+    result = fetch("--ids_from", manifest, folder=tmp_path / "again")
+    assert_user_error(result, "300 ids of", "such as 'sample.00001'", "--source")
+    assert server.log == [] and not (tmp_path / "again").exists()
+
+    card = (tmp_path / "sample/README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"`python fetch_arxiv.py (--ids_from .*?)`", card)
+    names = {"manifest.json": manifest, "FILE": sample[-1], "DIR": tmp_path / "again"}
+    words = [names.get(word, word) for word in shlex.split(command)]
+    result = run("fetch_arxiv", *words)
+    assert result.code == 0 and "parquet files: those of the manifest" in result.out
+
+
 @pytest.mark.parametrize("content", ["", "{}", '{"ids": 3}', "no json", "[]"])
 def test_ids_from_something_else(fetch, tmp_path, content):
     (tmp_path / "some.json").write_text(content)
