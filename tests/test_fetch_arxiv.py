@@ -281,7 +281,7 @@ def test_larger_sample_contains_the_smaller(fetch_snapshot, tmp_path):
     assert ids[10] < ids[15] < ids[20]
 
 
-@pytest.mark.parametrize("flag", ["{}", "--config {}", "--config={}"])
+@pytest.mark.parametrize("flag", ["", "--config", "--config="])
 def test_arguments_from_a_yaml_file(run, snapshot, tmp_path, flag):
     recipe = {
         "source": "snapshot",
@@ -289,15 +289,14 @@ def test_arguments_from_a_yaml_file(run, snapshot, tmp_path, flag):
         "seed": 1,
         "categories": LABELS[:3],
     }
-    (tmp_path / "fetch.yaml").write_text(yaml.safe_dump(recipe))
-    result = run(
-        "fetch_arxiv",
-        *flag.format(tmp_path / "fetch.yaml").split(),
-        "--output_dir",
-        tmp_path / "dataset",
-        "--seed",
-        2,
+    file = tmp_path / "fetch.yaml"
+    file.write_text(yaml.safe_dump(recipe))
+    words = [f"{flag}{file}"] if flag in ("", "--config=") else [flag, file]
+    words += ["--output_dir", tmp_path / "dataset", "--seed", 2]
+    assert_user_error(
+        run("fetch_arxiv", *words, "--config", file), "--config is given more than once"
     )
+    result = run("fetch_arxiv", *words)
     assert result.code == 0, result.err
     arguments = json.loads((tmp_path / "dataset/manifest.json").read_text())["arguments"]
     assert (arguments["seed"], arguments["categories"]) == (2, LABELS[:3])
@@ -419,7 +418,7 @@ def test_results_of_both_splits_in_the_docs_are_those_of_the_file():
         ),
         (["--start_date", "2014"], ["--start_date 2014", "YYYY-MM-DD"]),
         (["--start_date", "1971-01-01"], ["1971-01-01", "1991-08-14"]),
-        (["--end_date", "2991-01-01"], ["2991-01-01", "today"]),
+        (["--end_date", "2991-01-01"], ["2991-01-01", "today in UTC"]),
         (["--split_ratios", "0.8", "0.1", "0.2"], ["0.8 0.1 0.2", "sum to 1"]),
         (["--categories", "math.AG", "math.MP"], ["math.MP", "give math-ph"]),
         (["--categories", "math.AG", "stat.TH"], ["stat.TH", "give math.ST"]),
@@ -445,6 +444,13 @@ def test_results_of_both_splits_in_the_docs_are_those_of_the_file():
 def test_bad_flags(fetch_snapshot, tmp_path, flags, words):
     assert_user_error(fetch_snapshot(*flags), *words)
     assert not (tmp_path / "dataset").exists()
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a?", "*/dataset"])
+def test_folder_that_no_script_could_read_is_refused(fetch_snapshot, tmp_path, name):
+    result = fetch_snapshot(folder=tmp_path / name)
+    assert_user_error(result, name, "one of the characters * ? [ ]", "another folder")
+    assert [path.name for path in tmp_path.iterdir()] == ["snapshot.jsonl"]
 
 
 def test_class_with_too_few_records_is_named(fetch_snapshot, tmp_path):
@@ -1495,6 +1501,23 @@ def test_two_processes_on_one_folder(fetch, server, expected, tmp_path):
     assert process.exitcode == 0
     assert parquet_hashes(tmp_path / "dataset") == expected
     assert server.most_connections == 1
+
+
+def test_ids_that_arxiv_cannot_have_are_not_asked_for(fetch, server, run, tmp_path):
+    """Of the sample, whose card names a command that works."""
+    sample = ["--source", "snapshot", "--snapshot_file", ROOT / "sample_data/abstracts.jsonl"]
+    assert run("fetch_arxiv", *sample, "--output_dir", tmp_path / "sample").code == 0
+    manifest = tmp_path / "sample/manifest.json"
+    result = fetch("--ids_from", manifest, folder=tmp_path / "again")
+    assert_user_error(result, "300 ids of", "such as 'sample.00001'", "--source")
+    assert server.log == [] and not (tmp_path / "again").exists()
+
+    card = (tmp_path / "sample/README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(r"`python fetch_arxiv.py (--ids_from .*?)`", card)
+    names = {"manifest.json": manifest, "FILE": sample[-1], "DIR": tmp_path / "again"}
+    words = [names.get(word, word) for word in shlex.split(command)]
+    result = run("fetch_arxiv", *words)
+    assert result.code == 0 and "parquet files: those of the manifest" in result.out
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"ids": 3}', "no json", "[]"])

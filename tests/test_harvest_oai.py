@@ -130,6 +130,37 @@ def test_last_line_names_a_command_that_runs(harvest, run, monkeypatch, tmp_path
     assert manifest["arguments"]["start_date"] == "2014-02-01"
 
 
+def test_next_command_has_the_categories_of_an_archive(harvest, run, monkeypatch, tmp_path):
+    """No paper has an archive as its primary category, nor an alias such as math.IT."""
+    result = harvest("--categories", "hep-th", "math", "math.SG")
+    assert result.code == 0, result.err
+    command = shlex.split(result.log.split("next: python ")[1])
+    categories = command[command.index("--categories") + 1 : command.index("--output_dir")]
+    assert categories[:3] == ["hep-th", "math.AC", "math.AG"] and len(categories) == 31
+    assert categories.count("math.SG") == 1 and "math.IT" not in categories
+    monkeypatch.chdir(tmp_path)
+    done = run(command[0].removesuffix(".py"), *command[1:])
+    # It is a valid command, though this arXiv has no papers of most of them.
+    assert done.code == 2 and "hep-th has 0 records" in done.err
+
+
+def test_one_category_has_no_next_command(harvest):
+    """fetch_arxiv.py refuses it."""
+    result = harvest("--categories", "math.SG")
+    assert result.code == 0, result.err
+    assert "next: " not in result.log
+    assert "a dataset requires two categories or more" in result.log
+
+
+def test_harvest_without_a_paper_writes_no_file(harvest, tmp_path):
+    """fetch_arxiv.py could not read it."""
+    days = ["--start_date", "2023-12-31", "--end_date", "2023-12-31"]
+    result = harvest(*days)
+    assert_user_error(result, "no paper of math.AG", "from 2023-12-31 to 2023-12-31", "dates")
+    assert list(tmp_path.iterdir()) == []
+    assert harvest().code == 0  # other dates start anew
+
+
 def test_plain_file(harvest, tmp_path):
     assert harvest().code == 0
     assert harvest(file=tmp_path / "a folder" / "oai.jsonl").code == 0
@@ -429,7 +460,9 @@ def test_full_disk_keeps_finished_pages(server, harvest, tmp_path):
     ("more", "words"),
     [
         (["--start_date", "x"], ["--start_date x", "YYYY-MM-DD"]),
-        (["--end_date", "2013-01-01"], ["--end_date 2013-01-01", "before"]),
+        (["--end_date", "2013-01-01"], ["--end_date 2013-01-01", "earlier day first"]),
+        (["--end_date", "2991-01-01"], ["--end_date 2991-01-01", "today in UTC"]),
+        (["--start_date", "1991-08-13"], ["--start_date 1991-08-13", "1991-08-14"]),
         (["--categories", "Mathematics!"], ["--categories Mathematics!", "math.AG"]),
         (["--categories", "math.AG", "cs.SY"], ["cs.SY", "give eess.SY"]),
         (["--categories", "math.DQ"], ["--categories math.DQ", "taxonomy"]),

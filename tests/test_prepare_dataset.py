@@ -1075,6 +1075,13 @@ def test_sources_and_notes_in_the_output_folder_stay(run, tmp_path):
     assert tree(folder) == before
 
 
+def test_folder_that_no_script_could_read_is_refused(run, tmp_path):
+    flags = write_own_files(tmp_path)
+    result = run("prepare_dataset", *flags, "--output_dir", tmp_path / "own [2]")
+    assert_user_error(result, "own [2]", "one of the characters * ? [ ]", "another folder")
+    assert not (tmp_path / "own [2]").exists()
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "data/notes.txt", "data/other.parquet"])
 def test_foreign_file_in_a_prepared_folder(run, tmp_path, name):
     flags = write_own_files(tmp_path)

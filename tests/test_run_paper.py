@@ -421,6 +421,13 @@ def test_failed_run_is_named_after_the_others_have_finished(queue, tmp_path, wor
     assert {path.name for path in failed.glob("checkpoint*")} == {"checkpoint-best", "checkpoint-7"}
 
 
+def test_time_left_is_not_known_at_the_start(queue):
+    assert finish(start("--list", **queue)).returncode == 0
+    (line,) = finish(start("--status", **queue)).stdout.splitlines()[-1:]
+    reason = "the time left is not known before a run of each model is finished"
+    assert line == f"0 of 9 runs are finished; {reason}"
+
+
 def test_models_file_shuffled_words_and_sizes(queue, tmp_path):
     """Each model has rates, seeds and flags, on all data, shuffled words and fewer documents."""
     del queue["MODELS"], queue["SHALLOW"]
@@ -444,6 +451,11 @@ layers-0    |           | 5   |\r
     }
     result = finish(start(**queue))
     assert result.returncode == 0, result.stderr
+    # Both models have seeds of their own; one has rates, the other those of a network.
+    assert [line for line in result.stdout.splitlines() if line.startswith("notice: ")] == [
+        f"notice: {name} is set, and no model of this study reads it"
+        for name in ("LEARNING_RATES", "SEEDS")
+    ]
     assert {str(path.parent.relative_to(paper)) for path in paper.rglob("predictions.csv")} == {
         "svm",
         "svm-calibrated",
@@ -792,6 +804,27 @@ def test_kept_results_of_the_findings_are_accepted(queue, tmp_path):
     assert result.returncode == 2 and "with --num_train_epochs 4.0, not 3" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "flag", ["--max_seq_length 64", "--max-seq-length 64", "--max-seq-length=64"]
+)
+def test_flags_of_runs_from_elsewhere_are_compared_in_either_spelling(queue, tmp_path, flag):
+    run = queue["OUTPUT_DIR"] / "alpha" / "lr-1e-5-seed-1"
+    run.mkdir(parents=True)
+    for name in ("train", "eval", "predict"):
+        (run / f"{name}_results.json").write_text('{"eval_loss": 0.1, "eval_runtime": 1}')
+    (run / "run_arguments.json").write_text('{"arguments": {"seed": 1, "max_seq_length": 256}}')
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    result = train_with(queue, flag)
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "with --max_seq_length 256, not 64; choose another OUTPUT_DIR" in result.stderr
+
+
+def test_a_flag_in_another_spelling_is_the_same_flag(queue):
+    queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SEEDS": "1"}
+    assert train_with(queue, "--weight_decay 0.1").returncode == 0
+    assert train_with(queue, "--weight-decay 1e-1").returncode == 0
+
+
 def test_runs_from_elsewhere_are_finished(queue, tmp_path):
     """Only their small files are here, before the first call."""
     run = queue["OUTPUT_DIR"] / "alpha" / "lr-1e-5-seed-1"
@@ -910,7 +943,31 @@ def test_job_array(queue, tmp_path):
         (("--train", "LEARNING_RATES=1e-5 fast"), ["a learning rate of alpha is 'fast'"]),
         (("--train", "SEEDS=1 -2"), ["a seed of alpha is '-2'"]),
         (("--train", "SIZES=all"), ["SIZES has 'all'"]),
-        (("--train", "SIZE_MODELS=gamma"), ["SIZE_MODELS has gamma"]),
+        (("--train", "SIZES=5", "SIZE_MODELS=gamma"), ["SIZE_MODELS has gamma"]),
+        (("--train", "SIZE_MODELS=alpha"), ["SIZE_MODELS is set, but", "without SIZES"]),
+        (("--train", "SIZE_SEEDS=1"), ["SIZE_SEEDS is set, but", "without SIZES"]),
+        (("--train", "SIZE_ARGUMENTS=--x"), ["SIZE_ARGUMENTS is set, but", "without SIZES"]),
+        (("--train", "SHUFFLE_ARGUMENTS=--seed 9"), ["SHUFFLE_ARGUMENTS is set", "SHUFFLED=1"]),
+        (("--train", "FETCH_ARGUMENTS=--seed 1"), ["FETCH_ARGUMENTS is set", "DATASET"]),
+        (
+            ("--train", "EXPLAIN=", "ATTRIBUTION_ARGUMENTS=--max_samples 3"),
+            ["ATTRIBUTION_ARGUMENTS is set", "EXPLAIN"],
+        ),
+        (
+            ("--train", "EXPLAIN=", "CONTEXT_ARGUMENTS=--n_phrases 0"),
+            ["CONTEXT_ARGUMENTS is set", "EXPLAIN"],
+        ),
+        (
+            ("--train", "FAITHFULNESS_SAMPLES=0", "FAITHFULNESS_ARGUMENTS=--n_mosaics 3"),
+            ["FAITHFULNESS_ARGUMENTS is set", "FAITHFULNESS_SAMPLES=0"],
+        ),
+        (("--train", "FAITHFULNESS_SAMPLES=all"), ["FAITHFULNESS_SAMPLES must be a number", "all"]),
+        (("--train", "SHUFFLED=0"), ["SHUFFLED must be 1 or empty, not '0'"]),
+        (
+            ("--train", "MODELS=e5-large-v2", "TRAIN_ARGUMENTS=--config=mine.yaml"),
+            ["the flags of e5-large-v2 have a --config", "configs/recipes/e5-large-v2.yaml"],
+        ),
+        (("--train", "CALIBRATED=no"), ["CALIBRATED must be 1 or empty, not 'no'"]),
         (("--train", "EXPLAIN=gamma"), ["EXPLAIN has gamma"]),
         (("--train", "SHALLOW=9"), ["SHALLOW has 9", "configs/shallow/layers-9.json"]),
         (("--train", "MODELS_FILE=models.txt"), ["give either MODELS_FILE or MODELS and SHALLOW"]),
@@ -934,7 +991,10 @@ def test_job_array(queue, tmp_path):
         (("--train", "TRAIN_ARGUMENTS=--output_dir x"), ["set OUTPUT_DIR instead"]),
         (("--train", "TRAIN_ARGUMENTS=--do_predict"), ["--do_predict", "remove it"]),
         (("--train", "SVM_ARGUMENTS=--output_dir x"), ["SVM_ARGUMENTS has --output_dir"]),
-        (("--train", "SIZE_ARGUMENTS=--max_train_samples 5"), ["set SIZES instead"]),
+        (
+            ("--train", "SIZES=5", "SIZE_ARGUMENTS=--max_train_samples 5"),
+            ["set SIZES instead"],
+        ),
         (
             ("--train", "SHUFFLED=1", "TRAIN_ARGUMENTS=--bf16 --max_seq_length"),
             ["--max_seq_length has no value in: --bf16 --max_seq_length"],

@@ -40,6 +40,29 @@ def test_no_python_new_enough(tmp_path, script):
     assert not (tmp_path / ".venv").exists()
 
 
+@pytest.mark.parametrize(
+    ("script", "missing", "package"),
+    [
+        ("run_paper.sh", "find", "findutils"),
+        ("run_paper.sh", "xargs", "findutils"),
+        ("run_tests.sh", "cmp", "diffutils"),
+        ("run_quickstart.sh", "awk", "gawk or mawk"),
+    ],
+)
+def test_missing_command_is_named(tmp_path, script, missing, package):
+    """Minimal images lack some. Without find, a folder of somebody else looked empty."""
+    copy_setup(tmp_path, script)
+    (tmp_path / "bin").mkdir()
+    for name in ("bash", "dirname", "find", "xargs", "cmp", "awk", "realpath"):
+        if name != missing:
+            (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+    settings = {"PATH": str(tmp_path / "bin"), "OUTPUT_DIR": str(tmp_path / "out")}
+    result = bash(tmp_path / script, cwd=tmp_path, **settings)
+    assert result.returncode == 2, result.stderr
+    assert result.stderr == f"error: {missing} is not installed; it is part of {package}\n"
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.skipif(
     not (ROOT / ".venv" / "bin" / "python").exists(),
     reason="needs the .venv that run_tests.sh makes",
@@ -299,6 +322,31 @@ def write_finished_run(folder, score):
         (folder / "predictions.csv").write_text(f'id,label,prediction,a\n1,"a, b",c,{score}\n')
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"DATASET": "a/b", "SNAPSHOT_FILE": "s"}, "give either SNAPSHOT_FILE or DATASET"),
+        ({"DATASET": "a/b", "MODELS": "x"}, "this script gives MODELS itself; set ENCODERS, "),
+        ({"DATASET": "a/b", "SEEDS": "1 2"}, "this script gives SEEDS itself; set ENCODERS, "),
+        ({"DATASET": "a/b", "SHALLOW_ARGUMENTS": "--x"}, "gives SHALLOW_ARGUMENTS itself; set "),
+        (
+            {"DATASET": "a/b", "ENCODERS": "all-MiniLM-L6-v2 ", "MPNET_RATES": "1e-5"},
+            "MPNET_RATES is set, and ENCODERS has no all-mpnet-base-v2; unset one of them",
+        ),
+        (
+            {"DATASET": "a/b", "ENCODERS": "all-mpnet-base-v2", "MINILM_RATES": "1e-5"},
+            "MINILM_RATES is set, and ENCODERS has no all-MiniLM-L6-v2; unset one of them",
+        ),
+    ],
+)
+def test_findings_refuse_variables_that_they_would_not_read(tmp_path, settings, message):
+    result = bash(
+        ROOT / "run_findings.sh", "--list", cwd=tmp_path, OUTPUT_DIR=str(tmp_path / "f"), **settings
+    )
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert message in result.stderr and not (tmp_path / "f").exists()
+
+
 def test_findings_are_kept_and_restored(tmp_path):
     """Here run_paper.sh is a fake that trains nothing and fails, as after a full disk."""
     copy_setup(tmp_path, "run_findings.sh")
@@ -317,8 +365,10 @@ def test_findings_are_kept_and_restored(tmp_path):
     (first / "attribution-layers-0").mkdir()
     summary = {"arguments": {"dataset_name": f"{first}/data"}}
     (first / "attribution-layers-0" / "summary.json").write_text(json.dumps(summary))
-    settings = {"DATASET": "user/data", "ENCODERS": "all-MiniLM-L6-v2", "RESULTS": str(kept)}
-    settings |= {"SNAPSHOT_FILE": "é's.jsonl", "LC_ALL": "C"}
+    settings = {"ENCODERS": "all-MiniLM-L6-v2", "RESULTS": str(kept), "LC_ALL": "C"}
+    snapshot = tmp_path / "é's.jsonl"
+    snapshot.touch()
+    settings["SNAPSHOT_FILE"] = str(snapshot).removeprefix("/")  # as seen from the root
 
     result = bash(
         tmp_path / "run_findings.sh", "--train", cwd="/", OUTPUT_DIR=str(first), **settings
@@ -326,7 +376,7 @@ def test_findings_are_kept_and_restored(tmp_path):
     assert result.returncode == 7, result.stderr
     # In any locale, the words are quoted as Python reads them, too.
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("fetch: ")]
-    assert shlex.split(line)[1:] == ["--source", "snapshot", "--snapshot_file", "/é's.jsonl"]
+    assert shlex.split(line)[1:] == ["--source", "snapshot", "--snapshot_file", str(snapshot)]
     files = {path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file()}
     small = ["run_arguments.json", "eval_results.json"]
     svm = [*small, "predict_results.json", "predictions.csv"]

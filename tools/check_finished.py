@@ -147,7 +147,9 @@ def read_recipe(content: str) -> Flags:
     flags = {}
     for flag, value in (yaml.safe_load(content) or {}).items():
         if value is not None:
-            flags[flag] = [str(part) for part in (value if isinstance(value, list) else [value])]
+            flags[flag.replace("-", "_")] = [
+                str(part) for part in (value if isinstance(value, list) else [value])
+            ]
     return flags
 
 
@@ -158,6 +160,7 @@ def read_flags(words: list[str], recipe: str | None = None) -> Flags:
     for word in words:
         if word.startswith("--"):
             flag, has_value, value = word[2:].partition("=")
+            flag = flag.replace("-", "_")  # the parser takes both
             flags[flag] = [value] if has_value else []
         elif flag is None:
             fail(f"'{word}' stands before the first flag of: {shlex.join(words)}; give a flag")

@@ -40,7 +40,7 @@ import shlex
 import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from email.utils import format_datetime, parsedate_to_datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -60,6 +60,7 @@ from common.arxiv_access import (
     PoliteAdapter,
     category_names,
     check_contact,
+    check_dates,
     check_requests,
     failure_reason,
     give_up,
@@ -142,15 +143,7 @@ def check_arguments(arguments: HarvestArguments) -> None:
             )
     if len(set(arguments.categories)) != len(arguments.categories):
         fail(f"--categories {' '.join(arguments.categories)}: give each once")
-    for flag in ("start_date", "end_date"):
-        value = getattr(arguments, flag)
-        try:
-            day = date.fromisoformat(value)
-        except ValueError as error:
-            fail(f"--{flag} {value}: {error}; write YYYY-MM-DD")
-        setattr(arguments, flag, day.isoformat())  # 20140101 is a date, too
-    if arguments.end_date < arguments.start_date:
-        fail(f"--end_date {arguments.end_date} is before --start_date {arguments.start_date}")
+    check_dates(arguments)
     check_requests(
         "--oai_url",
         arguments.oai_url,
@@ -512,7 +505,8 @@ def restart_set(folder: Path, state: State) -> None:
 def join_pages(folder: Path, arguments: HarvestArguments, state: State) -> int:
     """Write the output file from all pages and return the number of papers.
 
-    Exits with status 2 if a page is damaged, or if the output file has appeared meanwhile.
+    Exits with status 2 if there are none, if a page is damaged, or if the output file has appeared
+    meanwhile.
     """
     file = Path(arguments.output_file)
     temporary = folder / "output"
@@ -522,6 +516,12 @@ def join_pages(folder: Path, arguments: HarvestArguments, state: State) -> int:
                 number = write_papers(folder, arguments, stream)
         else:
             number = write_papers(folder, arguments, raw)
+    if number == 0:
+        finish(folder, state)  # a call with other arguments starts anew
+        fail(
+            f"arXiv has no paper of {' '.join(arguments.categories)} whose first version is from "
+            f"{arguments.start_date} to {arguments.end_date}; give other --categories or dates"
+        )
     check_output(file)
     with temporary.open("rb") as stream:
         state.output = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -549,12 +549,28 @@ def write_papers(folder: Path, arguments: HarvestArguments, stream: BinaryIO) ->
     return len(seen)
 
 
+def primary_categories(names: list[str]) -> list[str]:
+    """Return the categories that a paper may have as its primary one, those of archives included.
+
+    math stands for math.AC, math.AG and so on.
+    """
+    categories = []
+    for name in names:
+        members = [
+            category
+            for category in category_names()
+            if category.partition(".")[0] == name and category not in ALIASES
+        ]
+        categories.extend(members if name in TAXONOMY else [name])
+    return list(dict.fromkeys(categories))
+
+
 def next_command(arguments: HarvestArguments) -> str:
     """Return the command that makes a dataset of the papers; its defaults are those of this one."""
     command = ["python", "fetch_arxiv.py", "--source", "snapshot"]
     command += ["--snapshot_file", arguments.output_file]
     if arguments.categories != [*CATEGORIES]:
-        command += ["--categories", *arguments.categories]
+        command += ["--categories", *primary_categories(arguments.categories)]
     defaults = HarvestArguments(output_file="")
     for name in ("start_date", "end_date"):
         value = getattr(arguments, name)
@@ -585,6 +601,13 @@ def main() -> None:
         number = join_pages(folder, arguments, state)
         finish(folder, state)
     logger.info("wrote %s: %s papers, %d requests", file, f"{number:,}", client.pace.requests)
+    categories = primary_categories(arguments.categories)
+    if len(categories) < 2:
+        logger.info(
+            "a dataset requires two categories or more: harvest another one together with %s",
+            *categories,
+        )
+        return
     logger.info("next: %s", next_command(arguments))
 
 

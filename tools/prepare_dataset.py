@@ -77,6 +77,7 @@ from common.data import (
     normalize_text,
 )
 from common.folders import (
+    check_dataset_path,
     check_names,
     is_record,
     locked_folder,
@@ -148,6 +149,7 @@ def check_arguments(arguments: PrepareArguments, data: DataArguments) -> None:
     """Exit with status 2 on arguments that have no meaning, and on sources inside the output."""
     for holder in (arguments, data):
         check_names(holder)
+    check_dataset_path(Path(arguments.output_dir))
     for split in arguments.splits or []:
         if split not in SPLITS:
             fail(f"--splits has {split}; choose from {', '.join(SPLITS)}")

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime
 from typing import NoReturn
 
 import requests
@@ -53,6 +54,7 @@ ALIASES = {
     "q-fin.EC": "econ.GN",
     "stat.TH": "math.ST",
 }
+FIRST_DAY = date(1991, 8, 14)  # of arXiv
 TERMS_DELAY = 3.0  # seconds between two requests, arXiv's terms of use
 BUSY = (429, *range(500, 600))  # statuses of a server that may answer later
 LONGEST_PAUSE = 300  # seconds, of the growing pauses between retries
@@ -74,6 +76,27 @@ def category_names() -> list[str]:
         if "-" in archive:
             names.append(archive)
     return names
+
+
+def check_dates(arguments: object) -> None:
+    """Write start_date and end_date as YYYY-MM-DD. Exit with status 2 if that is impossible."""
+    days = {}
+    for flag in ("start_date", "end_date"):
+        value = getattr(arguments, flag)
+        try:
+            days[flag] = date.fromisoformat(value)
+        except ValueError as error:
+            fail(f"--{flag} {value}: {error}; write YYYY-MM-DD")
+        setattr(arguments, flag, days[flag].isoformat())  # 20140101 is a date, too
+    if days["end_date"] < days["start_date"]:
+        fail(
+            f"--start_date {arguments.start_date} --end_date {arguments.end_date}: "
+            "give the earlier day first"
+        )
+    today = datetime.now(UTC).date()  # where the day begins earlier, it is tomorrow already
+    for flag, day in days.items():
+        if not FIRST_DAY <= day <= today:
+            fail(f"--{flag} {day}: give a day from {FIRST_DAY} to {today}, today in UTC")
 
 
 def check_requests(

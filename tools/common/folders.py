@@ -129,6 +129,15 @@ def lock_output_dir(folder: Path) -> None:
         LOCKED.add(path)
 
 
+def check_dataset_path(folder: Path) -> None:
+    """Exit with status 2 if datasets would take the path of a dataset folder for a pattern."""
+    if re.search(r"[*?\[\]]", os.path.realpath(folder)):
+        fail(
+            f"the path of --output_dir {folder} contains one of the characters * ? [ ], so that no "
+            "script could read the dataset; choose another folder"
+        )
+
+
 def check_names(arguments: object) -> None:
     """Exit with status 2 if a text on the command line is not UTF-8: no file could record it."""
     for flag, value in vars(arguments).items():

@@ -7,6 +7,7 @@ from scipy.special import stdtrit
 ALPHA = 0.05
 MIN_INTERVAL_DOCUMENTS = 10  # with fewer, a 95% interval is not reported
 RESAMPLES_PER_BLOCK = 250  # bounds the memory of the bootstrap
+ROUNDING = 1e-12  # values that differ by less are the same: a mean of equal numbers is not exact
 
 
 def bootstrap(
@@ -115,8 +116,8 @@ def least_p(changed: int) -> float:
 def documents_test(differences: np.ndarray, null: float = 0.0, alpha: float = ALPHA) -> dict:
     """Return the mean of the documents' differences, its interval and p of null (paired t-test)."""
     mean = float(differences.mean())
-    if np.ptp(differences) == 0:
-        p = 1.0 if mean == null else least_p(len(differences))
+    if np.ptp(differences) < ROUNDING:
+        p = 1.0 if abs(mean - null) < ROUNDING else least_p(len(differences))
         return {"difference": mean, "low": None, "high": None, "p": p}
     test = stats.ttest_1samp(differences, null)
     low, high = test.confidence_interval(1 - alpha)
