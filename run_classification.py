@@ -309,6 +309,8 @@ def one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     if "trust_remote_code" in text:  # transformers and datasets advise to run the code
         return "it asks to run code that comes with it, which is never done; choose another"
+    if text.startswith("Repo id must"):  # the Hub's client was asked for a path
+        return "there is no such folder, and it is not a name on the Hub either"
     return text[:300] or type(error).__name__
 
 

@@ -355,3 +355,19 @@ def test_revisions_are_recorded_with_their_commits(hub, tiny_model, tiny_dataset
     )
     assert result.returncode == 2 and result.stderr.count("error: ") == 1
     assert "tester/tiny" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("run_classification", ["--dataset_name", ROOT / "sample_data", "--do_train"]),
+        ("run_attribution", ["--text", "a curve"]),
+        ("probe_layers", ["--dataset_name", ROOT / "sample_data"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["./missing", "runs/minilm/missing"])
+def test_model_folder_that_does_not_exist(run, tmp_path, script, flags, name):
+    """The Hub's client says how a "Repo id" must be written, but a folder was meant."""
+    result = run(script, "--model_name_or_path", name, *flags, "--output_dir", tmp_path / "out")
+    assert_user_error(result, f"{name}: there is no such folder, and it is not a name on the Hub")
+    assert not (tmp_path / "out").exists()
