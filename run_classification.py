@@ -834,13 +834,18 @@ def use_splits_of_run(data: DataArguments, used: dict | None) -> None:
             setattr(data, name, value)
 
 
-def check_split_flags(given: dict, loaded: "LoadedData") -> None:
-    """Exit with status 2 on flags of SPLIT_SETTINGS that were given and that drew nothing."""
-    if given["split_seed"] is not None and not loaded.held_out:
+def check_split_flags(given: dict, used: dict | None, loaded: "LoadedData") -> None:
+    """Exit with status 2 on flags of SPLIT_SETTINGS that were given and that drew nothing.
+
+    A command that only predicts may repeat the flags of its training, whose record is used.
+    """
+    recorded = used["arguments"] if used is not None else {}
+    new = {name for name, value in given.items() if value not in (None, recorded.get(name))}
+    if "split_seed" in new and not loaded.held_out:
         fail("--split_seed: no split is taken from training; leave it out")
-    if given["validation_fraction"] is not None and "validation" not in loaded.held_out:
+    if "validation_fraction" in new and "validation" not in loaded.held_out:
         fail("--validation_fraction: no validation split is taken from training; leave it out")
-    if given["test_fraction"] is not None and not loaded.held_out:
+    if "test_fraction" in new and not loaded.held_out:
         fail("--test_fraction: no split is taken from training; leave it out")
 
 
@@ -4133,7 +4138,7 @@ def run_stages(
     if training.do_predict:
         needed.append("test")
     loaded = load_splits(data, needed, training.seed)
-    check_split_flags(given_splits, loaded)
+    check_split_flags(given_splits, used, loaded)
     set_classes(
         config, arguments.model_name_or_path, loaded.labels, data.label_names, training.do_train
     )

@@ -620,6 +620,14 @@ def test_validation_fraction_of_a_training_beside_a_validation_split(
     result = run("run_classification", *measuring)
     assert result.code == 0, result.err
 
+    # A command that only predicts may repeat the flags of the training, and no others.
+    predicting = ("--model_name_or_path", tmp_path / "run", "--do_predict", "--test_file")
+    predicting += (tmp_path / "train.csv", "--output_dir", tmp_path / "predictions")
+    result = run("run_classification", *predicting, "--validation_fraction", 0.3)
+    assert result.code == 0, result.err
+    result = run("run_classification", *predicting, "--validation_fraction", 0.2)
+    assert_user_error(result, "--validation_fraction: no validation split is taken")
+
 
 @pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
 @pytest.mark.parametrize("number", [-1, None])
