@@ -462,8 +462,11 @@ def test_columns_that_cannot_be_the_text(run, tmp_path, script, columns, words):
 def test_folder_whose_name_is_a_pattern_is_refused(run, tmp_path, monkeypatch, name):
     """datasets would read the files of every folder that the pattern fits."""
     flags = write_own_files(tmp_path)
-    for folder in ("data", name):
-        assert run("prepare_dataset", *flags, "--output_dir", tmp_path / folder).code == 0
+    assert run("prepare_dataset", *flags, "--output_dir", tmp_path / "data").code == 0
+    result = run("prepare_dataset", *flags, "--output_dir", tmp_path / name)
+    assert_user_error(result, name, "choose another folder")
+    assert not (tmp_path / name).exists()
+    shutil.copytree(tmp_path / "data", tmp_path / name)
     result = run(
         "run_baseline", "--dataset_name", tmp_path / name, "--output_dir", tmp_path / "svm"
     )
