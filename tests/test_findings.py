@@ -175,7 +175,7 @@ def order_text():
     p, p_holm = p_value(column("p")), p_value(in_family("p_holm", metric="accuracy"))
     return [
         f"differs by {difference} points ({low} to {high}, p = {p_holm} after correction)",
-        f"loses {difference.lstrip('-')} points (uncorrected p = {p})",
+        f"it is {difference.lstrip('-')} points less accurate (uncorrected p = {p})",
         f"the change is {difference} points ({low} to {high}), instead",
     ]
 
