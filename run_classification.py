@@ -692,7 +692,7 @@ def check_numbers(model: ModelArguments, training: TrainingArguments) -> None:
 
 
 def check_best_model(model: ModelArguments, training: TrainingArguments) -> None:
-    """Exit with status 2 if the best model could not be told, stopped at or kept."""
+    """Exit with status 2 on flags by which the best model would not be found or not be kept."""
     metric = (training.metric_for_best_model or "").removeprefix("eval_")
     if metric in BEST_MODEL_METRICS:
         is_greater_better = metric not in LOSSES
@@ -1153,7 +1153,7 @@ def count_embeddings(model: PreTrainedModel) -> int | None:
     """Return how many tokens a model has embeddings of; None without a table (CANINE hashes)."""
     try:
         table = model.get_input_embeddings()
-    except NotImplementedError:
+    except NotImplementedError:  # transformers' answer for models without such a layer
         return None
     return table.num_embeddings if isinstance(table, torch.nn.Embedding) else None
 
