@@ -499,8 +499,8 @@ def choose_columns(arguments: DataArguments, config: PretrainedConfig, recorded:
     """Return the columns of texts and classes: those of the training, or those that are given.
 
     A run has those of the texts in config.json. Older runs have them in run_arguments.json only, or
-    not at all; recorded are the arguments there. Raises UserError if --label_delimiter is empty or
-    the model chooses one class.
+    not at all; recorded are the arguments there. Raises UserError on --text_column_delimiter with
+    one column of text, and on --label_delimiter if it is empty or the model chooses one class.
     """
     # 1. The texts
     trained_texts = trained_setting(config, "text_column_names", list)
@@ -524,6 +524,11 @@ def choose_columns(arguments: DataArguments, config: PretrainedConfig, recorded:
         )
     text_delimiter = trained_delimiter
     if arguments.text_column_delimiter is not None:
+        if len(texts) == 1:
+            raise UserError(
+                f"--text_column_delimiter: there is one column of text, {texts[0]}, so nothing is "
+                "joined; leave it out"
+            )
         text_delimiter = arguments.text_column_delimiter
     if is_known:
         warn_if_not_as_trained("text_column_names", texts, trained_texts)

@@ -426,6 +426,16 @@ def split_names(names: list[str] | str) -> list[str]:
     return [name.strip() for name in joined.split(",")]
 
 
+# Copied from tools/common/data.py::check_delimiter
+def check_delimiter(given: str | None, columns: list[str]) -> None:
+    """Exit with status 2 if --text_column_delimiter was given for one column: it joins nothing."""
+    if given is not None and len(columns) == 1:
+        fail(
+            f"--text_column_delimiter: there is one column of text, {columns[0]}, so nothing is "
+            "joined; leave it out"
+        )
+
+
 @dataclass
 class RunDataArguments(DataArguments):
     """DataArguments with None for what is not given.
@@ -2871,12 +2881,14 @@ def disk_explained(folder: Path) -> Iterator[None]:
 def use_settings_of_run(data_arguments: DataArguments, before: dict, trained: Trained) -> None:
     """Fill in what was not given: columns, delimiters and classes are those of the run."""
     recorded = before["arguments"]
+    given_delimiter = data_arguments.text_column_delimiter
     for name in TEXT_SETTINGS:
         given = getattr(data_arguments, name)
         if given is None:
             setattr(data_arguments, name, recorded[name])
         elif given != recorded[name] and name != "label_column_name":
             logger.warning("--%s %r: the run was trained with %r", name, given, recorded[name])
+    check_delimiter(given_delimiter, split_names(data_arguments.text_column_names))
     given = data_arguments.label_names
     if given is not None and set(given) != set(trained.names):
         fail(
@@ -2970,9 +2982,11 @@ def main() -> None:
         if arguments.model_name_or_path is not None:
             predict_with_run(folder, arguments, data_arguments)
             return
+        given_delimiter = data_arguments.text_column_delimiter
         for name, default in TEXT_SETTINGS.items():
             if getattr(data_arguments, name) is None:
                 setattr(data_arguments, name, default)
+        check_delimiter(given_delimiter, data_arguments.text_column_names)
         train_and_predict(folder, arguments, data_arguments)
 
 

@@ -520,6 +520,16 @@ def split_names(names: list[str] | str) -> list[str]:
     return [name.strip() for name in joined.split(",")]
 
 
+# Copied from tools/common/data.py::check_delimiter
+def check_delimiter(given: str | None, columns: list[str]) -> None:
+    """Exit with status 2 if --text_column_delimiter was given for one column: it joins nothing."""
+    if given is not None and len(columns) == 1:
+        fail(
+            f"--text_column_delimiter: there is one column of text, {columns[0]}, so nothing is "
+            "joined; leave it out"
+        )
+
+
 @dataclass
 class RunDataArguments(DataArguments):
     """DataArguments with None for what is not given.
@@ -782,6 +792,7 @@ def use_settings_of_run(
 
     used is the record of the run that predicts; None if this command trains.
     """
+    given_delimiter = data.text_column_delimiter
     for name, default in TEXT_SETTINGS.items():
         arguments = data if hasattr(data, name) else model
         given = getattr(arguments, name)
@@ -793,6 +804,7 @@ def use_settings_of_run(
             elif given != trained:
                 logger.warning("--%s %r: the model was trained with %r", name, given, trained)
         setattr(arguments, name, value)
+    check_delimiter(given_delimiter, split_names(data.text_column_names))
     recorded = used["arguments"] if used is not None else {}
     use_splits_of_run(data, used)
     if data.label_column_name is None:
@@ -2051,6 +2063,8 @@ def read_checkpoint(path: Path, patience: int, model: torch.nn.Module) -> Checkp
                     )
     # The Trainer writes this file last, so it marks a complete checkpoint.
     state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+    if not isinstance(state, dict):
+        raise ValueError("its trainer_state.json is not a state of the Trainer")
     stopping = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback", {})
     used = stopping.get("attributes", {}).get("early_stopping_patience_counter", 0)
     is_stopped = 0 < patience <= used
@@ -3625,6 +3639,12 @@ def check_same_run(
 def check_checkpoints(folder: Path, training: TrainingArguments) -> None:
     """Exit with status 2 if the Trainer would delete what is no checkpoint, or train once more."""
     names = sorted(path.name for path in folder.glob("checkpoint-*"))
+    for name in names:
+        if re.fullmatch(r"checkpoint-\d+", name) and not (folder / name).is_dir():
+            fail(
+                f"{folder / name} is a file, and the Trainer would take it for a checkpoint; move "
+                "it elsewhere"
+            )
     others = [name for name in names if re.match(r"checkpoint-\d+\D", name)]
     if others and training.save_total_limit is not None:
         fail(

@@ -112,6 +112,9 @@ check_variables() {
         text_prefix=TRAIN_ARGUMENTS shuffle_words=
     refuse_flags COMPARE_ARGUMENTS "$COMPARE_ARGUMENTS" dataset_name=DATASET \
         output_dir=OUTPUT_DIR reference=
+    [[ " $COMPARE_ARGUMENTS" != *" --fail"[-_]"if"[-_]"worse"* ]] ||
+        fail "COMPARE_ARGUMENTS has --fail_if_worse, which would end the study before its page; run" \
+            "tools/compare_runs.py with it afterwards"
     refuse_flags ATTRIBUTION_ARGUMENTS "$ATTRIBUTION_ARGUMENTS" dataset_name=DATASET \
         output_dir=OUTPUT_DIR model_name_or_path=EXPLAIN
     refuse_flags FAITHFULNESS_ARGUMENTS "$FAITHFULNESS_ARGUMENTS" attribution_dir=EXPLAIN \
@@ -139,14 +142,6 @@ refuse_given() {
     local variable
     for variable in "${@:2}"; do
         [[ $given != *" $variable "* ]] || fail "$variable is set, but $1; unset one of them"
-    done
-}
-
-# $@: names of variables
-check_switch() {
-    local variable
-    for variable in "$@"; do
-        [[ ${!variable} =~ ^1?$ ]] || fail "$variable must be 1 or empty, not '${!variable}'"
     done
 }
 
@@ -892,7 +887,8 @@ if unknown and not left:
 else:
     text += f"about {duration(left / int(sys.argv[1]))} left"
     if unknown:
-        text += f", without {unknown} runs of models of which no run is finished"
+        runs = "one run of a model" if unknown == 1 else f"{unknown} runs of models"
+        text += f", without {runs} of which no run is finished"
 print(text)
 PYTHON
     for group in "${groups[@]}"; do

@@ -7,6 +7,14 @@ fail() {
     exit 2
 }
 
+# Exit unless bash has associative arrays, mapfile, and empty arrays under set -u: macOS has bash 3.2.
+# $1: major version, $2: minor version
+require_bash() {
+    (( $1 > 4 || ($1 == 4 && $2 >= 4) )) ||
+        fail "this is bash $1.$2; install bash 4.4 or newer (on macOS: brew install bash)"
+}
+require_bash "${BASH_VERSINFO[0]}" "${BASH_VERSINFO[1]}"
+
 # Exit unless commands are installed; minimal images lack some. $1: their package, rest: commands
 require_commands() {
     local name
@@ -83,6 +91,14 @@ check_distinct() {
         printf -v key "$2" "$word"
         [ -z "${written[$key]:-}" ] || fail "$1 has ${written[$key]} and $word; give each once"
         written[$key]=$word
+    done
+}
+
+# $@: names of variables
+check_switch() {
+    local variable
+    for variable in "$@"; do
+        [[ ${!variable} =~ ^1?$ ]] || fail "$variable must be 1 or empty, not '${!variable}'"
     done
 }
 

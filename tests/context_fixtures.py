@@ -24,6 +24,7 @@ from transformers import (
     AutoTokenizer,
     BartConfig,
     GPT2Config,
+    MobileBertConfig,
     RobertaConfig,
     XLMConfig,
     XLNetConfig,
@@ -204,6 +205,7 @@ ENCODER = {
     "max_position_embeddings": 130,
     "pad_token_id": 0,
 }
+MOBILEBERT = ENCODER | {"embedding_size": 16, "intra_bottleneck_size": 32, "true_hidden_size": 32}
 FAMILIES = {
     "decoder": (GPT2Config, DECODER | {"pad_token_id": 0}),
     "decoder without PAD": (GPT2Config, DECODER),
@@ -211,6 +213,7 @@ FAMILIES = {
     "xlnet": (XLNetConfig, XLNET),
     "bart": (BartConfig, BART | {"pad_token_id": 0}),
     "xlm": (XLMConfig, XLM | {"pad_token_id": 0}),
+    "mobilebert": (MobileBertConfig, MOBILEBERT),
 }
 
 

@@ -36,3 +36,17 @@ def test_band_of_calibrated_models():
             found.append(result["calibrated_low"] <= result["ece"] <= result["calibrated_high"])
     assert 0.92 <= rate(within) <= 0.97, rate(within)
     assert rate(above) < 0.2
+
+
+def test_twelve_models_are_drawn_in_twelve_ways(monkeypatch):
+    """There are ten colors."""
+    drawn = []
+    monkeypatch.setattr(calibration, "png", drawn.append)
+    part = {"confidence": 0.8, "accuracy": 0.7, "documents": 10}
+    models = {
+        f"model {number}": {"ece": 0.1, "runs": [{"bins": [part, part]}]} for number in range(12)
+    }
+    calibration.plot_calibration(models)
+    (figure,) = drawn
+    lines = figure.axes[0].lines[1:]  # the first is the diagonal
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == 12

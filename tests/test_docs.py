@@ -371,6 +371,32 @@ def test_speed_tables_are_those_of_the_files():
         assert f"| {row['way']} | {numbers}" in text, row["way"]
 
 
+def test_table_of_a_model_of_the_study_s_size_is_that_of_the_file():
+    text = read_page("docs/training.md")
+    measured = json.loads((ROOT / "benchmarks/results/large_model.json").read_text())
+    assert f"{measured['date']} (`benchmarks/results/large_model.json`)" in text
+    assert f"({measured['parameters'] / 1e6:.0f} M parameters) through" in text
+    gradients = measured["attribution"]["gradient_evaluations"]
+    titles = {
+        "training-killed": "one update of 512 abstracts, with its evaluation and checkpoint",
+        "training-continued": "the same command again: it continues, evaluates and ends",
+        "prediction": "prediction of 64 abstracts",
+        "push": "push of the finished run",
+        "attribution": f"attribution of two abstracts, {gradients} gradients",
+    }
+    steps = {step["step"]: step for step in measured["steps"]}
+    for name, title in titles.items():
+        step = steps[name]
+        row = f"| {title} | {step['seconds']:.0f} | {step['peak_memory_gb']:.1f} GB |"
+        assert row in text, row
+    sizes = [measured["checkpoint_gb"], measured["run_folder_gb"]]
+    assert "The checkpoint has {} GB, the run folder without it {} GB".format(*sizes) in text
+    estimate = measured["estimate_fp16_on_24_gb"]
+    assert f"about {estimate['total_gb']:.1f} GB: " in text
+    assert f"{estimate['weights_gradients_moments_gb']:.1f} GB for weights" in text
+    assert f"{estimate['activations_gb']:.1f} GB for the activations" in text
+
+
 def test_table_of_several_labels_is_that_of_the_file():
     text = read_page("docs/training.md")
     runs = json.loads((RESULTS / "multi-label-minilm.json").read_text())["runs"]

@@ -453,6 +453,11 @@ def test_runs_of_other_texts_are_refused(find, dataset, tmp_path, columns):
     assert_user_error(result, tmp_path / "run", "other texts", "predict again")
 
 
+def test_delimiter_for_one_column_is_refused(find, dataset):
+    result = find(dataset, "--text_column_delimiter", "; ")
+    assert_user_error(result, "--text_column_delimiter", "one column of text, abstract")
+
+
 def test_several_labels_per_document_are_refused(find, dataset, tmp_path):
     write_run(tmp_path / "run", dataset)
     record = {"problem_type": "multi_label_classification", "script": "run_baseline.py"}

@@ -144,6 +144,11 @@ def test_texts_are_read_as_in_training(probe, tiny_model, tmp_path):
     assert third["data_fingerprints"] != record["data_fingerprints"]
 
 
+def test_delimiter_for_one_column_is_refused(probe):
+    result = probe("--text_column_delimiter", "; ")
+    assert_user_error(result, "--text_column_delimiter", "one column of text, abstract")
+
+
 def test_length_is_at_most_the_model_s_positions(probe, tmp_path):
     model = write_tiny_model(tmp_path / "model", max_position_embeddings=12)
     for length in (13, 2):

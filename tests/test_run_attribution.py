@@ -790,6 +790,11 @@ def test_bad_datasets(run, tiny_model, tiny_dataset, tmp_path):
         "body",
         "abstract",
     )
+    assert_user_error(
+        run(*base, "--dataset_name", tiny_dataset, "--text_column_delimiter", "; "),
+        "--text_column_delimiter",
+        "one column of text, abstract",
+    )
     records = make_records()
     records[-1]["abstract"] = " "
     assert_user_error(

@@ -654,6 +654,10 @@ def test_interrupted_run_is_completed(own_run, tmp_path):
         (["--class_weight", "balanced"], ["class_weight none, not balanced"]),
         (["--max_predict_samples", 5], ["max_predict_samples"]),
         (["--text_column_names", "title"], ["text_column_names"]),
+        (
+            ["--text_column_names", "title", "--text_column_delimiter", "; "],
+            ["--text_column_delimiter", "one column of text, title"],
+        ),
         (["--test_file", "nosuch.csv"], ["nosuch.csv", "no such file"]),
         (["--text_column_names", "body,nosuch"], ["nosuch"]),
     ],

@@ -1163,6 +1163,7 @@ def ended(start, tiny_model, tiny_dataset, tmp_path_factory):
         ("optimizer.pt", "no optimizer.pt"),
         ("model.safetensors", "no weights"),
         ("optimizer.pt cut off", "optimizer.pt is cut off"),
+        ("trainer_state.json listed", "its trainer_state.json is not a state of the Trainer"),
     ],
 )
 def test_checkpoint_that_lacks_a_file_is_passed_over(start, ended, name, reason):
@@ -1172,6 +1173,8 @@ def test_checkpoint_that_lacks_a_file_is_passed_over(start, ended, name, reason)
     file = folder / "checkpoint-20" / name.split()[0]
     if name.endswith("cut off"):
         file.write_bytes(file.read_bytes()[:-1000])
+    elif name.endswith("listed"):
+        file.write_text("[]")
     else:
         file.unlink()
     result = finish(start(arguments))
@@ -1179,6 +1182,16 @@ def test_checkpoint_that_lacks_a_file_is_passed_over(start, ended, name, reason)
     assert "checkpoint-20 cannot be continued" in result.out
     assert reason in result.out
     assert same_weights(source / "checkpoint-30", folder / "checkpoint-30")
+
+
+def test_file_with_the_name_of_a_checkpoint_is_refused(start, ended):
+    """The Trainer deletes old checkpoints as folders, and would end in a traceback."""
+    _, copy = ended
+    folder, arguments = copy("file", 20)
+    (folder / "checkpoint-5").write_text("mine")
+    result = finish(start(arguments))
+    assert_user_error(result, folder / "checkpoint-5", "is a file", "move it elsewhere")
+    assert (folder / "checkpoint-5").read_text() == "mine"
 
 
 def test_moved_run_folder_keeps_the_best_model(start, ended):
@@ -1868,6 +1881,9 @@ def test_predicting_with_a_run_reads_the_texts_as_training_did(
     assert "was trained with" not in result.log
     predictions = (trained / "predictions.csv").read_bytes()
     assert (tmp_path / "a" / "predictions.csv").read_bytes() == predictions
+    one_column = ("--text_column_names", "title", "--text_column_delimiter", "; ")
+    result = run("run_classification", *flags, *one_column, "--output_dir", tmp_path / "one")
+    assert_user_error(result, "--text_column_delimiter", "one column of text, title")
     more = ("--max_seq_length", 20, "--output_dir", tmp_path / "b")
     result = run("run_classification", *flags, *more)
     assert result.log.count("--max_seq_length 20: the model was trained with 9") == 1

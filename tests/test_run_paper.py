@@ -394,7 +394,7 @@ def test_failed_run_is_named_after_the_others_have_finished(queue, tmp_path, wor
     assert re.search(r"alpha/lr-best-seed-2 +missing\n", status)
     assert re.search(r"beta/lr-1e-5-seed-2 +finished +0.5000 +100 s\n", status)
     seconds = 200 // workers  # two runs of alpha are left, and its others took 100 s each
-    assert f"6 of 9 runs are finished; about {seconds} s left, without 1 runs" in status
+    assert f"6 of 9 runs are finished; about {seconds} s left, without one run of a model" in status
     # All losses are 0.5, so the first rate is the best.
     assert "beta: the best learning rate, 1e-5, is the lowest of 1e-5 2e-5 3e-5; a" in status
     assert "alpha: the best" not in status  # its rates are not all trained
@@ -991,6 +991,10 @@ def test_job_array(queue, tmp_path):
         (("--train", "TRAIN_ARGUMENTS=--output_dir x"), ["set OUTPUT_DIR instead"]),
         (("--train", "TRAIN_ARGUMENTS=--do_predict"), ["--do_predict", "remove it"]),
         (("--train", "SVM_ARGUMENTS=--output_dir x"), ["SVM_ARGUMENTS has --output_dir"]),
+        (
+            ("--train", "COMPARE_ARGUMENTS=--margin 1 --fail-if-worse svm"),
+            ["COMPARE_ARGUMENTS has --fail_if_worse", "tools/compare_runs.py"],
+        ),
         (
             ("--train", "SIZES=5", "SIZE_ARGUMENTS=--max_train_samples 5"),
             ["set SIZES instead"],

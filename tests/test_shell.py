@@ -28,6 +28,16 @@ def test_script_is_valid_bash(script):
     assert bash("-n", ROOT / script, cwd=ROOT).returncode == 0
 
 
+def test_old_bash_is_refused_in_one_line():
+    """macOS has bash 3.2, where declare -A ended a script in the middle."""
+    checked = "source ./setup_env.sh; require_bash"
+    assert bash("-c", f"{checked} 4 4 && {checked} 5 0", cwd=ROOT).returncode == 0
+    for version in ("3 2", "4 3"):
+        result = bash("-c", f"{checked} {version}", cwd=ROOT)
+        assert result.returncode == 2 and result.stderr.count("\n") == 1
+        assert result.stderr.startswith(f"error: this is bash {version.replace(' ', '.')}; install")
+
+
 @pytest.mark.parametrize("script", ["run_quickstart.sh", "run_tests.sh", "run_paper.sh"])
 def test_no_python_new_enough(tmp_path, script):
     copy_setup(tmp_path, script)
@@ -168,6 +178,13 @@ def test_quick_start_in_a_folder_whose_name_begins_with_a_dash(tmp_path):
     result = bash(ROOT / "run_quickstart.sh", cwd=tmp_path, OUTPUT_DIR="-x")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert f"error: {tmp_path}/-x holds notes.txt" in result.stderr
+
+
+def test_rehearsal_takes_a_switch_for_what_it_says(tmp_path):
+    """SMALL=0 asked for a small model, too."""
+    result = bash(ROOT / "benchmarks" / "rehearse_large_model.sh", cwd=tmp_path, SMALL="0")
+    assert result.returncode == 2
+    assert result.stderr == "error: SMALL must be 1 or empty, not '0'\n"
 
 
 @pytest.mark.skipif(not os.access("/usr/bin/time", os.X_OK), reason="GNU time is not installed")

@@ -73,6 +73,7 @@ from common.cli import fail, one_line, parse_arguments, start_logging, versions
 from common.data import (
     MULTI_LABEL,
     SPLITS,
+    check_delimiter,
     dataset_commit,
     fingerprint,
     join_texts,
@@ -345,12 +346,14 @@ def complete_arguments(arguments: LabelArguments) -> None:
         arguments.text_column_names = split_names(arguments.text_column_names)
 
     defaults = RUN_DEFAULTS if arguments.runs else RUN_DEFAULTS | SVM_DEFAULTS
+    given_delimiter = arguments.text_column_delimiter
     for name, default in defaults.items():
         given = getattr(arguments, name)
         if given is None:
             setattr(arguments, name, recorded.get(name, default))
         elif name in recorded and given != recorded[name]:
             logger.warning("--%s %s is used; %s has %s", name, given, source, recorded[name])
+    check_delimiter(given_delimiter, arguments.text_column_names)
     if arguments.inject_noise is not None and arguments.noise_seeds is None:
         arguments.noise_seeds = [1, 2, 3]
 

@@ -60,6 +60,7 @@ from common.data import (
     SPLITS,
     DataArguments,
     LoadedData,
+    check_delimiter,
     load_splits,
     split_names,
 )
@@ -160,7 +161,7 @@ def text_arguments(
     """Return how documents are read: by the flags, then by the model's config, then by default.
 
     Warns about a flag that differs from the training of the model. Exits with status 2 if
-    --max_seq_length is more than the model's positions.
+    --max_seq_length is more than the model's positions, or if a delimiter joins nothing.
     """
     limit = maximum_length(model, tokenizer)
     if arguments.max_seq_length is not None:
@@ -180,11 +181,13 @@ def text_arguments(
         if value is not None and trained is not None and value != trained:
             logger.warning("%s is %s, but the model was trained with %s", name, value, trained)
     columns = asked["text_column_names"] or recorded["text_column_names"]
+    columns = columns or ["abstract"]
     delimiter = asked["text_column_delimiter"]
+    check_delimiter(delimiter, columns)
     if delimiter is None:
         delimiter = recorded["text_column_delimiter"]
     return TextArguments(
-        text_column_names=columns or ["abstract"],
+        text_column_names=columns,
         text_column_delimiter=" " if delimiter is None else delimiter,
         text_prefix=recorded["text_prefix"] or "",
         max_seq_length=asked["max_seq_length"]

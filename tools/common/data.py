@@ -148,6 +148,15 @@ def split_names(names: list[str] | str) -> list[str]:
     return [name.strip() for name in joined.split(",")]
 
 
+def check_delimiter(given: str | None, columns: list[str]) -> None:
+    """Exit with status 2 if --text_column_delimiter was given for one column: it joins nothing."""
+    if given is not None and len(columns) == 1:
+        fail(
+            f"--text_column_delimiter: there is one column of text, {columns[0]}, so nothing is "
+            "joined; leave it out"
+        )
+
+
 @dataclass
 class LoadedData:
     """Splits with the columns id, text and label, and what the record of a run says about them.

@@ -10,6 +10,7 @@ from comparison.runs import Model, Run
 
 CALIBRATION_BINS = 15
 CALIBRATION_DRAWS = 1000
+LINE_STYLES = ("-", "--", "-.", ":")
 
 
 def calibration(
@@ -119,6 +120,7 @@ def calibration_sentence(name: str, result: dict) -> str:
 def plot_calibration(results: dict[str, dict]) -> bytes:
     """Draw the reliability diagram: a line per run, a color per model.
 
+    Where there are more models than colors, they also differ in the style of their lines.
     Larger markers have more documents.
     """
     figure, axes = plt.subplots(figsize=(6.4, 5.6))
@@ -126,13 +128,14 @@ def plot_calibration(results: dict[str, dict]) -> bytes:
     colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     for number, (name, result) in enumerate(results.items()):
         color = colors[number % len(colors)]
+        line_style = LINE_STYLES[number // len(colors) % len(LINE_STYLES)]
         label = plain(f"{name[:50]} (ECE {100 * result['ece']:.1f})")
         for run in result["runs"]:
             x = [part["confidence"] for part in run["bins"]]
             y = [part["accuracy"] for part in run["bins"]]
             documents = np.array([part["documents"] for part in run["bins"]])
             sizes = 8 + 120 * documents / documents.sum()
-            axes.plot(x, y, linewidth=1.4, color=color, label=label)
+            axes.plot(x, y, line_style, linewidth=1.4, color=color, label=label)
             axes.scatter(x, y, s=sizes, color=color, alpha=0.7)
             label = None  # one line in the legend per model
     axes.set_xlim(0, 1.01)

@@ -12,7 +12,7 @@ from context.conditions import (
     metric_cells,
 )
 from context.documents import Documents
-from context.models import Cache, Run, encode, encoder_logits, join_tokens
+from context.models import Cache, Run, encode, encoder_logits, encoder_states, join_tokens
 from context.results import Evaluation, Measurement, Section, Summary, Table, logits_key
 from context.text import change_text
 
@@ -24,9 +24,11 @@ TITLE = "Attention window"
 
 
 def takes_windows(run: Run) -> bool:
-    """Return whether an encoder takes a mask for each pair of tokens.
+    """Return whether the mask for each pair of tokens decides what a token of an encoder sees.
 
-    If so, a mask with which all tokens see all changes nothing, and a window does.
+    If so, a mask with which all tokens see all changes nothing, and a window does. In a window of
+    no neighbors, a token does not change with another one: it would where embeddings join
+    neighbors (MobileBERT) or layers convolve them (ConvBERT, some of DeBERTa).
     """
     if run.model.config.is_encoder_decoder:  # the decoder would still see everything
         return False
@@ -37,13 +39,21 @@ def takes_windows(run: Run) -> bool:
         expected = encoder_logits(run, [whole, half])
         full = encoder_logits(run, [whole, half], "full")
         alone = encoder_logits(run, [whole, half], 0)
+        middle = len(whole) // 2
+        replacement = next((token for token in whole if token != whole[middle]), whole[middle])
+        other = (*whole[:middle], replacement, *whole[middle + 1 :])
+        states = encoder_states(run, [whole, other], 0)
     except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, AssertionError):
         # Models that pool with the mask, or expect another shape of it, which XLM asserts
         return False
     tolerance = (1e-2 if run.bf16 else 1e-4) * max(1, np.abs(expected).max())
     full_is_equal = np.abs(full - expected).max() < tolerance
     window_differs = np.abs(alone - expected).max() > 1e-9
-    return bool(full_is_equal and window_differs)
+    # The first token still sees all.
+    inner = [token for token in range(1, len(whole)) if token != middle]
+    change = np.abs(states[0, inner] - states[1, inner]).max(initial=0)
+    sees_itself_only = change < tolerance * max(1, np.abs(states).max())
+    return bool(full_is_equal and window_differs and sees_itself_only)
 
 
 def evaluate(runs: list[Run], documents: Documents, arguments, cache: Cache) -> Evaluation:
@@ -92,7 +102,7 @@ def summarize(measurement: Measurement, arguments) -> Summary:
             result = {"name": run["name"], "conditions": changes.conditions}
             summary.results["windows"].append(result)
         elif run["kind"] == "encoder":
-            reason = "the model does not take a mask for each pair of tokens."
+            reason = "no mask for each pair of tokens decides what a token of the model sees."
             summary.left_out.append(
                 f"The attention window is left out for {run['name']}: "
                 f"{record.get('reason', reason)}"

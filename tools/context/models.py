@@ -20,7 +20,8 @@ import numpy as np
 import skops.io
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from common.cli import fail, one_line
 from common.data import MULTI_LABEL, split_names
@@ -644,8 +645,27 @@ def encoder_logits(
     run: Run, batch: list[tuple[int, ...]], window: int | str | None = None
 ) -> np.ndarray:
     """Return the logits of one batch of token ids by the dataset's classes (texts, classes)."""
+    output = run_encoder(run, run.model, batch, window)
+    return output.logits[:, run.class_columns].double().cpu().numpy()
+
+
+def encoder_states(
+    run: Run, batch: list[tuple[int, ...]], window: int | str | None = None
+) -> np.ndarray:
+    """Return the last hidden states of one batch of token ids (texts, tokens, hidden size)."""
+    output = run_encoder(run, run.model.base_model, batch, window)
+    return output.last_hidden_state.double().cpu().numpy()
+
+
+def run_encoder(
+    run: Run,
+    model: PreTrainedModel,
+    batch: list[tuple[int, ...]],
+    window: int | str | None,
+) -> ModelOutput:
+    """Return what a run's model, or its base model, makes of one batch of token ids."""
     lengths = [len(ids) for ids in batch]
-    device = run.model.device
+    device = model.device
     ids = torch.full((len(batch), max(lengths)), run.pad_id or 0)
     mask = torch.zeros(ids.shape, dtype=torch.long)
     for row, item in enumerate(batch):
@@ -654,7 +674,7 @@ def encoder_logits(
     if window is not None:
         mask = window_mask(lengths, window, bool(run.start), bool(run.end))
         # Other implementations than sdpa add the mask to the attention scores.
-        if run.model.config._attn_implementation != "sdpa":
+        if model.config._attn_implementation != "sdpa":
             lowest = torch.finfo(torch.float32).min
             mask = torch.zeros(mask.shape).masked_fill(~mask, lowest)
     inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
@@ -663,7 +683,6 @@ def encoder_logits(
         inputs["position_ids"] = positions.repeat(len(batch), 1).to(device)
     try:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=run.bf16):
-            logits = run.model(**inputs).logits
+            return model(**inputs)
     except torch.OutOfMemoryError:
         fail("out of memory; lower --per_device_eval_batch_size, the same command continues")
-    return logits[:, run.class_columns].double().cpu().numpy()
