@@ -684,7 +684,8 @@ def check_numbers(model: ModelArguments, training: TrainingArguments) -> None:
             fail(f"--{name} must be between 0 and 2**32 - 1, not {value}")
     check_at_least("pad_to_multiple_of", model.pad_to_multiple_of, 1)
     check_at_least("preprocessing_num_workers", model.preprocessing_num_workers, 1)
-    check_at_least("attention_dropout", model.attention_dropout, 0)
+    if model.attention_dropout is not None and not 0 <= model.attention_dropout < 1:
+        fail(f"--attention_dropout must be at least 0 and below 1, not {model.attention_dropout}")
     check_at_least("early_stopping_patience", model.early_stopping_patience, 0)
     for name in ("logging_steps", "eval_steps", "save_steps"):  # below 1: a share of all steps
         value = getattr(training, name)
@@ -3741,7 +3742,8 @@ def check_schedule(training: TrainingArguments, optimizer_class: type, settings:
         try:
             optimizer = optimizer_class([parameter], **settings)
         except ValueError as error:  # such as --adam_beta1 2
-            fail(f"cannot use --optim {training.optim} with these settings: {one_line(error)}")
+            name = training.optim.value
+            fail(f"cannot use --optim {name} with these settings: {one_line(error)}")
     try:
         transformers.get_scheduler(
             training.lr_scheduler_type,
@@ -3762,7 +3764,7 @@ def check_packages_and_hub(
     try:
         optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(training, model)
     except (ImportError, ValueError, RuntimeError) as error:
-        fail(f"cannot use --optim {training.optim}: {one_line(error)}")
+        fail(f"cannot use --optim {training.optim.value}: {one_line(error)}")
     if training.do_train:
         check_schedule(training, optimizer_class, settings)
     try:

@@ -405,9 +405,26 @@ def test_validation_losses_in_training_are_those_of_the_files():
     text = read_page("docs/training.md")
     losses = f"p = {loss_p('batch_rebalance'):.2f} and {loss_p('random'):.2f}"
     assert losses in text
-    (four,) = [run for run in from_json("schedule.json", "runs") if run["num_train_epochs"] == 4]
-    best = min(epoch["eval_loss"] for epoch in four["validation"])
+    runs = from_json("schedule.json", "runs")
+    (fourth_rate,) = [run for run in runs if run["learning_rate"] == 2e-4]
+    best = min(epoch["eval_loss"] for epoch in fourth_rate["validation"])
     assert f"reached {best:.4f} (`schedule.json`)" in read_page("docs/findings.md")
+
+
+def test_lengths_of_the_schedule_are_those_of_the_files():
+    text = read_page("docs/training.md")
+    runs = [run for run in from_json("schedule.json", "runs") if run["learning_rate"] == 5e-5]
+    for run in runs:
+        best = min(run["validation"], key=lambda epoch: epoch["eval_loss"])
+        trained = 4 if run["num_train_epochs"] == 4 else run["validation"][-1]["epoch"]
+        cells = [run["num_train_epochs"], f"{best['eval_loss']:.4f}", best["epoch"], trained]
+        assert f"| {' | '.join(map(str, cells))} | {run['train_runtime']:,} |" in text
+    losses = []
+    for seed in (1, 2, 3):
+        run = f"predictions/{MINILM}/lr-5e-5-seed-{seed}"
+        losses.append(from_json(f"{run}/eval_results.json", "eval_loss"))
+    assert f"the three seeds range from {min(losses):.4f} to {max(losses):.4f}" in text
+    assert round(losses[0], 5) == runs[0]["validation"][0]["eval_loss"]
 
 
 def accuracy_of(model):
