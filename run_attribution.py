@@ -3070,8 +3070,8 @@ def fail(message: str) -> NoReturn:
         # Every process finds the same mistake. The launcher stops this one as soon as the first
         # process has exited, so the message appears once.
         time.sleep(10)
-    # A file name may contain a line break.
-    print("error:", " ".join(message.splitlines()), file=sys.stderr)
+    # A file name may contain a line break. A progress bar must not share the line.
+    tqdm.write("error: " + " ".join(message.splitlines()), file=sys.stderr)
     raise SystemExit(2)
 
 

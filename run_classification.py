@@ -14,6 +14,7 @@
 #     "safetensors==0.8.0",
 #     "scikit-learn==1.9.1",
 #     "torch==2.13.0",
+#     "tqdm==4.70.1",
 #     "transformers==5.23.0",
 # ]
 # ///
@@ -106,6 +107,7 @@ from sklearn.metrics import (
     matthews_corrcoef,
     precision_recall_fscore_support,
 )
+from tqdm import tqdm
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -298,8 +300,8 @@ def fail(message: str) -> NoReturn:
         # Every process finds the same mistake. The launcher stops this one as soon as the first
         # process has exited, so the message appears once.
         time.sleep(10)
-    # A file name may contain a line break.
-    print("error:", " ".join(message.splitlines()), file=sys.stderr)
+    # A file name may contain a line break. A progress bar must not share the line.
+    tqdm.write("error: " + " ".join(message.splitlines()), file=sys.stderr)
     raise SystemExit(2)
 
 

@@ -458,6 +458,10 @@ def test_delimiter_for_one_column_is_refused(find, dataset):
     assert_user_error(result, "--text_column_delimiter", "one column of text, abstract")
 
 
+def test_error_during_a_progress_bar_has_its_own_line(find, dataset):
+    assert_user_error(find(dataset, "--min_df", 10_000), "--min_df 10000")
+
+
 def test_several_labels_per_document_are_refused(find, dataset, tmp_path):
     write_run(tmp_path / "run", dataset)
     record = {"problem_type": "multi_label_classification", "script": "run_baseline.py"}

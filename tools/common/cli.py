@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import yaml
+from tqdm import tqdm
 
 # transformers advises to install PyTorch, without which its parser of arguments works as well.
 os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -31,8 +32,8 @@ def fail(message: str) -> NoReturn:
         # Every process finds the same mistake. The launcher stops this one as soon as the first
         # process has exited, so the message appears once.
         time.sleep(10)
-    # A file name may contain a line break.
-    print("error:", " ".join(message.splitlines()), file=sys.stderr)
+    # A file name may contain a line break. A progress bar must not share the line.
+    tqdm.write("error: " + " ".join(message.splitlines()), file=sys.stderr)
     raise SystemExit(2)
 
 
