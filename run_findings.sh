@@ -149,6 +149,8 @@ export COMPARE_ARGUMENTS=${COMPARE_ARGUMENTS:---margin 1}
 # run_paper.sh refuses variables that it would not read, so these have a value only where it does.
 if [ -n "$SIZES" ]; then
     export SIZE_MODELS=${SIZE_MODELS:-all-MiniLM-L6-v2}
+    # With 500 documents, 2e-5 has not learned the task after 10 epochs
+    export SIZE_LEARNING_RATES=${SIZE_LEARNING_RATES:-5e-5 1e-4 2e-4}
     # Few documents give few updates per epoch: at most 10 epochs, and early stopping decides
     export SIZE_ARGUMENTS=${SIZE_ARGUMENTS---num_train_epochs 10}
 fi

@@ -42,8 +42,8 @@ resolve_existing DATASET
 # Those that are given: one that nothing would read is refused, or a notice names it.
 given=" "
 for variable in LEARNING_RATES SEEDS FETCH_ARGUMENTS SHALLOW_LEARNING_RATES SHALLOW_ARGUMENTS \
-    SHALLOW_EMBEDDINGS SHUFFLE_ARGUMENTS SIZE_MODELS SIZE_SEEDS SIZE_ARGUMENTS \
-    ATTRIBUTION_ARGUMENTS FAITHFULNESS_ARGUMENTS CONTEXT_ARGUMENTS; do
+    SHALLOW_EMBEDDINGS SHUFFLE_ARGUMENTS SIZE_MODELS SIZE_LEARNING_RATES SIZE_SEEDS \
+    SIZE_ARGUMENTS ATTRIBUTION_ARGUMENTS FAITHFULNESS_ARGUMENTS CONTEXT_ARGUMENTS; do
     [ -z "${!variable:-}" ] || given+="$variable "
 done
 OUTPUT_DIR=${OUTPUT_DIR:-paper}
@@ -71,6 +71,7 @@ SHUFFLED=${SHUFFLED:-}                        # 1: train and test all models on 
 SHUFFLE_ARGUMENTS=${SHUFFLE_ARGUMENTS:-}      # more flags for the prepare_dataset.py that shuffles
 SIZES=${SIZES:-}                              # numbers of training documents for a learning curve
 SIZE_MODELS=${SIZE_MODELS:-}                  # names of its models; default: all
+SIZE_LEARNING_RATES=${SIZE_LEARNING_RATES:-}  # default: those of the model
 SIZE_SEEDS=${SIZE_SEEDS:-}                    # default: the first three of the model
 SIZE_ARGUMENTS=${SIZE_ARGUMENTS:-}            # more flags for these runs
 COMPARE_ARGUMENTS=${COMPARE_ARGUMENTS:-}      # more flags for tools/compare_runs.py
@@ -89,10 +90,11 @@ check_variables() {
     local training=(learning_rate=LEARNING_RATES seed=SEEDS dataset_name=DATASET
         output_dir=OUTPUT_DIR model_name_or_path=MODELS do_train= do_eval= do_predict=)
     normalize_words MODELS SHALLOW LEARNING_RATES SHALLOW_LEARNING_RATES SEEDS SIZES SIZE_MODELS \
-        SIZE_SEEDS EXPLAIN
+        SIZE_LEARNING_RATES SIZE_SEEDS EXPLAIN
     check_distinct SIZES %s $SIZES
     check_distinct SIZE_MODELS %s $SIZE_MODELS
     check_distinct EXPLAIN %s $EXPLAIN
+    check_rates SIZE_LEARNING_RATES $SIZE_LEARNING_RATES
     check_seeds SIZE_SEEDS $SIZE_SEEDS
     check_switch CALIBRATED SHUFFLED
     [[ $FAITHFULNESS_SAMPLES =~ ^(0|[1-9][0-9]*)$ ]] ||
@@ -113,8 +115,8 @@ check_variables() {
     refuse_flags COMPARE_ARGUMENTS "$COMPARE_ARGUMENTS" dataset_name=DATASET \
         output_dir=OUTPUT_DIR reference=
     [[ " $COMPARE_ARGUMENTS" != *" --fail"[-_]"if"[-_]"worse"* ]] ||
-        fail "COMPARE_ARGUMENTS has --fail_if_worse, which would end the study before its page; run" \
-            "tools/compare_runs.py with it afterwards"
+        fail "COMPARE_ARGUMENTS has --fail_if_worse, which would end the study before its page;" \
+            "run tools/compare_runs.py with it afterwards"
     refuse_flags ATTRIBUTION_ARGUMENTS "$ATTRIBUTION_ARGUMENTS" dataset_name=DATASET \
         output_dir=OUTPUT_DIR model_name_or_path=EXPLAIN
     refuse_flags FAITHFULNESS_ARGUMENTS "$FAITHFULNESS_ARGUMENTS" attribution_dir=EXPLAIN \
@@ -129,7 +131,7 @@ check_is_read() {
     [ -z "$DATASET" ] || refuse_given "nothing is fetched with DATASET" FETCH_ARGUMENTS
     [ -n "$SHUFFLED" ] || refuse_given "nothing is shuffled without SHUFFLED=1" SHUFFLE_ARGUMENTS
     [ -n "$SIZES" ] || refuse_given "there is no learning curve without SIZES" SIZE_MODELS \
-        SIZE_SEEDS SIZE_ARGUMENTS
+        SIZE_LEARNING_RATES SIZE_SEEDS SIZE_ARGUMENTS
     [ -n "$EXPLAIN" ] || refuse_given "no model is explained with an empty EXPLAIN" \
         ATTRIBUTION_ARGUMENTS FAITHFULNESS_ARGUMENTS CONTEXT_ARGUMENTS
     [ "$FAITHFULNESS_SAMPLES" != 0 ] ||
@@ -143,6 +145,15 @@ refuse_given() {
     for variable in "${@:2}"; do
         [[ $given != *" $variable "* ]] || fail "$variable is set, but $1; unset one of them"
     done
+}
+
+# $1: whose they are, rest: learning rates
+check_rates() {
+    local word number='^([0-9]+[.]?[0-9]*|[.][0-9]+)([eE]-?[0-9]+)?$'
+    for word in "${@:2}"; do
+        [[ $word =~ $number ]] || fail "a learning rate of $1 is '$word', not a number"
+    done
+    check_distinct "the learning rates of $1" %.20e "${@:2}"
 }
 
 # $1: whose they are, rest: seeds
@@ -303,7 +314,7 @@ fi
 models=() model_name=() model_rates=() model_seeds=() model_flags=()
 # $1: model, $2: learning rates, $3: seeds, $4: flags
 add_model() {
-    local model=$1 rates=$2 seeds=$3 flags=$4 name word number
+    local model=$1 rates=$2 seeds=$3 flags=$4 name word
     if [ ! -e "configs/recipes/$model.yaml" ] && ! is_shallow "$model"; then
         resolve_existing model
     fi
@@ -321,11 +332,7 @@ add_model() {
     done
     [ -n "$rates" ] || fail "$name has no learning rates; give them in LEARNING_RATES"
     [ -n "$seeds" ] || fail "$name has no seeds; give them in SEEDS"
-    number='^([0-9]+[.]?[0-9]*|[.][0-9]+)([eE]-?[0-9]+)?$'
-    for word in $rates; do
-        [[ $word =~ $number ]] || fail "a learning rate of $name is '$word', not a number"
-    done
-    check_distinct "the learning rates of $name" %.20e $rates
+    check_rates "$name" $rates
     check_seeds "$name" $seeds
     models+=("$model")
     model_name+=("$name")
@@ -395,8 +402,9 @@ note_unread() {
 }
 
 groups=()                                     # folder
-declare -A group_model group_data group_seeds group_flags
-# $1: number of the model, $2: suffix of the name, $3: dataset, $4: seeds, $5: more flags
+declare -A group_model group_data group_rates group_seeds group_flags
+# $1: number of the model, $2: suffix of the name, $3: dataset, $4: learning rates, $5: seeds,
+# $6: more flags
 add_group() {
     local group=$OUTPUT_DIR/${model_name[$1]}$2
     if [[ -n $2 && " ${model_name[*]} " == *" ${group##*/} "* ]]; then
@@ -405,8 +413,9 @@ add_group() {
     groups+=("$group")
     group_model[$group]=$1
     group_data[$group]=$3
-    group_seeds[$group]=$4
-    split_into_words "${model_flags[$1]} $5"
+    group_rates[$group]=$4
+    group_seeds[$group]=$5
+    split_into_words "${model_flags[$1]} $6"
     local recipe=configs/recipes/${models[$1]}.yaml
     if [ -e "$recipe" ] && flag_value config "${words[@]}" > /dev/null; then
         fail "the flags of ${models[$1]} have a --config, and its recipe $recipe is one already;" \
@@ -416,7 +425,7 @@ add_group() {
 }
 
 plan_groups() {
-    local number size seeds word
+    local number size rates seeds word
     for word in $SIZE_MODELS; do
         [[ " ${model_name[*]} " == *" $word "* ]] ||
             fail "SIZE_MODELS has $word, which is not a model's name"
@@ -431,18 +440,19 @@ plan_groups() {
             fail "SIZES has '$size', which is not a number of documents"
     done
     for number in "${!models[@]}"; do
-        add_group "$number" "" "$DATASET" "${model_seeds[$number]}" ""
+        rates=${model_rates[$number]}
+        add_group "$number" "" "$DATASET" "$rates" "${model_seeds[$number]}" ""
         if [ -n "$SHUFFLED" ]; then
             add_group "$number" -shuffled "$OUTPUT_DIR/data-shuffled-${model_name[$number]}" \
-                "${model_seeds[$number]}" ""
+                "$rates" "${model_seeds[$number]}" ""
         fi
         if [[ -n $SIZE_MODELS && " $SIZE_MODELS " != *" ${model_name[$number]} "* ]]; then
             continue
         fi
         read -ra seeds <<< "${model_seeds[$number]}"
         for size in $SIZES; do
-            add_group "$number" "-$size" "$DATASET" "${SIZE_SEEDS:-${seeds[*]:0:3}}" \
-                "$SIZE_ARGUMENTS --max_train_samples $size"
+            add_group "$number" "-$size" "$DATASET" "${SIZE_LEARNING_RATES:-$rates}" \
+                "${SIZE_SEEDS:-${seeds[*]:0:3}}" "$SIZE_ARGUMENTS --max_train_samples $size"
         done
     done
 }
@@ -726,7 +736,7 @@ PYTHON
 # Whether all learning rates of a group are trained. Sets rates, first_seed and, if they are, best.
 choose_rate() {
     local rate
-    rates=${model_rates[${group_model[$1]}]} first_seed=${group_seeds[$1]%% *} best=""
+    rates=${group_rates[$1]} first_seed=${group_seeds[$1]%% *} best=""
     for rate in $rates; do
         [ -e "$1/lr-$rate-seed-$first_seed/eval_results.json" ] || return 1
     done
@@ -764,7 +774,7 @@ plan_runs() {
     order=()
     for group in "${groups[@]}"; do
         first_seed=${group_seeds[$group]%% *}
-        for rate in ${model_rates[${group_model[$group]}]}; do
+        for rate in ${group_rates[$group]}; do
             add_run "$group" "$rate" "$first_seed" --do_train --do_eval --do_predict false
         done
     done

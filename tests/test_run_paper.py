@@ -447,6 +447,7 @@ layers-0    |           | 5   |\r
         "SHUFFLED": "1",
         "SIZES": "500",
         "SIZE_MODELS": "alpha",
+        "SIZE_LEARNING_RATES": "1e-5 4e-5",
         "COMPARE_ARGUMENTS": "--margin 1",
     }
     result = finish(start(**queue))
@@ -470,6 +471,10 @@ layers-0    |           | 5   |\r
         "layers-0-shuffled/lr-1e-3-seed-5",
     }
     lines = [shlex.split(line) for line in (paper / "runs.txt").read_text().splitlines()]
+    searched = {tuple(Path(line[1]).parts[-2:]) for line in lines}
+    assert ("alpha-500", "lr-4e-5-seed-3") in searched
+    assert ("alpha-500", "lr-2e-5-seed-3") not in searched
+    assert ("alpha", "lr-4e-5-seed-3") not in searched
     arguments = {Path(line[1]).parent.name: line for line in lines}
     assert "query: " in arguments["alpha"] and "query: " not in arguments["layers-0"]
     assert "--max_train_samples" in arguments["alpha-500"]
@@ -946,6 +951,11 @@ def test_job_array(queue, tmp_path):
         (("--train", "SIZES=5", "SIZE_MODELS=gamma"), ["SIZE_MODELS has gamma"]),
         (("--train", "SIZE_MODELS=alpha"), ["SIZE_MODELS is set, but", "without SIZES"]),
         (("--train", "SIZE_SEEDS=1"), ["SIZE_SEEDS is set, but", "without SIZES"]),
+        (("--train", "SIZE_LEARNING_RATES=1"), ["SIZE_LEARNING_RATES is set", "without SIZES"]),
+        (
+            ("--train", "SIZES=5", "SIZE_LEARNING_RATES=high"),
+            ["a learning rate of SIZE_LEARNING_RATES is 'high'"],
+        ),
         (("--train", "SIZE_ARGUMENTS=--x"), ["SIZE_ARGUMENTS is set, but", "without SIZES"]),
         (("--train", "SHUFFLE_ARGUMENTS=--seed 9"), ["SHUFFLE_ARGUMENTS is set", "SHUFFLED=1"]),
         (("--train", "FETCH_ARGUMENTS=--seed 1"), ["FETCH_ARGUMENTS is set", "DATASET"]),
