@@ -185,7 +185,7 @@ TABLES = (
     "attribution-*/faithfulness.json context-*/context.json context-*/context.md "
     "context-*/context.png comparison*/comparison.json comparison*/comparison.md "
     "comparison*/pairs.csv comparison*/table2.csv comparison*/slices.csv comparison*/cost.csv "
-    "family/family.csv family/family.json family/family.md"
+    "family/family.csv family/family.json family/family.md learning-curve/learning_curve.*"
 ).split()
 # Copies that were interrupted; those of earlier versions were called after the run.
 TEMPORARY = re.compile(r"\.tmp-.+|(lr-.+-seed-\d+|svm.*)\.\d+\.tmp")

@@ -322,9 +322,9 @@ add_model() {
     name=${name##*/}
     [[ $name =~ ^[A-Za-z0-9_] ]] || fail "cannot name a folder after the model '$1'; rename it"
     case $name in
-        data | data-shuffled* | models | models.txt | logs | family | svm | svm-calibrated | \
-            svm-shuffled | svm-[0-9]* | comparison | comparison-* | attribution-* | context-* | \
-            report | runs.txt* | runs.csv | runs.tmp | study.json*)
+        data | data-shuffled* | models | models.txt | logs | family | learning-curve | svm | \
+            svm-calibrated | svm-shuffled | svm-[0-9]* | comparison | comparison-* | \
+            attribution-* | context-* | report | runs.txt* | runs.csv | runs.tmp | study.json*)
             fail "a model cannot be called $name here: this script writes files of that name" ;;
     esac
     for word in "${model_name[@]}"; do
@@ -1138,6 +1138,22 @@ correct_together() {
         python tools/correct_together.py "${comparisons[@]}" --output_dir "$OUTPUT_DIR/family"
 }
 
+# The picture of SIZES: the comparisons of each number of documents, and the one of all.
+draw_learning_curve() {
+    local name drawn=()
+    curve=()
+    for name in "${comparisons[@]}"; do
+        case ${name##*/} in
+            comparison | comparison-size-*) drawn+=("$name") ;;
+        esac
+    done
+    [[ -n $SIZES && ${#drawn[@]} -gt 1 ]] || return 0
+    curve=(--learning_curve_dir "$OUTPUT_DIR/learning-curve")
+    step learning-curve "$OUTPUT_DIR/learning-curve/learning_curve.json" \
+        "${drawn[@]/%//comparison.json}" -- \
+        python tools/plot_learning_curve.py "${drawn[@]}" --output_dir "$OUTPUT_DIR/learning-curve"
+}
+
 # Write $OUTPUT_DIR/runs.csv, a row for each finished run: all groups, all learning rates.
 write_runs() {
     python - "$OUTPUT_DIR" $(list_svms) "${groups[@]##*/}" <<'PYTHON'
@@ -1290,6 +1306,7 @@ report() {
     split_into_words "$REPORT_ARGUMENTS"
     python tools/make_report.py --output_dir "$OUTPUT_DIR/report" --dataset_name "$DATASET" \
         --runs "${runs[@]}" --comparison_dir "$OUTPUT_DIR/comparison" \
+        "${curve[@]}" \
         ${attributions:+--attribution_dirs "${attributions[@]}"} \
         ${contexts:+--context_dir "${contexts[0]}"} "${words[@]}"
     echo "Done: $OUTPUT_DIR/report/index.html, the whole study as one page (see also" \
@@ -1352,6 +1369,7 @@ train_svms
 write_learning_rates
 compare_models
 correct_together
+draw_learning_curve
 write_runs
 explain_models
 report

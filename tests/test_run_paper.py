@@ -266,7 +266,7 @@ mkdir -p "$folder"
 case $1 in
     run_classification.py | run_baseline.py) ;;
     *)
-        for file in manifest tokenizer summary context faithfulness family; do
+        for file in manifest tokenizer summary context faithfulness family learning_curve; do
             echo '{}' > "$folder/$file.json"
         done
         echo '{"pairs": [{"p_holm": 1}]}' > "$folder/comparison.json"
@@ -506,6 +506,11 @@ layers-0    |           | 5   |\r
     (family,) = [call for call in calls(tmp_path) if call.startswith("tools/correct_together.py")]
     assert family.count(f"{paper}/comparison") == 6
     assert (paper / "family" / "family.json").exists()
+    (curve,) = [call for call in calls(tmp_path) if call.startswith("tools/plot_learning_curve.py")]
+    assert curve.split("learning_curve.py ")[1].startswith(
+        f"{paper}/comparison {paper}/comparison-size-500 --output_dir"
+    )
+    assert f"--learning_curve_dir {paper}/learning-curve" in commands
     assert (paper / "context-alpha" / "context.json").exists()
     order = [run for run, _ in events(tmp_path)]
     assert order.index("alpha-500/lr-1e-5-seed-4") < order.index("layers-0/lr-1e-3-seed-5")

@@ -39,20 +39,17 @@ from common.cli import fail, parse_arguments, start_logging, versions
 from common.folders import (
     check_names,
     digests,
-    is_record,
     lock_output_dir,
     open_output_dir,
-    read_json,
     short_path,
     write_files,
 )
 from common.text import markdown_table, p_text
 from comparison.families import one_family
 from comparison.paired_tests import LOSSES, METRICS
+from comparison.records import name_first_comparison, positional_comparisons, read_comparisons
 
 SCRIPT = "correct_together.py"
-COMPARISON = "comparison.json"
-COMPARISON_SCRIPT = "compare_runs.py"
 OWN_FILES = r"family\.(json|csv|md)"
 
 
@@ -70,57 +67,6 @@ class TogetherArguments:
             "more. They are usually given without the flag. A comparison is called like its folder."
         },
     )
-
-
-def name_first_comparison(words: list[str]) -> list[str]:
-    """Return the command line with --comparisons before a comparison.json that comes first.
-
-    A .json file that comes first is otherwise taken for a file of flags.
-    """
-    if not words or not is_record(Path(words[0]), COMPARISON_SCRIPT):
-        return words
-    if "--comparisons" not in words:
-        return ["--comparisons", *words]
-    rest = words[1:]
-    rest.insert(rest.index("--comparisons") + 1, words[0])
-    return rest
-
-
-def positional_comparisons(namespace, unknown: list[str]) -> None:
-    """Move the words that belong to no flag into ``namespace.comparisons``."""
-    namespace.comparisons = list(namespace.comparisons)
-    flags = []
-    for word in unknown:
-        if word.startswith("-"):
-            flags.append(word)
-        else:
-            namespace.comparisons.append(word)
-    unknown[:] = flags
-
-
-def read_comparisons(paths: list[str]) -> dict[str, dict]:
-    """Return the records of the comparisons by the name of their folder.
-
-    A file that is not called comparison.json has its own name: several may share a folder.
-    Exits with status 2 if one is missing, is not a comparison, or was made by an earlier version.
-    """
-    comparisons = {}
-    for path in map(Path, paths):
-        file = path / COMPARISON if path.is_dir() else path
-        record = read_json(file)
-        if record.get("script") != COMPARISON_SCRIPT:
-            fail(f"{file} was not written by tools/compare_runs.py; give a comparison")
-        has_precisions = all("precision" in row for row in record.get("pairs", []))
-        if "pairs_tested" not in record or not has_precisions:
-            fail(f"{file} is of an earlier version; make the comparison again")
-        named_after = path.resolve()
-        if not path.is_dir() and path.name == COMPARISON:
-            named_after = named_after.parent
-        name = short_path(str(named_after))
-        if name in comparisons:
-            fail(f"two comparisons are called {name}; give each once, under a name of its own")
-        comparisons[name] = record
-    return comparisons
 
 
 def changed(rows: list[dict], comparisons: dict[str, dict]) -> list[list[str]]:

@@ -100,6 +100,11 @@ PARTS = {
     "data": ("Data", "dataset_name", ("manifest.json",)),
     "training": ("Training", "runs", ("run_arguments.json", "all_results.json")),
     "comparison": ("Comparison", "comparison_dir", ("comparison.json", "comparison.md")),
+    "learning_curve": (
+        "Learning curve",
+        "learning_curve_dir",
+        ("learning_curve.json", "learning_curve.md"),
+    ),
     "attributions": ("Attributions", "attribution_dirs", ("summary.json", "attributions.jsonl")),
     "context": ("Context", "context_dir", ("context.json", "context.md")),
 }
@@ -120,6 +125,9 @@ class ReportArguments:
     )
     comparison_dir: str | None = field(
         default=None, metadata={"help": "Folder of tools/compare_runs.py."}
+    )
+    learning_curve_dir: str | None = field(
+        default=None, metadata={"help": "Folder of tools/plot_learning_curve.py."}
     )
     attribution_dirs: list[str] = field(
         default_factory=list, metadata={"help": "Folders of run_attribution.py."}
@@ -779,6 +787,20 @@ def comparison_part(folder: Path, runs: list[dict], page: Page) -> dict:
     return {"answer": answer, "verdicts": verdicts, "text": text, "links": links}
 
 
+def learning_curve_part(folder: Path, page: Page) -> dict:
+    """Return what tools/plot_learning_curve.py drew: the picture and its table."""
+    path = folder / "learning_curve.json"
+    record = read_json(path)
+    check_files(folder, record, "tools/plot_learning_curve.py")
+    with reading(path, "tools/plot_learning_curve.py"):
+        page.versions["learning curve"] = dict(record["versions"])
+        page.commands.append(recorded("plot_learning_curve.py", record["arguments"]))
+    with reading(folder / "learning_curve.md", "tools/plot_learning_curve.py"):
+        text = (folder / "learning_curve.md").read_text(encoding="utf-8")
+        shown = markdown(text, folder=folder)
+    return {"text": shown, "link": page.link(folder / "learning_curve.csv")}
+
+
 def split_opening(text: str) -> tuple[str, str]:
     """Return a Markdown text up to its first section, and the rest of it."""
     match = re.search(r"^## ", text, re.MULTILINE)
@@ -930,7 +952,7 @@ def find_folders(arguments: ReportArguments, page: Page) -> dict[str, list[Path]
         given = getattr(arguments, flag) or []
         if isinstance(given, str):
             given = [given]
-        if not given:
+        if not given and part != "learning_curve":  # few studies have one
             page.left_out.append(f"{heading}: no --{flag} was given.")
         folders[part] = []
         for folder in dict.fromkeys(given):
@@ -986,6 +1008,7 @@ def main() -> None:
     comparison = []
     for folder in folders["comparison"]:
         comparison.append(comparison_part(folder, runs, page))
+    curves = [learning_curve_part(folder, page) for folder in folders["learning_curve"]]
     attributions = [attribution_part(folder, page) for folder in folders["attributions"]]
     of_model = Counter(part["name"] for part in attributions)
     for part in attributions:
@@ -1011,6 +1034,7 @@ def main() -> None:
         runs=runs,
         learning_rates=[learning_rates(path) for path in tried if path.is_file()],
         comparison=comparison[0] if comparison else None,
+        learning_curve=curves[0] if curves else None,
         attributions=attributions,
         cost=costs,
         context=context[0] if context else None,
