@@ -8,6 +8,7 @@
 #     "scikit-learn==1.9.1",
 #     "scipy==1.17.1",
 #     "statsmodels==0.15.0",
+#     "tqdm==4.70.1",
 #     "transformers==5.23.0",
 # ]
 # ///

@@ -4,6 +4,7 @@
 # dependencies = [
 #     "PyYAML==6.0.3",
 #     "torch==2.13.0",
+#     "tqdm==4.70.1",
 #     "transformers==5.23.0",
 # ]
 # ///

@@ -10,6 +10,7 @@
 #     "PyYAML==6.0.3",
 #     "scikit-learn==1.9.1",
 #     "scipy==1.17.1",
+#     "tqdm==4.70.1",
 #     "transformers==5.23.0",
 # ]
 # ///

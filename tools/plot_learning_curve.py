@@ -2,6 +2,7 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
+#     "jinja2==3.1.6",
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
 #     "pandas==3.1.1",
@@ -130,6 +131,9 @@ def common_titles(comparisons: dict[str, dict]) -> dict[str, str]:
     With several labels per document, accuracy is the share of documents with exactly these.
     """
     first = next(iter(comparisons))
+    for name, comparison in comparisons.items():
+        if not {"titles", "documents", "costs"} <= comparison.keys():
+            fail(f"{name} is a comparison of an earlier version; make it again")
     titles = comparisons[first]["titles"]
     for name, comparison in comparisons.items():
         if comparison["titles"] != titles:

@@ -9,6 +9,7 @@
 #     "pyarrow==26.0.1",
 #     "PyYAML==6.0.3",
 #     "scikit-learn==1.9.1",
+#     "tqdm==4.70.1",
 #     "transformers==5.23.0",
 # ]
 # ///
