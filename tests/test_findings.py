@@ -220,8 +220,32 @@ def slice_row(text, part, model):
 
 
 def curve_row(size):
-    column = functools.partial(from_csv, "runs.csv", run=f"svm-{size}" if size != 7787 else "svm")
-    return row_of(f"{size:,}", percent(column("predict_accuracy")), percent(column("predict_f1")))
+    """Accuracy with so many training documents, and the difference to the SVM if it was tested."""
+    svm = "svm" if size == 7787 else f"svm-{size}"
+    cells = [f"{size:,}", percent(from_csv("runs.csv", "predict_accuracy", run=svm))]
+    comparison = "comparison" if size == 7787 else f"comparison-size-{size}"
+    if not (RESULTS / comparison).exists():
+        return f"{row_of(*cells)} | | | | |"
+    encoder = functools.partial(from_csv, f"{comparison}/table2.csv", model=MINILM, source="run")
+    row = {"model": MINILM, "reference": SVM, "metric": "accuracy"}
+    in_family = functools.partial(from_csv, "family/family.csv", comparison=comparison, **row)
+    cells.append(f"{percent(encoder('accuracy'))} ± {percent(encoder('accuracy_sd'))}")
+    cells.append(signed(in_family("difference")))
+    cells.append(f"{signed(in_family('low'))} to {signed(in_family('high'))}")
+    return row_of(*cells, p_value(in_family("p_holm")), in_family("verdict"))
+
+
+def size_rate_text(size, rates):
+    """The validation losses of MiniLM's learning rates with so many training documents."""
+    losses = []
+    for rate in rates:
+        run = f"predictions/{MINILM}-{size}/lr-{rate}-seed-1/eval_results.json"
+        losses.append(f"{from_json(run, 'eval_loss'):.4f} ({rate})")
+    low = from_json(f"predictions/{MINILM}-500/lr-2e-5-seed-1/eval_results.json", "eval_loss")
+    return [
+        f"with {size:,} abstracts {', '.join(losses[:-1])} and {losses[-1]}",
+        f"At 2e-5, the loss is still {low:.4f} after 10 epochs",
+    ]
 
 
 # Tests of context
@@ -364,6 +388,7 @@ FINDINGS = [
     (cost_row, "MiniLM", MINILM),
     (cost_row, "bag of embeddings", BAG),
     *((curve_row, size) for size in (500, 1000, 2000, 4000, 7787)),
+    (size_rate_text, 500, ("5e-5", "1e-4", "2e-4")),
     *(
         (slice_row, f"{name}: {text}", part, model)
         for name, model in (("SVM", SVM), ("MiniLM", MINILM))
