@@ -244,7 +244,7 @@ def size_rate_text(size, rates):
     low = from_json(f"predictions/{MINILM}-500/lr-2e-5-seed-1/eval_results.json", "eval_loss")
     return [
         f"with {size:,} abstracts {', '.join(losses[:-1])} and {losses[-1]}",
-        f"At 2e-5, the loss is still {low:.4f} after 10 epochs",
+        f"At 2e-5 and 500, the loss is still {low:.4f} after 10 epochs",
     ]
 
 
@@ -388,7 +388,7 @@ FINDINGS = [
     (cost_row, "MiniLM", MINILM),
     (cost_row, "bag of embeddings", BAG),
     *((curve_row, size) for size in (500, 1000, 2000, 4000, 7787)),
-    (size_rate_text, 500, ("5e-5", "1e-4", "2e-4")),
+    *((size_rate_text, size, ("5e-5", "1e-4", "2e-4")) for size in (500, 1000)),
     *(
         (slice_row, f"{name}: {text}", part, model)
         for name, model in (("SVM", SVM), ("MiniLM", MINILM))
