@@ -61,6 +61,7 @@ The modules of tools/comparison: runs (read, check, pool), metrics, paired_tests
 power, calibration, slices, study_table, cost; verdict (the answers), figures, page.
 """
 
+import functools
 import json
 import shlex
 import sys
@@ -71,7 +72,7 @@ from typing import Literal
 
 import pandas as pd
 
-from common.cli import fail, parse_arguments, start_logging, versions
+from common.cli import fail, parse_arguments, start_logging, take_positional, versions
 from common.folders import (
     check_names,
     digests,
@@ -262,18 +263,6 @@ class CompareArguments:
             )
 
 
-def positional_runs(namespace, unknown: list[str]) -> None:
-    """Move the words that belong to no flag into ``namespace.runs``."""
-    namespace.runs = list(namespace.runs)
-    flags = []
-    for word in unknown:
-        if word.startswith("-"):
-            flags.append(word)
-        else:
-            namespace.runs.append(word)
-    unknown[:] = flags
-
-
 def complete_switches(words: list[str]) -> list[str]:
     """Return the command line with a value for each switch, so that a run folder may follow it."""
     completed = []
@@ -451,7 +440,9 @@ def main() -> None:
     # 1. Arguments, runs, output folder
     logger = start_logging()
     sys.argv[1:] = complete_switches(sys.argv[1:])
-    (arguments,) = parse_arguments(__doc__, CompareArguments, adapt=positional_runs)
+    (arguments,) = parse_arguments(
+        __doc__, CompareArguments, adapt=functools.partial(take_positional, name="runs")
+    )
     if len(arguments.runs) < 2:
         fail(
             f"a comparison requires two runs or more, not {len(arguments.runs)}: "

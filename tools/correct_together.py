@@ -30,13 +30,12 @@ the tests whose verdict changes, and the number of tests; family.json, the recor
 """
 
 import json
-import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
-from common.cli import fail, parse_arguments, start_logging, versions
+from common.cli import fail, start_logging, versions
 from common.folders import (
     check_names,
     digests,
@@ -48,26 +47,10 @@ from common.folders import (
 from common.text import markdown_table, p_text
 from comparison.families import one_family
 from comparison.paired_tests import LOSSES, METRICS
-from comparison.records import name_first_comparison, positional_comparisons, read_comparisons
+from comparison.records import parse_comparisons, read_comparisons
 
 SCRIPT = "correct_together.py"
 OWN_FILES = r"family\.(json|csv|md)"
-
-
-@dataclass
-class TogetherArguments:
-    """Which comparisons are one set of findings."""
-
-    output_dir: str = field(
-        metadata={"help": "Folder to write: new, empty, or an earlier output of this script."}
-    )
-    comparisons: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Output folders of tools/compare_runs.py, or comparison.json files, two or "
-            "more. They are usually given without the flag. A comparison is called like its folder."
-        },
-    )
 
 
 def changed(rows: list[dict], comparisons: dict[str, dict]) -> list[list[str]]:
@@ -96,8 +79,7 @@ def changed(rows: list[dict], comparisons: dict[str, dict]) -> list[list[str]]:
 def main() -> None:
     # 1. Arguments and comparisons
     logger = start_logging()
-    sys.argv[1:] = name_first_comparison(sys.argv[1:])
-    (arguments,) = parse_arguments(__doc__, TogetherArguments, adapt=positional_comparisons)
+    arguments = parse_comparisons(__doc__)
     if len(arguments.comparisons) < 2:
         fail(
             f"a family requires two comparisons or more, not {len(arguments.comparisons)}: "

@@ -946,14 +946,14 @@ def find_folders(arguments: ReportArguments, page: Page) -> dict[str, list[Path]
     """Return the folders of each part that hold the files of PARTS.
 
     There is a sentence in page.left_out for every folder that does not, and for every part
-    without a flag.
+    without a flag, except the learning curve, which few studies have.
     """
     folders = {}
     for part, (heading, flag, files) in PARTS.items():
         given = getattr(arguments, flag) or []
         if isinstance(given, str):
             given = [given]
-        if not given and part != "learning_curve":  # few studies have one
+        if not given and part != "learning_curve":
             page.left_out.append(f"{heading}: no --{flag} was given.")
         folders[part] = []
         for folder in dict.fromkeys(given):

@@ -29,13 +29,12 @@ learning_curve.png; learning_curve.md, the table; learning_curve.json, the recor
 """
 
 import json
-import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 
-from common.cli import fail, parse_arguments, start_logging, versions
+from common.cli import fail, start_logging, versions
 from common.folders import (
     check_names,
     digests,
@@ -47,34 +46,17 @@ from common.folders import (
 from common.text import markdown_table
 from comparison.figures import plot_learning_curves
 from comparison.page import share_text
-from comparison.records import name_first_comparison, positional_comparisons, read_comparisons
+from comparison.records import parse_comparisons, read_comparisons
 
 SCRIPT = "plot_learning_curve.py"
 OWN_FILES = r"learning_curve\.(json|csv|md|png)"
 METRICS = ("accuracy", "macro_f1")
 
 
-@dataclass
-class CurveArguments:
-    """Which comparisons have the points of the curve."""
-
-    output_dir: str = field(
-        metadata={"help": "Folder to write: new, empty, or an earlier output of this script."}
-    )
-    comparisons: list[str] = field(
-        default_factory=list,
-        metadata={
-            "help": "Output folders of tools/compare_runs.py, or comparison.json files. They are "
-            "usually given without the flag."
-        },
-    )
-
-
 def main() -> None:
     # 1. Arguments and comparisons
     logger = start_logging()
-    sys.argv[1:] = name_first_comparison(sys.argv[1:])
-    (arguments,) = parse_arguments(__doc__, CurveArguments, adapt=positional_comparisons)
+    arguments = parse_comparisons(__doc__)
     if not arguments.comparisons:
         fail(f"give the comparisons: {SCRIPT} DIR DIR --output_dir DIR")
     check_names(arguments)

@@ -155,3 +155,16 @@ def start_logging() -> logging.Logger:
 def versions(*packages: str) -> dict[str, str]:
     """Return the versions of Python and of installed packages, as a record of a run holds them."""
     return {"python": sys.version.split()[0]} | {package: version(package) for package in packages}
+
+
+def take_positional(namespace: argparse.Namespace, unknown: list[str], name: str) -> None:
+    """Move the words that belong to no flag into the list ``namespace.NAME``."""
+    words = list(getattr(namespace, name))
+    flags = []
+    for word in unknown:
+        if word.startswith("-"):
+            flags.append(word)
+        else:
+            words.append(word)
+    setattr(namespace, name, words)
+    unknown[:] = flags

@@ -1,12 +1,39 @@
 """Finished comparisons of tools/compare_runs.py: named on a command line, and read."""
 
+import functools
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.cli import fail
+from common.cli import fail, parse_arguments, take_positional
 from common.folders import is_record, read_json, short_path
 
 COMPARISON = "comparison.json"
 COMPARISON_SCRIPT = "compare_runs.py"
+
+
+@dataclass
+class ComparisonsArguments:
+    """Which comparisons are read together."""
+
+    output_dir: str = field(
+        metadata={"help": "Folder to write: new, empty, or an earlier output of this script."}
+    )
+    comparisons: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "Output folders of tools/compare_runs.py, or comparison.json files. They are "
+            "usually given without the flag. A comparison is called like its folder."
+        },
+    )
+
+
+def parse_comparisons(description: str) -> ComparisonsArguments:
+    """Return the arguments of the command line, on which comparisons need no flag."""
+    sys.argv[1:] = name_first_comparison(sys.argv[1:])
+    adapt = functools.partial(take_positional, name="comparisons")
+    (arguments,) = parse_arguments(description, ComparisonsArguments, adapt=adapt)
+    return arguments
 
 
 def name_first_comparison(words: list[str]) -> list[str]:
@@ -21,18 +48,6 @@ def name_first_comparison(words: list[str]) -> list[str]:
     rest = words[1:]
     rest.insert(rest.index("--comparisons") + 1, words[0])
     return rest
-
-
-def positional_comparisons(namespace, unknown: list[str]) -> None:
-    """Move the words that belong to no flag into ``namespace.comparisons``."""
-    namespace.comparisons = list(namespace.comparisons)
-    flags = []
-    for word in unknown:
-        if word.startswith("-"):
-            flags.append(word)
-        else:
-            namespace.comparisons.append(word)
-    unknown[:] = flags
 
 
 def read_comparisons(paths: list[str]) -> dict[str, dict]:
