@@ -23,37 +23,47 @@ TITLE = "Attention window"
 # Evaluation
 
 
+# What models raise that pool with the mask, or expect another shape of it, which XLM asserts
+MASK_ERRORS = (ValueError, TypeError, RuntimeError, LookupError, AttributeError, AssertionError)
+
+
 def takes_windows(run: Run) -> bool:
     """Return whether the mask for each pair of tokens decides what a token of an encoder sees.
 
-    If so, a mask with which all tokens see all changes nothing, and a window does. In a window of
-    no neighbors, a token does not change with another one: it would where embeddings join
-    neighbors (MobileBERT) or layers convolve them (ConvBERT, some of DeBERTa).
+    If so, a mask with which all tokens see all changes nothing, a window does, and in a window of
+    no neighbors a token sees only itself.
     """
     if run.model.config.is_encoder_decoder:  # the decoder would still see everything
         return False
     longest = max(run.words, key=len)
     whole = tuple(join_tokens(run, longest)[: run.max_length])
     half = tuple(join_tokens(run, longest[: len(longest) // 2]))
+    precision = 1e-2 if run.bf16 else 1e-4
     try:
         expected = encoder_logits(run, [whole, half])
         full = encoder_logits(run, [whole, half], "full")
         alone = encoder_logits(run, [whole, half], 0)
-        middle = len(whole) // 2
-        replacement = next((token for token in whole if token != whole[middle]), whole[middle])
-        other = (*whole[:middle], replacement, *whole[middle + 1 :])
-        states = encoder_states(run, [whole, other], 0)
-    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, AssertionError):
-        # Models that pool with the mask, or expect another shape of it, which XLM asserts
+        sees_neighbors = sees_neighbors_without_attention(run, whole, precision)
+    except MASK_ERRORS:
         return False
-    tolerance = (1e-2 if run.bf16 else 1e-4) * max(1, np.abs(expected).max())
-    full_is_equal = np.abs(full - expected).max() < tolerance
+    full_is_equal = np.abs(full - expected).max() < precision * max(1, np.abs(expected).max())
     window_differs = np.abs(alone - expected).max() > 1e-9
-    # The first token still sees all.
-    inner = [token for token in range(1, len(whole)) if token != middle]
-    change = np.abs(states[0, inner] - states[1, inner]).max(initial=0)
-    sees_itself_only = change < tolerance * max(1, np.abs(states).max())
-    return bool(full_is_equal and window_differs and sees_itself_only)
+    return bool(full_is_equal and window_differs and not sees_neighbors)
+
+
+def sees_neighbors_without_attention(run: Run, ids: tuple[int, ...], precision: float) -> bool:
+    """Return whether a token changes with another one in a window of no neighbors.
+
+    It does where embeddings join neighbors (MobileBERT) or layers convolve them (ConvBERT, some of
+    DeBERTa). precision is the largest change, relative to the states, that is rounding.
+    """
+    middle = len(ids) // 2
+    others = [token for token in ids if token != ids[middle]]
+    changed = (*ids[:middle], others[0], *ids[middle + 1 :])
+    before, after = encoder_states(run, [ids, changed], 0)
+    change = np.abs(after - before)
+    change[[0, middle]] = 0  # the first token sees all in any window
+    return bool(change.max() > precision * max(1, np.abs(before).max()))
 
 
 def evaluate(runs: list[Run], documents: Documents, arguments, cache: Cache) -> Evaluation:
