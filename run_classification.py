@@ -1919,7 +1919,7 @@ def announce_training(training: TrainingArguments, n_documents: int, total_batch
         remedy = "lower --gradient_accumulation_steps or raise --num_train_epochs"
     else:
         remedy = "lower --per_device_train_batch_size or raise --num_train_epochs"
-    logger.warning("%d updates are few to learn a task; %s", updates, remedy)
+    logger.warning("few updates (%d): the model may not learn the task; %s", updates, remedy)
 
 
 def order_by_seed(dataloader: torch.utils.data.DataLoader, seed: int, epoch: int) -> None:

@@ -512,6 +512,7 @@ def test_bad_folders(run, folder, tmp_path, tiny_model):
     assert_user_error(run("measure_faithfulness", "--attribution_dir", tmp_path / "none"), "none")
     base = ["measure_faithfulness", "--attribution_dir", folder]
     assert_user_error(run(*base, "--random_orders", 0), "--random_orders")
+    assert_user_error(run(*base, "--random_orders", 99_999_999_999), "--random_orders", 10_000)
     assert_user_error(run(*base, "--model_name_or_path", tmp_path / "gone"), "gone")
     other = write_tiny_model(tmp_path / "other", labels=["math.NT", "math.GT"])
     assert_user_error(run(*base, "--model_name_or_path", other), "class")

@@ -105,6 +105,9 @@ logger = logging.getLogger(__name__)
 # Defaults of flags that are refused where nothing reads them, so that a given one is recognized
 DEFAULTS = {"shapley_samples": 10, "mosaic_sentences": 2, "n_steps": 50, "split": "test"}
 
+# All random orders of a document are drawn at once, so their number is limited by memory.
+MOST_RANDOM_ORDERS = 10_000
+
 
 @dataclass
 class FaithfulnessArguments:
@@ -207,6 +210,10 @@ class FaithfulnessArguments:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} must be at least 1, not {getattr(self, name)}")
+        if self.random_orders > MOST_RANDOM_ORDERS:
+            raise ValueError(
+                f"--random_orders must be at most {MOST_RANDOM_ORDERS}, not {self.random_orders}"
+            )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"--seed must be between 0 and 2**32 - 1, not {self.seed}")
         if self.n_mosaics != 0 and self.n_mosaics < mosaics.MIN_MOSAICS:
