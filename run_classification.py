@@ -2991,11 +2991,12 @@ def match_labels(
     if given is not None and len(set(given)) < len(given):
         fail(f"--label_names has a name twice: {quote_names(given)}")
     labeled = {split: table for split, table in tables.items() if "label" in table}
+    everywhere = {name for table in labeled.values() for name in each_name(table["label"])}
     occurring = set()
     for split, table in labeled.items():
         own = set(each_name(table["label"]))
         if given is not None:
-            renamed = name_numbers(own, given, split)
+            renamed = name_numbers(own, given, split, everywhere)
             table["label"] = [rename(label, renamed) for label in table["label"]]
             if problem_type == MULTI_LABEL and arguments.label_delimiter is None:
                 keep_classes(table, given, split)
@@ -3068,19 +3069,42 @@ def visible_text(name: str) -> str:
 
 
 # Copied from tools/common/data.py::name_numbers
-def name_numbers(labels: set[str], names: list[str], split: str) -> dict[str, str]:
-    """Map labels such as 0 or LABEL_0 to the names with these numbers, and others to themselves."""
+def name_numbers(
+    labels: set[str], names: list[str], split: str, everywhere: Collection[str] = ()
+) -> dict[str, str]:
+    """Map labels such as 0 or LABEL_0 to the names with these numbers, and others to themselves.
+
+    Where the names are numbers themselves, a split that lacks a class can be read both ways; then
+    everywhere, the labels of all splits, decides. Exits with status 2 if it does not.
+    """
+    themselves = {label: label for label in labels}
     matches = {label: re.fullmatch(r"(?:LABEL_)?(\d+)", label) for label in labels}
-    if labels <= set(names) or None in matches.values():
-        return {label: label for label in labels}
+    if None in matches.values():
+        return themselves
+    are_names = labels <= set(names)
     numbers = {label: int(match[1]) for label, match in matches.items()}
     highest = max(numbers.values(), default=0)
     if highest >= len(names):
+        if are_names:
+            return themselves
         fail(
             f"--label_names has {len(names)} names, and split {split!r} has a label {highest}; "
             "the first name is that of number 0"
         )
-    return {label: names[number] for label, number in numbers.items()}
+    named = {label: names[number] for label, number in numbers.items()}
+    if not are_names:
+        return named
+    every = labels.union(everywhere)
+    if named == themselves or every == set(names):
+        return themselves
+    if not every <= set(names):
+        return named
+    if any(not label.isdecimal() or int(label) >= len(names) for label in every):
+        return themselves
+    fail(
+        f"split {split!r}: {quote_names(labels)} can be names in --label_names or numbers of "
+        "others; write numbers as LABEL_0, LABEL_1, ..., or give names that are no numbers"
+    )
 
 
 # Copied from tools/common/data.py::quote_names

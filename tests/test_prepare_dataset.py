@@ -711,6 +711,31 @@ def test_label_names_name_numbers(own_csv, tmp_path, form):
 
 
 @pytest.mark.parametrize(
+    ("train", "test", "names", "expected"),
+    [
+        ((0, 1, 2), (1, 2), ("1", "2", "3"), {"2", "3"}),  # "1" is a name, too
+        ((1, 2, 3), (1, 2), ("1", "2", "3"), {"1", "2"}),
+        ((0, 1, 2), (0, 1), ("2", "1", "0"), {"0", "1"}),
+        (("LABEL_0", "LABEL_1"), (1,), ("1", "0"), {"0"}),
+    ],
+)
+def test_names_that_are_numbers_are_read_alike_in_all_splits(
+    own_csv, tmp_path, train, test, names, expected
+):
+    """A split without class 0 was read by itself, and every label of it was off by one."""
+    tables = [pd.DataFrame(rows(count=30, labels=train)), pd.DataFrame(rows("test", labels=test))]
+    result = own_csv(*tables, "--label_names", *names)
+    assert result.code == 0, result.err
+    part = prepared(tmp_path / "data")["test"]
+    assert {part.features["label"].int2str(number) for number in part["label"]} == expected
+
+
+def test_names_that_are_numbers_of_others_are_refused(own_csv):
+    result = own_csv(pd.DataFrame(rows(labels=(1, 2))), None, "--label_names", "1", "2", "3")
+    assert_user_error(result, "'1', '2'", "--label_names", "LABEL_0")
+
+
+@pytest.mark.parametrize(
     ("names", "words"),
     [
         (["a"], ["--label_names 'a'", "'b'"]),
