@@ -566,8 +566,15 @@ def split_names(names: list[str] | str) -> list[str]:
 
 
 def read_training_record(name: str, revision: str | None) -> dict:
-    """Return run_arguments.json of a run, local or on the Hub, or only that it has no arguments."""
+    """Return run_arguments.json of a run, local or on the Hub, or only that it has no arguments.
+
+    A checkpoint has that of its run, the folder above it.
+    """
     unknown = {"arguments": {}}
+    run = Path(name).absolute().parent
+    is_checkpoint = re.fullmatch(r"checkpoint-\d+", Path(name).name) and Path(name).is_dir()
+    if is_checkpoint and (run / "run_arguments.json").exists():
+        name = str(run)
     path = cached_file(
         name,
         "run_arguments.json",
@@ -834,6 +841,13 @@ def name_numbers(
         f"split {split!r}: {quote_names(labels)} can be names in --label_names or numbers of "
         "others; write numbers as LABEL_0, LABEL_1, ..., or give names that are no numbers"
     )
+
+
+# Copied from tools/common/data.py::quote_names
+def quote_names(names: Collection[str]) -> str:
+    """Return at most six names in quotes, so that spaces are seen."""
+    shown = ", ".join(map(repr, sorted(names)[:6]))
+    return f"{shown}, ... ({len(names)} in all)" if len(names) > 6 else shown
 
 
 # Copied from tools/common/data.py::rename

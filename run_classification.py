@@ -622,6 +622,11 @@ def check_arguments(model: ModelArguments, training: TrainingArguments) -> None:
             )
 
     check_numbers(model, training)
+    if training.n_gpu > 1:  # the Trainer would use torch.nn.DataParallel and count the loss n times
+        fail(
+            f"{training.n_gpu} GPUs are visible to one process; start one for each with accelerate "
+            "launch --multi_gpu, or set CUDA_VISIBLE_DEVICES=0"
+        )
 
     # Processes that load the batches
     check_at_least("dataloader_num_workers", training.dataloader_num_workers, 0)
@@ -677,7 +682,8 @@ def check_numbers(model: ModelArguments, training: TrainingArguments) -> None:
     """Exit with status 2 on numbers that the library would take and that have no meaning."""
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size"):
         check_at_least(name, getattr(training, name), 1)
-    check_at_least("gradient_accumulation_steps", training.gradient_accumulation_steps, 1)
+    for name in ("gradient_accumulation_steps", "eval_accumulation_steps"):
+        check_at_least(name, getattr(training, name), 1)
     for name in ("learning_rate", "warmup_steps", "weight_decay"):
         check_at_least(name, getattr(training, name), 0)
     for name in ("seed", "data_seed"):
@@ -880,8 +886,15 @@ def check_loss_of_run(model: ModelArguments, training: TrainingArguments, used: 
 
 # Copied from run_attribution.py::read_training_record
 def read_training_record(name: str, revision: str | None) -> dict:
-    """Return run_arguments.json of a run, local or on the Hub, or only that it has no arguments."""
+    """Return run_arguments.json of a run, local or on the Hub, or only that it has no arguments.
+
+    A checkpoint has that of its run, the folder above it.
+    """
     unknown = {"arguments": {}}
+    run = Path(name).absolute().parent
+    is_checkpoint = re.fullmatch(r"checkpoint-\d+", Path(name).name) and Path(name).is_dir()
+    if is_checkpoint and (run / "run_arguments.json").exists():
+        name = str(run)
     path = cached_file(
         name,
         "run_arguments.json",
@@ -987,14 +1000,16 @@ class Task:
 
 
 def make_task(
-    arguments: ModelArguments, config: PretrainedConfig, loaded: "LoadedData", do_train: bool
+    arguments: ModelArguments, config: PretrainedConfig, loaded: "LoadedData", used: dict | None
 ) -> Task:
     """Return what is predicted: what the data has, or without training what the model does.
 
-    Exits with status 2 if they do not agree, or if --threshold has no meaning.
+    used is the record of the run that predicts; None if this command trains. Exits with status 2 if
+    data and model do not agree, if --threshold has no meaning, or if thresholds were never chosen.
     """
     source = arguments.model_name_or_path
     problem_type = loaded.problem_type
+    do_train = used is None
     if not do_train:
         problem_type = config.problem_type or SINGLE_LABEL
         if problem_type not in (SINGLE_LABEL, MULTI_LABEL) or config.num_labels < 2:
@@ -1023,6 +1038,11 @@ def make_task(
             logger.warning("--threshold %s: the model has its own, %s", threshold, trained)
     elif trained is not None:
         task.thresholds = check_thresholds(trained, len(task.classes), source)
+    elif not do_train and used["arguments"].get("threshold") == "auto":
+        fail(
+            f"{source} has no thresholds: its training was interrupted before it chose them, or it "
+            "is a checkpoint; run the training command again, or give --threshold"
+        )
     else:
         task.thresholds = [0.5] * len(task.classes)
         task.chooses_thresholds = threshold == "auto"
@@ -1222,6 +1242,11 @@ def check_max_seq_length(
             f"--pad_to_multiple_of {multiple} pads texts of --max_seq_length {length} to more than "
             f"{limit} tokens, the model's maximum; lower one of them"
         )
+    if window_size(tokenizer, arguments.text_prefix, length) < 1:
+        fail(
+            f"--text_prefix fills --max_seq_length {length}, so that all texts would be the same; "
+            "raise it"
+        )
     if arguments.long_texts == "truncate":
         return
     if limit is None:
@@ -1390,7 +1415,10 @@ def describe_loss(
     trains.
     """
     if used is not None and "loss" in used:
-        return used["loss"]
+        weights = used["loss"]["class_weights"].values()
+        # In the model's order; its classes may have got other names since.
+        if len(weights) == len(task.classes):
+            return used["loss"] | {"class_weights": dict(zip(task.classes, weights, strict=True))}
     weight = torch.ones(len(task.classes))
     if training.do_train and arguments.class_weights == "balanced":
         weight = balanced_weights(np.array(encoded["train"]["labels"]), len(task.classes))
@@ -4190,14 +4218,15 @@ def run_stages(
     set_classes(
         config, arguments.model_name_or_path, loaded.labels, data.label_names, training.do_train
     )
-    task = make_task(arguments, config, loaded, training.do_train)
+    task = make_task(arguments, config, loaded, used)
     more_metrics = load_metrics(arguments.metric_name or [], task)
     metric_names = check_metric_for_best_model(training, task, more_metrics)
     if training.do_train:
         forget_other_task(config)
         if task.problem_type == MULTI_LABEL:
             config.problem_type = task.problem_type
-            config.thresholds = task.thresholds
+            # Not yet, if they are chosen after training
+            config.thresholds = None if task.chooses_thresholds else task.thresholds
             config.label_delimiter = data.label_delimiter
         for name in TEXT_SETTINGS:
             holder = data if hasattr(data, name) else arguments

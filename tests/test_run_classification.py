@@ -564,6 +564,12 @@ def test_splits_that_are_held_out_are_those_of_the_training(run, tiny_model, tmp
     result = run("run_classification", *predicting)
     assert result.code == 0, result.err
     assert list(pd.read_csv(tmp_path / "again" / "predictions.csv")["id"]) == ids[1, 7]
+    # A checkpoint knows no more than its run does.
+    (checkpoint,) = (tmp_path / "run-1-7").glob("checkpoint-*")
+    flags = ("--model_name_or_path", checkpoint, *data, "--do_predict")
+    result = run("run_classification", *flags, "--output_dir", tmp_path / "checkpoint")
+    assert result.code == 0, result.err
+    assert list(pd.read_csv(tmp_path / "checkpoint" / "predictions.csv")["id"]) == ids[1, 7]
     # The validation split is cut from what is left, though no test split is asked for.
     flags = ("--model_name_or_path", tmp_path / "run-1-7", "--do_eval", *data[:-2])
     result = run("run_classification", *flags, "--output_dir", tmp_path / "eval")
@@ -1318,6 +1324,8 @@ def test_nothing_to_do(run, tiny_model, tiny_dataset, tmp_path):
         (["--greater_is_better", "true"], ["--greater_is_better", "worst loss"]),
         (["--seed", 2**32], ["--seed", "2**32"]),
         (["--pad_to_multiple_of", 0], ["--pad_to_multiple_of", "at least 1"]),
+        (["--eval_accumulation_steps", 0], ["--eval_accumulation_steps", "at least 1"]),
+        (["--text_prefix", "we prove that " * 30], ["--text_prefix", "--max_seq_length 64"]),
         (
             ["--max_seq_length", 128, "--pad_to_multiple_of", 100],
             ["--pad_to_multiple_of 100", "128 tokens, the model's maximum"],
@@ -1335,6 +1343,13 @@ def test_nothing_to_do(run, tiny_model, tiny_dataset, tmp_path):
 def test_bad_flags(run, tiny_model, tiny_dataset, tmp_path, flags, words):
     result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run", *flags))
     assert_user_error(result, *words)
+
+
+def test_several_gpus_without_a_launcher(run, tiny_model, tiny_dataset, tmp_path, monkeypatch):
+    """torch.nn.DataParallel would use them, and the loss would be counted once for each."""
+    monkeypatch.setattr(transformers.TrainingArguments, "n_gpu", property(lambda arguments: 2))
+    result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path / "run"))
+    assert_user_error(result, "2 GPUs", "accelerate launch", "CUDA_VISIBLE_DEVICES")
 
 
 def test_fp16_without_a_gpu(run, tiny_model, tiny_dataset, tmp_path, monkeypatch):
@@ -1837,10 +1852,11 @@ def test_training_from_a_classifier_keeps_the_order_of_its_classes(
     )
 
 
+@pytest.mark.parametrize("lacking", [["run_arguments.json"], []])
 def test_generic_class_names_of_a_checkpoint_are_named_by_a_flag(
-    run, finished, tiny_dataset, tmp_path
+    run, finished, tiny_dataset, tmp_path, lacking
 ):
-    folder = shutil.copytree(finished, tmp_path / "model", ignore=lambda *_: ["run_arguments.json"])
+    folder = shutil.copytree(finished, tmp_path / "model", ignore=lambda *_: lacking)
     config = json.loads((folder / "config.json").read_text())
     config["id2label"] = {str(number): f"LABEL_{number}" for number in range(5)}
     config["label2id"] = {f"LABEL_{number}": number for number in range(5)}
@@ -2473,6 +2489,30 @@ def test_model_and_labels_of_different_kinds(run, finished, several, tiny_datase
     assert_user_error(result, several, "multi_label_classification", "--label_column_name")
     flags = ("--model_name_or_path", finished, "--test_file", several.parent / "test.parquet")
     assert_user_error(run("run_classification", *flags, *out), finished, "multi_label")
+
+
+def test_training_that_ended_before_its_thresholds_were_chosen(
+    run, tiny_model, tmp_path, monkeypatch
+):
+    """It predicted with 0.5, which nobody chose, and then ended with a traceback."""
+    import run_classification
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    flags = ["--model_name_or_path", tiny_model, *write_several(tmp_path), *SEVERAL]
+    flags += ["--num_train_epochs", 1, "--threshold", "auto", "--output_dir", tmp_path / "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr(run_classification, "predict_in_order", interrupt)
+        assert run("run_classification", *flags).code == 130
+    test = ("--test_file", tmp_path / "test.parquet", "--do_predict")
+    for model in (tmp_path / "run", *(tmp_path / "run").glob("checkpoint-*")):
+        predict = ("--model_name_or_path", model, *test, "--output_dir", tmp_path / "run")
+        result = run("run_classification", *predict)
+        assert_user_error(result, model, "thresholds", "--threshold")
+        predict = (*predict[:-1], tmp_path / f"predictions-{model.name}", "--threshold", 0.5)
+        result = run("run_classification", *predict)
+        assert result.code == 0, result.err
 
 
 @pytest.mark.parametrize("thresholds", [[0.5] * 4, [0.5] * 4 + [2], {"a": 1}, "0.5"])
