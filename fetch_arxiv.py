@@ -1529,10 +1529,13 @@ def one_line(error: BaseException) -> str:
 def read_config(file: str) -> list[str]:
     """Return the flags that a YAML or JSON file of ``flag: value`` lines stands for.
 
-    Exits with status 2 if the file cannot be read or is not such a mapping.
+    Values are passed on as they are written: YAML would take the words no and on for false and
+    true. Exits with status 2 if the file cannot be read or is not such a mapping.
     """
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # JSON is YAML
+        text = Path(file).read_text(encoding="utf-8")
+        content = yaml.safe_load(text)  # JSON is YAML
+        written = yaml.load(text, Loader=yaml.BaseLoader)  # all values are text
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         fail(f"cannot read arguments from {file}: {one_line(error)}")
     if not isinstance(content, dict):
@@ -1545,6 +1548,7 @@ def read_config(file: str) -> list[str]:
         if isinstance(value, dict):  # as TrainingArguments reads it
             words.append(json.dumps(value))
         else:
+            value = written.get(str(flag), value)
             words.extend(map(str, value if isinstance(value, list) else [value]))
     return words
 

@@ -214,10 +214,13 @@ def one_line(error: BaseException) -> str:
 def read_config(file: str) -> list[str]:
     """Return the flags that a YAML or JSON file of ``flag: value`` lines stands for.
 
-    Exits with status 2 if the file cannot be read or is not such a mapping.
+    Values are passed on as they are written: YAML would take the words no and on for false and
+    true. Exits with status 2 if the file cannot be read or is not such a mapping.
     """
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # JSON is YAML
+        text = Path(file).read_text(encoding="utf-8")
+        content = yaml.safe_load(text)  # JSON is YAML
+        written = yaml.load(text, Loader=yaml.BaseLoader)  # all values are text
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         fail(f"cannot read arguments from {file}: {one_line(error)}")
     if not isinstance(content, dict):
@@ -230,6 +233,7 @@ def read_config(file: str) -> list[str]:
         if isinstance(value, dict):  # as TrainingArguments reads it
             words.append(json.dumps(value))
         else:
+            value = written.get(str(flag), value)
             words.extend(map(str, value if isinstance(value, list) else [value]))
     return words
 
@@ -2213,18 +2217,25 @@ def locked_folder(folder: Path) -> Iterator[None]:
     The lock is the folder's own, not a file; it ends with the process, however that ends.
     Exits with status 2 if another process has it.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    handles = [os.open(folder, os.O_RDONLY)]
+
+    def close() -> None:
+        while handles:
+            os.close(handles.pop())
+
+    # A process that was forked from this one would keep the lock when this one is killed.
+    os.register_at_fork(after_in_child=close)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(handle)
+        close()
         fail(f"another process is writing into {folder}; wait until it has finished")
     except OSError:
         pass  # some network file systems have no locks
     try:
         yield
     finally:
-        os.close(handle)
+        close()
 
 
 # Copied from tools/common/text.py::escape_markdown
@@ -2381,6 +2392,19 @@ def write_card(folder: Path, title: str, record: dict, results: dict, text: str)
             f"| {names[key]} | {metric_text(key, value)} |" for key, value in measured.items()
         ]
     write(folder / "README.md", "\n".join([*lines, "", text, ""]))
+
+
+def name_with_owner(repo_id: str) -> str:
+    """Return the whole name of a repository: without an owner, it is that of who is logged in.
+
+    Where the Hub cannot be asked, the name stays as it is, and the push says why.
+    """
+    if "/" in repo_id:
+        return repo_id
+    try:
+        return f"{HfApi().whoami()['name']}/{repo_id}"
+    except (OSError, ValueError, httpx.HTTPError):
+        return repo_id
 
 
 def push_folder(
@@ -2814,6 +2838,8 @@ def train_and_predict(
     # 2. The same run is not repeated, another one is not overwritten
     record = run_record(arguments, data_arguments, data, names)
     repo_id = arguments.hub_model_id or folder.absolute().name
+    if arguments.push_to_hub:
+        repo_id = name_with_owner(repo_id)
     if is_finished(folder, record, arguments, data_arguments):
         logger.info("%s is finished; delete the folder to run it again", folder)
         if arguments.push_to_hub:

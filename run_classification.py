@@ -320,10 +320,13 @@ def one_line(error: BaseException) -> str:
 def read_config(file: str) -> list[str]:
     """Return the flags that a YAML or JSON file of ``flag: value`` lines stands for.
 
-    Exits with status 2 if the file cannot be read or is not such a mapping.
+    Values are passed on as they are written: YAML would take the words no and on for false and
+    true. Exits with status 2 if the file cannot be read or is not such a mapping.
     """
     try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))  # JSON is YAML
+        text = Path(file).read_text(encoding="utf-8")
+        content = yaml.safe_load(text)  # JSON is YAML
+        written = yaml.load(text, Loader=yaml.BaseLoader)  # all values are text
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         fail(f"cannot read arguments from {file}: {one_line(error)}")
     if not isinstance(content, dict):
@@ -336,6 +339,7 @@ def read_config(file: str) -> list[str]:
         if isinstance(value, dict):  # as TrainingArguments reads it
             words.append(json.dumps(value))
         else:
+            value = written.get(str(flag), value)
             words.extend(map(str, value if isinstance(value, list) else [value]))
     return words
 
@@ -1482,6 +1486,10 @@ LOSSES = ("loss", "log_loss", "brier_score")
 
 # ADAPT: the metrics. A new one is computed in evaluate_logits and named here.
 BEST_MODEL_METRICS = ("loss", *METRICS)
+# What else an evaluation reports
+TRAINER_METRICS = (
+    "loss", "runtime", "samples", "samples_per_second", "steps_per_second", "windows",
+)  # fmt: skip
 
 
 def evaluate_logits(
@@ -1731,11 +1739,9 @@ def load_metrics(names: list[str], task: Task) -> list[LoadedMetric]:
         if several:
             options.pop("multi_class", None)
         metric = LoadedMetric(name, module, takes_scores, options)
-        try:
-            numbers = compute_metric(metric, labels, labels, np.eye(n_classes))
-        except Exception as error:  # whatever the code of the metric raises
-            fail(f"--metric_name {name} cannot be computed from classes: {one_line(error)}")
-        for key in numbers:
+        for key in compute_metric(metric, labels, labels, np.eye(n_classes)):
+            if key in TRAINER_METRICS:
+                fail(f"--metric_name {name} returns {key!r}, which the Trainer reports; rename it")
             if key in taken:
                 fail(f"--metric_name {taken[key]} and {name} both return {key!r}; leave one out")
             taken[key] = name
@@ -1748,13 +1754,16 @@ def compute_metric(
 ) -> dict[str, float]:
     """Return the numbers that a metric of the package evaluate gives, without built-in names.
 
-    Exits with status 2 if there is none, or one is NaN or infinite.
+    Exits with status 2 if it cannot be computed, if there is none, or one is NaN or infinite.
     """
     values = {"predictions": predictions}
     if metric.takes_scores:
         is_binary = labels.ndim == 1 and scores.shape[1] == 2
         values = {"prediction_scores": scores[:, 1] if is_binary else scores}
-    results = metric.module.compute(references=labels, **values, **metric.options)
+    try:
+        results = metric.module.compute(references=labels, **values, **metric.options)
+    except Exception as error:  # whatever the code of the metric raises
+        fail(f"cannot compute --metric_name {metric.name}: {one_line(error)}")
     numbers = {}
     for key, value in (results or {}).items():
         if isinstance(value, int | float | np.number) and not isinstance(value, bool):
@@ -3377,18 +3386,25 @@ def locked_folder(folder: Path) -> Iterator[None]:
     The lock is the folder's own, not a file; it ends with the process, however that ends.
     Exits with status 2 if another process has it.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    handles = [os.open(folder, os.O_RDONLY)]
+
+    def close() -> None:
+        while handles:
+            os.close(handles.pop())
+
+    # A process that was forked from this one would keep the lock when this one is killed.
+    os.register_at_fork(after_in_child=close)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(handle)
+        close()
         fail(f"another process is writing into {folder}; wait until it has finished")
     except OSError:
         pass  # some network file systems have no locks
     try:
         yield
     finally:
-        os.close(handle)
+        close()
 
 
 # Copied from tools/common/folders.py::check_names
@@ -3472,6 +3488,20 @@ def public_name(source: str) -> str:
     if Path(source).exists() or source.count("/") != 1:
         return os.path.basename(os.path.abspath(source))
     return source
+
+
+# Copied from run_baseline.py::name_with_owner
+def name_with_owner(repo_id: str) -> str:
+    """Return the whole name of a repository: without an owner, it is that of who is logged in.
+
+    Where the Hub cannot be asked, the name stays as it is, and the push says why.
+    """
+    if "/" in repo_id:
+        return repo_id
+    try:
+        return f"{HfApi().whoami()['name']}/{repo_id}"
+    except (OSError, ValueError, httpx.HTTPError):
+        return repo_id
 
 
 # Copied from run_baseline.py::push_folder
@@ -4196,6 +4226,8 @@ def run_stages(
     """Train, evaluate, predict and describe, as the flags say: stages 2 to 9, after main()'s."""
     folder = Path(training.output_dir)
     repo_id = training.hub_model_id or folder.absolute().name
+    if training.push_to_hub and training.process_index == 0:
+        repo_id = name_with_owner(repo_id)
     should_push = training.push_to_hub  # the Trainer's own flag is switched off after training
 
     # 2. Texts and classes
@@ -4353,15 +4385,15 @@ def run_stages(
         # 8. Test split, once
         if training.do_predict:
             logits, metrics = predict_in_order(trainer, final["test"], "predict")
+            table = predictions_table(loaded.splits["test"], loaded.labels, logits, task)
+            if is_main:
+                write(folder / "predictions.csv", table.to_csv(index=False, float_format="%.6f"))
             if "labels" in encoded["test"].column_names:
                 labels = np.array(encoded["test"]["labels"])
                 metrics |= score_logits(trainer, logits, labels, "predict")
                 collapsed = collapsed or find_collapse(labels, logits, task)
             trainer.log_metrics("predict", metrics)
             save_metrics(trainer, "predict", metrics)
-            table = predictions_table(loaded.splits["test"], loaded.labels, logits, task)
-            if is_main:
-                write(folder / "predictions.csv", table.to_csv(index=False, float_format="%.6f"))
         if collapsed is not None:
             logger.warning(
                 "the model %s; try more --num_train_epochs, a smaller effective batch size "

@@ -3,6 +3,7 @@
 The real client talks to a Hub on loopback (hub_server.py).
 """
 
+import importlib
 import json
 import os
 import shlex
@@ -178,15 +179,26 @@ def test_best_model_and_card_are_pushed_without_predictions(
     result = run(
         "run_classification", "--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset,
         *FAST, "--do_train", "--do_eval", "--output_dir", folder, "--num_train_epochs", 1,
-        "--push_to_hub", "--hub_model_id", "tester/tiny",
+        "--push_to_hub", "--hub_model_id", "tiny",
     )  # fmt: skip
     assert result.code == 0, result.err
     pushed = hub.files("model", "tester/tiny")
+    assert 'pipeline("text-classification", "tester/tiny")' in pushed["README.md"].decode()
     assert pushed["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     card = huggingface_hub.ModelCard.load(folder / "README.md")
     assert pushed["README.md"] == (folder / "README.md").read_bytes()
     assert {entry.dataset_split for entry in card.data.eval_results} == {"validation"}
     assert "training_curve.png" in pushed and "confusion_matrix.png" not in pushed
+
+
+@pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
+def test_name_without_an_owner_is_that_of_the_user(hub, monkeypatch, script):
+    """The example of a card must name the repository as others find it."""
+    name_with_owner = importlib.import_module(script).name_with_owner
+    assert name_with_owner("svm") == "tester/svm"
+    assert name_with_owner("lab/svm") == "lab/svm"
+    use_hub(monkeypatch, "http://127.0.0.1:9")  # nobody listens there
+    assert name_with_owner("svm") == "svm"
 
 
 @pytest.mark.parametrize(

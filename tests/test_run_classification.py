@@ -225,6 +225,32 @@ def test_two_commands_in_one_folder(run, tiny_model, tiny_dataset, tmp_path):
     assert not list(folder.iterdir())
 
 
+def test_lock_ends_with_its_process_not_with_those_forked_from_it(tmp_path):
+    """Workers that tokenize outlived a killed process, and the same command was refused."""
+    import run_classification
+
+    code = (
+        "import os, sys, time, pathlib, run_classification\n"
+        "with run_classification.locked_folder(pathlib.Path(sys.argv[1])):\n"
+        "    child = os.fork()\n"
+        "    if child: print(child, flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    child = int(process.stdout.readline())
+    try:
+        with pytest.raises(SystemExit), run_classification.locked_folder(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+        with run_classification.locked_folder(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("length", [("--num_train_epochs", 30), ("--max_steps", 300)])
 def test_early_stopping_after_three_evaluations_without_a_better_loss(
     run, tiny_model, tiny_dataset, tmp_path, length
@@ -681,6 +707,16 @@ def test_dictionary_in_a_file_of_flags(run, tiny_model, tiny_dataset, tmp_path):
     assert result.code == 0, result.err
     recorded = record_of(tmp_path / "run")["arguments"]
     assert recorded["lr_scheduler_kwargs"] == "{'num_cycles': 2}"
+
+
+def test_words_in_a_file_of_flags_are_read_as_written(tmp_path):
+    """YAML takes no and on for false and true, and --label_names became False and True."""
+    import run_classification
+
+    file = tmp_path / "flags.yaml"
+    file.write_text("label_names: [no, 'yes', 01]\nbf16: true\nsave_strategy: no\nseed:\n")
+    words = "--label_names no yes 01 --bf16 true --save_strategy no".split()
+    assert run_classification.read_config(file) == words
 
 
 def test_folders_that_the_trainer_would_delete_are_refused(
@@ -2601,7 +2637,8 @@ def test_metric_of_a_folder_with_several_labels(run, metric, several, tmp_path):
         ("{'words': 'many'}", ["does not return a number"]),
         ("{}", ["does not return a number"]),
         ("{'x': float('nan')}", ["returns nan for", "'x'"]),
-        ("1 / 0", ["cannot be computed", "division by zero"]),
+        ("1 / 0", ["cannot compute", "division by zero"]),
+        ("{'runtime': 7.0}", ["returns 'runtime'", "the Trainer reports"]),
         ("{'x': 1.0}); (", ["cannot load --metric_name"]),
     ],
 )
@@ -2612,6 +2649,16 @@ def test_metric_that_gives_no_number(
     found = run("run_classification", *arguments, "--metric_name", metric(result))
     assert_user_error(found, "--metric_name", *words)
     assert not list((tmp_path / "run").iterdir())
+
+
+def test_metric_that_the_test_split_cannot_give(run, metric, finished, tiny_dataset, tmp_path):
+    """Such as an area under the curve where a class is missing: the predictions are kept."""
+    flags = ("--model_name_or_path", finished, "--dataset_name", tiny_dataset, "--do_predict")
+    flags += ("--metric_name", metric("{'share': 1 / (len(set(references)) - 2)}"))
+    flags += ("--max_predict_samples", 2, "--output_dir", tmp_path / "run")
+    result = run("run_classification", *flags)
+    assert_user_error(result, "cannot compute --metric_name", "division by zero")
+    assert len(pd.read_csv(tmp_path / "run" / "predictions.csv")) == 2
 
 
 def test_metric_that_cannot_be_loaded_or_has_a_name_twice(

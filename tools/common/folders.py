@@ -99,18 +99,25 @@ def locked_folder(folder: Path) -> Iterator[None]:
     The lock is the folder's own, not a file; it ends with the process, however that ends.
     Exits with status 2 if another process has it.
     """
-    handle = os.open(folder, os.O_RDONLY)
+    handles = [os.open(folder, os.O_RDONLY)]
+
+    def close() -> None:
+        while handles:
+            os.close(handles.pop())
+
+    # A process that was forked from this one would keep the lock when this one is killed.
+    os.register_at_fork(after_in_child=close)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(handle)
+        close()
         fail(f"another process is writing into {folder}; wait until it has finished")
     except OSError:
         pass  # some network file systems have no locks
     try:
         yield
     finally:
-        os.close(handle)
+        close()
 
 
 # The folders that this process has locked, and what unlocks them at its end.
