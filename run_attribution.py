@@ -677,11 +677,17 @@ def name_label(value, names: list[str]) -> str | list[str] | None:
 def read_test_file(arguments: DataArguments, columns: Columns) -> pd.DataFrame:
     """Return the rows of --test_file, with an id.
 
-    Raises UserError if a column is missing or is not text.
+    Raises UserError if a column is missing, occurs twice or is not text.
     """
     file = arguments.test_file
     frame = read_file(file, arguments.csv_delimiter, arguments.json_field)
     frame = frame.head(arguments.max_samples or sys.maxsize)
+    for column in (*columns.texts, "id", columns.label):
+        occurrences = list(frame.columns).count(column)
+        if occurrences > 1:
+            raise UserError(
+                f"column {column!r} occurs {occurrences} times in {file}; rename or remove one"
+            )
     for column in columns.texts:
         if column not in frame.columns:
             raise UserError(
@@ -771,10 +777,22 @@ def fit_labels(
             )
     occurring = set(each_name(document["label"] for document in labeled))
     if label_names is not None:
-        renamed = name_numbers(occurring, label_names, source)
+        renamed = name_numbers(occurring, label_names, source, declared)
+        if renamed is None:  # names that are numbers of others, too
+            if explainer.arguments.target == "label":
+                raise UserError(
+                    f"the labels of {source} can be names of classes or numbers of others; write "
+                    "numbers as LABEL_0, LABEL_1, ..., or give another --target"
+                )
+            logger.warning(
+                "the labels of %s can be names of classes or numbers of others, so they are left "
+                "out; write numbers as LABEL_0, LABEL_1, ...",
+                source,
+            )
+            renamed = dict.fromkeys(occurring)
         for document in labeled:
             document["label"] = rename(document["label"], renamed)
-        occurring = set(renamed.values())
+        occurring = set(renamed.values()) - {None}
     names = declared or sorted(occurring)
     if explainer.is_multi_label:
         for document in labeled:
@@ -807,11 +825,11 @@ def each_name(labels: Iterable[str | list[str] | None]) -> list[str]:
 # Copied from tools/common/data.py::name_numbers
 def name_numbers(
     labels: set[str], names: list[str], split: str, everywhere: Collection[str] = ()
-) -> dict[str, str]:
+) -> dict[str, str] | None:
     """Map labels such as 0 or LABEL_0 to the names with these numbers, and others to themselves.
 
     Where the names are numbers themselves, a split that lacks a class can be read both ways; then
-    everywhere, the labels of all splits, decides. Exits with status 2 if it does not.
+    everywhere, the labels of all splits, decides. None if it does not.
     """
     themselves = {label: label for label in labels}
     matches = {label: re.fullmatch(r"(?:LABEL_)?(\d+)", label) for label in labels}
@@ -837,17 +855,7 @@ def name_numbers(
         return named
     if any(not label.isdecimal() or int(label) >= len(names) for label in every):
         return themselves
-    fail(
-        f"split {split!r}: {quote_names(labels)} can be names in --label_names or numbers of "
-        "others; write numbers as LABEL_0, LABEL_1, ..., or give names that are no numbers"
-    )
-
-
-# Copied from tools/common/data.py::quote_names
-def quote_names(names: Collection[str]) -> str:
-    """Return at most six names in quotes, so that spaces are seen."""
-    shown = ", ".join(map(repr, sorted(names)[:6]))
-    return f"{shown}, ... ({len(names)} in all)" if len(names) > 6 else shown
+    return None
 
 
 # Copied from tools/common/data.py::rename
@@ -2050,6 +2058,8 @@ class Explainer:
         self.pad_token_id = config.get_text_config().pad_token_id
         self.pools_last_token = False  # of the document at hand
 
+        if set(config.id2label) != set(range(config.num_labels)):
+            raise self.refusal("id2label in its config.json does not count the classes from 0")
         self.labels = [config.id2label[number] for number in range(config.num_labels)]
         self.check_classes()
         self.baselines = [self.find_baseline(name) for name in self.arguments.baseline]
@@ -3053,8 +3063,10 @@ def convergence_remedies(explainer: Explainer) -> str:
         if 2 * limit > settings.max_gradient_evaluations:
             flags += f" --max_gradient_evaluations {2 * limit}"
         remedies.append(flags)
-    if not remedies:
+    if not remedies and 10 * settings.tolerance < 1:
         remedies.append(f"--tolerance {10 * settings.tolerance:.0e}")
+    if not remedies:
+        remedies.append("another --baseline")
     return "try " + " or ".join(remedies)
 
 
@@ -3350,7 +3362,9 @@ def explain_documents(arguments: DataArguments, settings: AttributionArguments) 
         check_output_dir(output)
 
     # 1. Model, tokenizer, documents
-    process = accelerate.PartialState(cpu=not torch.accelerator.is_available())
+    # Attributions are summed in float64, which Apple's MPS lacks.
+    has_float64 = torch.accelerator.is_available() and not torch.backends.mps.is_available()
+    process = accelerate.PartialState(cpu=not has_float64)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     if not process.is_main_process:

@@ -1837,6 +1837,12 @@ def match_labels(
         own = set(each_name(table["label"]))
         if given is not None:
             renamed = name_numbers(own, given, split, everywhere)
+            if renamed is None:
+                fail(
+                    f"split {split!r}: {quote_names(own)} can be names in --label_names or numbers "
+                    "of others; write numbers as LABEL_0, LABEL_1, ..., or give names that are no "
+                    "numbers"
+                )
             table["label"] = [rename(label, renamed) for label in table["label"]]
             if problem_type == MULTI_LABEL and arguments.label_delimiter is None:
                 keep_classes(table, given, split)
@@ -1911,11 +1917,11 @@ def visible_text(name: str) -> str:
 # Copied from tools/common/data.py::name_numbers
 def name_numbers(
     labels: set[str], names: list[str], split: str, everywhere: Collection[str] = ()
-) -> dict[str, str]:
+) -> dict[str, str] | None:
     """Map labels such as 0 or LABEL_0 to the names with these numbers, and others to themselves.
 
     Where the names are numbers themselves, a split that lacks a class can be read both ways; then
-    everywhere, the labels of all splits, decides. Exits with status 2 if it does not.
+    everywhere, the labels of all splits, decides. None if it does not.
     """
     themselves = {label: label for label in labels}
     matches = {label: re.fullmatch(r"(?:LABEL_)?(\d+)", label) for label in labels}
@@ -1941,10 +1947,7 @@ def name_numbers(
         return named
     if any(not label.isdecimal() or int(label) >= len(names) for label in every):
         return themselves
-    fail(
-        f"split {split!r}: {quote_names(labels)} can be names in --label_names or numbers of "
-        "others; write numbers as LABEL_0, LABEL_1, ..., or give names that are no numbers"
-    )
+    return None
 
 
 # Copied from tools/common/data.py::quote_names

@@ -276,7 +276,10 @@ keep_flags() {
         sha256sum < "$2/train_results.json"
         quote_words "${words[@]}"
         for position in "${!words[@]}"; do    # a recipe is flags, too, and it may be edited
-            [ "${words[$position]}" != --config ] || cat "${words[$position + 1]}"
+            case ${words[$position]} in
+                --config) cat "${words[$position + 1]}" ;;
+                --config=*) cat "${words[$position]#*=}" ;;
+            esac
         done
     } > "$flags.tmp"
     mv "$flags.tmp" "$flags"
@@ -497,8 +500,14 @@ config_value() {
     python - "$1" "$2" <<'PYTHON'
 import sys, yaml
 file, flag = sys.argv[1:]
-with open(file, encoding="utf-8") as lines:
-    flags = yaml.safe_load(lines) or {}
+try:
+    with open(file, encoding="utf-8") as lines:
+        flags = yaml.safe_load(lines) or {}
+    if not isinstance(flags, dict):
+        raise ValueError("it must have a 'flag: value' on each line")
+except (ValueError, yaml.YAMLError) as error:
+    print(f"error: cannot read --config {file}: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(2)
 value = flags.get(flag, flags.get(flag.replace("_", "-")))
 print("" if value is None else value)
 PYTHON

@@ -392,6 +392,13 @@ def test_names_that_are_not_utf8_are_refused_before_the_work(run, tmp_path, scri
     assert not name.exists()
 
 
+@pytest.mark.parametrize("script", ["measure_faithfulness", "render_attributions"])
+def test_folder_of_attributions_that_is_not_utf8_is_refused(run, tmp_path, script):
+    """Of a measurement, only writing the result failed."""
+    name = tmp_path / os.fsdecode(b"o\xff")
+    assert_user_error(run(script, "--attribution_dir", name), "--attribution_dir", "not UTF-8")
+
+
 @pytest.mark.parametrize("seed", [-1, 2**32])
 @pytest.mark.parametrize(
     ("script", "flags"),

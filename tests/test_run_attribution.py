@@ -484,6 +484,31 @@ def test_numbers_are_the_classes_that_the_training_named(attribute, tiny_model, 
     assert labels_of(attribute, model, tmp_path / "named", rows) == [LABELS[1]]
 
 
+def test_names_that_are_numbers_of_others_are_left_out(attribute, tmp_path, caplog):
+    """The training named 0, 1, 2 so; a few rows do not show whether "1" is a name or a number."""
+    names = ["1", "2", "3"]
+    model = write_tiny_model(tmp_path / "model", labels=names)
+    write_record(model, label_names=names)
+    rows = [{"abstract": "a scheme", "label": label} for label in (1, 2)]
+    assert labels_of(attribute, model, tmp_path / "few", rows) == [None, None]
+    assert "LABEL_0" in caplog.text
+    flags = ("--test_file", tmp_path / "few" / "new.jsonl", "--n_steps", 2, "--target", "label")
+    assert_user_error(attribute(model, tmp_path / "out", *flags), "LABEL_0", "--target")
+    rows = [{"abstract": "a scheme", "label": label} for label in (0, 1)]
+    assert labels_of(attribute, model, tmp_path / "numbers", rows) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    "columns", ["id,abstract,abstract", "id,id,abstract", "label,label,abstract"]
+)
+def test_a_column_that_occurs_twice(attribute, tiny_model, tmp_path, columns):
+    """The name of the column became the text."""
+    file = tmp_path / "new.csv"
+    file.write_text(f"{columns}\na,b,a scheme\nc,d,a curve\n")
+    result = attribute(tiny_model, tmp_path / "out", "--test_file", file, "--n_steps", 2)
+    assert_user_error(result, "occurs 2 times", file)
+
+
 def test_lists_of_a_dataset_with_more_classes_than_the_model(attribute, tmp_path):
     """They are restricted to the model's classes, as in training; with none of them, refused."""
     several = {"problem_type": "multi_label_classification"}
@@ -840,6 +865,29 @@ def test_a_class_that_the_model_names_twice(attribute, tmp_path):
     config["id2label"]["1"] = "math.AG"
     (model / "config.json").write_text(json.dumps(config))
     assert_user_error(attribute(model, tmp_path / "out"), "twice")
+
+
+def test_classes_that_are_counted_from_1(attribute, tmp_path):
+    model = write_tiny_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["id2label"] = {str(number + 1): name for number, name in enumerate(LABELS)}
+    (model / "config.json").write_text(json.dumps(config))
+    assert_user_error(attribute(model, tmp_path / "out"), model, "id2label", "from 0")
+
+
+def test_a_device_without_float64_is_not_used(attribute, tiny_model, tmp_path, monkeypatch):
+    """On a Mac torch has an accelerator, but not for the float64 of the sums."""
+    chosen = []
+
+    def record_device(cpu):
+        chosen.append(cpu)
+        raise run_attribution.UserError("far enough")
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(run_attribution.accelerate, "PartialState", record_device)
+    assert_user_error(attribute(tiny_model, tmp_path / "out"), "far enough")
+    assert chosen == [True]
 
 
 @pytest.fixture

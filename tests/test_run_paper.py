@@ -3,6 +3,7 @@ what it chooses, that completed steps are skipped, and the page that it ends wit
 several workers, failures, a job array, data variants, status, what it refuses.
 """
 
+import io
 import json
 import os
 import re
@@ -10,12 +11,13 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ROOT, make_records, write_dataset, write_tiny_model
+from conftest import ROOT, assert_user_error, make_records, write_dataset, write_tiny_model
 
 pytestmark = pytest.mark.skipif(
     not (ROOT / ".venv" / "bin" / "python").exists(), reason="run_tests.sh makes the environment"
@@ -591,20 +593,27 @@ def test_finished_run_of_the_same_flags_is_accepted(queue, tmp_path):
     assert train_with(queue, "").returncode == 0
 
 
-def test_flags_of_a_recipe_count(queue, tmp_path):
+@pytest.mark.parametrize("sign", [" ", "="])
+def test_flags_of_a_recipe_count(queue, tmp_path, sign):
     """A file of flags that was edited since the training is another line."""
     queue |= {"MODELS": "alpha", "LEARNING_RATES": "1e-5", "SEEDS": "1"}
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("weight_decay: 0.1\n")
-    assert train_with(queue, f"--config {recipe}").returncode == 0
+    assert train_with(queue, f"--config{sign}{recipe}").returncode == 0
     recipe.write_text("# another comment\nweight_decay: 1.0e-1\n")
-    assert train_with(queue, f"--config {recipe}").returncode == 0
+    result = train_with(queue, f"--config{sign}{recipe}")
+    assert result.returncode == 0, result.stderr
     recipe.write_text("weight_decay: 0.2\n")
-    result = train_with(queue, f"--config {recipe}")
+    result = train_with(queue, f"--config{sign}{recipe}")
     assert result.returncode == 2
     assert "is a finished run with --weight_decay 0.1, not 0.2; choose" in result.stderr
+    for content in ("- weight_decay\n", "weight_decay: {\n"):
+        recipe.write_text(content)
+        result = train_with(queue, f"--config{sign}{recipe}")
+        assert result.returncode == 2 and result.stderr.count("\n") == 1, result.stderr
+        assert "error: cannot read" in result.stderr and "--config" in result.stderr
     recipe.unlink()
-    result = train_with(queue, f"--config {recipe}")
+    result = train_with(queue, f"--config{sign}{recipe}")
     assert result.returncode == 2 and result.stderr.count("\n") == 1
     assert f"cannot read --config {recipe}: No such file" in result.stderr
 
@@ -852,6 +861,33 @@ def test_runs_from_elsewhere_are_finished(queue, tmp_path):
     result = finish(start("--train", **queue | {"OUTPUT_DIR": tmp_path / "mine"}))
     assert result.returncode == 2 and "which run_paper.sh did not write" in result.stderr
     assert sorted(path.name for path in (tmp_path / "mine").rglob("*")) == ["logs", "report"]
+
+
+def finished_run(folder, fingerprints, **arguments):
+    """Make a folder with the small files of a finished run; return its line of the plan."""
+    folder.mkdir(parents=True)
+    (folder / "eval_results.json").write_text("{}")
+    record = {"arguments": arguments, "data_fingerprints": fingerprints}
+    (folder / "run_arguments.json").write_text(json.dumps(record))
+    return f"--output_dir {folder} --dataset_name data --do_eval\n"
+
+
+def test_rows_of_finished_runs_may_differ_by_their_flags(run, tmp_path, monkeypatch):
+    """Fewer validation documents, or another order of the training documents for each seed."""
+    lines = [
+        finished_run(tmp_path / "svm", {"train": "a", "validation": "b"}),
+        finished_run(tmp_path / "m" / "few", {"validation": "c"}, max_eval_samples=5),
+    ]
+    for seed in (1, 2):
+        order = {"shuffle_train_dataset": True, "seed": seed}
+        lines.append(finished_run(tmp_path / "m" / f"seed-{seed}", {"train": f"{seed}"}, **order))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(lines)))
+    result = run("check_finished", "--output_dir", tmp_path)
+    assert result.code == 0, result.err
+    lines.append(finished_run(tmp_path / "m" / "other", {"validation": "d"}, max_eval_samples=5))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(lines)))
+    result = run("check_finished", "--output_dir", tmp_path)
+    assert_user_error(result, "runs of different data (validation split)")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

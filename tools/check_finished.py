@@ -48,6 +48,12 @@ PATHS = (
 ).split()
 STEP, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 BATCH = f"{STEP} times --{ACCUMULATION}"
+# The flags that limit the number of rows of a split
+LIMITS = {
+    "train": "max_train_samples",
+    "validation": "max_eval_samples",
+    "test": "max_predict_samples",
+}
 # Flags whose value goes into the record as it is, with their defaults. Others are filled in by the
 # model, the data or the machine, so that the record does not tell whether the flag was given.
 DEFAULTS = {
@@ -140,12 +146,20 @@ def read_file_of_flags(names: list[str]) -> str:
         return Path(*names).read_text(encoding="utf-8")
     except OSError as error:
         fail(f"cannot read --config {' '.join(names)}: {error.strerror}")
+    except UnicodeDecodeError as error:
+        fail(f"cannot read --config {' '.join(names)}: {error}")
 
 
 def read_recipe(content: str) -> Flags:
-    """Return the flags in the text of a file for --config."""
+    """Return the flags in the text of a file for --config. Exits with status 2 if it has none."""
     flags = {}
-    for flag, value in (yaml.safe_load(content) or {}).items():
+    try:
+        recipe = yaml.safe_load(content) or {}
+    except yaml.YAMLError as error:
+        fail(f"cannot read a file for --config: {' '.join(str(error).split())}")
+    if not isinstance(recipe, dict):
+        fail("cannot read a file for --config: it must have a 'flag: value' on each line")
+    for flag, value in recipe.items():
         if value is not None:
             flags[flag.replace("-", "_")] = [
                 str(part) for part in (value if isinstance(value, list) else [value])
@@ -291,8 +305,10 @@ def check_run(words: list[str], output: Path, checked: Checked) -> None:
             checked.other_precision[folder] = f"{folder} ({names[0]}, now {names[1]})"
     read_as = [arguments.get(key) for key in ("text_column_names", "text_column_delimiter")]
     for split, digest in record.get("data_fingerprints", {}).items():
-        limit = arguments.get("max_predict_samples" if split == "test" else f"max_{split}_samples")
-        key = json.dumps([flags["dataset_name"], split, limit, *read_as])
+        rows = [arguments.get(LIMITS[split])]
+        if split == "train" and arguments.get("shuffle_train_dataset"):
+            rows.append(arguments.get("seed"))
+        key = json.dumps([flags["dataset_name"], split, rows, *read_as])
         other, before = checked.fingerprints.setdefault(key, (folder, digest))
         if digest != before:
             fail(f"{folder} and {other} are runs of different data ({split} split)")

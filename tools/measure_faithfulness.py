@@ -62,6 +62,7 @@ from tqdm import tqdm
 from common.cli import fail, one_line, parse_arguments, start_logging, versions
 from common.data import join_texts, load_hub_dataset
 from common.folders import (
+    check_names,
     check_revision,
     hide_paths,
     lock_output_dir,
@@ -600,6 +601,7 @@ def main() -> None:
     # 1. Arguments, attributions, those with other baselines
     start_logging()
     (arguments,) = parse_arguments(__doc__, FaithfulnessArguments)
+    check_names(arguments)
     with_mosaics = arguments.n_mosaics > 0
     check_methods(arguments.methods, with_mosaics)
     folder = Path(arguments.attribution_dir)

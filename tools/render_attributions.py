@@ -36,6 +36,7 @@ from common.cards import as_list, without_sentence
 from common.cli import fail, one_line, parse_arguments, start_logging
 from common.folders import (
     attributions_digest,
+    check_names,
     read_attributions,
     read_json,
     short_path,
@@ -327,6 +328,7 @@ def main() -> None:
     # 1. Arguments and files
     logger = start_logging()
     (arguments,) = parse_arguments(__doc__, RenderArguments)
+    check_names(arguments)
     folder = Path(arguments.attribution_dir)
     documents, summary = read_attributions(folder)
     faithfulness = page_faithfulness(folder, summary)
