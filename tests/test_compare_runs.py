@@ -829,7 +829,7 @@ def test_learning_curves_of_runs_with_several_sizes(tmp_path, run):
                 "model_name_or_path": "org/m",
                 "learning_rate": 1e-4 if size else 2e-5,
                 "seed": seed,
-                "arguments": {"max_train_samples": size},
+                "arguments": {"max_train_samples": size, "text_column_names": ["abstract"]},
             }
             folder = tmp_path / f"m-{size}-{seed}"
             write_family(folder, np.arange(errors + 5 * seed), 300, **record)
@@ -853,9 +853,14 @@ def test_learning_curves_of_runs_with_several_sizes(tmp_path, run):
     assert "standard error, seeds (points)" in text
 
     # Of another learning rate of the same size it is said that it is not drawn.
-    record |= {"learning_rate": 9e-5, "arguments": {"max_train_samples": 500}, "seed": 1}
+    arguments = {"max_train_samples": 500, "text_column_names": ["abstract"]}
+    record |= {"learning_rate": 9e-5, "arguments": arguments, "seed": 1}
     other = write_family(tmp_path / "m-other", np.arange(5), 300, **record)
-    done = run("compare_runs", *folders, other, "--output_dir", output, "--n_resamples", 200)
+    # Of other texts it is no point of this curve.
+    record["arguments"] = {"max_train_samples": 250, "text_column_names": ["title", "abstract"]}
+    titles = write_family(tmp_path / "m-titles", np.arange(5), 300, **record)
+    runs = (*folders, other, titles)
+    done = run("compare_runs", *runs, "--output_dir", output, "--n_resamples", 200)
     assert "two rows have 500 documents" in done.log
     (curve,) = results_of(output)["learning_curves"].values()
     assert [row["accuracy"] for row in curve] == accuracies

@@ -91,6 +91,11 @@ def test_what_is_no_curve_is_refused(comparisons, run, tmp_path):
     assert done.code == 0, done.err
     result = run(*call, small, tmp_path / "other")
     assert_user_error(result, "comparison-size-20 and other", "200 and 150", "one test split")
+    comparison = json.loads((large / "comparison.json").read_text())
+    comparison["per_class_f1"][0]["documents"] += 1
+    (tmp_path / "split.json").write_text(json.dumps(comparison))
+    result = run(*call, "--comparisons", small, tmp_path / "split.json")
+    assert_user_error(result, "comparison-size-20 and split", "classes", "one test split")
     old = {"script": "compare_runs.py", "pairs_tested": "all", "models": [], "pairs": []}
     (tmp_path / "old.json").write_text(json.dumps(old))
     result = run(*call, "--comparisons", small, tmp_path / "old.json")

@@ -114,7 +114,7 @@ def common_titles(comparisons: dict[str, dict]) -> dict[str, str]:
     """
     first = next(iter(comparisons))
     for name, comparison in comparisons.items():
-        if not {"titles", "documents", "costs"} <= comparison.keys():
+        if not {"titles", "documents", "costs", "per_class_f1"} <= comparison.keys():
             fail(f"{name} is a comparison of an earlier version; make it again")
     titles = comparisons[first]["titles"]
     for name, comparison in comparisons.items():
@@ -126,7 +126,17 @@ def common_titles(comparisons: dict[str, dict]) -> dict[str, str]:
                 f"({comparisons[first]['documents']:,} and {comparison['documents']:,}); "
                 "give comparisons on one test split"
             )
+        if class_sizes(comparison) != class_sizes(comparisons[first]):
+            fail(
+                f"{first} and {name} have other numbers of test documents of the classes; give "
+                "comparisons on one test split"
+            )
     return titles
+
+
+def class_sizes(comparison: dict) -> dict[str, int]:
+    """Return the number of test documents of each class."""
+    return {row["class"]: row["documents"] for row in comparison["per_class_f1"]}
 
 
 def collect_curves(comparisons: dict[str, dict]) -> dict[str, list[dict]]:

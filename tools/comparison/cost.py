@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.cli import fail
 from common.folders import read_json
-from comparison.runs import Model, Run, number_of
+from comparison.runs import Model, Run, different_settings, number_of
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +117,13 @@ def device_text(record: dict, is_baseline: bool) -> str | None:
     return text
 
 
+# In these, the points of a learning curve may differ: few documents need more epochs, for instance.
+FITTED_TO_SIZE = (
+    "max_train_samples learning_rate num_train_epochs max_steps warmup_steps "
+    "total_train_batch_size early_stopping_patience"
+).split()
+
+
 def cost_rows(models: list[Model], rows: list[dict], runs: list[Run]) -> list[dict]:
     """Return a row for every model: its metrics and what it costs, means over its seeds.
 
@@ -139,10 +146,14 @@ def cost_rows(models: list[Model], rows: list[dict], runs: list[Run]) -> list[di
 def learning_curves(models: list[Model], rows: list[dict], runs: list[Run]) -> dict[str, list]:
     """Return for each model that was trained on several numbers of documents its rows, in order.
 
-    rows are those of ``cost_rows``. Models that differ in more than that number and the learning
-    rate, such as in their dataset, are curves of their own. Of two rows of a curve with the same
-    number the one that was named first is taken, with a warning.
+    rows are those of ``cost_rows``. Models that differ in more than that number and the settings in
+    FITTED_TO_SIZE, such as in their dataset or their texts, are curves of their own. Of two rows of
+    a curve with the same number the one that was named first is taken, with a warning.
     """
+    settings_of_name: dict[str, list[dict]] = {}
+    for model in models:
+        first = runs[model.runs[0]]
+        settings_of_name.setdefault(first.name, []).append(first.settings)
     curves: dict[tuple, dict] = {}
     for model, row in zip(models, rows, strict=True):
         first = runs[model.runs[0]]
@@ -151,8 +162,11 @@ def learning_curves(models: list[Model], rows: list[dict], runs: list[Run]) -> d
             continue
         others = []
         for key, value in first.variant.items():
-            if key not in ("max_train_samples", "learning_rate"):
+            if key not in FITTED_TO_SIZE:
                 others.append((key, value))
+        for key in different_settings(settings_of_name[first.name]):
+            if key not in FITTED_TO_SIZE and key not in first.variant:
+                others.append((key, first.settings.get(key)))
         points = curves.setdefault((first.name, *others), {})
         size = int(size)
         if size in points:
