@@ -1484,12 +1484,13 @@ METRICS = {
 LOSSES = ("loss", "log_loss", "brier_score")
 
 
-# ADAPT: the metrics. A new one is computed in evaluate_logits and named here.
-BEST_MODEL_METRICS = ("loss", *METRICS)
 # What else an evaluation reports
 TRAINER_METRICS = (
     "loss", "runtime", "samples", "samples_per_second", "steps_per_second", "windows",
 )  # fmt: skip
+
+# ADAPT: the metrics. A new one is computed in evaluate_logits and named here.
+BEST_MODEL_METRICS = ("loss", *METRICS)
 
 
 def evaluate_logits(
