@@ -4298,6 +4298,11 @@ def run_stages(
 
     # 4. Model and tokens
     model = load_model(arguments, config, training.do_train, training.device)
+    if training.activation_checkpointing and not model.supports_gradient_checkpointing:
+        fail(
+            f"--activation_checkpointing (or --gradient_checkpointing) is not supported by "
+            f"{type(model).__name__}; leave it out"
+        )
     tokenizer = load_tokenizer(arguments, model, training.do_train)
     check_max_seq_length(arguments, model, tokenizer)
     encode = functools.partial(

@@ -1531,6 +1531,20 @@ def test_checkpoint_of_another_architecture_in_the_output_folder(
     assert_user_error(result, "checkpoint", "another model", folder)
 
 
+def test_model_without_activation_checkpointing(run, tiny_model, tiny_dataset, tmp_path):
+    """transformers ended with a traceback after the record was written."""
+    config = transformers.AlbertConfig(
+        vocab_size=100, embedding_size=16, hidden_size=16, intermediate_size=16,
+        num_attention_heads=2, num_hidden_layers=1, num_labels=5,
+    )  # fmt: skip
+    transformers.AlbertForSequenceClassification(config).save_pretrained(tmp_path / "albert")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "albert")
+    flags = command(tmp_path / "albert", tiny_dataset, tmp_path / "run", "--gradient_checkpointing")
+    result = run("run_classification", *flags)
+    assert_user_error(result, "--gradient_checkpointing", "AlbertForSequenceClassification")
+    assert not list((tmp_path / "run").iterdir())
+
+
 def test_output_folder_that_holds_something_else(run, tiny_model, tiny_dataset, tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     result = run("run_classification", *command(tiny_model, tiny_dataset, tmp_path))
