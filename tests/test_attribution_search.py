@@ -837,6 +837,11 @@ def test_figures_of_deep_encoders_are_those_of_their_file():
         assert row["relative_gap"] < 1e-4
         if "true_error" in row:
             assert reference_row(row) in page, reference_row(row)
+    errors = [row["true_error"] for row in rows if "true_error" in row]
+    assert f"The median error is {100 * np.median(errors):.2g} percent" in page
+    within = sum(row["stated_error"] >= row["true_error"] for row in rows if "true_error" in row)
+    text = " ".join(page.split())
+    assert f"That {within} of {len(errors)} hold" in text and within == len(errors)
     for baseline in {row["baseline"] for row in rows}:
         every = {row["id"] for row in rows if row["baseline"] == baseline}
         assert baseline_row(rows, baseline, every) in page, baseline_row(rows, baseline, every)
