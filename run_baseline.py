@@ -1923,30 +1923,33 @@ def name_numbers(
     Where the names are numbers themselves, a split that lacks a class can be read both ways; then
     everywhere, the labels of all splits, decides. None if it does not.
     """
-    themselves = {label: label for label in labels}
+    # 1. Only one reading is possible
+    by_name = {label: label for label in labels}
     matches = {label: re.fullmatch(r"(?:LABEL_)?(\d+)", label) for label in labels}
     if None in matches.values():
-        return themselves
+        return by_name
     are_names = labels <= set(names)
     numbers = {label: int(match[1]) for label, match in matches.items()}
     highest = max(numbers.values(), default=0)
     if highest >= len(names):
         if are_names:
-            return themselves
+            return by_name
         fail(
             f"--label_names has {len(names)} names, and split {split!r} has a label {highest}; "
             "the first name is that of number 0"
         )
-    named = {label: names[number] for label, number in numbers.items()}
+    by_number = {label: names[number] for label, number in numbers.items()}
     if not are_names:
-        return named
+        return by_number
+
+    # 2. Both are: the names are numbers. Does any label of the data exclude one of them?
     every = labels.union(everywhere)
-    if named == themselves or every == set(names):
-        return themselves
+    if by_name == by_number or every == set(names):
+        return by_name
     if not every <= set(names):
-        return named
+        return by_number
     if any(not label.isdecimal() or int(label) >= len(names) for label in every):
-        return themselves
+        return by_name
     return None
 
 
