@@ -2851,7 +2851,7 @@ def test_figures_of_long_texts_are_those_of_their_file():
         "{:.2f} percent of them with truncation and on {:.2f} percent with windows".format(
             *accuracies
         ),
-        f"({found['windows']} in all): each alone is right on 3",
+        f"({found['windows']} windows in all): each alone is right on 3",
         "{:.2f} points (95% interval {:.2f} to {:.2f}".format(*points),
         f"p = {difference['p']:g}",
         f"{found['windows_averaged']['log_loss']:.3f} with windows and "
