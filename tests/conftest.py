@@ -118,8 +118,8 @@ def start_fork_server(path):
 
 
 @pytest.fixture(scope="session")
-def forked_python(tmp_path_factory):
-    """Environment variables that make fork_server.py answer ``python script.py`` in a shell."""
+def fork_client(tmp_path_factory):
+    """The words that, before ``script.py ...`` or ``-m MODULE ...``, have fork_server.py run it."""
     process, path = (
         None,
         Path(os.environ.get("FORK_SERVER", tmp_path_factory.mktemp("fork") / "socket")),
@@ -130,15 +130,45 @@ def forked_python(tmp_path_factory):
     while not path.exists():
         assert time.monotonic() < end, "the fork server did not start"
         time.sleep(0.1)
-    client = shlex.join(map(str, (sys.executable, "-IS", ROOT / "tests/fork_server.py", path)))
-    yield {
+    yield [sys.executable, "-IS", str(ROOT / "tests/fork_server.py"), str(path)]
+    if process:
+        process.terminate()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def forked_python(fork_client):
+    """Environment variables that make fork_server.py answer ``python script.py`` in a shell."""
+    client = shlex.join(fork_client)
+    return {
         "BASH_FUNC_python%%": (
             f'() {{ case $1 in *.py) {client} "$@" ;; *) command python "$@" ;; esac; }}'
         )
     }
-    if process:
-        process.terminate()
-        process.wait()
+
+
+@pytest.fixture
+def accelerate_launch(fork_client, tmp_path):
+    """``accelerate_launch(*arguments)`` starts ``accelerate launch``; returns the process.
+
+    The launcher and the processes that it starts are forked, because each needs five seconds of
+    processor time for its imports. Tests in which a process must be stopped start the launcher
+    themselves: a signal to the client does not reach what the server forked for it.
+    """
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nshift\nexec {shlex.join(fork_client)} "$@"\n')  # without -u
+    python.chmod(0o755)
+
+    def start(*arguments):
+        return subprocess.Popen(
+            [*fork_client, "-m", "accelerate.commands.launch", *map(str, arguments)],
+            env=os.environ | {"PYTHON_EXEC": str(python), "CUDA_VISIBLE_DEVICES": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start
 
 
 def assert_user_error(result, *words):

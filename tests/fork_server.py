@@ -2,9 +2,10 @@
 
 ``python tests/fork_server.py SOCKET`` imports the packages of all scripts and waits. With
 ``script.py ...`` after the socket, it has the server fork a process that runs the script in this
-folder, with this environment and these standard streams, and exits with its status. Tests of shell
-scripts put this in place of ``python``; the other tests start the scripts themselves. torch keeps
-the number of threads of the server, whatever OMP_NUM_THREADS says.
+folder, with this environment and these standard streams, and exits with its status; ``-m MODULE``
+runs a module. Tests of shell scripts and of several processes put this in place of ``python``; the
+other tests start the scripts themselves. torch keeps the number of threads of the server, whatever
+OMP_NUM_THREADS says.
 """
 
 import json
@@ -28,11 +29,15 @@ class RunScript(socketserver.BaseRequestHandler):
         os.chdir(call["folder"])
         os.environ.clear()
         os.environ.update(call["environment"])
-        sys.argv = call["arguments"]
-        sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
+        is_module = call["arguments"][0] == "-m"
+        sys.argv = call["arguments"][is_module:]
+        sys.path[0] = "" if is_module else os.path.dirname(os.path.abspath(sys.argv[0]))
         status = 0
         try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
+            if is_module:
+                runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(sys.argv[0], run_name="__main__")
         except SystemExit as stop:
             status = stop.code or 0
         except BaseException:
@@ -58,7 +63,7 @@ def serve(path):
     root = Path(__file__).resolve().parent.parent
     sys.path[:0] = [str(root), str(root / "tools")]
     scripts = [script.stem for script in (*root.glob("*.py"), *root.glob("tools/*.py"))]
-    for name in scripts:
+    for name in (*scripts, "accelerate.commands.launch", "torch.distributed.run"):
         import_module(name)
     for name in scripts:  # a copy of a script does not find the project
         del sys.modules[name]

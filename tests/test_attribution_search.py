@@ -744,31 +744,17 @@ def test_a_finished_run_is_not_done_again(run, smooth_model, tmp_path):
     assert read(tmp_path / "out") == first  # with the seconds that the first call took
 
 
-def test_two_processes_give_the_numbers_of_one(run, smooth_model, tiny_dataset, tmp_path):
+def test_two_processes_give_the_numbers_of_one(
+    run, smooth_model, tiny_dataset, tmp_path, accelerate_launch
+):
     flags = ["--dataset_name", tiny_dataset, "--internal_batch_size", 33]
     run("run_attribution", *command(smooth_model, tmp_path / "one", *flags))
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-    ]
-    launch += [
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-        "--dynamo_backend",
-        "no",
-        "--main_process_port",
-        "0",
-    ]
-    script = [ROOT / "run_attribution.py", *command(smooth_model, tmp_path / "two", *flags)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*launch, *script], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    how = ["--multi_gpu", "--num_processes", 2, "--num_machines", 1, "--mixed_precision", "no"]
+    how += ["--dynamo_backend", "no", "--main_process_port", 0]
+    arguments = command(smooth_model, tmp_path / "two", *flags)
+    process = accelerate_launch(*how, ROOT / "run_attribution.py", *arguments)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
     one, two = read(tmp_path / "one"), read(tmp_path / "two")
     assert json.loads((tmp_path / "two/summary.json").read_text())["processes"] == 2
     assert [line["id"] for line in one] == [line["id"] for line in two]

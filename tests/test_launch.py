@@ -1,10 +1,7 @@
 """Training in several processes, started as on two machines, gives what one process gives."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -24,7 +21,7 @@ FLAGS = (
 
 @pytest.mark.timeout(500)
 def test_two_machines_with_two_processes_each_train_and_predict_as_one_process_does(
-    run, tiny_dataset, tmp_path
+    run, tiny_dataset, tmp_path, accelerate_launch
 ):
     """Four batches of four processes are the four accumulated batches of one.
 
@@ -37,44 +34,16 @@ def test_two_machines_with_two_processes_each_train_and_predict_as_one_process_d
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = ROOT / "configs" / "accelerate_two_nodes.yaml"
-    words = (
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        config,
-        "--num_processes",
-        4,
-    )
-    words += (
-        "--mixed_precision",
-        "no",
-        "--main_process_ip",
-        "127.0.0.1",
-        "--main_process_port",
-        port,
-        "--machine_rank",
-    )
-    arguments_four = (
-        *arguments,
-        "--gradient_accumulation_steps",
-        1,
-        "--output_dir",
-        tmp_path / "four",
-    )
+    how = ["--config_file", ROOT / "configs" / "accelerate_two_nodes.yaml", "--num_processes", 4]
+    how += ["--mixed_precision", "no", "--main_process_ip", "127.0.0.1"]
+    how += ["--main_process_port", port]
+    of_four = [*arguments, "--gradient_accumulation_steps", 1, "--output_dir", tmp_path / "four"]
+    script = ROOT / "run_classification.py"
     processes = [
-        subprocess.Popen(
-            [*map(str, (*words, rank, ROOT / "run_classification.py", *arguments_four))],
-            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in (0, 1)
+        accelerate_launch(*how, "--machine_rank", rank, script, *of_four) for rank in (0, 1)
     ]
-    arguments = (*arguments, "--gradient_accumulation_steps", 4, "--output_dir", tmp_path / "one")
-    result = run("run_classification", *arguments)
+    of_one = [*arguments, "--gradient_accumulation_steps", 4, "--output_dir", tmp_path / "one"]
+    result = run("run_classification", *of_one)
     assert result.code == 0, result.err
     for process in processes:
         output, _ = process.communicate(timeout=400)

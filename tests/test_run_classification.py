@@ -798,27 +798,19 @@ def test_accelerate_launch_with_the_studys_configuration_on_a_cpu(
     ).read_bytes()
 
 
-def test_two_processes_predict_as_one_does(run, tiny_model, tiny_dataset, tmp_path):
-    arguments = [
-        "--model_name_or_path",
-        tiny_model,
-        "--dataset_name",
-        tiny_dataset,
-        "--output_dir",
-        tmp_path / "two",
-    ]
-    arguments += [
-        *EVERYTHING,
-        "--max_seq_length",
-        64,
-        "--num_train_epochs",
-        1,
-        "--per_device_train_batch_size",
-        8,
-    ]
+def test_two_processes_predict_as_one_does(
+    run, tiny_model, tiny_dataset, tmp_path, accelerate_launch
+):
+    how = ["--config_file", ROOT / "configs" / "accelerate_cpu.yaml", "--num_processes", 2]
+    arguments = ["--model_name_or_path", tiny_model, "--dataset_name", tiny_dataset]
+    arguments += ["--output_dir", tmp_path / "two", *EVERYTHING, "--max_seq_length", 64]
+    arguments += ["--num_train_epochs", 1, "--per_device_train_batch_size", 8]
     arguments += ["--per_device_eval_batch_size", 3]
-    result = launch(*arguments, config=ROOT / "configs" / "accelerate_cpu.yaml", processes=2)
-    assert result.returncode == 0, result.stderr
+    process = accelerate_launch(
+        *how, "--main_process_port", 0, ROOT / "run_classification.py", *arguments
+    )
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
     record = json.loads((tmp_path / "two" / "run_arguments.json").read_text())
     assert (record["processes"], record["total_train_batch_size"]) == (2, 16)
 
