@@ -152,8 +152,7 @@ def accelerate_launch(fork_client, tmp_path):
     """``accelerate_launch(*arguments)`` starts ``accelerate launch``; returns the process.
 
     The launcher and the processes that it starts are forked, because each needs five seconds of
-    processor time for its imports. Tests in which a process must be stopped start the launcher
-    themselves: a signal to the client does not reach what the server forked for it.
+    processor time for its imports.
     """
     python = tmp_path / "python"
     python.write_text(f'#!/bin/sh\nshift\nexec {shlex.join(fork_client)} "$@"\n')  # without -u

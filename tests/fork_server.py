@@ -3,16 +3,17 @@
 ``python tests/fork_server.py SOCKET`` imports the packages of all scripts and waits. With
 ``script.py ...`` after the socket, it has the server fork a process that runs the script in this
 folder, with this environment and these standard streams, and exits with its status; ``-m MODULE``
-runs a module. Tests of shell scripts and of several processes put this in place of ``python``; the
-other tests start the scripts themselves. torch keeps the number of threads of the server, whatever
-OMP_NUM_THREADS says.
+runs a module. Whoever kills the waiting process kills the forked one with it. torch keeps the
+number of threads of the server, whatever OMP_NUM_THREADS says.
 """
 
 import json
 import os
+import signal
 import socket
 import socketserver
 import sys
+import threading
 
 
 class RunScript(socketserver.BaseRequestHandler):
@@ -29,6 +30,7 @@ class RunScript(socketserver.BaseRequestHandler):
         os.chdir(call["folder"])
         os.environ.clear()
         os.environ.update(call["environment"])
+        threading.Thread(target=self.end_with_client, daemon=True).start()
         is_module = call["arguments"][0] == "-m"
         sys.argv = call["arguments"][is_module:]
         sys.path[0] = "" if is_module else os.path.dirname(os.path.abspath(sys.argv[0]))
@@ -46,6 +48,11 @@ class RunScript(socketserver.BaseRequestHandler):
         sys.stdout.flush()
         sys.stderr.flush()
         self.request.send(bytes([status]))
+
+    def end_with_client(self):
+        """End this process when the client, which sends nothing more, has ended."""
+        self.request.recv(1)
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Server(socketserver.ForkingMixIn, socketserver.UnixStreamServer):

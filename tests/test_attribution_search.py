@@ -6,11 +6,8 @@ Simulations on random functions are marked as slow: they take 5 to 20 seconds ea
 """
 
 import json
-import os
 import re
-import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -700,24 +697,25 @@ def test_no_memory_for_one_point_is_one_line(run, smooth_model, tmp_path, monkey
     )
 
 
-def test_a_killed_run_continues(run, kinked_model, tmp_path):
+def test_a_killed_run_continues(run, kinked_model, tmp_path, fork_client):
     """Killed with -9 in the middle of the documents: the second call does the rest and nothing
     twice.
     """
     data = write_dataset(tmp_path / "data")
     documents = ["--dataset_name", data, "--split", "train", "--max_samples", 40, "--n_steps", 80]
     flags = command(kinked_model, tmp_path / "out", *documents)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, ROOT / "run_attribution.py", *flags], env=environment
+        [*fork_client, ROOT / "run_attribution.py", *map(str, flags)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     parts = tmp_path / "out"
     for _ in range(1200):
         if len(list(parts.glob("partial/*.jsonl"))) >= 3:
             break
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.communicate()  # until nobody can write to it any more
     kept = {path: path.stat().st_mtime_ns for path in parts.glob("partial/*.jsonl")}
     assert 3 <= len(kept) < 40 and not (tmp_path / "out/attributions.jsonl").exists()
     written = {json.loads(path.read_text())["seconds"] for path in kept}

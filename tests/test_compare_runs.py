@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from itertools import combinations
 
 import numpy as np
@@ -105,14 +104,14 @@ def example(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def compared(example, tmp_path_factory):
+def compared(example, tmp_path_factory, fork_client):
     """The output folder of one full call, and what it printed."""
     output = tmp_path_factory.mktemp("out") / "comparison"
     runs = [str(example / name) for name in ("svm", "big", "s1", "s2", "s3", "plain", "bare")]
     script = compare_runs.__file__
     flags = ["--output_dir", output, "--paper", "--n_resamples", "2000"]
     done = subprocess.run(
-        [sys.executable, script, *runs, *flags], capture_output=True, text=True, check=True
+        [*fork_client, script, *runs, *map(str, flags)], capture_output=True, text=True, check=True
     )
     return output, done.stdout
 

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections import Counter
 from html.parser import HTMLParser
@@ -824,7 +823,9 @@ def test_revision_of_a_local_folder_is_refused(context, tmp_path):
     )
 
 
-def test_killed_command_continues_to_the_same_bytes(run, documents, runs, tmp_path, monkeypatch):
+def test_killed_command_continues_to_the_same_bytes(
+    run, documents, runs, tmp_path, monkeypatch, fork_client
+):
     command = [
         "--model_name_or_path",
         runs / "steep",
@@ -841,14 +842,14 @@ def test_killed_command_continues_to_the_same_bytes(run, documents, runs, tmp_pa
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     process = subprocess.Popen(
-        [sys.executable, ROOT / "tools" / "measure_context.py", *command],
-        cwd=tmp_path / "killed", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [*fork_client, str(ROOT / "tools" / "measure_context.py"), *command],
+        cwd=tmp_path / "killed", stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     cache = tmp_path / "killed" / "out" / "evaluations"
     while process.poll() is None and len(list(cache.glob("*.npy"))) < 2:
         time.sleep(0.002)
     process.kill()
-    process.wait()
+    process.communicate()  # until nobody can write to it any more
     assert list(cache.glob("*.npy")) and not (tmp_path / "killed" / "out" / "context.json").exists()
     for name in ("whole", "killed"):
         monkeypatch.chdir(tmp_path / name)

@@ -265,13 +265,13 @@ def test_results_of_other_documents_are_not_taken(run, small_folder, monkeypatch
     assert other.read_text() == first
 
 
-def test_two_processes_on_one_folder(small_folder):
+def test_two_processes_on_one_folder(small_folder, fork_client):
     """The second one ends with one line and changes nothing."""
     before = sorted(path.name for path in small_folder.iterdir())
-    words = ["tools/measure_faithfulness.py", "--attribution_dir", small_folder]
+    words = ["tools/measure_faithfulness.py", "--attribution_dir", str(small_folder)]
     with locked_folder(small_folder.resolve()):
         second = subprocess.run(
-            [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False
+            [*fork_client, *words], cwd=ROOT, capture_output=True, text=True, check=False
         )
     assert second.returncode == 2 and "another process" in second.stderr
     assert sorted(path.name for path in small_folder.iterdir()) == before

@@ -218,7 +218,7 @@ def test_run_of_a_killed_worker_is_continued_by_another_with_the_same_prediction
         "SEEDS": "1",
     }
     settings["LEARNING_RATES"] = RATES[0]
-    process = start("--train", **settings)
+    process = start("--train", **settings, **forked_python)
     state = wait_for(lambda: next(folder.glob("*/lr-*/checkpoint-*/trainer_state.json"), None))
     run = state.parent.parent
     os.killpg(os.getpgid(training_process(run)), signal.SIGKILL)  # the worker and its process
