@@ -112,28 +112,41 @@ def pytest_unconfigure(config):
         shutil.rmtree(Path(os.environ.pop("FORK_SERVER")).parent)
 
 
-def start_fork_server(path):
-    command = [sys.executable, ROOT / "tests/fork_server.py", path]
-    return subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+def start_fork_server(path, environment=None, script="fork_server.py"):
+    """Start a server at this socket, whose libraries are imported in this environment."""
+    command = [sys.executable, ROOT / "tests" / script, path]
+    environment = os.environ if environment is None else environment
+    return subprocess.Popen(command, env=environment | {"OMP_NUM_THREADS": "1"})
+
+
+def client_of(path):
+    """Wait for the server at this socket; return the words of a command that has it run another."""
+    end = time.monotonic() + 200
+    while not path.exists():
+        assert time.monotonic() < end, "the fork server did not start"
+        time.sleep(0.1)
+    return [sys.executable, "-IS", str(ROOT / "tests/fork_server.py"), str(path)]
+
+
+@contextlib.contextmanager
+def fork_server(path, environment=None, script="fork_server.py"):
+    """A fork server that ends with the context; yields what ``client_of`` returns."""
+    process = start_fork_server(path, environment, script)
+    try:
+        yield client_of(path)
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @pytest.fixture(scope="session")
 def fork_client(tmp_path_factory):
     """The words that, before ``script.py ...`` or ``-m MODULE ...``, have fork_server.py run it."""
-    process, path = (
-        None,
-        Path(os.environ.get("FORK_SERVER", tmp_path_factory.mktemp("fork") / "socket")),
-    )
-    if "FORK_SERVER" not in os.environ:
-        process = start_fork_server(path)
-    end = time.monotonic() + 200
-    while not path.exists():
-        assert time.monotonic() < end, "the fork server did not start"
-        time.sleep(0.1)
-    yield [sys.executable, "-IS", str(ROOT / "tests/fork_server.py"), str(path)]
-    if process:
-        process.terminate()
-        process.wait()
+    if "FORK_SERVER" in os.environ:
+        yield client_of(Path(os.environ["FORK_SERVER"]))
+    else:
+        with fork_server(tmp_path_factory.mktemp("fork") / "socket") as client:
+            yield client
 
 
 @pytest.fixture(scope="session")

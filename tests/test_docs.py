@@ -11,14 +11,13 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from dataclasses import fields
 from itertools import pairwise
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
 from arxiv_server import arxiv_server, study_entries, write_snapshot
-from conftest import ROOT, write_tiny_model
+from conftest import ROOT, fork_server, write_tiny_model
 from datasets import ClassLabel, Dataset
 from hub_server import hub_server
 from test_fetch_arxiv import mirror_files
@@ -261,20 +260,8 @@ def fill_hub(hub, folder, entries):
 @contextlib.contextmanager
 def walled_python(socket, environment):
     """Yield the function ``python`` of a shell, whose scripts run behind the wall of walk.py."""
-    command = [sys.executable, ROOT / "tests/walk.py", socket]
-    process = subprocess.Popen(command, env=environment)
-    try:
-        end = time.monotonic() + 200
-        while not socket.exists():
-            assert process.poll() is None and time.monotonic() < end, "the server did not start"
-            time.sleep(0.1)
-        client = shlex.join(
-            map(str, (sys.executable, "-IS", ROOT / "tests/fork_server.py", socket))
-        )
-        yield f'case $1 in *.py) {client} "$@" ;; *) command python "$@" ;; esac'
-    finally:
-        process.terminate()
-        process.wait()
+    with fork_server(socket, environment, "walk.py") as client:
+        yield f'case $1 in *.py) {shlex.join(client)} "$@" ;; *) command python "$@" ;; esac'
 
 
 def walk_script():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from conftest import LABELS, ROOT, assert_user_error
+from conftest import LABELS, ROOT, assert_user_error, fork_server
 from hub_server import TOKEN, hub_server
 from test_run_classification import EVERYTHING, FAST
 from transformers import pipeline
@@ -295,8 +295,29 @@ def test_hub_that_refuses_is_found_before_training(run, hub, tiny_model, tiny_da
     assert_user_error(result, "two words")
 
 
-def test_revisions_are_recorded_with_their_commits(hub, tiny_model, tiny_dataset, tmp_path):
-    """In processes of their own: the libraries read the Hub's address once."""
+@pytest.fixture
+def call(hub, tmp_path):
+    """``call(script, *flags)`` runs a script on the Hub's dataset, which this process cannot read.
+
+    The libraries read the Hub's address when they are imported.
+    """
+    environment = hub.environment(tmp_path / "home")
+    with fork_server(tmp_path / "socket", environment) as client:
+
+        def run_on_hub(script, *flags):
+            command = [*client, ROOT / f"{script}.py", "--dataset_name", "tester/tiny", *flags]
+            return subprocess.run(
+                list(map(str, command)),
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=240,
+            )
+
+        yield run_on_hub
+
+
+def test_revisions_are_recorded_with_their_commits(hub, call, tiny_model, tiny_dataset, tmp_path):
     api = huggingface_hub.HfApi()
     commits = {}
     for kind, folder in (("model", tiny_model), ("dataset", tiny_dataset)):
@@ -320,13 +341,6 @@ def test_revisions_are_recorded_with_their_commits(hub, tiny_model, tiny_dataset
         path_in_repo="README.md",
         repo_id="tester/tiny",
     )
-
-    def call(script, *flags):
-        command = [sys.executable, ROOT / f"{script}.py", "--dataset_name", "tester/tiny", *flags]
-        environment = hub.environment(tmp_path / "home")
-        return subprocess.run(
-            list(map(str, command)), env=environment, capture_output=True, text=True, timeout=240
-        )
 
     for script, more in (
         ("run_baseline", ()),
