@@ -20,9 +20,11 @@ import argparse
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -386,31 +388,44 @@ def text(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
+def caption(title: str, rows: list[dict]) -> list[str]:
+    """Return the line above a table, with the number of simulations and what it leaves open."""
+    (repeats,) = {row["repeats"] for row in rows}
+    error = 100 * math.sqrt(0.05 * 0.95 / repeats)
+    precision = f"a share of 5 or 95 has a standard error of {error:.1f}"
+    title = f"{title}. {repeats:,} simulations a row; {precision}."
+    return [*textwrap.wrap(title, 100), ""]
+
+
 def tables(result: dict) -> str:
     """Return the results as Markdown tables."""
+    several = result["several_seeds"]
     lines = [
-        "| several seeds, 973 documents: SD of their quality, points | seeds | false differences "
-        "| false equivalence | half width of the 95% CI, points | the same without the floor |",
-        "|---|---|---|---|---|---|",
+        *caption("Several seeds of both models, 973 documents", several),
+        "| SD of their quality, points | seeds | false differences, with the floor of the variance "
+        "| without | false equivalence, with | without | half width of the 95% CI, points, with "
+        "| without |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for row in result["several_seeds"]:
+    for row in several:
         spreads, seeds = row["seed_sd_points"], row["seeds"]
         old = row["without_floor"]
         cells = [
             f"{spreads[0]:g} and {spreads[1]:g}",
             f"{seeds[0]} and {seeds[1]}",
             text(row["size"]),
+            text(old["size"]),
             text(row["equivalence_errors"]),
+            text(old["equivalence_errors"]),
             f"{row['median_half_width_points']:.2f}",
-            f"{text(old['size'])}, {text(old['equivalence_errors'])}, "
             f"{old['median_half_width_points']:.2f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
 
     lines += [
         "",
-        "| coverage of the 95% CI of a difference: models | documents | loss | t-test "
-        "| percentile bootstrap | studentized bootstrap |",
+        *caption("Coverage of the 95% CI of a difference of losses", result["losses"]),
+        "| models | documents | loss | t-test | percentile bootstrap | studentized bootstrap |",
         "|---|---|---|---|---|---|",
     ]
     for row in result["losses"]:
@@ -421,8 +436,8 @@ def tables(result: dict) -> str:
 
     lines += [
         "",
-        "| one seed each | documents | McNemar, false differences | bootstrap of macro F1, false "
-        "differences |",
+        *caption("False differences of one seed each", result["single"] + result["label_sets"]),
+        "| labels of a document | documents | accuracy, exact McNemar | macro F1, bootstrap |",
         "|---|---|---|---|",
     ]
     for title, name in (("one label", "single"), ("several labels", "label_sets")):
@@ -438,8 +453,12 @@ def tables(result: dict) -> str:
 
     lines += [
         "",
-        "| `--fail_if_worse`, margin 1 point, disagreement 8 %: documents | loses 0 points | 1 | 3 "
-        "| 5 |",
+        *caption(
+            "How often `--fail_if_worse` ends with status 3, margin 1 point, models that disagree "
+            "on 8 percent of the documents",
+            result["fail_if_worse"],
+        ),
+        "| documents | loses 0 points | 1 | 3 | 5 |",
         "|---|---|---|---|---|",
     ]
     refused: dict[int, list[str]] = {}
