@@ -4024,7 +4024,31 @@ def write_card(folder: Path, title: str, record: dict, results: dict, text: str)
         for key, value in measured.items():
             shown = metric_text(key, value) if key in METRICS else f"{value:.4f}"
             lines.append(f"| {escape_markdown(names[key])} | {shown} |")
-    write(folder / "README.md", "\n".join([*lines, "", text, ""]))
+    save_card(folder, "\n".join([*lines, "", text, ""]))
+
+
+def save_card(folder: Path, text: str) -> None:
+    """Write README.md. A card that was edited since the script wrote it is kept under a new name.
+
+    The last line, a comment, is the hash of what stands above it: it tells whether a card was
+    edited.
+    """
+    card = folder / "README.md"
+    if card.exists():
+        content = card.read_text(encoding="utf-8", errors="replace")
+        if content != sign_card(content.rpartition("<!-- ")[0]):
+            names = (folder / f"README-edited-{number}.md" for number in itertools.count(1))
+            kept = next(path for path in names if not path.exists())
+            card.rename(kept)
+            logger.warning(
+                "%s was edited and is %s now; README.md has the new results", card, kept.name
+            )
+    write(card, sign_card(text))
+
+
+def sign_card(text: str) -> str:
+    """Return the text with a comment that has its hash."""
+    return f"{text}<!-- generated; {hashlib.sha256(text.encode()).hexdigest()[:16]} -->\n"
 
 
 INTENDED_USE = """\

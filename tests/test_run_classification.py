@@ -214,6 +214,28 @@ def test_run_killed_after_a_file_was_due_is_completed(
     assert (folder / "trainer_state.json").exists()
 
 
+def test_edited_card_is_kept_when_new_results_need_another(
+    run, finished, tiny_model, tiny_dataset, tmp_path
+):
+    folder = tmp_path / finished.name
+    shutil.copytree(finished, folder)
+    card = folder / "README.md"
+    written = card.read_text()
+    again = command(tiny_model, tiny_dataset, folder)
+    for number in (1, 2):
+        card.write_text(written.replace("## Training", f"Edited {number} times.\n\n## Training"))
+        (folder / "predict_results.json").unlink()  # as a first command without --do_predict
+        (folder / "predictions.csv").unlink()
+        result = run("run_classification", *again)
+        assert result.code == 0, result.err
+        assert f"README-edited-{number}.md" in result.log
+        assert f"Edited {number} times." in (folder / f"README-edited-{number}.md").read_text()
+        assert card.read_text() == written
+    (folder / "predictions.csv").unlink()
+    assert run("run_classification", *again).code == 0
+    assert len(list(folder.glob("README*"))) == 3  # what the script wrote is replaced
+
+
 def test_two_commands_in_one_folder(run, tiny_model, tiny_dataset, tmp_path):
     """The second one is refused while the first one runs, and changes nothing."""
     import run_classification
