@@ -47,8 +47,8 @@ SHARED_WORDS = (
 def pytest_collection_modifyitems(items):
     """Start the slowest files first, so that no worker is left with one of them at the end."""
     slow = (
-        "run_paper attribution_search comparison_paired_tests context_statistics "
-        "run_classification layout measure_context common_statistics context_models compare_runs "
+        "run_classification run_paper attribution_search comparison_paired_tests "
+        "context_statistics layout measure_context common_statistics context_models compare_runs "
         "shell docs hub"
     ).split()
     order = {f"test_{name}.py": number for number, name in enumerate(slow)}
