@@ -450,6 +450,8 @@ def test_lengths_of_the_schedule_are_those_of_the_files():
         losses.append(from_json(f"{run}/eval_results.json", "eval_loss"))
     assert f"the three seeds range from {min(losses):.4f} to {max(losses):.4f}" in text
     assert round(losses[0], 5) == runs[0]["validation"][0]["eval_loss"]
+    (*_, last) = from_json("schedule.json", "fp32")["validation"]
+    assert f"in fp32 had reached {last['eval_loss']} after {last['epoch']} epochs" in text
 
 
 def accuracy_of(model):
