@@ -826,6 +826,18 @@ def test_figures_of_deep_encoders_are_those_of_their_file():
     within = sum(row["stated_error"] >= row["true_error"] for row in rows if "true_error" in row)
     text = " ".join(page.split())
     assert f"That {within} of {len(errors)} hold" in text and within == len(errors)
+    rough = [row for row in rows if "true_error" in row and row["converged"] is not True]
+    stated = [row["stated_error"] for row in rough]
+    of_references = [row["reference_residuals"] + row["reference_error"] for row in rough]
+    smaller = sum(new < old for new, old in zip(of_references, stated, strict=True))
+    medians = [f"{100 * np.median(errors):.1f}" for errors in (of_references, stated)]
+    assert (
+        f"the stated error of the {len(rough)} rough paths is {medians[0]} percent in the median "
+        f"instead of {medians[1]} percent with 280, and smaller on {smaller} of them"
+    ) in text
+    for row, error in zip(rough, of_references, strict=True):
+        if not row["converged"]:
+            assert f"That of {row['id']}, which did not converge, is {100 * error:.1f}" in text
     for baseline in {row["baseline"] for row in rows}:
         every = {row["id"] for row in rows if row["baseline"] == baseline}
         assert baseline_row(rows, baseline, every) in page, baseline_row(rows, baseline, every)
