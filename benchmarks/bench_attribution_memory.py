@@ -4,10 +4,13 @@
     python benchmarks/bench_attribution_memory.py                 # BERT-large, random weights
     python benchmarks/bench_attribution_memory.py --internal_batch_size 16
     python benchmarks/bench_attribution_memory.py --model_name_or_path runs/minilm
+    python benchmarks/bench_attribution_memory.py --alternative_batch_size 16
 
 A model in float32 (by default BERT-large's 335 M parameters), one text of --tokens tokens, --points
 points on its path, evaluated as the search does. The peak is that of the process's resident memory,
-with Python and torch. Adds a row to benchmarks/results/attribution_memory.json.
+with Python and torch. --alternative_batch_size is evaluated afterwards, in turn with the first,
+five times each, and the row says how many times as long it takes (median of the pairs). Adds a row
+to benchmarks/results/attribution_memory.json.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import importlib.metadata
 import json
 import os
 import resource
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -69,12 +73,32 @@ def make_text(tokenizer: PreTrainedTokenizerBase, tokens: int) -> str:
     return " ".join(words)
 
 
+def compare_speed(explainer, embedded, points: int, alternative: int) -> float:
+    """Return the median over five pairs of the seconds of the alternative by those of the first."""
+    alphas = np.linspace(0, 1, points)
+    first = explainer.batch_size
+    ratios = []
+    for _ in range(5):
+        seconds = []
+        for size in (first, alternative):
+            explainer.batch_size = size
+            start = time.perf_counter()
+            explainer.evaluate(embedded, alphas)
+            seconds.append(time.perf_counter() - start)
+            if explainer.batch_size != size:
+                raise SystemExit(f"batch size {size} does not fit into memory")
+        ratios.append(seconds[1] / seconds[0])
+    explainer.batch_size = first
+    return round(statistics.median(ratios), 3)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model_name_or_path", help="default: BERT-large with random weights")
     parser.add_argument("--internal_batch_size", type=int, help="default: that of the script")
+    parser.add_argument("--alternative_batch_size", type=int, help="to compare the speed")
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--points", type=int, default=16)
     parser.add_argument(
@@ -113,6 +137,12 @@ def main() -> None:
         "date": datetime.date.today().isoformat(),
         "load_average": round(os.getloadavg()[0], 1),
     }
+    if arguments.alternative_batch_size is not None:
+        alternative = arguments.alternative_batch_size
+        row["alternative_batch_size"] = alternative
+        row["seconds_alternative_to_first"] = compare_speed(
+            explainer, embedded, arguments.points, alternative
+        )
     rows = []
     if arguments.output_file.exists():
         rows = json.loads(arguments.output_file.read_text(encoding="utf-8"))

@@ -248,6 +248,26 @@ def size_rate_text(size, rates):
     ]
 
 
+def undecided_sizes_text(*sizes):
+    """The sizes at which the difference from the SVM is undecided; the precision of the runs."""
+    row = {"model": MINILM, "reference": SVM, "metric": "accuracy"}
+    alone, precisions = [], set()
+    for size in sizes:
+        comparison = f"comparison-size-{size}"
+        verdict = from_csv("family/family.csv", "verdict", comparison=comparison, **row)
+        assert verdict == "undecided"
+        alone.append(p_value(from_csv(f"{comparison}/pairs.csv", "p", **row)))
+        for seed in (1, 2, 3):
+            run = f"predictions/{MINILM}-{size}/lr-1e-4-seed-{seed}/run_arguments.json"
+            precisions.add((from_json(run, "precision"), size, seed))
+    assert [run for run in precisions if run[0] != "bf16"] == [("fp32", 1000, 3)]
+    return [
+        "With 500 and with 1,000 abstracts, the difference is undecided "
+        f"(uncorrected p = {alone[0]} and {alone[1]})",
+        "in bf16, except the third seed with 1,000 abstracts, which is in fp32",
+    ]
+
+
 # Tests of context
 
 
@@ -388,6 +408,7 @@ FINDINGS = [
     (cost_row, "MiniLM", MINILM),
     (cost_row, "bag of embeddings", BAG),
     *((curve_row, size) for size in (500, 1000, 2000, 4000, 7787)),
+    (undecided_sizes_text, 500, 1000),
     *((size_rate_text, size, ("5e-5", "1e-4", "2e-4")) for size in (500, 1000)),
     *(
         (slice_row, f"{name}: {text}", part, model)
