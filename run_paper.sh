@@ -824,7 +824,9 @@ write_list() (
 # Refuse finished runs that are not those of plan_runs, and networks or data that would be made
 # otherwise than under the runs that read them. Nothing is written.
 check_finished() {
-    local svm key
+    local svm key options=()
+    # accelerate launch may choose a precision, python does not.
+    [ "${launch[*]}" != python ] || options+=(--without_launcher)
     {
         for svm in $(list_svms); do
             set_svm_arguments "$svm"
@@ -835,7 +837,7 @@ check_finished() {
         done
         for_data print_source
         for_derived_sources print_source
-    } | python tools/check_finished.py --output_dir "$OUTPUT_DIR"
+    } | python tools/check_finished.py --output_dir "$OUTPUT_DIR" "${options[@]}"
 }
 
 # ------------------------------------------------------------------------------------------------

@@ -852,3 +852,6 @@ def test_table_of_memory_is_that_of_its_file():
         cells.append(f"{row['cpu_seconds_per_gradient']:.2f}")
         assert f"| {' | '.join(cells)} |" in page, cells
         assert row["peak_gib"] <= 6
+        if "alternative_batch_size" in row:
+            ratio = row["seconds_alternative_to_first"]
+            assert f"a batch of {row['alternative_batch_size']} took {ratio} times as long" in page

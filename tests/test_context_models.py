@@ -226,8 +226,9 @@ def test_batches_and_masked_words_do_not_change_what_a_model_classifies(
         values = cache.evaluate(run, inputs, bar)
         together = cache.evaluate(run, masked, bar)
         one_by_one = np.concatenate([cache.evaluate(run, [ids], bar) for ids in masked])
-    np.testing.assert_allclose(values, alone(inputs), atol=1e-5)
-    np.testing.assert_allclose(together, one_by_one, atol=1e-5)
+    # MobileBERT's logits differ by 4e-5 on some processors.
+    np.testing.assert_allclose(values, alone(inputs), atol=1e-4)
+    np.testing.assert_allclose(together, one_by_one, atol=1e-4)
     assert np.abs(together - values).max() > 0.05
     if family in ("xlnet", "bart", "xlm", "mobilebert"):
         windows = attention_window.evaluate([run], texts, arguments, cache)

@@ -813,6 +813,7 @@ def test_kept_results_of_the_findings_are_accepted(queue, tmp_path):
         del queue[name]
     queue |= {"ENCODERS": "all-MiniLM-L6-v2", "ENCODER_SEEDS": "1", "OUTPUT_DIR": output}
     queue["RESULTS"] = results
+    queue["LAUNCH"] = "python"  # no launcher chooses a precision, whatever this processor has
     result = finish(start("--list", script=ROOT / "run_findings.sh", **queue))
     assert result.returncode == 0, result.stderr
     assert "notice: finished runs in another precision are kept" in result.stdout

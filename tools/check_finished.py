@@ -269,6 +269,7 @@ class Checked:
     # (run, digest) by dataset, split and how its texts are read
     fingerprints: dict[str, tuple[Path, str]]
     other_precision: dict[Path, str]  # by run; one may be in two lines
+    default_precision: str | None  # of a run without a flag; None if the launcher chooses
 
 
 def check_run(words: list[str], output: Path, checked: Checked) -> None:
@@ -299,7 +300,9 @@ def check_run(words: list[str], output: Path, checked: Checked) -> None:
             if differs:
                 refuse(folder, *differs)
         now = precision(flags)
-        before = record.get("precision") if kept is None else precision(kept)
+        before = precision(kept) if kept is not None else record.get("precision")
+        if kept is None:  # the record says what ran, also without a flag
+            now = now or checked.default_precision
         if now != before and not (kept is None and None in (now, before)):
             names = [name or "without a flag" for name in (before, now)]
             checked.other_precision[folder] = f"{folder} ({names[0]}, now {names[1]})"
@@ -377,10 +380,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output_dir", required=True, help="Folder of the study.")
-    output = Path(parser.parse_args().output_dir)
+    parser.add_argument(
+        "--without_launcher",
+        action="store_true",
+        help="A run without a flag of its precision is in fp32: no launcher chooses another.",
+    )
+    arguments = parser.parse_args()
+    output = Path(arguments.output_dir)
 
     # 2. The lines of the plan
-    checked = Checked({}, {})
+    checked = Checked({}, {}, "fp32" if arguments.without_launcher else None)
     for line in sys.stdin:
         words = shlex.split(line)
         if words[0] == "made":
