@@ -4028,10 +4028,10 @@ def write_card(folder: Path, title: str, record: dict, results: dict, text: str)
 
 
 def save_card(folder: Path, text: str) -> None:
-    """Write README.md. A card that was edited since the script wrote it is kept under a new name.
+    """Write README.md. A card that is not as the script wrote it is kept under a new name.
 
     The last line, a comment, is the hash of what stands above it: it tells whether a card was
-    edited.
+    edited. Cards of earlier versions lack it, so they are kept, too.
     """
     card = folder / "README.md"
     if card.exists():
@@ -4041,7 +4041,9 @@ def save_card(folder: Path, text: str) -> None:
             kept = next(path for path in names if not path.exists())
             card.rename(kept)
             logger.warning(
-                "%s was edited and is %s now; README.md has the new results", card, kept.name
+                "%s is not as this script wrote it: it is %s now; README.md has the new results",
+                card,
+                kept.name,
             )
     write(card, sign_card(text))
 

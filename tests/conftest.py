@@ -119,11 +119,15 @@ def start_fork_server(path, environment=None, script="fork_server.py"):
     return subprocess.Popen(command, env=environment | {"OMP_NUM_THREADS": "1"})
 
 
-def client_of(path):
-    """Wait for the server at this socket; return the words of a command that has it run another."""
+def client_of(path, process=None):
+    """Wait for the server at this socket; return the words of a command that has it run another.
+
+    process: the server's, if it is known. Nobody waits for one that has ended.
+    """
     end = time.monotonic() + 200
     while not path.exists():
-        assert time.monotonic() < end, "the fork server did not start"
+        is_alive = process is None or process.poll() is None
+        assert is_alive and time.monotonic() < end, "the fork server did not start"
         time.sleep(0.1)
     return [sys.executable, "-IS", str(ROOT / "tests/fork_server.py"), str(path)]
 
@@ -133,7 +137,7 @@ def fork_server(path, environment=None, script="fork_server.py"):
     """A fork server that ends with the context; yields what ``client_of`` returns."""
     process = start_fork_server(path, environment, script)
     try:
-        yield client_of(path)
+        yield client_of(path, process)
     finally:
         process.terminate()
         process.wait()

@@ -226,9 +226,10 @@ def test_batches_and_masked_words_do_not_change_what_a_model_classifies(
         values = cache.evaluate(run, inputs, bar)
         together = cache.evaluate(run, masked, bar)
         one_by_one = np.concatenate([cache.evaluate(run, [ids], bar) for ids in masked])
-    # MobileBERT's logits differ by 4e-5 on some processors.
-    np.testing.assert_allclose(values, alone(inputs), atol=1e-4)
-    np.testing.assert_allclose(together, one_by_one, atol=1e-4)
+    # MobileBERT's logits differ by 4e-5 on processors without avx512.
+    tolerance = 1e-4 if family == "mobilebert" else 1e-5
+    np.testing.assert_allclose(values, alone(inputs), atol=tolerance)
+    np.testing.assert_allclose(together, one_by_one, atol=tolerance)
     assert np.abs(together - values).max() > 0.05
     if family in ("xlnet", "bart", "xlm", "mobilebert"):
         windows = attention_window.evaluate([run], texts, arguments, cache)

@@ -76,6 +76,7 @@ def test_pushed_while_training_and_at_the_end_and_loaded_back_by_id(
         "confusion_matrix.png",
         "trainer_state.json",
     } <= {*local}
+    assert not list(folder.glob("README-edited-*"))  # nobody else has written a card
     card = huggingface_hub.ModelCard.load(folder / "README.md")
     assert {entry.metric_type for entry in card.data.eval_results} >= {"accuracy", "f1"}
     assert 'pipeline("text-classification", "tester/tiny-geometry")' in card.content

@@ -299,11 +299,13 @@ def check_run(words: list[str], output: Path, checked: Checked) -> None:
             differs = difference(compared(kept), compared(flags))
             if differs:
                 refuse(folder, *differs)
-        now = precision(flags)
-        before = precision(kept) if kept is not None else record.get("precision")
-        if kept is None:  # the record says what ran, also without a flag
-            now = now or checked.default_precision
-        if now != before and not (kept is None and None in (now, before)):
+        if kept is not None:
+            before, now = precision(kept), precision(flags)
+            is_other = now != before
+        else:  # the record says what ran, with or without a flag
+            before, now = record.get("precision"), precision(flags) or checked.default_precision
+            is_other = None not in (before, now) and now != before
+        if is_other:
             names = [name or "without a flag" for name in (before, now)]
             checked.other_precision[folder] = f"{folder} ({names[0]}, now {names[1]})"
     read_as = [arguments.get(key) for key in ("text_column_names", "text_column_delimiter")]
