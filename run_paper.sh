@@ -531,12 +531,16 @@ group_value() {
     config_value "$file" "$2"
 }
 
-# The tokenizer of shallow networks is that of SHALLOW_EMBEDDINGS or of the first encoder.
+# The tokenizer of shallow networks: the one that SHALLOW_EMBEDDINGS names, that of the model whose
+# embeddings are copied, or that of the first encoder.
 find_tokenizer() {
-    local model status=0
+    local flag model status
     split_into_words "$SHALLOW_EMBEDDINGS"
-    flag_value tokenizer_name "${words[@]}" || status=$?
-    [ $status = 1 ] || return $status
+    for flag in tokenizer_name init_embeddings_from; do
+        status=0
+        flag_value "$flag" "${words[@]}" || status=$?
+        [ $status = 1 ] || return $status
+    done
     for model in "${models[@]}"; do
         if ! is_shallow "$model"; then
             model_source "$model"

@@ -1182,6 +1182,14 @@ def test_shuffled_texts_are_cut_where_the_model_stops_reading(queue, tmp_path):
     assert result.returncode == 0, result.stderr
     (call,) = [call for call in calls(tmp_path)[3:] if "--max_seq_length" in call]
     assert call.endswith("--tokenizer_name T --max_seq_length 256")
+    # Copied embeddings are those of their own model's tokens, whatever the encoders are.
+    (tmp_path / "models.txt").write_text("user/alpha | | |\nlayers-0 | | |\n")
+    queue |= {"OUTPUT_DIR": tmp_path / "third", "SHUFFLED": ""}
+    queue |= {"SHALLOW_EMBEDDINGS": "--init_embeddings_from user/beta"}
+    result = finish(start("--list", **queue))
+    assert result.returncode == 0, result.stderr
+    call = [call for call in calls(tmp_path) if "make_model.py" in call][-1]
+    assert "--tokenizer_name user/beta --init_embeddings_from user/beta" in call
 
 
 def test_run_without_a_list(queue):

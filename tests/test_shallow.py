@@ -4,6 +4,7 @@ They are made by tools/make_model.py, and trained and explained by the scripts f
 """
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -143,6 +144,23 @@ def test_embeddings_are_copied_if_their_sizes_agree(run, tmp_path):
     assert torch.equal(source.get_input_embeddings().weight, copied.get_input_embeddings().weight)
     result = make_model(run, tmp_path / "bad", given, "--init_embeddings_from", other)
     assert_user_error(result, "embeddings", "384", "tokenizer")
+
+
+def test_embeddings_of_other_tokens_are_refused(run, tmp_path):
+    """A vocabulary of the same size may have the tokens in another order."""
+    given = write_tiny_model(tmp_path / "given", hidden_size=384, num_attention_heads=6)
+    other = shutil.copytree(given, tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = OWN_WORDS["math.AG"], OWN_WORDS["math.CV"]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    result = make_model(run, tmp_path / "model", given, "--init_embeddings_from", other)
+    assert_user_error(result, f"tokens of {other}", f"--tokenizer_name {given}")
+    for file in other.glob("*token*"):
+        file.unlink()
+    result = make_model(run, tmp_path / "model", given, "--init_embeddings_from", other)
+    assert_user_error(result, f"--init_embeddings_from {other} has no tokenizer files")
 
 
 def test_weights_depend_on_the_seed(run, tiny_model, tmp_path):

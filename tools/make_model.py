@@ -149,6 +149,15 @@ def load(kind: type, flag: str, name: str, revision: str | None, **options):
         fail(f"cannot load --{flag} {name}: {one_line(error)}")
 
 
+def load_tokenizer(flag: str, name: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """Return a tokenizer. Exit with status 2, naming the flag, if there is none."""
+    tokenizer = load(AutoTokenizer, flag, name, revision)
+    # transformers makes an empty tokenizer where there are no files.
+    if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
+        fail(f"--{flag} {name} has no tokenizer files")
+    return tokenizer
+
+
 def first_layers(arguments: ModelArguments) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a pretrained model without its last layers, and its tokenizer.
 
@@ -198,10 +207,7 @@ def untrained_model(arguments: ModelArguments) -> tuple[PreTrainedModel, PreTrai
     Exits with status 2 if they or the embeddings do not fit.
     """
     revision = arguments.model_revision
-    tokenizer = load(AutoTokenizer, "tokenizer_name", arguments.tokenizer_name, revision)
-    # transformers makes an empty tokenizer where there are no files.
-    if tokenizer.vocab_size <= len(tokenizer.all_special_ids):
-        fail(f"--tokenizer_name {arguments.tokenizer_name} has no tokenizer files")
+    tokenizer = load_tokenizer("tokenizer_name", arguments.tokenizer_name, revision)
     config = load(AutoConfig, "config_name", arguments.config_name, revision)
     config.vocab_size = len(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
@@ -210,14 +216,17 @@ def untrained_model(arguments: ModelArguments) -> tuple[PreTrainedModel, PreTrai
     set_seed(42 if arguments.seed is None else arguments.seed)
     model = AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     if arguments.init_embeddings_from:
-        copy_embeddings(model, arguments)
+        copy_embeddings(model, tokenizer, arguments)
     return model, tokenizer
 
 
-def copy_embeddings(model: PreTrainedModel, arguments: ModelArguments) -> None:
+def copy_embeddings(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arguments: ModelArguments
+) -> None:
     """Copy the word embeddings of --init_embeddings_from into a model, in place.
 
-    Exits with status 2 if they have another shape: (vocabulary, hidden size).
+    Exits with status 2 if they have another shape, (vocabulary, hidden size), or are those of other
+    tokens than the tokenizer's.
     """
     source_model = load(
         AutoModel,
@@ -232,6 +241,15 @@ def copy_embeddings(model: PreTrainedModel, arguments: ModelArguments) -> None:
         fail(
             f"the embeddings of {arguments.init_embeddings_from} are {tuple(source.shape)}, the "
             f"model needs {tuple(target.shape)}; use its tokenizer and its hidden size"
+        )
+    # Vocabularies of the same size may have other tokens, or the same in another order.
+    source_tokenizer = load_tokenizer(
+        "init_embeddings_from", arguments.init_embeddings_from, arguments.model_revision
+    )
+    if source_tokenizer.get_vocab() != tokenizer.get_vocab():
+        fail(
+            f"the tokens of {arguments.init_embeddings_from} are not those of --tokenizer_name "
+            f"{arguments.tokenizer_name}; use its tokenizer"
         )
     target.data.copy_(source.data)
 
