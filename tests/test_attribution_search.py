@@ -15,6 +15,8 @@ import pytest
 import torch
 from conftest import ROOT, assert_user_error, write_dataset, write_tiny_model
 from scipy.special import erf
+from scipy.stats import ttest_1samp
+from statsmodels.stats.multitest import multipletests
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import run_attribution
@@ -805,6 +807,38 @@ def baseline_row(rows, baseline, ids):
     return f"| {' | '.join(cells)} |"
 
 
+def ratio_rows(rows):
+    """The stated errors from each other baseline relative to those from PAD on the same documents,
+    as the third table shows them: paired t-tests of their logarithms, corrected together.
+    """
+    logs = {
+        baseline: {
+            row["id"]: np.log(row["stated_error"]) for row in rows if row["baseline"] == baseline
+        }
+        for baseline in ("pad", "mask", "zero", "mean")
+    }
+    of_pad = logs.pop("pad")
+    changes = {
+        baseline: np.array([value - of_pad[name] for name, value in by_document.items()])
+        for baseline, by_document in logs.items()
+    }
+    tests = {baseline: ttest_1samp(change, 0) for baseline, change in changes.items()}
+    corrected = multipletests([test.pvalue for test in tests.values()], method="holm")[1]
+    lines = []
+    for (baseline, change), p in zip(changes.items(), corrected, strict=True):
+        low, high = np.exp(tests[baseline].confidence_interval())
+        cells = [
+            baseline.upper(),
+            str(len(change)),
+            f"{np.exp(change.mean()):.2f}",
+            f"{low:.2f} to {high:.2f}",
+            f"{p:.2g}",
+            str((change < 0).sum()),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def test_constants_of_the_page_are_those_of_the_script():
     page = (ROOT / "docs" / "step-search.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| ([\d.]+) \| `([A-Z_]+)` \|", page, re.MULTILINE)
@@ -841,6 +875,15 @@ def test_figures_of_deep_encoders_are_those_of_their_file():
     for baseline in {row["baseline"] for row in rows}:
         every = {row["id"] for row in rows if row["baseline"] == baseline}
         assert baseline_row(rows, baseline, every) in page, baseline_row(rows, baseline, every)
+    for line in ratio_rows(rows):
+        assert line in page, line
+    # Each document that does not converge is named with its baseline and stated error.
+    for row in rows:
+        if row["converged"] is False:
+            assert (
+                f"{row['id']} ({row['tokens']} tokens) from {row['baseline'].upper()}, "
+                f"{100 * row['stated_error']:.2g} percent"
+            ) in text, row["id"]
 
 
 def test_table_of_memory_is_that_of_its_file():
