@@ -877,6 +877,9 @@ def test_figures_of_deep_encoders_are_those_of_their_file():
         assert baseline_row(rows, baseline, every) in page, baseline_row(rows, baseline, every)
     for line in ratio_rows(rows):
         assert line in page, line
+    # The rows of other baselines come from other trainings of the same model.
+    logits = {row["id"]: row["f_input"] for row in rows if row["baseline"] == "pad"}
+    assert all(abs(row["f_input"] - logits[row["id"]]) < 3e-6 for row in rows)
     # Each document that does not converge is named with its baseline and stated error.
     for row in rows:
         if row["converged"] is False:
