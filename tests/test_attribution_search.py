@@ -885,7 +885,7 @@ def test_figures_of_deep_encoders_are_those_of_their_file():
         if row["converged"] is False:
             assert (
                 f"{row['id']} ({row['tokens']} tokens) from {row['baseline'].upper()}, "
-                f"{100 * row['stated_error']:.2g} percent"
+                f"{100 * row['stated_error']:.0f} percent"
             ) in text, row["id"]
 
 
