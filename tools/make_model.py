@@ -249,7 +249,7 @@ def copy_embeddings(
     if source_tokenizer.get_vocab() != tokenizer.get_vocab():
         fail(
             f"the tokens of {arguments.init_embeddings_from} are not those of --tokenizer_name "
-            f"{arguments.tokenizer_name}; use its tokenizer"
+            f"{arguments.tokenizer_name}; give --tokenizer_name {arguments.init_embeddings_from}"
         )
     target.data.copy_(source.data)
 
