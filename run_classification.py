@@ -3744,11 +3744,20 @@ def check_checkpoints(folder: Path, training: TrainingArguments) -> None:
             "elsewhere"
         )
     written_last = [folder / "train_results.json", folder / "trainer_state.json"]
-    has_checkpoint = any(re.fullmatch(r"checkpoint-\d+", name) for name in names)
-    if all(path.exists() for path in written_last) and not has_checkpoint:
+    if not all(path.exists() for path in written_last):
+        return
+    remedy = f"leave out --do_train and give --model_name_or_path {folder}"
+    steps = [int(name.split("-")[1]) for name in names if re.fullmatch(r"checkpoint-\d+", name)]
+    if not steps:
         fail(
             f"the training in {folder} is finished and has no checkpoint, so it would begin again; "
-            f"leave out --do_train and give --model_name_or_path {folder}"
+            f"{remedy}"
+        )
+    n_steps = json.loads(written_last[1].read_text(encoding="utf-8"))["global_step"]
+    if max(steps) < n_steps:  # with --save_strategy best, the newest checkpoint is the best one
+        fail(
+            f"the training in {folder} is finished after {n_steps} steps and its newest checkpoint "
+            f"is of step {max(steps)}, so the steps after it would be trained again; {remedy}"
         )
 
 

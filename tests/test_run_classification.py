@@ -768,6 +768,26 @@ def test_finished_training_without_checkpoints_does_not_begin_again(
     assert (folder / "model.safetensors").read_bytes() == weights
 
 
+def test_step_added_to_a_training_that_kept_its_best_checkpoint_only(
+    run, tiny_model, tiny_dataset, tmp_path
+):
+    """The Trainer would go on from there, and train the last epochs a second time."""
+    folder = tmp_path / "run"
+    more = ("--num_train_epochs", 3, "--learning_rate", 1e-5, "--save_strategy", "best")
+    more += ("--metric_for_best_model", "accuracy")
+    first = command(tiny_model, tiny_dataset, folder, *more, *NO_TEST)
+    assert run("run_classification", *first).code == 0
+    assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-10"]
+    weights = (folder / "model.safetensors").read_bytes()
+    result = run("run_classification", *command(tiny_model, tiny_dataset, folder, *more))
+    assert_user_error(result, folder, "30 steps", "step 10", "leave out --do_train")
+    assert not (folder / "predictions.csv").exists()
+    flags = ("--model_name_or_path", folder, "--dataset_name", tiny_dataset, "--do_predict")
+    assert run("run_classification", *flags, "--output_dir", folder).code == 0
+    assert (folder / "predictions.csv").exists()
+    assert (folder / "model.safetensors").read_bytes() == weights
+
+
 @pytest.mark.parametrize("script", ["run_classification", "run_baseline"])
 @pytest.mark.parametrize("flags", [(), ("--label_delimiter", ",")])
 def test_lists_of_labels_that_were_written_as_text(run, tiny_model, tmp_path, script, flags):
