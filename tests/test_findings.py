@@ -8,9 +8,13 @@ import csv
 import functools
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 from conftest import ROOT
 from scipy.stats import ttest_rel
+from sklearn.metrics import f1_score
+from statsmodels.stats.proportion import proportion_confint
 
 from comparison.study_table import STUDY_TABLE
 from comparison.verdict import two_digits
@@ -25,6 +29,7 @@ BAG_ORDERED = f"{BAG} (dataset data)"
 MINILM_SHUFFLED = f"{MINILM} (learning rate 0.0001, dataset data-shuffled-{MINILM})"
 MINILM_ORDERED = f"{MINILM} (learning rate 5e-05, dataset data)"
 MINILM_ORDER = f"comparison-order-{MINILM}"
+MPNET_RUN = "predictions/all-mpnet-base-v2-two-epochs"
 CONTEXT = f"context-{MINILM}/context.json"
 SAMPLING = f"{MINILM} (sampling {{}})"
 PROBE = f"{MINILM}, mean of layer {{}}"
@@ -207,6 +212,23 @@ def cost_row(text, model):
     cells = [f"{float(column('train_seconds')):,.0f}", f"{int(float(column('parameters'))):,}"]
     cells += [f"{float(column('documents_per_second')):,.0f}", percent(column("accuracy"))]
     return row_of(text, *cells)
+
+
+def mpnet_row():
+    """The one training of all-mpnet-base-v2: scores of its kept predictions, seconds."""
+    folder = f"{MPNET_RUN}/lr-5e-5-seed-1"
+    predictions = pd.read_csv(RESULTS / folder / "predictions.csv")
+    right = int((predictions["label"] == predictions["prediction"]).sum())
+    low, high = proportion_confint(right, len(predictions), method="wilson")
+    f1 = f1_score(predictions["label"], predictions["prediction"], average="macro")
+    chosen = [row[row["label"]] for _, row in predictions.iterrows()]
+    arguments = from_json(f"{folder}/run_arguments.json", "arguments")
+    assert (arguments["num_train_epochs"], arguments["total_train_batch_size"]) == (2, 32)
+    loss = from_json(f"{folder}/eval_results.json", "eval_loss")
+    seconds = from_json(f"{folder}/train_results.json", "train_runtime")
+    cells = [f"{loss:.4f}", percent(right / len(predictions)), f"{percent(low)} to {percent(high)}"]
+    cells += [percent(f1), f"{-np.log(chosen).mean():.3f}", f"{seconds:,.0f}"]
+    return row_of("all-mpnet-base-v2", "1", *cells)
 
 
 def slice_row(text, part, model):
@@ -407,6 +429,7 @@ FINDINGS = [
     (cost_row, "SVM", SVM),
     (cost_row, "MiniLM", MINILM),
     (cost_row, "bag of embeddings", BAG),
+    (mpnet_row,),
     *((curve_row, size) for size in (500, 1000, 2000, 4000, 7787)),
     (undecided_sizes_text, 500, 1000),
     *((size_rate_text, size, ("5e-5", "1e-4", "2e-4")) for size in (500, 1000)),
