@@ -29,6 +29,8 @@ BAG_ORDERED = f"{BAG} (dataset data)"
 MINILM_SHUFFLED = f"{MINILM} (learning rate 0.0001, dataset data-shuffled-{MINILM})"
 MINILM_ORDERED = f"{MINILM} (learning rate 5e-05, dataset data)"
 MINILM_ORDER = f"comparison-order-{MINILM}"
+SIZES = (500, 1000, 2000)  # at which MiniLM was trained, besides all documents
+SIZE_RATES = ("2e-5", "5e-5", "1e-4", "2e-4")
 MPNET_RUN = "predictions/all-mpnet-base-v2-two-epochs"
 CONTEXT = f"context-{MINILM}/context.json"
 SAMPLING = f"{MINILM} (sampling {{}})"
@@ -257,17 +259,26 @@ def curve_row(size):
     return row_of(*cells, p_value(in_family("p_holm")), in_family("verdict"))
 
 
-def size_rate_text(size, rates):
-    """The validation losses of MiniLM's learning rates with so many training documents."""
-    losses = []
-    for rate in rates:
-        run = f"predictions/{MINILM}-{size}/lr-{rate}-seed-1/eval_results.json"
-        losses.append(f"{from_json(run, 'eval_loss'):.4f} ({rate})")
-    low = from_json(f"predictions/{MINILM}-500/lr-2e-5-seed-1/eval_results.json", "eval_loss")
-    return [
-        f"with {size:,} abstracts {', '.join(losses[:-1])} and {losses[-1]}",
-        f"At 2e-5 and 500, the loss is still {low:.4f} after 10 epochs",
-    ]
+def chosen_rate(size):
+    """The learning rate with the lowest validation loss; the rows are in that order."""
+    name = f"{MINILM}/learning_rates.csv" if size == 7787 else f"{MINILM}-{size}/learning_rates.csv"
+    return from_csv_first(name, "learning_rate")
+
+
+def size_rate_row(size):
+    """The lowest validation losses of MiniLM's learning rates with so many training documents."""
+    folder = f"predictions/{MINILM}" if size == 7787 else f"predictions/{MINILM}-{size}"
+    losses = {}
+    for rate in SIZE_RATES:
+        run = f"{folder}/lr-{rate}-seed-1/eval_results.json"
+        if (RESULTS / run).exists():
+            losses[rate] = from_json(run, "eval_loss")
+    assert chosen_rate(size) == min(losses, key=losses.get)
+    if size == 7787:  # trained with the same flags, outside the study
+        (run,) = [run for run in from_json("schedule.json", "runs") if run["learning_rate"] == 2e-4]
+        losses["2e-4"] = min(epoch["eval_loss"] for epoch in run["validation"])
+    cells = [f"{losses[rate]:.4f}" if rate in losses else "" for rate in SIZE_RATES]
+    return row_of(f"{size:,}", *cells).replace("|  |", "| |")
 
 
 def undecided_sizes_text(*sizes):
@@ -280,12 +291,14 @@ def undecided_sizes_text(*sizes):
         assert verdict == "undecided"
         alone.append(p_value(from_csv(f"{comparison}/pairs.csv", "p", **row)))
         for seed in (1, 2, 3):
-            run = f"predictions/{MINILM}-{size}/lr-1e-4-seed-{seed}/run_arguments.json"
-            precisions.add((from_json(run, "precision"), size, seed))
+            folder = f"predictions/{MINILM}-{size}/lr-{chosen_rate(size)}-seed-{seed}"
+            precision = from_json(f"{folder}/run_arguments.json", "precision")
+            precisions.add((precision, size, seed))
     assert [run for run in precisions if run[0] != "bf16"] == [("fp32", 1000, 3)]
+    *first, last = (f"{size:,}" for size in sizes)
     return [
-        "With 500 and with 1,000 abstracts, the difference is undecided "
-        f"(uncorrected p = {alone[0]} and {alone[1]})",
+        f"With {', '.join(first)} and {last} abstracts, the difference is undecided "
+        f"(uncorrected p = {', '.join(alone[:-1])} and {alone[-1]})",
         "in bf16, except the third seed with 1,000 abstracts, which is in fp32",
     ]
 
@@ -431,8 +444,8 @@ FINDINGS = [
     (cost_row, "bag of embeddings", BAG),
     (mpnet_row,),
     *((curve_row, size) for size in (500, 1000, 2000, 4000, 7787)),
-    (undecided_sizes_text, 500, 1000),
-    *((size_rate_text, size, ("5e-5", "1e-4", "2e-4")) for size in (500, 1000)),
+    (undecided_sizes_text, *SIZES),
+    *((size_rate_row, size) for size in (*SIZES, 7787)),
     *(
         (slice_row, f"{name}: {text}", part, model)
         for name, model in (("SVM", SVM), ("MiniLM", MINILM))
