@@ -29,7 +29,7 @@ BAG_ORDERED = f"{BAG} (dataset data)"
 MINILM_SHUFFLED = f"{MINILM} (learning rate 0.0001, dataset data-shuffled-{MINILM})"
 MINILM_ORDERED = f"{MINILM} (learning rate 5e-05, dataset data)"
 MINILM_ORDER = f"comparison-order-{MINILM}"
-SIZES = (500, 1000, 2000)  # at which MiniLM was trained, besides all documents
+SIZES = (500, 1000, 2000, 4000)  # at which MiniLM was trained, besides all documents
 SIZE_RATES = ("2e-5", "5e-5", "1e-4", "2e-4")
 MPNET_RUN = "predictions/all-mpnet-base-v2-two-epochs"
 CONTEXT = f"context-{MINILM}/context.json"
@@ -284,22 +284,27 @@ def size_rate_row(size):
 def undecided_sizes_text(*sizes):
     """The sizes at which the difference from the SVM is undecided; the precision of the runs."""
     row = {"model": MINILM, "reference": SVM, "metric": "accuracy"}
-    alone, precisions = [], set()
+    alone = []
+    in_fp32 = []
     for size in sizes:
         comparison = f"comparison-size-{size}"
         verdict = from_csv("family/family.csv", "verdict", comparison=comparison, **row)
         assert verdict == "undecided"
         alone.append(p_value(from_csv(f"{comparison}/pairs.csv", "p", **row)))
-        for seed in (1, 2, 3):
-            folder = f"predictions/{MINILM}-{size}/lr-{chosen_rate(size)}-seed-{seed}"
-            precision = from_json(f"{folder}/run_arguments.json", "precision")
-            precisions.add((precision, size, seed))
-    assert [run for run in precisions if run[0] != "bf16"] == [("fp32", 1000, 3)]
+        for rate in SIZE_RATES:
+            for seed in (1, 2, 3):
+                run = f"predictions/{MINILM}-{size}/lr-{rate}-seed-{seed}/run_arguments.json"
+                if (RESULTS / run).exists() and from_json(run, "precision") != "bf16":
+                    in_fp32.append((size, rate, seed))
+    largest = [(4000, rate, seed) for rate, seed in (("1e-4", 1), ("1e-4", 2), ("1e-4", 3))]
+    largest.append((4000, "2e-4", 1))
+    assert in_fp32 == [(1000, "1e-4", 3), *largest]
     *first, last = (f"{size:,}" for size in sizes)
     return [
         f"With {', '.join(first)} and {last} abstracts, the difference is undecided "
         f"(uncorrected p = {', '.join(alone[:-1])} and {alone[-1]})",
-        "in bf16, except the third seed with 1,000 abstracts, which is in fp32",
+        "in bf16, except the third seed with 1,000 abstracts, and all those with 4,000 abstracts "
+        "but the one at 5e-5, which are in fp32",
     ]
 
 
